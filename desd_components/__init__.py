@@ -1,0 +1,12 @@
+"""Deep self-distillation (DeSD) for 3D medical images: what the bundles' configs name, and nothing else.
+
+Method: Ye, Zhang, Chen, Xia, "DeSD: Self-Supervised Learning with Deep Self-Distillation for 3D Medical Image
+Segmentation", MICCAI 2022. This is an independent implementation, written from the published description.
+"""
+
+from .encoder import ResNet3DEncoder, pooled_stages, refuse_small_maps, shape_table
+from .errors import UserError, plain_errors
+from .schedules import CosineSchedule, LinearWarmup
+from .weights import encoder_from, load_weights, read_manifest, save_weights
+
+__version__ = "0.1.0"

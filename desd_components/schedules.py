@@ -1,0 +1,81 @@
+"""Schedules: from an optimiser step to a number.
+
+Source: METHOD "schedules", that is Ye et al., "DeSD", MICCAI 2022, whose published scripts follow Caron et al., "DINO".
+Both ends of the warm-up are included; the end of the cosine is approached and never reached. A schedule is a pure
+function of the step, so resuming needs no state, and a warm-up that does not fit is refused when it is built.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .errors import UserError
+
+
+def cosine(step: int, total_steps: int, start: float, end: float) -> float:
+    """Half a cosine from `start` (step 0) towards `end`, which `total_steps` would reach."""
+    return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * step / total_steps))
+
+
+def linear_warmup(step: int, warmup_steps: int, start: float, peak: float) -> float:
+    """`warmup_steps` evenly spaced points from `start` to `peak`, both included; `peak` afterwards."""
+    if step >= warmup_steps - 1:
+        return peak
+    return start + (peak - start) * step / (warmup_steps - 1)
+
+
+@dataclass(frozen=True)
+class CosineSchedule:
+    """Linear warm-up, then half a cosine.
+
+    Args:
+        peak: value after the warm-up, where the cosine starts.
+        end: value that the cosine approaches.
+        total_steps: optimiser steps of the whole run.
+        warmup_steps: points of the warm-up, from `start` to `peak`, both included; 0 for none.
+        start: value at step 0 of a warm-up.
+
+    Raises:
+        UserError: when the run has no step, or when the warm-up is as long as the run or longer.
+    """
+
+    peak: float
+    end: float
+    total_steps: int
+    warmup_steps: int = 0
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.total_steps < 1:
+            raise UserError(
+                f"The run has {self.total_steps} optimiser steps. Give more volumes, epochs, or a smaller batch."
+            )
+        if not 0 <= self.warmup_steps < self.total_steps:
+            raise UserError(
+                f"The warm-up of {self.warmup_steps} steps does not fit into a run of {self.total_steps} steps. "
+                "Lower warmup_epochs or raise max_epochs."
+            )
+
+    def __call__(self, step: int) -> float:
+        """The value for optimiser step `step`, counted from 0; steps past the end keep the last value."""
+        if step < self.warmup_steps:
+            return linear_warmup(step, self.warmup_steps, self.start, self.peak)
+        last = self.total_steps - 1
+        return cosine(min(step, last) - self.warmup_steps, self.total_steps - self.warmup_steps, self.peak, self.end)
+
+
+@dataclass(frozen=True)
+class LinearWarmup:
+    """`warmup` evenly spaced points from `start` to `end`, both included, then `end`: for the teacher temperature.
+
+    A run shorter than the warm-up simply stays on the way; unlike a learning rate, a temperature loses nothing by it.
+    """
+
+    start: float
+    end: float
+    warmup: int
+
+    def __call__(self, step: int) -> float:
+        """The value for point `step`, counted from 0."""
+        return linear_warmup(step, self.warmup, self.start, self.end)

@@ -1,0 +1,211 @@
+"""Hand-over of weights: a flat file of tensors, and beside it a manifest that says what they are.
+
+``encoder.pt`` holds a flat dict of tensors, loadable with ``weights_only=True``; ``encoder.json`` beside it carries the
+architecture, the preprocessing, the axis order and where the weights come from. Loading is strict: a loader that keeps
+only the keys that fit would train from scratch in silence (METHOD.md, trap 5).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .encoder import ResNet3DEncoder
+from .errors import UserError
+
+logger = logging.getLogger(__name__)
+
+AXIS_ORDER = "x, y, z"
+
+
+def manifest_path(path: str | Path) -> Path:
+    """Where the manifest of the weights file `path` lies: beside it, same stem, ``.json``."""
+    return Path(path).with_suffix(".json")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside, flush, rename: a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, atomically."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def save_tensors(path: Path, content: Any) -> None:
+    """`torch.save`, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def load_tensors(path: str | Path, map_location: Any = "cpu") -> Any:
+    """`torch.load` of tensors only.
+
+    Raises:
+        UserError: when the file is missing, is no PyTorch file, or holds anything but tensors and plain containers.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such weights file.")
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: not a readable file of tensors ({reason}). Give a .pt that this project wrote."
+        ) from error
+
+
+def save_weights(module: nn.Module, path: str | Path, manifest: Mapping[str, Any]) -> None:
+    """Write the tensors of `module` to `path`, flat, and `manifest` beside it."""
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    save_tensors(path, tensors)
+    write_json(manifest_path(path), {"axis_order": AXIS_ORDER, **manifest})
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """The manifest beside the weights file `path`.
+
+    Raises:
+        UserError: when the weights or their manifest are missing, or the manifest is not JSON.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such weights file.")
+    beside = manifest_path(path)
+    if not beside.is_file():
+        raise UserError(f"{beside}: the manifest of {path} is missing. Copy it along with the weights.")
+    try:
+        return json.loads(beside.read_text())
+    except ValueError as error:
+        raise UserError(f"{beside}: not a JSON file ({error}). Copy it again from the run that wrote it.") from error
+
+
+def load_weights(module: nn.Module, path: str | Path) -> None:
+    """Load the flat file `path` into `module`; every tensor must fit, by name and shape.
+
+    Raises:
+        UserError: when tensors are absent, left over or of another shape; the message names the first of each.
+    """
+    tensors = load_tensors(path)
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise UserError(f"{path}: not a flat dict of tensors. Give the encoder.pt or model.pt of a run, not its state.")
+    wanted = module.state_dict()
+    differences = _differences(wanted, tensors)
+    if differences:
+        raise UserError(
+            f"{path} does not fit the {type(module).__name__}: {'; '.join(differences)}. "
+            "Use the settings of the run that wrote it, or set the checkpoint to null to start from scratch."
+        )
+    module.load_state_dict(tensors)
+    logger.info("%s: all %d tensors loaded.", path, len(wanted))
+
+
+def _differences(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> list[str]:
+    def told(names: list[str], what: str, of: int) -> list[str]:
+        return [f"{len(names)} of {of} tensors {what} (first: {names[0]})"] if names else []
+
+    reshaped = [name for name in wanted if name in found and wanted[name].shape != found[name].shape]
+    shapes = [f"{n} is {tuple(found[n].shape)}, not {tuple(wanted[n].shape)}" for n in reshaped]
+    return (
+        told([name for name in wanted if name not in found], "are absent", len(wanted))
+        + told([name for name in found if name not in wanted], "are left over", len(found))
+        + told(shapes, "have another shape", len(wanted))
+    )
+
+
+def refuse_contradictions(path: str | Path, found: Mapping[str, Any], asked: Mapping[str, Any] | None) -> None:
+    """Compare the settings asked for with those in a manifest; None asks for nothing.
+
+    Raises:
+        UserError: listing each setting that differs.
+    """
+    differing = [
+        f"{key} is {found.get(key)!r} there, {value!r} asked for"
+        for key, value in (asked or {}).items()
+        if value is not None and found.get(key) != value
+    ]
+    if differing:
+        raise UserError(f"{path}: {'; '.join(differing)}. Leave these settings out to take the checkpoint's own.")
+
+
+def encoder_from(
+    checkpoint: str | Path | None,
+    scratch_architecture: Mapping[str, Any] | None = None,
+    architecture: Mapping[str, Any] | None = None,
+    in_channels: int | None = None,
+) -> ResNet3DEncoder:
+    """The encoder of a checkpoint, built as its manifest says, with its weights; or a fresh one.
+
+    Args:
+        checkpoint: a weights file with its manifest; None for random weights.
+        scratch_architecture: arguments of `ResNet3DEncoder`, used only without a checkpoint.
+        architecture: arguments that the user insists on: they override `scratch_architecture`, and a checkpoint that
+            was trained with others is refused.
+        in_channels: channels of the volumes. A checkpoint of one channel is inflated to more: its stem is repeated and
+            divided by their number, and the log says so.
+
+    Raises:
+        UserError: when the checkpoint is missing, contradicts what is asked for, or does not fit.
+    """
+    if checkpoint is None:
+        channels = {} if in_channels is None else {"in_channels": in_channels}
+        settings = {**(scratch_architecture or {}), **channels, **(architecture or {})}
+        logger.info("encoder_checkpoint is null: the encoder starts from random weights (%s).", settings)
+        return ResNet3DEncoder(**settings)
+    manifest = read_manifest(checkpoint)
+    if "architecture" not in manifest:
+        raise UserError(
+            f"{manifest_path(checkpoint)}: no `architecture` in it. Give the encoder.pt of a pre-training run."
+        )
+    refuse_contradictions(checkpoint, manifest["architecture"], architecture)
+    encoder = ResNet3DEncoder(**manifest["architecture"])
+    load_weights(encoder, checkpoint)
+    return encoder if in_channels in (None, encoder.in_channels) else inflate_channels(encoder, in_channels)
+
+
+def inflate_channels(encoder: ResNet3DEncoder, in_channels: int) -> ResNet3DEncoder:
+    """The same encoder for `in_channels` channels: the stem of a one-channel encoder, repeated and divided.
+
+    Raises:
+        UserError: when the encoder has more than one channel already.
+    """
+    if encoder.in_channels != 1:
+        raise UserError(
+            f"The checkpoint's encoder has {encoder.in_channels} input channels, the volumes have {in_channels}. "
+            "Only one channel can be inflated to more."
+        )
+    logger.warning("The encoder's stem is inflated from 1 to %d input channels.", in_channels)
+    inflated = ResNet3DEncoder(**{**encoder.architecture, "in_channels": in_channels})  # type: ignore[arg-type]
+    tensors = encoder.state_dict()
+    tensors["stem.0.weight"] = tensors["stem.0.weight"].repeat(1, in_channels, 1, 1, 1) / in_channels
+    inflated.load_state_dict(tensors)
+    return inflated

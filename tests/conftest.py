@@ -1,0 +1,30 @@
+"""Shared fixtures: reproducible draws, and the folder of real volumes where there is one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from desd_components import ResNet3DEncoder
+
+
+@pytest.fixture(autouse=True)
+def _same_draws_in_every_order() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real volumes, named by the environment variable DESD_TEST_DATA."""
+    folder = os.environ.get("DESD_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("DESD_TEST_DATA names no folder: real-volume tests are left out")
+    return Path(folder).resolve()
+
+
+@pytest.fixture
+def tiny_encoder() -> ResNet3DEncoder:
+    return ResNet3DEncoder(depth=10, width=8, stem_kernel=3, stem_stride=1, stem_pool=False)

@@ -1,0 +1,94 @@
+"""The encoder has the published shape, and says where its maps become too small."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from desd_components import ResNet3DEncoder, UserError, refuse_small_maps
+
+
+def test_resnet50_has_the_published_number_of_parameters():
+    assert sum(p.numel() for p in ResNet3DEncoder().parameters()) == 46_155_072
+
+
+def test_resnet50_makes_the_published_maps_of_a_full_size_view():
+    encoder = ResNet3DEncoder().eval()
+    with torch.no_grad():
+        maps = encoder.stages(torch.randn(1, 1, 96, 96, 16))
+    assert [tuple(m.shape) for m in maps] == [
+        (1, 256, 24, 24, 8),
+        (1, 512, 12, 12, 4),
+        (1, 1024, 6, 6, 2),
+        (1, 2048, 3, 3, 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("norm", "kind"), [("instance", nn.InstanceNorm3d), ("batch", nn.BatchNorm3d), ("group", nn.GroupNorm)]
+)
+def test_every_norm_is_the_one_asked_for(norm, kind):
+    encoder = ResNet3DEncoder(depth=18, width=8, norm=norm)
+    norms = [m for m in encoder.modules() if isinstance(m, nn.InstanceNorm3d | nn.BatchNorm3d | nn.GroupNorm)]
+    assert len(norms) == 20
+    assert all(isinstance(m, kind) and m.weight is not None for m in norms)
+
+
+@pytest.mark.parametrize("depth", [10, 18, 34, 50])
+@pytest.mark.parametrize("size", [(24, 24, 24), (33, 21, 18)])
+def test_stage_shapes_are_those_of_the_maps(depth, size):
+    encoder = ResNet3DEncoder(in_channels=2, depth=depth, width=8, stem_stride=(2, 1, 1), stem_pool=False)
+    maps = encoder.stages(torch.randn(1, 2, *size))
+    assert [tuple(m.shape[2:]) for m in maps] == encoder.stage_shapes(size)
+    assert tuple(m.shape[1] for m in maps) == encoder.stage_channels
+
+
+def test_forward_is_the_deepest_stage(tiny_encoder):
+    x = torch.randn(2, 1, 16, 16, 16)
+    torch.testing.assert_close(tiny_encoder(x), tiny_encoder.stages(x)[3])
+
+
+def test_architecture_builds_the_same_encoder_again():
+    encoder = ResNet3DEncoder(
+        in_channels=2, depth=18, width=8, norm="batch", stem_stride=(1, 2, 1), stage_strides=(1, 2, 2, (1, 2, 2))
+    )
+    again = ResNet3DEncoder(**encoder.architecture)
+    again.load_state_dict(encoder.state_dict())
+    x = torch.randn(2, 2, 32, 32, 32)
+    torch.testing.assert_close(again.eval()(x), encoder.eval()(x))
+
+
+def test_scripting_keeps_the_output(tiny_encoder):
+    x = torch.randn(1, 1, 17, 16, 19)
+    scripted = torch.jit.script(tiny_encoder.eval())
+    torch.testing.assert_close(scripted(x), tiny_encoder(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"depth": 20}, "comes in the depths"),
+        ({"norm": "layer"}, "norm='layer'"),
+        ({"norm": "group", "width": 12}, "a width that 8 divides"),
+        ({"stem_kernel": 4}, "must be odd"),
+        ({"stage_strides": (1, 2, 2)}, "four strides"),
+        ({"stem_stride": (2, 2)}, "three in"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused(arguments, words):
+    with pytest.raises(UserError, match=words):
+        ResNet3DEncoder(**arguments)
+
+
+def test_one_voxel_at_stage_four_is_refused():
+    with pytest.raises(UserError, match=r"a map of \(1, 1, 1\) at stage 4"):
+        refuse_small_maps(ResNet3DEncoder(depth=10, width=8), (32, 32, 16))
+
+
+def test_a_few_voxels_at_stage_four_are_warned_of(tiny_encoder, caplog):
+    refuse_small_maps(tiny_encoder, (24, 24, 24))
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        refuse_small_maps(tiny_encoder, (16, 16, 8))
+    assert "(2, 2, 1) (4 voxels) at stage 4" in caplog.text
