@@ -6,7 +6,9 @@ Segmentation", MICCAI 2022. This is an independent implementation, written from 
 
 from .encoder import ResNet3DEncoder, pooled_stages, refuse_small_maps, shape_table
 from .errors import UserError, plain_errors
-from .schedules import CosineSchedule, LinearWarmup
+from .loss import DeepSelfDistillationLoss, DistillationOutput
+from .network import DeepSelfDistillationNetwork, ProjectionHead
+from .schedules import CosineSchedule
 from .weights import encoder_from, load_weights, read_manifest, save_weights
 
 __version__ = "0.1.0"

@@ -63,19 +63,3 @@ class CosineSchedule:
             return linear_warmup(step, self.warmup_steps, self.start, self.peak)
         last = self.total_steps - 1
         return cosine(min(step, last) - self.warmup_steps, self.total_steps - self.warmup_steps, self.peak, self.end)
-
-
-@dataclass(frozen=True)
-class LinearWarmup:
-    """`warmup` evenly spaced points from `start` to `end`, both included, then `end`: for the teacher temperature.
-
-    A run shorter than the warm-up simply stays on the way; unlike a learning rate, a temperature loses nothing by it.
-    """
-
-    start: float
-    end: float
-    warmup: int
-
-    def __call__(self, step: int) -> float:
-        """The value for point `step`, counted from 0."""
-        return linear_warmup(step, self.warmup, self.start, self.end)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from desd_components import CosineSchedule, LinearWarmup, UserError
+from desd_components import CosineSchedule, UserError
 
 
 def test_learning_rate_follows_the_published_rule_at_every_step():
@@ -25,14 +25,6 @@ def test_teacher_momentum_starts_at_its_base_and_never_reaches_one():
     assert values[0] == 0.996
     assert values == sorted(values)
     assert 0.99999 < values[-1] < 1.0
-
-
-def test_teacher_temperature_takes_twenty_points_with_both_ends():
-    temperature = LinearWarmup(start=0.04, end=0.07, warmup=20)
-    assert temperature(0) == pytest.approx(0.04)
-    assert temperature(1) == pytest.approx(0.04 + 0.03 / 19)
-    assert temperature(18) < 0.07
-    assert temperature(19) == temperature(299) == 0.07
 
 
 def test_steps_past_the_end_keep_the_last_value():

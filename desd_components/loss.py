@@ -1,0 +1,178 @@
+"""Deep self-distillation loss: every student stage learns from the deepest teacher output.
+
+Method: Ye et al., "DeSD", MICCAI 2022; centring and sharpening from Caron et al., "DINO", ICCV 2021.
+Differs from the published scripts: the center is averaged over processes only when a process group exists, and a batch
+whose logits are not finite leaves it as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import distributed, nn
+
+from .errors import UserError
+
+
+class DistillationOutput(NamedTuple):
+    """What a step's loss and monitor need. S student stages, V student views, T teacher views, B batch, K prototypes.
+
+    Attributes:
+        student_logits: (S, V, B, K).
+        teacher_logits: (T, B, K) of the deepest stage, or (S, T, B, K) for ``teacher_target="same_stage"``.
+        features: the student's pooled features of the first view at each of its four stages, (B, C) each, detached.
+    """
+
+    student_logits: torch.Tensor
+    teacher_logits: torch.Tensor
+    features: tuple[torch.Tensor, ...] = ()
+
+
+def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """The mean of `values` over the process group; `values` itself where there is none."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(values)
+        values = values / distributed.get_world_size()
+    return values
+
+
+def cross_view_pairs(teacher_views: int, student_views: int, device: torch.device) -> torch.Tensor:
+    """(T, V) weights that sum to 1: equal for each pair of different views, 0 where both halves see the same view."""
+    different = 1.0 - torch.eye(teacher_views, student_views, device=device)
+    return different / different.sum()
+
+
+class DeepSelfDistillationLoss(nn.Module):
+    """Cross-entropy of each student stage against the centred, sharpened teacher, over cross-view pairs.
+
+    Args:
+        num_prototypes: K.
+        student_temperature: softmax divisor of the student.
+        teacher_temperature: softmax divisor of the teacher; `set_teacher_temperature` moves it.
+        center_momentum: what the center keeps of itself at each step.
+        stage_weights: weight of each student stage, shallow to deep.
+        same_stage: whether the teacher's logits come from each stage ((S, T, B, K)), not from the deepest alone.
+
+    Attributes:
+        center: (1, K), or (S, K) for `same_stage`: running mean of teacher logits over views, batch and processes,
+            updated after use.
+        stage_losses: (S,), of the last batch, detached.
+        teacher_entropy: mean entropy of the last batch's targets, in nats; ln K when they are uniform, 0 when one-hot.
+
+    Raises:
+        UserError: when the teacher's temperature is not below the student's, or a momentum or weight is out of range.
+    """
+
+    center: torch.Tensor
+    stage_weights: torch.Tensor
+
+    def __init__(
+        self,
+        num_prototypes: int,
+        student_temperature: float = 0.1,
+        teacher_temperature: float = 0.04,
+        center_momentum: float = 0.9,
+        stage_weights: Sequence[float] = (0.25, 0.25, 0.25, 0.25),
+        same_stage: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= center_momentum <= 1.0:
+            raise UserError(f"center_momentum={center_momentum}: it must lie in 0 to 1.")
+        if min(stage_weights) < 0 or sum(stage_weights) <= 0:
+            raise UserError(f"stage_weights={list(stage_weights)}: none may be negative, and one must be positive.")
+        self.num_prototypes = num_prototypes
+        self.student_temperature = student_temperature
+        self.center_momentum = center_momentum
+        self.same_stage = same_stage
+        self.set_teacher_temperature(teacher_temperature)
+        self.register_buffer("stage_weights", torch.tensor(stage_weights, dtype=torch.float32), persistent=False)
+        self.register_buffer("center", torch.zeros(len(stage_weights) if same_stage else 1, num_prototypes))
+        self.stage_losses = torch.zeros(len(stage_weights))
+        self.teacher_entropy = torch.zeros(())
+
+    @property
+    def uniform_loss(self) -> float:
+        """ln K: the loss of a student that says nothing, where a collapse to the uniform stays."""
+        return math.log(self.num_prototypes)
+
+    def set_teacher_temperature(self, temperature: float) -> None:
+        """Set the teacher's temperature, which must stay below the student's: the teacher is the sharper one."""
+        if not 0.0 < temperature < self.student_temperature:
+            raise UserError(
+                f"teacher_temperature={temperature} is not below student_temperature={self.student_temperature}: "
+                "the teacher must be the sharper one. Lower it (published: 0.04 to 0.07 against 0.1)."
+            )
+        self.teacher_temperature = temperature
+
+    def forward(self, output: DistillationOutput, target: None = None) -> torch.Tensor:
+        """The loss of a batch, a scalar; `target` stands for the label that a trainer passes and is not used.
+
+        Raises:
+            UserError: when there are fewer than two views to compare.
+        """
+        with torch.autocast(output.student_logits.device.type, enabled=False):
+            # S student stages, V student views, T teacher views, B batch, K prototypes; N is S for same_stage, else 1
+            student_SVBK = output.student_logits.float() / self.student_temperature
+            teacher_NTBK = output.teacher_logits.detach().float()
+            teacher_NTBK = teacher_NTBK if self.same_stage else teacher_NTBK.unsqueeze(0)
+            self._refuse_other_shapes(student_SVBK, teacher_NTBK)
+
+            centred_NTBK = (teacher_NTBK - self.center[:, None, None, :]) / self.teacher_temperature
+            log_targets_NTBK = centred_NTBK.log_softmax(dim=-1)
+            targets_NTBK = log_targets_NTBK.exp()
+            cross_entropy_STV = self._cross_entropy(targets_NTBK, student_SVBK)
+            pairs_TV = cross_view_pairs(*cross_entropy_STV.shape[1:], cross_entropy_STV.device)
+            stage_losses = (cross_entropy_STV * pairs_TV).sum(dim=(1, 2))
+
+            self.stage_losses = stage_losses.detach()
+            self.teacher_entropy = -(targets_NTBK * log_targets_NTBK).sum(dim=-1).mean()
+            if self.training:
+                self._update_center(teacher_NTBK)
+            return (self.stage_weights * stage_losses).sum()
+
+    def _cross_entropy(self, targets_NTBK: torch.Tensor, student_SVBK: torch.Tensor) -> torch.Tensor:
+        # the targets sum to 1, so the student's normaliser leaves the sum over K: log-softmax is never stored
+        batch_size = student_SVBK.shape[2]
+        normaliser_SV = student_SVBK.logsumexp(dim=-1).mean(dim=-1)
+        targets = targets_NTBK if self.same_stage else targets_NTBK[0]
+        subscripts = "stbk,svbk->stv" if self.same_stage else "tbk,svbk->stv"
+        agreement_STV = torch.einsum(subscripts, targets, student_SVBK) / batch_size
+        return normaliser_SV[:, None, :] - agreement_STV
+
+    def _refuse_other_shapes(self, student_SVBK: torch.Tensor, teacher_NTBK: torch.Tensor) -> None:
+        stages, views, batch, prototypes = student_SVBK.shape
+        wanted = (self.center.shape[0], teacher_NTBK.shape[1], batch, self.num_prototypes)
+        if (
+            stages != len(self.stage_weights)
+            or tuple(teacher_NTBK.shape) != wanted
+            or prototypes != self.num_prototypes
+        ):
+            raise UserError(
+                f"Student logits {tuple(student_SVBK.shape)} and teacher logits {tuple(teacher_NTBK.shape)} do not fit "
+                f"{len(self.stage_weights)} stage weights and {self.num_prototypes} prototypes. "
+                "Give network and loss the same student_stages, num_prototypes and teacher_target."
+            )
+        if views < 2:
+            raise UserError("The loss compares across views: give at least two of them.")
+
+    @torch.no_grad()
+    def _update_center(self, teacher_NTBK: torch.Tensor) -> None:
+        batch_center = mean_over_processes(teacher_NTBK.mean(dim=(1, 2)))
+        kept = self.center_momentum
+        updated = kept * self.center + (1.0 - kept) * batch_center
+        # chosen on the device: no wait for the GPU, and the same choice on every rank, for the mean is shared
+        self.center.copy_(torch.where(torch.isfinite(batch_center).all(), updated, self.center))
+
+    def scalars(self) -> dict[str, float]:
+        """What a log shows of the last batch."""
+        entropy = float(self.teacher_entropy)
+        losses = {f"stage_{stage}_loss": float(value) for stage, value in enumerate(self.stage_losses, start=1)}
+        return {
+            **losses,
+            "teacher_entropy": entropy,
+            "kl": float(self.stage_losses[-1]) - entropy,
+            "teacher_temperature": self.teacher_temperature,
+        }
