@@ -1,0 +1,75 @@
+"""Commands: ``python -m desd_components COMMAND [ARGUMENTS]``, or ``desd COMMAND`` where the package is installed.
+
+Differs from a plain Fire program in two ways: a command's module is imported only when it is called, and a mistyped
+flag is refused before the command starts (Fire would run it with the default and complain at the end).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from desd_components.errors import UserError, innermost_user_error
+
+# command: module and function that do it. One line per command.
+COMMANDS = {
+    # "demo": "desd_components.tools.demo:demo",
+    "phantom": "desd_components.tools.phantom:write_family",
+    # "report": "desd_components.tools.report:report",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0, or 2 after printing a `UserError` as one line."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(overview())
+            return 0
+        _run(arguments[0], arguments[1:])
+    except Exception as error:
+        cause = innermost_user_error(error)
+        if cause is None:
+            raise
+        print(f"error: {cause}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def overview() -> str:
+    """One line per command: its name and the first sentence of its docstring."""
+    lines = [f"  {name:<10} {(inspect.getdoc(_find(name)) or '').splitlines()[0]}" for name in COMMANDS]
+    return "\n".join(["python -m desd_components COMMAND [ARGUMENTS]   (COMMAND --help: its arguments)", "", *lines])
+
+
+def _find(name: str) -> Callable:
+    if name not in COMMANDS:
+        raise UserError(f"command {name!r} does not exist. Choose one of: {', '.join(COMMANDS)}.")
+    module, function = COMMANDS[name].split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    import fire
+
+    function = _find(name)
+    _refuse_unknown_flags(name, function, arguments)
+    fire.Fire(function, command=arguments, name=f"desd_components {name}", serialize=lambda _: None)
+
+
+def _refuse_unknown_flags(name: str, function: Callable, arguments: list[str]) -> None:
+    known = set(inspect.signature(function).parameters) | {"help"}
+    for argument in arguments:
+        flag = argument.split("=")[0]
+        parameter = flag[2:].replace("-", "_")
+        if flag.startswith("--") and parameter and not {parameter, parameter.removeprefix("no")} & known:
+            flags = ", ".join(f"--{known_one.replace('_', '-')}" for known_one in sorted(known))
+            raise UserError(f"{name}: flag {flag} does not exist. Choose one of: {flags}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
