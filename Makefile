@@ -1,0 +1,51 @@
+# One word per job. A fresh machine needs python3 >= 3.11 with venv and pip, make, and a package index.
+#   make env     the environment in .venv (another place: VENV=...)
+#   make test    the whole suite but what takes minutes; make soak: the rest
+#   make demo    the whole story on synthetic volumes; on your own: make demo DATA=path/to/Task04_Hippocampus
+#   make lint    style and types;  make bench: speed and memory, as ratios
+
+VENV ?= .venv
+PYTHON ?= python3
+DATA ?=
+OUTPUT ?= demo
+
+PY := $(VENV)/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help env test soak demo lint bench
+
+help:
+	@sed -n '2,5s/^#   /  /p' Makefile
+
+# Stamps make a second call quick; a changed list of requirements installs again.
+RUN_STAMP := $(VENV)/.installed-run
+DEV_STAMP := $(VENV)/.installed-dev
+
+$(RUN_STAMP): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit("error: $(PYTHON) is %d.%d; Python 3.11 or newer is needed: make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(DEV_STAMP): $(RUN_STAMP) requirements-dev.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+env: $(DEV_STAMP)
+
+# One thread a process: the tests start processes of their own, and threads beyond the cores are slower than none.
+test: env
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not soak"
+
+soak: env
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak
+
+demo: $(RUN_STAMP)
+	$(PY) -m desd_components demo $(if $(DATA),--data "$(DATA)") --output "$(OUTPUT)"
+
+lint: env
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy desd_components
+
+bench: env
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks
