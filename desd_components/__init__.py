@@ -9,6 +9,7 @@ from .errors import UserError, plain_errors
 from .loss import DeepSelfDistillationLoss, DistillationOutput
 from .network import DeepSelfDistillationNetwork, ProjectionHead
 from .schedules import CosineSchedule
+from .views import MultiViews, PrepareViews, ViewGeometry, ViewRecipe
 from .weights import encoder_from, load_weights, read_manifest, save_weights
 
 __version__ = "0.1.0"

@@ -1,0 +1,342 @@
+"""Augmented views of a batch of context crops, made batch-wise on the device the batch lies on.
+
+Method: Ye et al., "DeSD", MICCAI 2022 (flips, scaling, which intensity changes); the values, which the configs
+spell, are those of the authors' script. This module draws; `desd_components.augment` does the arithmetic.
+Differs from the authors' script: every draw is a function of (seed, epoch, sample, view) alone, so neither the rest
+of the batch nor the number of processes changes a view; and the blur's weights are renormalised at the border.
+Draws agree on all devices; the noise field only between runs on one kind of device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .augment import add_noise, along_axes, blur, change_contrast, change_gamma, hat_matrix
+from .errors import UserError
+
+Range = Sequence[float]
+
+# One record per sample: what `ViewRecipe.draw_intensity` returns, in this order.
+INTENSITY_DRAWS = np.dtype(
+    [
+        ("noise_sd", "f8"),
+        ("blur_sigma", "f8"),
+        ("brightness_factor", "f8"),
+        ("contrast", "f8"),
+        ("gamma", "f8"),
+        ("brightness_shift", "f8"),
+        ("noise_seed", "i8"),
+    ]
+)
+# Keeps these draws apart from others keyed by (seed, epoch, index), which numpy pads with zeros ("VIEW" in ASCII).
+_STREAM = 0x56494557
+
+
+@dataclass(kw_only=True)
+class ViewRecipe:
+    """How one kind of view is drawn: its box, then its intensities, in the order of the arguments below.
+
+    A range is [low, high], drawn from uniformly for each sample; None leaves the step out. A probability is that of
+    the step being applied to a sample. Axes are x, y, z. All channels share the draws, except the noise field.
+
+    Args:
+        size: voxels of the finished view, per axis.
+        scale: per axis, a range for the extent of the box as a multiple of ``size`` (each axis drawn alone, the box
+            then resized linearly to ``size``), or None for a box of ``size`` voxels. Boxes are clipped to the context.
+        flip_probability: per axis.
+        noise_sd: standard deviation of additive Gaussian noise, in units of the intensities.
+        noise_probability: of the noise.
+        blur_sigma: of an isotropic Gaussian blur, in voxels of the view.
+        blur_probability: of the blur.
+        multiplicative_brightness: factor on the intensities.
+        multiplicative_brightness_probability: of the factor.
+        additive_brightness_sd: standard deviation of the Gaussian, around 0, that the added constant is drawn from.
+        additive_brightness_probability: of the added constant.
+        contrast: factor on the distance from the view's mean; the result is clamped to the range the view had.
+        contrast_probability: of the contrast.
+        gamma: exponent on the view normalised to its range; its mean and standard deviation are then restored.
+        gamma_probability: of the gamma.
+
+    Raises:
+        UserError: a size, range or probability that cannot be.
+    """
+
+    size: Sequence[int]
+    scale: Sequence[Range | None] = (None, None, None)
+    flip_probability: Sequence[float] = (0.0, 0.0, 0.0)
+    noise_sd: Range | None = None
+    noise_probability: float = 1.0
+    blur_sigma: Range | None = None
+    blur_probability: float = 1.0
+    multiplicative_brightness: Range | None = None
+    multiplicative_brightness_probability: float = 1.0
+    additive_brightness_sd: float = 0.0
+    additive_brightness_probability: float = 1.0
+    contrast: Range | None = None
+    contrast_probability: float = 1.0
+    gamma: Range | None = None
+    gamma_probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("size", "scale", "flip_probability"):
+            setattr(self, name, _per_axis(name, getattr(self, name)))
+        if any(type(voxels) is not int or voxels < 1 for voxels in self.size):
+            raise UserError(f"view recipe: size {list(self.size)} must be whole numbers of voxels above 0.")
+        for axis, limits, probability in zip("xyz", self.scale, self.flip_probability, strict=True):
+            _check_range(f"scale along {axis}", limits)
+            _check_probability(f"flip_probability along {axis}", probability)
+        for name in ("multiplicative_brightness", "contrast", "gamma"):
+            _check_range(name, getattr(self, name))
+        for name in ("noise_sd", "blur_sigma"):
+            _check_range(name, getattr(self, name), zero_allowed=True)
+        _check_range("additive_brightness_sd", (0.0, self.additive_brightness_sd), zero_allowed=True)
+        for step in ("noise", "blur", "multiplicative_brightness", "additive_brightness", "contrast", "gamma"):
+            _check_probability(f"{step}_probability", getattr(self, f"{step}_probability"))
+
+    def draw_box(self, rng: np.random.Generator, context_size: Sequence[int]) -> np.ndarray:
+        """Draw where a view lies in its context: rows start, extent (voxels) and flip (0 or 1), columns x, y, z."""
+        uniform = rng.random((3, 3))
+        factors = [_within(limits or (1.0, 1.0), u) for limits, u in zip(self.scale, uniform[0], strict=True)]
+        extent = np.clip(np.rint(np.multiply(self.size, factors)), 1, context_size)
+        start = np.floor(uniform[1] * (np.asarray(context_size) - extent + 1))
+        return np.stack([start, extent, uniform[2] < self.flip_probability]).astype(np.int64)
+
+    def draw_intensity(self, rng: np.random.Generator) -> tuple[float, ...]:
+        """Draw the fields of `INTENSITY_DRAWS`; a step that is not applied gets the value that changes nothing."""
+        # Everything is drawn whether it is applied or not, so that no argument shifts the draws of another.
+        steps = (  # range, probability, the value that changes nothing
+            (self.noise_sd, self.noise_probability, 0.0),
+            (self.blur_sigma, self.blur_probability, 0.0),
+            (self.multiplicative_brightness, self.multiplicative_brightness_probability, 1.0),
+            (self.contrast, self.contrast_probability, 1.0),
+            (self.gamma, self.gamma_probability, 1.0),
+        )
+        strengths = [
+            _within(limits, fraction) if limits and chance < probability else neutral
+            for (limits, probability, neutral), fraction, chance in zip(steps, *rng.random((2, 5)), strict=True)
+        ]
+        shift = self.additive_brightness_sd * rng.standard_normal()
+        applied = rng.random() < self.additive_brightness_probability
+        return (*strengths, shift if applied else 0.0, int(rng.integers(2**63)))
+
+
+@dataclass(frozen=True)
+class ViewGeometry:
+    """Where the views of one recipe lie in their contexts, B samples; everything on the CPU.
+
+    Args:
+        start: (B, 3) first context voxel of the box.
+        extent: (B, 3) voxels of the box.
+        flip: (B, 3) whether the view runs against the axis.
+        size: voxels of the view, to which the box is resized.
+    """
+
+    start: Tensor
+    extent: Tensor
+    flip: Tensor
+    size: Sequence[int]
+
+    def __getitem__(self, samples: slice) -> ViewGeometry:
+        """Those samples alone."""
+        return ViewGeometry(self.start[samples], self.extent[samples], self.flip[samples], self.size)
+
+    def positions(self, shape: Sequence[int] | None = None) -> list[Tensor]:
+        """Per axis, (B, n) context coordinates of the centers of a grid of ``shape`` laid over the view.
+
+        A context voxel's center has its index as coordinate. ``shape`` is that of a stage map, or by default the view's
+        own. Positions in views of the same sample are comparable: equal positions show the same tissue.
+        """
+        positions = []
+        for axis, cells in enumerate(shape or self.size):
+            start, extent, flip = (values[:, axis, None] for values in (self.start, self.extent, self.flip))
+            cell = torch.arange(cells, dtype=torch.float64)
+            cell = torch.where(flip, cells - 1 - cell, cell)
+            positions.append(start + (cell + 0.5) * (extent / cells) - 0.5)
+        return positions
+
+
+class MultiViews:
+    """Two or more augmented views of every sample of a batch, reproducible from ``seed`` whatever the batch.
+
+    Args:
+        views: one recipe per view: first the global ones, at least two of one size, then local ones of another size.
+        seed: 0 or above.
+        chunk_size: samples worked on at once; None: 1 on a CPU, whose cache holds one view but not a batch of them,
+            and the whole batch elsewhere.
+
+    Raises:
+        UserError: fewer than two global views, a global view after a local one, or a negative seed.
+    """
+
+    def __init__(self, views: Sequence[ViewRecipe], seed: int, chunk_size: int | None = None) -> None:
+        self.views, self.seed, self.chunk_size = list(views), seed, chunk_size
+        sizes = [recipe.size for recipe in self.views]
+        self.num_global_views = sum(size == sizes[0] for size in sizes)
+        if self.num_global_views < 2:
+            raise UserError(
+                f"views: sizes {sizes} hold {self.num_global_views} global view(s), but each is compared with another: "
+                "give at least two recipes of one size first."
+            )
+        if any(size != sizes[0] for size in sizes[: self.num_global_views]):
+            raise UserError(f"views: sizes {sizes} mix global and local views: put all of size {sizes[0]} first.")
+        if seed < 0:
+            raise UserError(f"views: seed {seed} must be 0 or above.")
+        if chunk_size is not None and chunk_size < 1:
+            raise UserError(f"views: chunk_size {chunk_size} must be 1 or above, or null.")
+
+    def geometry(self, context_size: Tensor, index: Tensor, epoch: Tensor) -> list[ViewGeometry]:
+        """Where each view of these samples lies; the very boxes that calling with the same arguments uses."""
+        return [geometry for geometry, _ in self._draws(context_size, index, epoch)]
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor, context_size: Tensor, index: Tensor, epoch: Tensor) -> list[Tensor]:
+        """Make all views of a batch.
+
+        Args:
+            image: (B, C, X, Y, Z) context crops, padded at the far ends; the padding never enters a view.
+            context_size: (B, 3) voxels of each context without its padding.
+            index: (B,) which sample of the dataset it is.
+            epoch: (B,) in which pass over the dataset.
+
+        Returns:
+            One float32 tensor (B, C, x, y, z) per recipe, on the image's device.
+
+        Raises:
+            UserError: when the context sizes do not fit the image.
+        """
+        _check_batch(image, context_size)
+        image = image.as_subclass(Tensor)  # a MetaTensor would track every step
+        chunk_size = self.chunk_size or (1 if image.device.type == "cpu" else len(image))
+        chunks = [slice(first, first + chunk_size) for first in range(0, len(image), chunk_size)]
+        with torch.autocast(image.device.type, enabled=False):
+            return [
+                torch.cat([make_view(image[chunk], geometry[chunk], intensity[chunk]) for chunk in chunks])
+                for geometry, intensity in self._draws(context_size, index, epoch)
+            ]
+
+    def _draws(self, context_size: Tensor, index: Tensor, epoch: Tensor) -> list[tuple[ViewGeometry, np.ndarray]]:
+        sizes = context_size.tolist()
+        keys = list(zip(epoch.tolist(), index.tolist(), strict=True))
+        draws = []
+        for view, recipe in enumerate(self.views):
+            streams = [np.random.SeedSequence((_STREAM, self.seed, epoch, index, view)) for epoch, index in keys]
+            rngs = [np.random.Generator(np.random.Philox(stream)) for stream in streams]
+            boxes = [recipe.draw_box(rng, size) for rng, size in zip(rngs, sizes, strict=True)]
+            start, extent, flip = torch.from_numpy(np.stack(boxes, axis=1))
+            intensity = np.array([recipe.draw_intensity(rng) for rng in rngs], dtype=INTENSITY_DRAWS)
+            draws.append((ViewGeometry(start, extent, flip.bool(), recipe.size), intensity))
+        return draws
+
+
+class PrepareViews:
+    """``prepare_batch`` of the trainer: a collated batch of contexts becomes ``(list of views, None)``.
+
+    Args:
+        multi_views: makes the views, on the trainer's device.
+    """
+
+    def __init__(self, multi_views: MultiViews) -> None:
+        self.multi_views = multi_views
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[list[Tensor], None]:
+        """Move the contexts to ``device`` and make their views there; keys stay on the CPU, which draws."""
+        absent = {"image", "context_size", "index", "epoch"} - set(batchdata)
+        if absent:
+            raise UserError(
+                f"views: the batch lacks {sorted(absent)}. Load it with ContextDataset and collate_contexts."
+            )
+        image = batchdata["image"].to(device=device, non_blocking=non_blocking)
+        keys = (torch.as_tensor(batchdata[name]) for name in ("context_size", "index", "epoch"))
+        return self.multi_views(image, *keys), None
+
+
+def make_view(image: Tensor, geometry: ViewGeometry, intensity: np.ndarray) -> Tensor:
+    """Make one view (B, C, x, y, z) of each context (B, C, X, Y, Z); ``intensity`` holds (B,) `INTENSITY_DRAWS`."""
+    view = resample(image, geometry)
+    view = _where_drawn(add_noise, view, intensity["noise_sd"], 0.0, intensity["noise_seed"])
+    view = _where_drawn(blur, view, intensity["blur_sigma"], 0.0)
+    view = _where_drawn(torch.mul, view, intensity["brightness_factor"], 1.0)
+    view = _where_drawn(torch.add, view, intensity["brightness_shift"], 0.0)
+    view = _where_drawn(change_contrast, view, intensity["contrast"], 1.0)
+    return _where_drawn(change_gamma, view, intensity["gamma"], 1.0)
+
+
+def resample(image: Tensor, geometry: ViewGeometry) -> Tensor:
+    """Cut the boxes out of (B, C, X, Y, Z), resize them linearly to the view's size and flip them.
+
+    Samples lie at the centers of the view's voxels (``align_corners=False``); beyond the outermost voxel centers of a
+    box its border voxels count, so nothing outside the box is read.
+    """
+    first, last = geometry.start, geometry.start + geometry.extent - 1
+    matrices = []
+    for axis, positions in enumerate(geometry.positions()):
+        low, high = int(first[:, axis].min()), int(last[:, axis].max())
+        image = image.narrow(2 + axis, low, high - low + 1)
+        inside = positions.clamp(first[:, axis, None], last[:, axis, None]) - low
+        matrices.append(hat_matrix(inside.to(image.device, torch.float32), high - low + 1))
+    return along_axes(image.to(torch.float32).contiguous(), matrices)
+
+
+def _where_drawn(step: Callable[..., Tensor], view: Tensor, strength: np.ndarray, neutral: float, *more: Any) -> Tensor:
+    """Apply ``step`` to the samples whose strength differs from the one that changes nothing."""
+    drawn = np.flatnonzero(strength != neutral)
+    if len(drawn) == 0:
+        return view
+    strengths = torch.from_numpy(strength[drawn]).to(view.device, torch.float32).view(-1, 1, 1, 1, 1)
+    arguments = [values[drawn] for values in more]
+    if len(drawn) == len(view):
+        return step(view, strengths, *arguments)
+    rows = torch.from_numpy(drawn).to(view.device)
+    return view.index_copy(0, rows, step(view[rows], strengths, *arguments))
+
+
+def _within(limits: Range, fraction: float) -> float:
+    return limits[0] + (limits[1] - limits[0]) * fraction
+
+
+def _per_axis(name: str, values: Any) -> tuple:
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != 3:
+        raise UserError(f"view recipe: {name} {values!r} must have three entries (x, y, z).")
+    return tuple(values)
+
+
+def _check_range(name: str, limits: Any, zero_allowed: bool = False) -> None:
+    if limits is None:
+        return
+    if not isinstance(limits, Sequence) or len(limits) != 2 or not all(isinstance(x, int | float) for x in limits):
+        raise UserError(
+            f"view recipe: {name} {limits!r} must be a range [low, high] of numbers, or null to leave it out."
+        )
+    low, high = limits
+    if not (low > 0 or (zero_allowed and low == 0)) or not low <= high < float("inf"):
+        wanted = "0 <= low <= high" if zero_allowed else "0 < low <= high"
+        raise UserError(f"view recipe: {name} [{low}, {high}] is empty or impossible: give {wanted}, finite.")
+
+
+def _check_probability(name: str, value: Any) -> None:
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise UserError(f"view recipe: {name} {value!r} must be a probability between 0 and 1.")
+
+
+def _check_batch(image: Tensor, context_size: Tensor) -> None:
+    if image.ndim != 5 or context_size.shape != (len(image), 3):
+        raise UserError(
+            f"views: got images {tuple(image.shape)} and context sizes {tuple(context_size.shape)}; "
+            "wanted (B, C, X, Y, Z) and (B, 3)."
+        )
+    if (context_size < 1).any() or (context_size > torch.tensor(image.shape[2:], device=context_size.device)).any():
+        raise UserError(
+            f"views: context sizes {context_size.tolist()} must lie between 1 and the image's {tuple(image.shape[2:])}."
+        )
