@@ -1,0 +1,219 @@
+"""Fine-tuning: what is trained how fast, which classes, which grid, and the manifest of the model.
+
+Source: Ye et al., "DeSD", MICCAI 2022, fine-tune the whole network; the other presets (an encoder that waits for the
+decoder, a learning rate that falls with depth) are common practice and ours to offer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+from monai.handlers import EarlyStopHandler, stopping_fn_from_metric
+from torch import nn
+
+from .encoder import ResNet3DEncoder
+from .errors import UserError
+from .labelled import find_labelled, with_background
+from .scans import Record, read_json, record_files
+from .segmentation import SegmentationNetwork
+from .weights import manifest_path, read_manifest, refuse_contradictions
+
+logger = logging.getLogger(__name__)
+
+PRESETS = ("whole", "encoder_warmup", "layerwise_decay")
+INTENSITIES = ("hu", "zscore")
+
+
+def parameter_groups(
+    network: SegmentationNetwork,
+    preset: str = "whole",
+    frozen_steps: int = 0,
+    decay: float = 0.75,
+    weight_decay: float = 0.0,
+) -> list[dict[str, Any]]:
+    """Parameter groups of an optimiser; `LearningRateHandler` reads their "lr_scale" and "frozen_steps".
+
+    Args:
+        network: the network to fine-tune.
+        preset: "whole": one learning rate for all; "encoder_warmup": the encoder rests for the first `frozen_steps`
+            optimiser steps, while the random decoder settles; "layerwise_decay": the decoder learns at the full rate,
+            stage 4 at `decay` times that, stage 3 at `decay` squared, and so on down to the stem.
+        frozen_steps: used by "encoder_warmup".
+        decay: used by "layerwise_decay", above 0 and at most 1.
+        weight_decay: of kernels; biases and the affine parameters of norms get none.
+
+    Raises:
+        UserError: when the preset is unknown or `decay` is out of range.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"preset={preset!r}: choose one of {list(PRESETS)}.")
+    if not 0 < decay <= 1:
+        raise UserError(f"layer_decay={decay}: give a factor above 0 and at most 1.")
+    encoder = network.encoder
+    parts: list[tuple[str, list[nn.Module]]] = [("decoder", [network.decoder, network.head])]
+    parts += [(f"stage_{stage}", [encoder.stage_modules[stage - 1]]) for stage in (4, 3, 2, 1)]
+    parts += [("stem", [encoder.stem])]
+    groups = []
+    for depth, (name, modules) in enumerate(parts):
+        settings = {
+            "lr_scale": decay**depth if preset == "layerwise_decay" else 1.0,
+            "frozen_steps": frozen_steps if preset == "encoder_warmup" and name != "decoder" else 0,
+        }
+        parameters = [p for module in modules for p in module.parameters()]
+        kernels, vectors = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+        groups.append({"name": name, "params": kernels, "weight_decay": weight_decay, **settings})
+        if vectors:
+            groups.append({"name": f"{name}_vectors", "params": vectors, "weight_decay": 0.0, **settings})
+    return groups
+
+
+def frozen_steps(fraction: float, total_steps: int) -> int:
+    """How many of `total_steps` the encoder rests.
+
+    Raises:
+        UserError: when `fraction` is not a share of the run.
+    """
+    if not 0 <= fraction < 1:
+        raise UserError(f"frozen_fraction={fraction}: give the share of the run in which the encoder rests, below 1.")
+    return round(fraction * total_steps)
+
+
+def segmentation_classes(dataset_dir: str | Path, class_names: Any, metadata: str | Path) -> list[str]:
+    """Names of the classes, the background first: as asked for, else as the data say.
+
+    Without data (a network built only to be looked at, exported or loaded into) the classes of the bundle's own
+    ``metadata.json`` are taken, and the log says so.
+
+    Raises:
+        UserError: when the data are there but name no classes.
+    """
+    if class_names is not None:
+        return with_background(class_names)
+    path = Path(dataset_dir).expanduser()
+    if not path.exists():
+        channels = read_json(Path(metadata))["network_data_format"]["outputs"]["pred"]["channel_def"]
+        logger.warning("%s does not exist: the classes are those of %s.", path, metadata)
+        return with_background(channels, str(metadata))
+    source = path if path.is_file() else path / "dataset.json"
+    labels = read_json(source).get("labels") if source.is_file() else None
+    # where nothing names them, the search for labelled scans refuses in its own words
+    return with_background(labels, f"{source}, labels") if labels else find_labelled(path).class_names
+
+
+def target_spacing(spacing: Any, records: Sequence[Record]) -> list[float] | None:
+    """The voxel size to resample to, in mm along the R, A, S axes; None keeps each scan's own grid.
+
+    Args:
+        spacing: null, one number, three numbers, or "median": per axis, of the scans in `records`.
+        records: the training records.
+
+    Raises:
+        UserError: when it is none of these.
+    """
+    if spacing is None:
+        return None
+    if spacing == "median":
+        sizes = [_ras_voxel_size(record_files(record)[0]) for record in records]
+        return [round(float(size), 4) for size in np.median(sizes, axis=0)]
+    values = [spacing] * 3 if isinstance(spacing, int | float) else spacing
+    good = isinstance(values, Sequence) and not isinstance(values, str) and len(values) == 3
+    if not good or not all(isinstance(v, int | float) and v > 0 for v in values):
+        raise UserError(f"spacing={spacing!r}: give mm as one number, as [x, y, z], as median, or null for no change.")
+    return [float(value) for value in values]
+
+
+def _ras_voxel_size(path: str) -> np.ndarray:
+    import nibabel
+
+    affine = nibabel.load(path).affine  # type: ignore[attr-defined]
+    sizes = np.empty(3)
+    for axis, (ras_axis, _) in enumerate(nibabel.io_orientation(affine)):  # type: ignore[attr-defined]
+        sizes[int(ras_axis)] = np.linalg.norm(affine[:3, axis])
+    return sizes
+
+
+def preprocessing_settings(
+    spacing: list[float] | None, intensity: str, hu_window: Sequence[float], orientation: str = "RAS"
+) -> dict[str, Any]:
+    """What the preprocessing did, as a manifest carries it.
+
+    Raises:
+        UserError: when `intensity` or the window is no such thing.
+    """
+    if intensity not in INTENSITIES:
+        raise UserError(f"intensity={intensity!r}: choose hu (a window, for CT) or zscore (per volume, for MR).")
+    if len(hu_window) != 2 or hu_window[0] >= hu_window[1]:
+        raise UserError(f"hu_window={hu_window!r}: give the lower and the upper end in HU, such as [-1024, 1024].")
+    window = [float(value) for value in hu_window] if intensity == "hu" else None
+    return {"orientation": orientation, "spacing": spacing, "intensity": intensity, "hu_window": window}
+
+
+def segmentation_manifest(
+    network: SegmentationNetwork,
+    class_names: Sequence[str],
+    activation: str,
+    regions: bool | Sequence[Sequence[int]],
+    preprocessing: Mapping[str, Any],
+    window: Sequence[int],
+    encoder_checkpoint: str | None = None,
+) -> dict[str, Any]:
+    """What ``model.json`` says beside ``model.pt``: enough to build the network and the way to its input again."""
+    return {
+        "kind": "segmentation",
+        "architecture": network.encoder.architecture,
+        "decoder": network.decoder_architecture,
+        "class_names": list(class_names),
+        "activation": activation,
+        "regions": regions if isinstance(regions, bool) else [list(members) for members in regions],
+        "preprocessing": dict(preprocessing),
+        "window": list(window),
+        "encoder": "random" if encoder_checkpoint is None else Path(encoder_checkpoint).name,
+    }
+
+
+def model_manifest(checkpoint: str | Path, **asked: Any) -> dict[str, Any]:
+    """The manifest beside a fine-tuned ``model.pt``; settings asked for must agree with it.
+
+    Args:
+        checkpoint: the weights file.
+        asked: settings such as `spacing`, `intensity`, `hu_window`, `class_names`, `window`; None asks for nothing.
+
+    Raises:
+        UserError: when the file or its manifest is missing, is not of a segmentation network, or a setting differs.
+    """
+    manifest = read_manifest(checkpoint)
+    if manifest.get("kind") != "segmentation":
+        raise UserError(
+            f"{manifest_path(checkpoint)}: kind is {manifest.get('kind')!r}, not 'segmentation'. Give the model.pt of a "
+            "fine-tuning run; an encoder.pt is fine-tuned first (--encoder_checkpoint)."
+        )
+    refuse_contradictions(checkpoint, {**manifest, **manifest["preprocessing"]}, asked)
+    return manifest
+
+
+def network_from_manifest(manifest: Mapping[str, Any]) -> SegmentationNetwork:
+    """The network that a manifest describes, with random weights."""
+    return SegmentationNetwork(ResNet3DEncoder(**manifest["architecture"]), **manifest["decoder"])
+
+
+class EarlyStop:
+    """Stop the trainer when the validator's metric has not risen for `patience` validations.
+
+    MONAI's `EarlyStopHandler` belongs to the validator and holds the trainer, which holds the validator: a circle that
+    a config cannot write. This one is attached to the trainer and closes the circle then.
+    """
+
+    def __init__(self, validator: Evaluator, patience: int, key: str = "mean_dice") -> None:
+        self.validator, self.patience, self.key = validator, patience, key
+
+    def attach(self, engine: Engine) -> None:
+        """Let the validator stop the trainer `engine`."""
+        handler = EarlyStopHandler(self.patience, stopping_fn_from_metric(self.key), trainer=engine)
+        # at the very end of a validation: the metrics are computed when its only epoch ends
+        self.validator.add_event_handler(Events.COMPLETED, handler)

@@ -1,0 +1,200 @@
+"""Inference on people's scans: test-time flips, one bad scan among good ones, names and pictures of the results.
+
+Everything else (the sliding window, the inverse of the preprocessing, writing NIfTI) is MONAI's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.data import Dataset, FolderLayoutBase, MetaTensor
+from monai.inferers import Inferer
+
+from .checks import header_problem
+from .errors import UserError
+from .scans import Record, record_files, stem
+from .weights import write_json
+
+logger = logging.getLogger(__name__)
+
+
+class FlipInferer(Inferer):
+    """Average the logits of an inferer over all flips of the given axes, each flipped back.
+
+    Args:
+        inferer: what runs the network once, such as a `SlidingWindowInferer`.
+        axes: spatial axes to flip, 0 = x, 1 = y, 2 = z; none leaves the inferer as it is, three cost eight times as
+            much. Flip only what training flipped: a network that tells left from right is confused by axis 0.
+
+    Raises:
+        UserError: when an axis is not 0, 1 or 2.
+    """
+
+    def __init__(self, inferer: Inferer, axes: Sequence[int] = ()) -> None:
+        super().__init__()
+        if not set(axes) <= {0, 1, 2}:
+            raise UserError(f"flip_axes={list(axes)}: the axes are 0 (x), 1 (y) and 2 (z).")
+        self.inferer, self.axes = inferer, sorted(set(axes))
+
+    def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Volume (B, C, X, Y, Z) -> mean logits of the same spatial shape."""
+        total: torch.Tensor | None = None
+        flips = [flip for n in range(len(self.axes) + 1) for flip in itertools.combinations(self.axes, n)]
+        for flip in flips:
+            dims = [axis + 2 for axis in flip]
+            logits = self.inferer(torch.flip(inputs, dims) if dims else inputs, network, *args, **kwargs)
+            logits = torch.flip(logits, dims) if dims else logits
+            total = logits if total is None else total + logits
+        assert total is not None
+        return total / len(flips)
+
+
+class ScanDataset(Dataset):
+    """Scans to segment; one that cannot be read becomes a sample {"image": path, "error": why} instead of an end.
+
+    Args:
+        data: records {"image": path or [path per channel]}.
+        transform: the preprocessing.
+        in_channels: channels that the network expects.
+    """
+
+    def __init__(self, data: Sequence[Record], transform: Callable, in_channels: int = 1) -> None:
+        super().__init__(data, transform)
+        self.in_channels = in_channels
+
+    def __getitem__(self, index: Any) -> Any:
+        """The preprocessed sample, or its error."""
+        record = self.data[index]
+        try:
+            sample = super().__getitem__(index)
+            self._check(sample["image"], record)
+            return sample
+        except Exception as error:
+            why = header_problem(record, self.in_channels) or _one_line(error)
+            return {"image": str(record_files(record, ("image",))[0]), "error": why}
+
+    def _check(self, image: torch.Tensor, record: Record) -> None:
+        name = record_files(record, ("image",))[0]
+        if image.shape[0] != self.in_channels:
+            raise UserError(f"{name}: {image.shape[0]} channels, but the model was trained on {self.in_channels}.")
+        if not torch.isfinite(image).all():
+            raise UserError(f"{name}: holds NaN or infinite voxels. Repair the file or leave it out.")
+
+
+def _one_line(error: BaseException) -> str:
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+
+
+class SkipBadScans:
+    """An evaluator's `iteration_update` and handler: a scan that fails is noted, and the rest goes on.
+
+    At the end a JSON file lists {"segmented": [...], "failed": [{"image", "error"}]}. The process ends with exit code 0
+    when at least one scan was segmented, and with 1 when none was.
+
+    Args:
+        report: the JSON file.
+
+    Raises:
+        UserError: at the end, when every scan failed.
+    """
+
+    def __init__(self, report: str | Path) -> None:
+        self.report = Path(report)
+        self.segmented: list[str] = []
+        self.failed: list[dict[str, str]] = []
+
+    def __call__(self, engine: Any, batch: Mapping[str, Any]) -> Any:
+        """One iteration, guarded: forward, inverse, decoding and writing all take place in it."""
+        if "error" in batch:
+            self._note(batch["image"][0], batch["error"][0])
+            return None
+        image = batch["image"]
+        path = image.meta["filename_or_obj"] if isinstance(image, MetaTensor) else "a scan"
+        path = str(path[0] if isinstance(path, list | tuple) else path)
+        try:
+            output = engine._iteration(engine, batch)
+        except Exception as error:
+            logger.debug("the whole trace of %s", path, exc_info=True)
+            self._note(path, _one_line(error))
+            return None
+        self.segmented.append(path)
+        return output
+
+    def attach(self, engine: Engine) -> None:
+        """Write the report when `engine` has finished."""
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def finish(self, engine: Engine) -> None:
+        """Write the report and say how it went."""
+        write_json(self.report, {"segmented": self.segmented, "failed": self.failed})
+        logger.info("%d scans segmented, %d failed: %s", len(self.segmented), len(self.failed), self.report)
+        if self.failed and not self.segmented:
+            first = self.failed[0]
+            raise UserError(f"None of {len(self.failed)} scans could be segmented. The first: {first['error']}")
+
+    def _note(self, path: str, why: str) -> None:
+        self.failed.append({"image": path, "error": why})
+        logger.error("%s could not be segmented: %s", path, why)
+
+
+def scans_root(dataset_dir: str | Path, records: Sequence[Record]) -> Path:
+    """The folder below which sub-folders are kept: `dataset_dir`, or what the scans of a list have in common."""
+    path = Path(dataset_dir).expanduser().resolve()
+    if path.is_dir():
+        return path
+    return Path(os.path.commonpath([Path(record_files(record, ("image",))[0]).resolve().parent for record in records]))
+
+
+class ScanLayout(FolderLayoutBase):
+    """Where results go: under the scan's own name and sub-folder.
+
+    Args:
+        output_dir: the folder of results.
+        root: scans below it keep their sub-folders.
+        postfix: added to the name after an underscore; none by default.
+        separate_folder: one folder for each scan, as MONAI writes by default; off here.
+        extension: instead of the scan's own.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        root: str | Path,
+        postfix: str = "",
+        separate_folder: bool = False,
+        extension: str | None = None,
+    ) -> None:
+        self.output_dir, self.root = Path(output_dir), Path(root).resolve()
+        self.postfix, self.separate_folder, self.extension = postfix, separate_folder, extension
+
+    def filename(self, subject: Any = "subject", idx: Any = None, **kwargs: Any) -> str:  # type: ignore[override]
+        """The path for the result of the scan `subject`; its folder is made."""
+        scan = Path(str(subject)).resolve()
+        inside = scan.parent.relative_to(self.root) if scan.is_relative_to(self.root) else Path()
+        name = stem(scan)
+        extension = self.extension or scan.name[len(name) :] or ".nii.gz"
+        folder = self.output_dir / inside / (name if self.separate_folder else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        return str(folder / f"{name}{'_' + self.postfix if self.postfix else ''}{extension}")
+
+
+def refuse_overwriting(records: Sequence[Record], layout: ScanLayout) -> None:
+    """Refuse an output folder in which a result would replace a scan.
+
+    Raises:
+        UserError: naming the first such scan.
+    """
+    for record in records:
+        path = record_files(record, ("image",))[0]
+        if Path(layout.output_dir).resolve() == layout.root or Path(layout.filename(path)).resolve() == Path(path):
+            raise UserError(f"{path}: the result would overwrite the scan itself. Give another --output_dir.")
