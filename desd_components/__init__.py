@@ -4,10 +4,21 @@ Method: Ye, Zhang, Chen, Xia, "DeSD: Self-Supervised Learning with Deep Self-Dis
 Segmentation", MICCAI 2022. This is an independent implementation, written from the published description.
 """
 
+from .cache import VolumeCache
+from .checks import check_records, require_writable
+from .data import (
+    ContextDataset,
+    EpochSampler,
+    PreprocessedDataset,
+    SampleKey,
+    collate_contexts,
+)
 from .encoder import ResNet3DEncoder, pooled_stages, refuse_small_maps, shape_table
 from .errors import UserError, plain_errors
+from .labelled import LabelledData, find_labelled, with_background
 from .loss import DeepSelfDistillationLoss, DistillationOutput
 from .network import DeepSelfDistillationNetwork, ProjectionHead
+from .scans import find_scans, records_hash
 from .schedules import CosineSchedule
 from .views import MultiViews, PrepareViews, ViewGeometry, ViewRecipe
 from .weights import encoder_from, load_weights, read_manifest, save_weights

@@ -1,0 +1,365 @@
+"""Datasets that read only what a sample needs, and the sampler that names the samples.
+
+`ContextDataset` gives pre-training its shared context (method: Ye et al., "DeSD", MICCAI 2022; slabs, trimming and
+context as in the authors' script); `PreprocessedDataset` gives fine-tuning its volumes and labels. Differs from stock
+datasets: every draw is a function of (seed, epoch, index), so that workers, processes and resuming need no generator
+state, and volumes are memory-mapped. Ours, too: the last slab of a volume ends with it, so that no slice is left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose
+from torch.utils.data import Dataset, DistributedSampler
+
+from .cache import VolumeCache, distributed, is_label, open_array, read_meta
+from .errors import UserError
+from .scans import Record
+
+logger = logging.getLogger(__name__)
+
+# One seed feeds several draws; a stream each keeps them apart.
+_ORDER_STREAM, _CONTEXT_STREAM, _AUGMENTATION_STREAM = 0x0D1, 0xC0D, 0xA06
+
+
+class SampleKey(NamedTuple):
+    """What a sample's draws are keyed by, beside the seed: the epoch (from 1, as Ignite counts) and the index."""
+
+    epoch: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a key
+
+
+def key_of(key: SampleKey | int | Sequence[int]) -> SampleKey:
+    """A key as datasets are given it; a plain index means epoch 0."""
+    return SampleKey(int(key[0]), int(key[1])) if isinstance(key, Sequence) else SampleKey(0, int(key))
+
+
+def generator(seed: int, stream: int, epoch: int, index: int = 0) -> np.random.Generator:
+    """A fresh generator that is a function of its arguments only."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, stream, epoch, index])))
+
+
+class EpochSampler(DistributedSampler):
+    """Yield a `SampleKey` per sample; the same global batches however many processes share them.
+
+    The order is a function of (seed, epoch). Rank r of w takes the positions r, r + w, ...: a global batch of one
+    process with 2B samples holds the same samples as that of two with B. The incomplete last global batch is dropped.
+    It is a ``DistributedSampler`` because MONAI's trainer then calls ``set_epoch``; no process group is needed.
+
+    Args:
+        dataset: anything with a length.
+        batch_size: samples of a batch on one process, as the loader's.
+        seed: of the order.
+        shuffle: otherwise the order is that of the dataset.
+        num_replicas, rank: processes and this one's number; None asks the process group, or means one process.
+
+    Raises:
+        UserError: when the dataset is smaller than a global batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        if num_replicas is None:
+            num_replicas = torch.distributed.get_world_size() if distributed() else 1
+        if rank is None:
+            rank = torch.distributed.get_rank() if distributed() else 0
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed, drop_last=True)
+        self.batch_size = int(batch_size)
+        global_batch = self.batch_size * num_replicas
+        if self.batch_size < 1 or len(dataset) < global_batch:
+            raise UserError(
+                f"a step takes {global_batch} samples (batch_size {batch_size} on {num_replicas} processes), but an "
+                f"epoch has {len(dataset)}: lower `batch_size`, or raise `samples_per_volume`."
+            )
+        self.batches = len(dataset) // global_batch
+        self.num_samples, self.total_size = self.batches * self.batch_size, self.batches * global_batch
+        self._length, self._skipped = len(dataset), 0
+
+    def skip(self, batches: int) -> None:
+        """Leave out the first batches of the next pass only: those that a resumed epoch has already seen."""
+        self._skipped = int(batches)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The sample indices of an epoch over all processes, in order, without the incomplete last batch."""
+        count = self._length
+        everything = generator(self.seed, _ORDER_STREAM, epoch).permutation(count) if self.shuffle else np.arange(count)
+        return everything[: self.total_size]
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        epoch, skipped = self.epoch, self._skipped * self.batch_size
+        self._skipped = 0
+        for index in self.order(epoch)[self.rank :: self.num_replicas][skipped:].tolist():
+            yield SampleKey(epoch, index)
+
+
+def collate_contexts(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Stack context boxes of unequal size, padded with zeros at the far end.
+
+    Returns:
+        ``image`` (B, C, X, Y, Z) float32 with the batch's largest X, Y, Z; ``context_size`` (B, 3) int64, the true
+        sizes in voxels; ``index``, ``epoch``, ``volume`` (B,) int64.
+    """
+    sizes = torch.stack([sample["context_size"] for sample in samples])
+    images = [sample["image"] for sample in samples]
+    batch = images[0].new_zeros(len(images), images[0].shape[0], *sizes.amax(dim=0).tolist())
+    for row, image in zip(batch, images, strict=True):
+        row[:, : image.shape[1], : image.shape[2], : image.shape[3]] = image
+    numbers = {name: torch.tensor([sample[name] for sample in samples]) for name in ("index", "epoch", "volume")}
+    return {"image": batch, "context_size": sizes, **numbers}
+
+
+def as_records(data: Sequence[Record | str]) -> list[Record]:
+    """Records from records or plain paths, as consumers put either into ``dataset#data``."""
+    return [dict(item) if isinstance(item, Mapping) else {"image": str(item)} for item in data]
+
+
+def slab_starts(depth: int, slab_depth: int | None, slab_stride: int | None) -> list[int]:
+    """First slices of the slabs of a volume of ``depth`` slices; one slab where it is not deeper than that."""
+    if slab_depth is None or depth <= slab_depth:
+        return [0]
+    last = depth - slab_depth
+    starts = list(range(0, last + 1, slab_stride or slab_depth))
+    return starts if starts[-1] == last else [*starts, last]
+
+
+def axis_scales(context_scale: Any) -> tuple[tuple[float, float] | None, ...]:
+    """Per axis the (low, high) of the context's size in views, or None for the whole extent.
+
+    Args:
+        context_scale: one pair for all axes, or three entries, each a pair or None.
+
+    Raises:
+        UserError: when it is neither, or a pair is not 1 <= low <= high.
+    """
+    entries = list(context_scale) if isinstance(context_scale, Sequence) else []
+    if len(entries) == 2 and all(isinstance(entry, int | float) for entry in entries):
+        entries = [entries] * 3
+    scales = [None if entry is None else tuple(map(float, entry)) for entry in entries]
+    if len(scales) != 3 or any(scale and not (len(scale) == 2 and 1 <= scale[0] <= scale[1]) for scale in scales):
+        raise UserError(
+            f"context_scale is {context_scale}: give [low, high], or one such pair or null per axis (x, y, z), with "
+            "1 <= low <= high, for instance [[1.4, 1.8], [1.4, 1.8], null]."
+        )
+    return tuple(scales)  # type: ignore[arg-type]
+
+
+class ContextDataset(Dataset):
+    """Context boxes for pre-training, each read from the memory map of a volume that was preprocessed once.
+
+    An item is a slab of a volume; its context is drawn anew in every epoch. ``dataset[key]`` takes a `SampleKey` or an
+    index and gives ``image`` float32 (C, X, Y, Z), ``context_size`` int64 (3,) in voxels, ``index``, ``epoch`` and
+    ``volume`` (the position in ``data``).
+
+    Args:
+        data: records ``{"image": path or [path per channel]}``, or paths.
+        transform: stock deterministic MONAI transforms that begin with ``LoadImaged``.
+        cache_dir: where preprocessed volumes are kept.
+        view_size: voxels (x, y, z) of a global view.
+        context_scale: per axis the range of context size / view size, or null for the whole extent; a pair for all.
+        slab_depth: slices of a slab; None takes whole volumes.
+        slab_stride: slices between the starts of two slabs; None means ``slab_depth``.
+        trim_wider_than: slices wider than that (voxels) lose their in-plane borders; None never trims.
+        trim_fraction: of the width, taken off each in-plane border.
+        samples_per_volume: items per slab and epoch, each with a draw of its own.
+        num_workers: threads for the preprocessing.
+        seed: of all draws.
+        in_channels: channels of a volume.
+        cache_dtype: "float32" or "float16".
+
+    Raises:
+        UserError: when a setting or a record cannot be used.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Record | str],
+        transform: Any,
+        cache_dir: str | Path,
+        view_size: Sequence[int],
+        context_scale: Any,
+        slab_depth: int | None = None,
+        slab_stride: int | None = None,
+        trim_wider_than: int | None = None,
+        trim_fraction: float = 0.1,
+        samples_per_volume: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        in_channels: int = 1,
+        cache_dtype: str = "float32",
+    ) -> None:
+        self.view_size = tuple(int(size) for size in view_size)
+        self.context_scale = axis_scales(context_scale)
+        if (
+            len(self.view_size) != 3
+            or min(self.view_size) < 1
+            or samples_per_volume < 1
+            or not 0 <= trim_fraction < 0.5
+        ):
+            raise UserError(
+                f"view_size {list(view_size)} must be three positive sizes, samples_per_volume {samples_per_volume} at "
+                f"least 1, and trim_fraction {trim_fraction} from 0 to below 0.5."
+            )
+        if (slab_depth is not None and slab_depth < 1) or (slab_stride is not None and slab_stride < 1):
+            raise UserError(f"slab_depth {slab_depth} and slab_stride {slab_stride} must be at least 1 slice, or null.")
+        self.data = as_records(data)
+        self.samples_per_volume, self.seed = samples_per_volume, seed
+        cache = VolumeCache(transform, cache_dir, ("image",), cache_dtype, in_channels)
+        self.folders = [str(folder) for folder in cache.prepare(self.data, num_workers)]
+        shapes = [read_meta(folder)["image"]["shape"][1:] for folder in self.folders]
+        self.slabs = self._slab_table(shapes, slab_depth, slab_stride, trim_wider_than, trim_fraction)
+        logger.info(self.describe())
+
+    @staticmethod
+    def _slab_table(
+        shapes: Sequence[Sequence[int]], depth: int | None, stride: int | None, wide: int | None, fraction: float
+    ) -> np.ndarray:
+        """One row per slab: volume, first voxel (x, y, z), extent (x, y, z); int32, so that 100,000 slabs take 3 MB."""
+        rows = []
+        for volume, (x, y, z) in enumerate(shapes):
+            trimmed = wide is not None and max(x, y) > wide
+            left, top = (int(fraction * size) if trimmed else 0 for size in (x, y))
+            thick = z if depth is None else min(depth, z)
+            rows += [
+                (volume, left, top, start, x - 2 * left, y - 2 * top, thick) for start in slab_starts(z, depth, stride)
+            ]
+        return np.array(rows, dtype=np.int32)
+
+    def describe(self) -> str:
+        """One line for the log."""
+        return f"{len(self.folders)} volumes, {len(self.slabs)} slabs, {len(self)} samples an epoch"
+
+    def __len__(self) -> int:
+        return len(self.slabs) * self.samples_per_volume
+
+    def box(self, key: SampleKey | int) -> tuple[int, tuple[slice, slice, slice]]:
+        """The volume and the context box of a sample, in voxels of that volume."""
+        epoch, index = key_of(key)
+        volume, *place = self.slabs[index % len(self.slabs)].tolist()
+        draws = generator(self.seed, _CONTEXT_STREAM, epoch, index)
+        axes = []
+        for first, extent, view, scale in zip(place[:3], place[3:], self.view_size, self.context_scale, strict=True):
+            # Both draws are made for every axis, so that one axis' setting does not shift the draws of the next.
+            factor, position = draws.random(), draws.random()
+            size = context_length(extent, view, scale, factor)
+            start = first + min(int(position * (extent - size + 1)), extent - size)
+            axes.append(slice(start, start + size))
+        return volume, (axes[0], axes[1], axes[2])
+
+    def __getitem__(self, key: SampleKey | int) -> dict[str, Any]:
+        epoch, index = key_of(key)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        index %= len(self)
+        volume, box = self.box(SampleKey(epoch, index))
+        image = torch.from_numpy(open_array(self.folders[volume], "image")[(slice(None), *box)].astype(np.float32))
+        size = torch.tensor(image.shape[1:])
+        return {"image": image, "context_size": size, "index": index, "epoch": epoch, "volume": volume}
+
+
+def context_length(extent: int, view: int, scale: tuple[float, float] | None, draw: float) -> int:
+    """Voxels of the context along one axis.
+
+    Args:
+        extent: of the slab.
+        view: of the global view.
+        scale: range of context / view, or None for the whole extent.
+        draw: uniform in [0, 1).
+
+    Returns:
+        ``scale`` views; one view where the slab is too small for that; the extent where it is smaller than the view.
+    """
+    if scale is None or view >= extent:
+        return extent
+    size = round((scale[0] + (scale[1] - scale[0]) * draw) * view)
+    return size if size <= extent else view
+
+
+class PreprocessedDataset(Dataset):
+    """Preprocessed volumes and labels for fine-tuning, with random transforms keyed by (seed, epoch, index).
+
+    ``dataset[key]`` takes a `SampleKey` or an index and gives what ``augmentation`` makes of ``{"image": MetaTensor
+    float32 (C, X, Y, Z), "label": MetaTensor (1, X, Y, Z) whole numbers}``, with the affine of the preprocessed grid.
+    Both lie on a memory map: a transform that crops reads the voxels of its crop. ``Invertd`` finds no record of the
+    preprocessing in them: what is to be written back on the scan's own grid takes a stock dataset.
+
+    Args:
+        data: records ``{"image": ..., "label": ...}``.
+        transform: stock deterministic MONAI transforms that begin with ``LoadImaged``; done once, cached.
+        augmentation: stock MONAI transforms done per sample, random ones included: a Compose, a list, or None.
+        cache_dir: where preprocessed volumes are kept.
+        keys: the entries to keep.
+        samples_per_volume: items per volume and epoch, each with a draw of its own.
+        num_workers: threads for the preprocessing.
+        seed: of all draws.
+        in_channels: channels of an image.
+        class_count: classes with the background; None leaves label values unchecked.
+        cache_dtype: "float32" or "float16".
+
+    Raises:
+        UserError: when a setting or a record cannot be used.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Record],
+        transform: Any,
+        cache_dir: str | Path,
+        augmentation: Any = None,
+        keys: Sequence[str] = ("image", "label"),
+        samples_per_volume: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        in_channels: int = 1,
+        class_count: int | None = None,
+        cache_dtype: str = "float32",
+    ) -> None:
+        if samples_per_volume < 1:
+            raise UserError(f"samples_per_volume is {samples_per_volume}: give at least 1.")
+        self.data, self.keys = as_records(data), tuple(keys)
+        self.samples_per_volume, self.seed = samples_per_volume, seed
+        steps = augmentation if isinstance(augmentation, list | tuple | Compose) else [augmentation]
+        self.augmentation = steps if isinstance(steps, Compose) else Compose([step for step in steps if step])
+        cache = VolumeCache(transform, cache_dir, keys, cache_dtype, in_channels, class_count)
+        self.folders = [str(folder) for folder in cache.prepare(self.data, num_workers)]
+        logger.info("%d volumes, %d samples an epoch", len(self.folders), len(self))
+
+    def __len__(self) -> int:
+        return len(self.folders) * self.samples_per_volume
+
+    def __getitem__(self, key: SampleKey | int) -> Any:
+        epoch, index = key_of(key)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        index %= len(self)
+        sample = self._load(self.folders[index % len(self.folders)])
+        state = generator(self.seed, _AUGMENTATION_STREAM, epoch, index).integers(2**32, dtype=np.uint32)
+        self.augmentation.set_random_state(seed=int(state))
+        return self.augmentation(sample)
+
+    def _load(self, folder: str) -> dict[str, MetaTensor]:
+        meta = read_meta(folder)
+        sample = {}
+        for key in self.keys:
+            # Copy-on-write: a transform that works in place changes its own pages, never the file.
+            array = open_array(folder, key, mode="c")
+            if not is_label(key):
+                array = array.astype(np.float32, copy=False)
+            known = meta[key]
+            affine = torch.tensor(known.get("affine", np.eye(4).tolist()), dtype=torch.float64)
+            name = known["source"][0]
+            sample[key] = MetaTensor(torch.from_numpy(array), affine=affine, meta={"filename_or_obj": name})
+        return sample

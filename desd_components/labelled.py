@@ -1,0 +1,293 @@
+"""Labelled scans for fine-tuning: pairs of image and label, their classes, and who trains, validates and tests.
+
+Taken are a Medical Segmentation Decathlon folder, ``imagesTr``/``labelsTr`` or ``images``/``labels`` with equal names,
+and a data list. Whatever was decided (the seeded split, the label subset) can be written down and handed back as a
+split file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import UserError
+from .scans import (
+    Record,
+    case_ids,
+    data_list_sections,
+    existing,
+    first_names,
+    group_channels,
+    is_decathlon,
+    nifti_files,
+    present,
+    read_json,
+    read_split,
+    record_files,
+    records_hash,
+    select_cases,
+    stem,
+)
+
+logger = logging.getLogger(__name__)
+
+FOLDER_PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"))
+_SPLIT_STREAM, _SUBSET_STREAM = 0x5B17, 0x5B5E  # two draws of one seed must not be the same draw
+
+
+@dataclass
+class LabelledData:
+    """Labelled records by use, and their classes.
+
+    Attributes:
+        class_names: names by label value; index 0 is ``background``.
+        training, validation, test: records ``{"image": ..., "label": ...}``; ``test`` may be empty.
+        origin: how the sections came about, in words.
+    """
+
+    class_names: list[str]
+    training: list[Record]
+    validation: list[Record]
+    test: list[Record] = field(default_factory=list)
+    origin: str = ""
+
+    @property
+    def sections(self) -> dict[str, list[Record]]:
+        """The records under the names that a split file uses."""
+        return {"train": self.training, "validation": self.validation, "test": self.test}
+
+    @property
+    def records_hash(self) -> str:
+        """SHA-256 over section, names and sizes of all files."""
+        return records_hash(self.sections)
+
+    def record(self) -> dict[str, Any]:
+        """What a run writes down: classes, case ids by section, origin and hash; usable again as a split file."""
+        cases = {name: [case_ids(record)[0] for record in part] for name, part in self.sections.items()}
+        return {
+            **cases,
+            "class_names": self.class_names,
+            "origin": self.origin,
+            "records_hash": self.records_hash,
+        }
+
+    def write_split(self, path: str | Path) -> None:
+        """Write `record` as JSON; the file serves as ``data_split`` of a later run."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps(self.record(), indent=1) + "\n", encoding="utf-8")
+
+    def summary(self) -> str:
+        """One line for the log."""
+        counts = ", ".join(f"{len(part)} {name}" for name, part in self.sections.items())
+        return f"{counts} ({self.origin}); classes: {', '.join(self.class_names)}"
+
+
+def with_background(class_names: Any, source: str = "class_names") -> list[str]:
+    """Class names by label value, background first, from what people write.
+
+    Args:
+        class_names: a list or a comma-separated string, with or without ``background`` in front; a dictionary
+            ``{"0": "background", ...}`` or ``{"background": 0, ...}``; or the number of classes beside the background.
+        source: named in the error.
+
+    Raises:
+        UserError: when the names are neither, are not distinct, or label values are not whole numbers from 0.
+    """
+    if isinstance(class_names, dict):
+        names = _names_from_dictionary(class_names, source)
+    elif isinstance(class_names, int) and not isinstance(class_names, bool) and class_names > 0:
+        names = [f"class_{value}" for value in range(1, class_names + 1)]
+    elif isinstance(class_names, str):
+        names = [name.strip() for name in class_names.split(",") if name.strip()]
+    elif isinstance(class_names, list | tuple) and all(isinstance(name, str) for name in class_names):
+        names = [name.strip() for name in class_names]
+    else:
+        raise UserError(f"{source} is {class_names!r}: give a list such as \"['liver','tumour']\".")
+    if not names or names[0].lower() != "background":
+        names = ["background", *names]
+    lowered = [name.lower() for name in names]
+    if len(set(lowered)) < len(names) or len(names) < 2:
+        raise UserError(f"{source}: {names} must be distinct, with at least one class beside the background: rename.")
+    return names
+
+
+def _names_from_dictionary(labels: dict[Any, Any], source: str) -> list[str]:
+    """Names by value; a value that nobody names between two that are named is called ``class_<value>``."""
+    try:
+        by_value = {int(key): str(value) for key, value in labels.items()}
+    except ValueError:
+        try:
+            by_value = {int(value): str(key) for key, value in labels.items()}
+        except (TypeError, ValueError):
+            by_value = {}
+    if not by_value or min(by_value) < 0 or len(by_value) < len(labels) or max(by_value) > 10000:
+        raise UserError(
+            f'{source}: the labels {labels} are not of the form {{"0": "background", "1": "liver"}}: mend them, or '
+            "name the classes with `--class_names \"['liver','tumour']\"`."
+        )
+    by_value[0] = "background"
+    return [by_value.get(value, f"class_{value}") for value in range(max(by_value) + 1)]
+
+
+def find_labelled(
+    dataset_dir: str | Path,
+    class_names: Any = None,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    data_split: str | Path | None = None,
+    num_labels: int | None = None,
+    in_channels: int = 1,
+    base_dir: str | Path | None = None,
+) -> LabelledData:
+    """Labelled records for training, validation and test, with their classes.
+
+    Args:
+        dataset_dir: a Medical Segmentation Decathlon folder, a folder with ``imagesTr``/``labelsTr`` or
+            ``images``/``labels`` (equal names, or images ``case_0000`` beside a label ``case``), or a data list.
+        class_names: see `with_background`; needed where no ``dataset.json`` names the labels, and wins over it.
+        val_fraction: share of the training records drawn for validation where neither the list nor the split has any.
+        seed: of that draw and of the label subset.
+        data_split: JSON with case ids under ``train``, ``validation``, ``test``; cases in none of them are not used.
+        num_labels: train on that many records only; the subset of 8 contains that of 4 with the same seed.
+        in_channels: channels of an image.
+        base_dir: what the paths of a data list are relative to; None means the list's own folder.
+
+    Raises:
+        UserError: when the folder has none of these forms, no pair is complete, or the classes are not known.
+    """
+    path = existing(dataset_dir)
+    sections, labels = _labelled_sections(path, in_channels, base_dir)
+    names = _class_names(class_names, labels, path)
+    if not any(sections.values()):
+        raise UserError(f"{path}: no image has a label: fine-tuning needs pairs of equal names, or a data-list JSON.")
+    origin = "sections of the data"
+    if data_split is not None:
+        split = read_split(data_split, path if path.is_dir() else path.parent)
+        everything = [record for part in sections.values() for record in part]
+        sections = {name: select_cases(everything, cases, str(data_split)) for name, cases in split.items() if cases}
+        origin = f"split file {Path(data_split).name}"
+    training, validation = sections.get("train", []), sections.get("validation", [])
+    if not training:
+        raise UserError(f"{path}: no labelled scan to train on ({origin}): add some under training.")
+    if not validation and val_fraction > 0:
+        training, validation = _seeded_split(training, val_fraction, seed)
+        origin += f", validation drawn with val_fraction={val_fraction}, seed={seed}"
+    if num_labels is not None:
+        training = label_subset(training, num_labels, seed)
+        origin += f", {num_labels} training labels drawn with seed={seed}"
+    data = LabelledData(names, training, validation, sections.get("test", []), origin)
+    logger.info("%s: %s", path, data.summary())
+    return data
+
+
+def label_subset(records: Sequence[Record], num_labels: int, seed: int) -> list[Record]:
+    """The first ``num_labels`` of one seeded order of the records, so that subsets of one seed are nested.
+
+    Raises:
+        UserError: when there are fewer records.
+    """
+    if not 1 <= num_labels <= len(records):
+        raise UserError(
+            f"num_labels is {num_labels}, but there are {len(records)} labelled scans to train on: give a number "
+            f"from 1 to {len(records)}."
+        )
+    return [_by_name(records)[position] for position in _order(len(records), seed, _SUBSET_STREAM)[:num_labels]]
+
+
+def _by_name(records: Sequence[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: record_files(record))
+
+
+def _order(count: int, seed: int, stream: int) -> list[int]:
+    return np.random.default_rng([seed, stream]).permutation(count).tolist()
+
+
+def _seeded_split(records: Sequence[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """Training and validation records; one record alone serves as both, which the log says."""
+    if not 0 < fraction < 1:
+        raise UserError(f"val_fraction is {fraction}: give a share between 0 and 1, for instance 0.2.")
+    if len(records) == 1:
+        logger.warning("only one labelled scan: it is trained on and validated on, so that validation shows no skill")
+        return list(records), list(records)
+    ordered = _by_name(records)
+    count = min(max(round(fraction * len(ordered)), 1), len(ordered) - 1)
+    chosen = set(_order(len(ordered), seed, _SPLIT_STREAM)[:count])
+    training = [record for position, record in enumerate(ordered) if position not in chosen]
+    return training, [ordered[position] for position in sorted(chosen)]
+
+
+def _labelled_sections(
+    path: Path, in_channels: int, base_dir: str | Path | None
+) -> tuple[dict[str, list[Record]], dict[Any, Any] | None]:
+    """Labelled records by section, and the labels that a ``dataset.json`` or the list itself names."""
+    if path.is_file():
+        if path.suffix != ".json":
+            raise UserError(f"{path}: is one file: give a folder of pairs, or a data-list JSON.")
+        return _labelled_only(data_list_sections(path, base_dir), path), read_json(path).get("labels")
+    if is_decathlon(path):
+        source = path / "dataset.json"
+        sections = {name: present(records, source) for name, records in data_list_sections(source).items()}
+        return _labelled_only(sections, source), read_json(source).get("labels")
+    labels = read_json(path / "dataset.json") if (path / "dataset.json").is_file() else {}
+    sections = {"train": _pairs_in_folder(path, in_channels)}
+    return sections, labels.get("labels") if isinstance(labels, dict) else None
+
+
+def _labelled_only(sections: dict[str, list[Record]], source: Path) -> dict[str, list[Record]]:
+    unlabelled = [record for name, part in sections.items() for record in part if "label" not in record]
+    if unlabelled:
+        files = first_names(record_files(record)[0] for record in unlabelled)
+        logger.warning("%s: %d images without a label left out: %s", source, len(unlabelled), files)
+    return {name: [record for record in part if "label" in record] for name, part in sections.items()}
+
+
+def _pairs_in_folder(folder: Path, in_channels: int) -> list[Record]:
+    pair = next((pair for pair in FOLDER_PAIRS if all((folder / name).is_dir() for name in pair)), None)
+    if pair is None:
+        raise UserError(
+            f"{folder}: has neither dataset.json, nor imagesTr and labelsTr, nor images and labels: rename the "
+            'folders, or give the path of a data list: {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}.'
+        )
+    images = {}
+    for record in group_channels(nifti_files(folder / pair[0]), in_channels):
+        images[_pair_name(record, folder / pair[0], in_channels)] = record
+    labels = {_relative_stem(path, folder / pair[1]): path for path in nifti_files(folder / pair[1])}
+    # nnU-Net writes one channel, too, as case_0000 beside the label case
+    for name in [name for name in images if name not in labels and name.endswith("_0000")]:
+        images[name.removesuffix("_0000")] = images.pop(name)
+    lonely_images = [record_files(images[name])[0] for name in images if name not in labels]
+    lonely_labels = [labels[name] for name in labels if name not in images]
+    if lonely_images:
+        count, names = len(lonely_images), first_names(lonely_images)
+        logger.warning("%s: %d images without a label left out: %s", folder, count, names)
+    if lonely_labels:
+        count, names = len(lonely_labels), first_names(lonely_labels)
+        logger.warning("%s: %d labels without an image left out: %s", folder, count, names)
+    return [{**images[name], "label": str(labels[name])} for name in sorted(images) if name in labels]
+
+
+def _pair_name(record: Record, root: Path, in_channels: int) -> str:
+    files = record_files(record)
+    name = _relative_stem(Path(files[0]), root)
+    return name[:-5] if len(files) > 1 else name  # case_0000, case_0001, ... are called case
+
+
+def _relative_stem(path: Path, root: Path) -> str:
+    return str(path.relative_to(root).parent / stem(path))
+
+
+def _class_names(asked: Any, labels: dict[Any, Any] | None, path: Path) -> list[str]:
+    if asked is not None:
+        return with_background(asked)
+    if labels:
+        return with_background(labels, f"{path}, labels")
+    raise UserError(
+        f'{path}: nothing names the classes (no dataset.json with "labels"): add '
+        "`--class_names \"['liver','tumour']\"`, in the order of the label values 1, 2, ..."
+    )

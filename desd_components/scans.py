@@ -1,0 +1,314 @@
+"""Finding scans: a folder, a Medical Segmentation Decathlon folder or a data list becomes records ``{"image": ...}``.
+
+A record is what MONAI's dictionary transforms take: ``{"image": path or [path per channel], "label": path}``. Data
+lists have MONAI's form (sections ``training``, ``validation``, ``test``; paths relative to the list's folder). Differs
+from ``monai.data.load_decathlon_datalist``: all sections are read at once, a test section may hold plain strings or
+dictionaries, and a recursive search leaves out label folders, masks and the ``._*`` files that macOS leaves behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]  # {"image": path or list of paths, one per channel[, "label": path]}
+
+SUFFIXES = (".nii", ".nii.gz")
+SECTION_NAMES = {"train": "train", "training": "train", "validation": "validation", "val": "validation", "test": "test"}
+_LABEL_WORD = r"(gm|wm|sc|lesion)?(seg|segs|segmentation|segmentations|label|labels|labelmap|mask|masks|gt)\d*"
+_LABEL_FOLDER = re.compile(rf"({_LABEL_WORD}|labels?t[rs]|annotations?|ground[_-]?truth)", re.IGNORECASE)
+_LABEL_TOKEN = re.compile(_LABEL_WORD, re.IGNORECASE)
+_CHANNEL_SUFFIX = re.compile(r"_\d{4}$")  # nnU-Net's file names: case_0000, case_0001, ... one file per channel
+
+
+def stem(path: str | Path) -> str:
+    """File name without ``.nii`` or ``.nii.gz``."""
+    return re.sub(r"\.nii(\.gz)?$", "", Path(path).name)
+
+
+def record_files(record: Record, keys: Sequence[str] = ("image", "label")) -> list[str]:
+    """All files of a record, in the order of ``keys``; an image of several files gives several."""
+    files: list[str] = []
+    for key in keys:
+        entry = record.get(key)
+        if entry is not None:
+            files.extend(str(file) for file in (entry if isinstance(entry, list | tuple) else [entry]))
+    return files
+
+
+def case_ids(record: Record) -> list[str]:
+    """The names under which a split file may list a record, the likeliest first."""
+    first = Path(record_files(record, ("image",))[0])
+    names = [stem(first), _CHANNEL_SUFFIX.sub("", stem(first)), f"{first.parent.name}/{stem(first)}", first.parent.name]
+    if "label" in record:
+        names.insert(0, stem(record["label"]))
+    return list(dict.fromkeys(names))
+
+
+def is_mask(path: Path, root: Path) -> bool:
+    """Whether a file below ``root`` is a label by its name (``x_seg.nii.gz``) or by a folder's (``labelsTr``)."""
+    relative = path.relative_to(root)
+    if any(_LABEL_FOLDER.fullmatch(folder) for folder in relative.parts[:-1]):
+        return True
+    return any(_LABEL_TOKEN.fullmatch(token) for token in re.split(r"[_\-. ]", stem(path)))
+
+
+def nifti_files(folder: Path) -> list[Path]:
+    """All ``.nii`` and ``.nii.gz`` files below a folder, sorted; hidden files and folders (``._*``) are ignored."""
+    found = []
+    for directory, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(directory, name) for name in files if name.endswith(SUFFIXES) and not name.startswith(".")]
+    return sorted(found)
+
+
+def existing(dataset_dir: str | Path) -> Path:
+    """The resolved ``dataset_dir``, which may be a folder or a file.
+
+    Raises:
+        UserError: when nothing is there.
+    """
+    if not str(dataset_dir).strip():
+        raise UserError("dataset_dir is empty: give a folder of scans, or a data-list JSON, with `--dataset_dir DIR`.")
+    path = Path(dataset_dir).expanduser().resolve()
+    if not path.exists():
+        raise UserError(
+            f"dataset_dir {str(dataset_dir)!r} does not exist (looked at {path}): give a folder of .nii or .nii.gz "
+            "files, a Medical Segmentation Decathlon folder, or a data-list JSON, with `--dataset_dir DIR`."
+        )
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: when it cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}): mend the file or give another one.") from error
+
+
+def entry_record(entry: Any, base: Path, source: Path) -> Record:
+    """One entry of a data list (a path, or a dictionary with ``image`` and perhaps ``label``) with resolved paths.
+
+    Raises:
+        UserError: when the entry has no image.
+    """
+    fields = entry if isinstance(entry, dict) else {"image": entry}
+    image, label = fields.get("image"), fields.get("label")
+    if not image or not isinstance(image, str | list) or isinstance(label, list | dict):
+        raise UserError(
+            f'{source}: the entry {json.dumps(entry)[:120]} is not of the form {{"image": path or [path per channel], '
+            '"label": path}: mend it.'
+        )
+    files = [str((base / file).resolve()) for file in (image if isinstance(image, list) else [image])]
+    record: Record = {"image": files if isinstance(image, list) and len(files) > 1 else files[0]}
+    if label:
+        record["label"] = str((base / label).resolve())
+    return record
+
+
+def data_list_sections(path: Path, base_dir: str | Path | None = None) -> dict[str, list[Record]]:
+    """The records of a data list by section: ``train``, ``validation``, ``test``; paths are resolved, not looked up."""
+    content = read_json(path)
+    base = Path(base_dir).expanduser().resolve() if base_dir else path.parent
+    sections: dict[str, list[Record]] = {}
+    if isinstance(content, dict):
+        for name, entries in content.items():
+            section = SECTION_NAMES.get(name)
+            if section and isinstance(entries, list):
+                sections.setdefault(section, []).extend(entry_record(entry, base, path) for entry in entries)
+    if not any(sections.values()):
+        raise UserError(
+            f'{path}: has no list of scans: write {{"training": [{{"image": "a.nii.gz", "label": "a_seg.nii.gz"}}], '
+            '"validation": [...]}, with paths relative to the file.'
+        )
+    return sections
+
+
+def is_decathlon(folder: Path) -> bool:
+    """Whether the folder's ``dataset.json`` lists the scans (nnU-Net's files of that name do not)."""
+    path = folder / "dataset.json"
+    if not path.is_file():
+        return False
+    content = read_json(path)
+    return isinstance(content, dict) and any(
+        isinstance(content.get(name), list) and content[name] for name in SECTION_NAMES
+    )
+
+
+def first_names(paths: Iterable[str | Path], count: int = 3) -> str:
+    """The first few file names, for a message."""
+    names = [Path(path).name for path in paths]
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def present(records: list[Record], source: Path) -> list[Record]:
+    """The records whose files exist; those left out are counted in the log (a Decathlon folder may come in part)."""
+    absent = [file for record in records for file in record_files(record) if not os.path.exists(file)]
+    if absent:
+        logger.warning("%s lists %d files that do not exist; left out: %s", source, len(absent), first_names(absent))
+    return [record for record in records if all(os.path.exists(file) for file in record_files(record))]
+
+
+def group_channels(images: Sequence[Path], in_channels: int) -> list[Record]:
+    """Records of files; for several channels, nnU-Net's ``case_0000, case_0001, ...`` become one record."""
+    if in_channels == 1:
+        return [{"image": str(path)} for path in images]
+    cases: dict[tuple[Path, str], list[str]] = {}
+    for path in images:
+        cases.setdefault((path.parent, _CHANNEL_SUFFIX.sub("", stem(path))), []).append(str(path))
+    return [{"image": files if len(files) > 1 else files[0]} for files in cases.values()]
+
+
+def _scans_in_folder(folder: Path, in_channels: int) -> list[Record]:
+    files = nifti_files(folder)
+    masks = [path for path in files if is_mask(path, folder)]
+    left = set(masks)
+    images = [path for path in files if path not in left]
+    if masks:
+        logger.info(
+            "%s: %d label or mask files left out of %d (%s)", folder, len(masks), len(files), first_names(masks)
+        )
+    if not images:
+        looks = next((path for path in folder.rglob("*") if path.suffix.lower() in (".dcm", ".ima")), None)
+        hint = " It holds DICOM files: convert each series to NIfTI first, for instance with dcm2niix." if looks else ""
+        found = f"all {len(masks)} NIfTI files in it are labels or masks by their names" if masks else "no such file"
+        raise UserError(
+            f"{folder}: no scan found ({found}): dataset_dir is searched recursively for .nii and .nii.gz.{hint}"
+        )
+    return group_channels(images, in_channels)
+
+
+def read_split(data_split: str | Path, folder: Path) -> dict[str, list[str]]:
+    """The lists of case ids in a split file, under ``train``, ``validation`` and ``test``.
+
+    Args:
+        data_split: a JSON file, relative to the working directory or to ``folder``.
+        folder: where the scans are.
+
+    Raises:
+        UserError: when the file is missing, has no such list, or lists a case in two sections.
+    """
+    asked = Path(data_split).expanduser()
+    path = next((place for place in (asked, folder / asked) if place.is_file()), None)
+    if path is None:
+        raise UserError(f"data_split {str(data_split)!r} does not exist, neither here nor in {folder}: give its path.")
+    content = read_json(path)
+    split: dict[str, list[str]] = {}
+    for name, cases in content.items() if isinstance(content, dict) else ():
+        if name in SECTION_NAMES and isinstance(cases, list):
+            split.setdefault(SECTION_NAMES[name], []).extend(re.sub(r"\.nii(\.gz)?$", "", str(case)) for case in cases)
+    if not split:
+        raise UserError(f'{path}: holds no split: write {{"train": [case ids], "validation": [...], "test": [...]}}.')
+    all_cases = [case for cases in split.values() for case in cases]
+    twice = sorted({case for case in all_cases if all_cases.count(case) > 1})
+    if twice:
+        raise UserError(f"{path}: {len(twice)} cases are listed twice (first: {twice[0]}): keep each in one section.")
+    return split
+
+
+def select_cases(records: Sequence[Record], cases: Sequence[str], source: str) -> list[Record]:
+    """The records that a list of case ids names, in the list's order; ids without a record are counted in the log.
+
+    Raises:
+        UserError: when an id fits several records, or when none of them fits any.
+    """
+    by_name: dict[str, list[Record]] = {}
+    for record in records:
+        for name in case_ids(record):
+            by_name.setdefault(name, []).append(record)
+    crowded = next((case for case in cases if len(by_name.get(case, ())) > 1), None)
+    if crowded is not None:
+        files = first_names((record_files(record)[0] for record in by_name[crowded]), 2)
+        raise UserError(
+            f"{source}: {crowded!r} fits {len(by_name[crowded])} scans ({files}): write folder/name instead."
+        )
+    absent = [case for case in cases if case not in by_name]
+    if cases and len(absent) == len(cases):
+        example = case_ids(records[0])[0] if records else "none"
+        raise UserError(
+            f"{source}: none of its {len(cases)} case ids (first: {cases[0]!r}) names a scan (a scan is called "
+            f"{example!r}): use file names without .nii.gz."
+        )
+    if absent:
+        logger.warning("%s: %d of %d cases have no scan: %s", source, len(absent), len(cases), first_names(absent))
+    return [by_name[case][0] for case in cases if case in by_name]
+
+
+def find_scans(
+    dataset_dir: str | Path,
+    in_channels: int = 1,
+    data_split: str | Path | None = None,
+    sections: Sequence[str] = ("train", "validation"),
+    base_dir: str | Path | None = None,
+) -> list[Record]:
+    """Unlabelled records ``{"image": path or [path per channel]}``, sorted; label files are left out and counted.
+
+    Args:
+        dataset_dir: a folder searched recursively for ``.nii`` and ``.nii.gz``, a Medical Segmentation Decathlon folder
+            (``dataset.json``: the images of all its sections), a data-list JSON, or one scan.
+        in_channels: channels of an image; with several, files named ``case_0000, case_0001, ...`` are one image.
+        data_split: JSON with lists of case ids under ``train``, ``validation``, ``test``; only ``sections`` are taken.
+        sections: the sections of ``data_split`` to take, so that pre-training never sees the test cases.
+        base_dir: what the paths of a data list are relative to; None means the list's own folder.
+
+    Raises:
+        UserError: when ``dataset_dir`` is missing or holds no scan, or when the split does not fit it.
+    """
+    path = existing(dataset_dir)
+    if path.is_file() and path.suffix == ".json":
+        records = _images_of(data_list_sections(path, base_dir))
+    elif path.is_file():
+        records = [{"image": str(path)}]
+    elif is_decathlon(path):
+        listed = _images_of(data_list_sections(path / "dataset.json"))
+        records = present(listed, path / "dataset.json")
+    else:
+        records = _scans_in_folder(path, in_channels)
+    if not records:
+        raise UserError(f"{path}: none of the scans that its dataset.json lists exists: is the folder complete?")
+    if data_split is not None:
+        split = read_split(data_split, path if path.is_dir() else path.parent)
+        wanted = [case for section in sections for case in split.get(SECTION_NAMES.get(section, section), [])]
+        if not wanted:
+            raise UserError(f"{data_split}: no case under {list(sections)}; it has {sorted(split)}: set `sections`.")
+        records = select_cases(records, wanted, str(data_split))
+    records = sorted(records, key=lambda record: record_files(record)[0])
+    logger.info("%s: %d scans", path, len(records))
+    return records
+
+
+def _images_of(sections: dict[str, list[Record]]) -> list[Record]:
+    """The images of all sections, each once: a file may be listed in two sections."""
+    unique = {tuple(record_files(record, ("image",))): record["image"] for part in sections.values() for record in part}
+    return [{"image": image} for image in unique.values()]
+
+
+def records_hash(sections: dict[str, list[Record]]) -> str:
+    """A hash of what a run was given: section, names and sizes of all files; the place of the data does not enter."""
+    everything = [file for records in sections.values() for record in records for file in record_files(record)]
+    root = os.path.commonpath([os.path.dirname(file) for file in everything]) if everything else ""
+    lines = []
+    for section, records in sorted(sections.items()):
+        for record in records:
+            files = [(os.path.relpath(file, root), _size(file)) for file in record_files(record)]
+            lines.append(json.dumps([section, files]))
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def _size(file: str) -> int:
+    return os.path.getsize(file) if os.path.exists(file) else -1
