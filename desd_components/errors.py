@@ -37,5 +37,11 @@ def _print_plainly(kind: type[BaseException], error: BaseException, trace: Trace
 
 
 def plain_errors() -> None:
-    """Print a `UserError` that ends the process as one line; the trace goes to the log at level DEBUG."""
+    """Print a `UserError` that ends the process as one line; the trace goes to the log at level DEBUG.
+
+    Then compare the command line with the configs: see `refuse_unknown_settings`.
+    """
+    from .command_line import refuse_unknown_settings
+
     sys.excepthook = _print_plainly
+    refuse_unknown_settings(sys.argv)

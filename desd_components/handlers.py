@@ -1,0 +1,339 @@
+"""Handlers: when something happens in a run; the objects they hold say what.
+
+Everything that the recipe counts in steps is counted in **optimiser steps**, by the optimiser's own hook: under
+gradient accumulation an engine fires an iteration for every micro-batch, and a skipped step of mixed precision fires
+none here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Events
+from monai.engines.trainer import Trainer
+from monai.engines.utils import IterationEvents
+from monai.engines.workflow import Workflow
+from monai.utils.enums import CommonKeys
+from torch import nn
+from torch.optim import Optimizer
+
+from .errors import UserError
+from .network import DeepSelfDistillationNetwork
+from .weights import save_weights
+
+logger = logging.getLogger(__name__)
+
+Schedule = Callable[[int], float]
+
+
+class ScalarSource(Protocol):
+    """Anything that has figures for the log."""
+
+    def scalars(self) -> dict[str, float]:
+        """Name -> value, as of the last step."""
+
+
+class LearningRateHandler:
+    """Set the learning rate before every optimiser step.
+
+    The rate of a parameter group is ``schedule(step) * group["lr_scale"]``, and 0 while the step is below
+    ``group["frozen_steps"]``; both are optional.
+
+    Args:
+        optimizer: whose groups are set.
+        schedule: optimiser step, counted from 0 -> learning rate.
+    """
+
+    def __init__(self, optimizer: Optimizer, schedule: Schedule) -> None:
+        self.optimizer, self.schedule, self.step = optimizer, schedule, 0
+
+    def attach(self, engine: Workflow) -> None:
+        """Follow the optimiser from the start of the run."""
+        engine.add_event_handler(Events.STARTED, lambda: self._set())
+        self.optimizer.register_step_post_hook(lambda *_: self._advance())
+
+    def _advance(self) -> None:
+        self.step += 1
+        self._set()
+
+    def _set(self) -> None:
+        rate = self.schedule(self.step)
+        for group in self.optimizer.param_groups:
+            frozen = self.step < group.get("frozen_steps", 0)
+            group["lr"] = 0.0 if frozen else rate * group.get("lr_scale", 1.0)
+
+    def scalars(self) -> dict[str, float]:
+        """Steps taken so far, and the rate of the last one."""
+        return {"step": self.step, "learning_rate": self.schedule(max(self.step - 1, 0))}
+
+    def state_dict(self) -> dict[str, int]:
+        """The steps taken so far."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from the steps of `state`."""
+        self.step = state["step"]
+
+
+class TeacherEMAHandler:
+    """Update the teacher after each optimiser step.
+
+    Args:
+        network: the network itself, never its wrapper for several processes.
+        optimizer: whose steps are followed.
+        momentum: optimiser step, counted from 0 -> what the teacher keeps of itself.
+    """
+
+    def __init__(self, network: DeepSelfDistillationNetwork, optimizer: Optimizer, momentum: Schedule) -> None:
+        self.network, self.optimizer, self.momentum, self.step = network, optimizer, momentum, 0
+
+    def attach(self, engine: Workflow) -> None:
+        """Follow the optimiser."""
+        self.optimizer.register_step_post_hook(lambda *_: self())
+
+    def __call__(self) -> None:
+        """Move the teacher once."""
+        self.network.update_teacher(self.momentum(self.step))
+        self.step += 1
+
+    def scalars(self) -> dict[str, float]:
+        """The momentum of the last update."""
+        return {"teacher_momentum": self.momentum(max(self.step - 1, 0))}
+
+    def state_dict(self) -> dict[str, int]:
+        """The updates made so far."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from the updates of `state`."""
+        self.step = state["step"]
+
+
+class FreezePrototypesHandler:
+    """Leave the prototypes untrained for the first epochs.
+
+    Args:
+        network: whose student's prototypes are meant.
+        epochs: epochs without a gradient; 1 in the published recipe, 0 for never.
+    """
+
+    def __init__(self, network: DeepSelfDistillationNetwork, epochs: int = 1) -> None:
+        self.network, self.epochs = network, epochs
+
+    def attach(self, engine: Workflow) -> None:
+        """Act between backward and optimiser step."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Drop the gradients of the prototypes while the run is in its first epochs."""
+        if engine.state.epoch <= self.epochs:
+            for prototypes in self.network.prototypes():
+                # dropped, not zeroed: with zeros, momentum and weight decay would still move the prototypes
+                prototypes.grad = None
+
+
+class FiniteLossHandler:
+    """Stop the run at the first loss that is not finite, before the optimiser can spread it."""
+
+    def attach(self, engine: Workflow) -> None:
+        """Look at every loss."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Raise on a loss that is not finite.
+
+        Raises:
+            UserError: naming the step, and what to try.
+        """
+        loss = engine.state.output[CommonKeys.LOSS]
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"The loss became {loss.item()} in epoch {engine.state.epoch}, iteration {engine.state.iteration}. "
+                "Lower the learning rate, or set amp: false; the run can go on from its last state."
+            )
+
+
+class SaveWeightsHandler:
+    """Write a module's weights and manifest at the end of epochs.
+
+    Args:
+        module: what is saved, e.g. the teacher's encoder.
+        path: the weights file; its manifest lies beside it.
+        manifest: what the manifest says, or a function that makes it when the weights are saved.
+        metric: save only when this metric of the engine rises above its best so far; None saves every time.
+        interval: epochs between two savings; the last epoch is always saved.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        path: str | Path,
+        manifest: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+        metric: str | None = None,
+        interval: int = 1,
+    ) -> None:
+        self.module, self.path, self.manifest, self.metric, self.interval = (
+            module,
+            Path(path),
+            manifest,
+            metric,
+            interval,
+        )
+        self.best = -math.inf
+
+    def attach(self, engine: Workflow) -> None:
+        """Save at the end of an epoch of `engine`, a trainer or an evaluator."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Save if it is time."""
+        if idist.get_rank() == 0 and self._due(engine):
+            manifest = self.manifest() if callable(self.manifest) else self.manifest
+            progress: dict[str, Any] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+            if self.metric is not None:
+                progress = {"epoch": engine.state.epoch, self.metric: self.best}
+            save_weights(self.module, self.path, {**manifest, **progress})
+
+    def _due(self, engine: Workflow) -> bool:
+        if self.metric is None:
+            return engine.state.epoch % self.interval == 0 or engine.state.epoch == engine.state.max_epochs
+        value = float(engine.state.metrics[self.metric])
+        if not value > self.best:
+            return False
+        self.best = value
+        return True
+
+    def state_dict(self) -> dict[str, float]:
+        """The best metric so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from the best of `state`."""
+        self.best = state["best"]
+
+
+class RunRecordHandler:
+    """Write a run's figures to ``history.jsonl`` and to TensorBoard.
+
+    On a trainer: loss and the scalars of all sources, every `interval` iterations and at the end of an epoch. On an
+    evaluator: its metrics, ``val_`` before each name, at the end of an evaluation. Only the first process writes.
+
+    Args:
+        output_dir: the run's folder.
+        sources: objects whose `scalars()` are recorded; one that gives "step" sets the step of the record.
+        interval: iterations between two records of a trainer.
+    """
+
+    def __init__(self, output_dir: str | Path, sources: Sequence[ScalarSource] = (), interval: int = 10) -> None:
+        self.output_dir, self.sources, self.interval = Path(output_dir), sources, interval
+        self._writer: Any = None
+        self._started = time.monotonic()
+
+    @property
+    def path(self) -> Path:
+        """The file of records, one JSON object a line."""
+        return self.output_dir / "history.jsonl"
+
+    def attach(self, engine: Workflow) -> None:
+        """Record a trainer or an evaluator."""
+        if idist.get_rank() != 0:
+            return
+        if isinstance(engine, Trainer):
+            engine.add_event_handler(Events.STARTED, self._forget_the_future)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._record_step)
+        else:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._record_metrics)
+        engine.add_event_handler(Events.COMPLETED, lambda: self._close())
+
+    def _forget_the_future(self, engine: Workflow) -> None:
+        """Drop records of epochs that a resumed run is about to repeat; a fresh run starts a fresh file."""
+        self._started = time.monotonic()
+        if self.path.is_file():
+            lines = self.path.read_text().splitlines()
+            kept = [line for line in lines if json.loads(line)["epoch"] <= engine.state.epoch]
+            self.path.write_text("".join(line + "\n" for line in kept))
+
+    def _record_step(self, engine: Workflow) -> None:
+        iteration, length = engine.state.iteration, engine.state.epoch_length
+        if iteration % self.interval and iteration % length and iteration != 1:
+            return
+        values = {"step": iteration, "loss": float(engine.state.output[CommonKeys.LOSS])}
+        for source in self.sources:
+            values |= source.scalars()
+        self._write(engine.state.epoch, values)
+
+    def _record_metrics(self, engine: Workflow) -> None:
+        metrics = {f"val_{name}": float(value) for name, value in engine.state.metrics.items()}
+        self._write(engine.state.epoch, metrics)
+
+    def _write(self, epoch: int, values: Mapping[str, float]) -> None:
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        record = {"epoch": epoch, "seconds": round(time.monotonic() - self._started, 2), **values}
+        with open(self.path, "a") as file:
+            # JSON knows no NaN: a figure that is none is written as null
+            file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in record.items()}) + "\n")
+        for name, value in values.items():
+            if name != "step":
+                self._tensorboard().add_scalar(name, value, values.get("step", epoch))
+
+    def _tensorboard(self) -> Any:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # late: TensorBoard takes a second to import
+
+            self._writer = SummaryWriter(str(self.output_dir / "tensorboard"))
+        return self._writer
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+class TimeEstimateHandler:
+    """Say after some iterations how long the run will take.
+
+    Args:
+        after: iterations to watch; the first few, which are slow, are left out of the estimate.
+    """
+
+    def __init__(self, after: int = 20) -> None:
+        self.after, self._started = after, 0.0
+
+    def attach(self, engine: Workflow) -> None:
+        """Watch the first iterations of this process, resumed or not."""
+        engine.add_event_handler(Events.STARTED, self._start)
+
+    def _start(self, engine: Workflow) -> None:
+        first = engine.state.iteration
+        skipped = self.after // 4
+
+        def watch(engine: Workflow) -> None:
+            done = engine.state.iteration - first
+            if done == skipped:
+                self._started = time.monotonic()
+            elif done == self.after:
+                seconds = (time.monotonic() - self._started) / (self.after - skipped)
+                left = engine.state.max_epochs * engine.state.epoch_length - engine.state.iteration
+                logger.info("%.2f s a step: about %s to go.", seconds, spoken_time(seconds * left))
+
+        engine.add_event_handler(Events.ITERATION_COMPLETED, watch)
+
+
+def spoken_time(seconds: float) -> str:
+    """A duration for people: "45 s", "12 min", "3 h 20 min", "2 days 4 h"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} days {minutes % 1440 // 60} h"
