@@ -15,9 +15,21 @@ from .data import (
 )
 from .encoder import ResNet3DEncoder, pooled_stages, refuse_small_maps, shape_table
 from .errors import UserError, plain_errors
+from .handlers import (
+    FiniteLossHandler,
+    FreezePrototypesHandler,
+    LearningRateHandler,
+    RunRecordHandler,
+    SaveWeightsHandler,
+    TeacherEMAHandler,
+    TimeEstimateHandler,
+)
 from .labelled import LabelledData, find_labelled, with_background
 from .loss import DeepSelfDistillationLoss, DistillationOutput
+from .monitor import DistillationMonitor, starting_lines
 from .network import DeepSelfDistillationNetwork, ProjectionHead
+from .record import record_run
+from .resume import ResumeHandler
 from .scans import find_scans, records_hash
 from .schedules import CosineSchedule
 from .views import MultiViews, PrepareViews, ViewGeometry, ViewRecipe
