@@ -286,6 +286,7 @@ def resample(image: Tensor, geometry: ViewGeometry) -> Tensor:
         image = image.narrow(2 + axis, low, high - low + 1)
         inside = positions.clamp(first[:, axis, None], last[:, axis, None]) - low
         matrices.append(hat_matrix(inside.to(image.device, torch.float32), high - low + 1))
+    # Contiguous, or the products might round differently by how far the batch is padded.
     return along_axes(image.to(torch.float32).contiguous(), matrices)
 
 
