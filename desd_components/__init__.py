@@ -15,23 +15,65 @@ from .data import (
 )
 from .encoder import ResNet3DEncoder, pooled_stages, refuse_small_maps, shape_table
 from .errors import UserError, plain_errors
+from .finetuning import (
+    EarlyStop,
+    agree_with_encoder,
+    announce_training,
+    model_manifest,
+    network_from_manifest,
+    parameter_groups,
+    preprocessing_settings,
+    section_of,
+    segmentation_classes,
+    segmentation_manifest,
+    share_of_steps,
+    split_of,
+    target_spacing,
+    write_split,
+)
 from .handlers import (
     FiniteLossHandler,
     FreezePrototypesHandler,
     LearningRateHandler,
+    ProgressHandler,
     RunRecordHandler,
     SaveWeightsHandler,
     TeacherEMAHandler,
     TimeEstimateHandler,
 )
+from .inference import FlipInferer, ScanDataset, ScanLayout, SkipBadScans, refuse_overwriting, scans_root
 from .labelled import LabelledData, find_labelled, with_background
 from .loss import DeepSelfDistillationLoss, DistillationOutput
 from .monitor import DistillationMonitor, starting_lines
 from .network import DeepSelfDistillationNetwork, ProjectionHead
+from .overlays import DrawOverlayd, draw_overlay
+from .pretraining import (
+    decay_groups,
+    distributed_network,
+    encoder_manifest,
+    joined_processes,
+    leave_processes,
+    log_start,
+    optimizer_steps,
+    refuse_other_preprocessing,
+    scaled_learning_rate,
+    total_batch,
+)
+from .probes import CrossViewScore, StagePooling
 from .record import record_run
 from .resume import ResumeHandler
 from .scans import find_scans, records_hash
 from .schedules import CosineSchedule
+from .scoring import MetricsReportHandler, SegmentationScores
+from .segmentation import (
+    DiceBCELoss,
+    SegmentationNetwork,
+    check_regions,
+    class_targets,
+    decode,
+    probabilities,
+    segmentation_loss,
+)
 from .views import MultiViews, PrepareViews, ViewGeometry, ViewRecipe
 from .weights import encoder_from, load_weights, read_manifest, save_weights
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -265,7 +266,7 @@ class RunRecordHandler:
         iteration, length = engine.state.iteration, engine.state.epoch_length
         if iteration % self.interval and iteration % length and iteration != 1:
             return
-        values = {"step": iteration, "loss": float(engine.state.output[CommonKeys.LOSS])}
+        values = {"step": iteration, "loss": engine.state.output[CommonKeys.LOSS].item()}
         for source in self.sources:
             values |= source.scalars()
         self._write(engine.state.epoch, values)
@@ -337,3 +338,29 @@ def spoken_time(seconds: float) -> str:
     if minutes < 48 * 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes // 1440} days {minutes % 1440 // 60} h"
+
+
+class ProgressHandler:
+    """A progress bar for each epoch, with the loss; on the first process only.
+
+    Args:
+        label: what the bar stands for.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    def attach(self, engine: Workflow) -> None:
+        """Show a bar on a terminal, and a line for each epoch elsewhere."""
+        if idist.get_rank() != 0:
+            return
+        if sys.stderr.isatty():
+            from ignite.handlers import ProgressBar  # late: it wants tqdm
+
+            bar = ProgressBar(desc=self.label)
+            bar.attach(engine, output_transform=lambda output: {"loss": output[CommonKeys.LOSS].item()})
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._line)
+
+    def _line(self, engine: Workflow) -> None:
+        loss = engine.state.output[CommonKeys.LOSS].item()
+        logger.info("%s: epoch %d of %d, loss %.4f", self.label, engine.state.epoch, engine.state.max_epochs, loss)

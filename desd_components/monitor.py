@@ -146,7 +146,7 @@ class DistillationMonitor:
             self._figures[f"feature_rank_{number}"] = effective_rank(features)
         self._figures["feature_rank_bound"] = min(len(stages[-1]) - 1, stages[-1].shape[1])
         self._sound(
-            {**self.loss.scalars(), **self._figures, "loss": float(engine.state.output[CommonKeys.LOSS])}, engine
+            {**self.loss.scalars(), **self._figures, "loss": engine.state.output[CommonKeys.LOSS].item()}, engine
         )
 
     def _keep(self, features: tuple[torch.Tensor, ...]) -> None:

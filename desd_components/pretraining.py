@@ -1,0 +1,130 @@
+"""Small answers that the pre-training configs ask for: groups, steps, rates, processes, and the manifest.
+
+Source: Ye et al., "DeSD", MICCAI 2022, and its published scripts: weight decay on kernels only, a learning rate in
+proportion to the total batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from torch import distributed, nn
+
+from .encoder import ResNet3DEncoder, shape_table
+from .errors import UserError
+from .loss import DeepSelfDistillationLoss
+from .monitor import starting_lines
+from .weights import read_manifest, refuse_contradictions
+
+logger = logging.getLogger(__name__)
+
+
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two parameter groups: kernels with `weight_decay`; biases and other 1-D parameters without."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def optimizer_steps(batches: int, epochs: int, accumulation_steps: int = 1) -> int:
+    """Optimiser steps of `epochs` epochs of `batches` batches; an epoch's last, shorter accumulation is a step too."""
+    return epochs * -(-batches // accumulation_steps)
+
+
+def total_batch(batch_size: int, accumulation_steps: int = 1) -> int:
+    """Volumes of an optimiser step, over all processes."""
+    return batch_size * accumulation_steps * idist.get_world_size()
+
+
+def scaled_learning_rate(learning_rate: float, volumes: int) -> float:
+    """A learning rate given for 256 volumes a step, in proportion to the `volumes` of a step."""
+    return learning_rate * volumes / 256
+
+
+def joined_processes() -> str:
+    """Join the process group that `torchrun` prepared: NCCL where there are GPUs, else gloo.
+
+    Returns:
+        This process's device: "cuda:<local rank>" or "cpu".
+
+    Raises:
+        UserError: when the process was not started by `torchrun`.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        raise UserError("multi_gpu_train.yaml needs torchrun: torchrun --nproc_per_node=N -m monai.bundle run ...")
+    on_gpu = torch.cuda.is_available()
+    device = f"cuda:{os.environ['LOCAL_RANK']}" if on_gpu else "cpu"
+    if on_gpu:
+        torch.cuda.set_device(device)
+    if not distributed.is_initialized():
+        distributed.init_process_group("nccl" if on_gpu else "gloo")
+    if distributed.get_rank() != 0:
+        logging.getLogger().setLevel(logging.WARNING)
+    return device
+
+
+def leave_processes() -> None:
+    """Leave the process group, where there is one."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def distributed_network(network: nn.Module, device: torch.device | str) -> nn.Module:
+    """`network` wrapped for several processes, its batch norms synchronised where that exists: on GPUs."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return nn.parallel.DistributedDataParallel(network.to(device), device_ids=[device])
+    return nn.parallel.DistributedDataParallel(network.to(device))
+
+
+def log_start(
+    encoder: ResNet3DEncoder,
+    view_size: Sequence[int],
+    loss: DeepSelfDistillationLoss,
+    learning_rate: float,
+    teacher_momentum: float,
+    steps: int,
+) -> None:
+    """Say what a user should know before the first step; see `starting_lines` and `shape_table`."""
+    logger.info(starting_lines(loss, learning_rate, teacher_momentum, steps))
+    logger.info("What the encoder makes of a view:\n%s", shape_table(encoder, view_size))
+
+
+def encoder_manifest(
+    encoder: ResNet3DEncoder,
+    preprocessing: Mapping[str, Any],
+    view_size: Sequence[int],
+    volumes: int,
+    data_hash: str,
+) -> dict[str, Any]:
+    """What ``encoder.json`` says beside ``encoder.pt``: enough to build the encoder and the way to its input again."""
+    from . import __version__
+
+    return {
+        "kind": "encoder",
+        "half": "teacher",
+        "architecture": encoder.architecture,
+        "preprocessing": dict(preprocessing),
+        "view_size": list(view_size),
+        "volumes": volumes,
+        "data_hash": data_hash,
+        "desd_components": __version__,
+    }
+
+
+def refuse_other_preprocessing(checkpoint: str | None, preprocessing: Mapping[str, Any]) -> None:
+    """Compare a checkpoint's preprocessing with the run's: features of other intensities are other features.
+
+    Raises:
+        UserError: listing each setting that differs.
+    """
+    if checkpoint is not None:
+        refuse_contradictions(checkpoint, read_manifest(checkpoint).get("preprocessing", {}), preprocessing)
