@@ -11,15 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from monai.handlers import EarlyStopHandler, stopping_fn_from_metric
 from torch import nn
 
-from .encoder import ResNet3DEncoder
+from .encoder import ResNet3DEncoder, shape_table
 from .errors import UserError
-from .labelled import find_labelled, with_background
+from .labelled import LabelledData, find_labelled, with_background
 from .scans import Record, read_json, record_files
 from .segmentation import SegmentationNetwork
 from .weights import manifest_path, read_manifest, refuse_contradictions
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 PRESETS = ("whole", "encoder_warmup", "layerwise_decay")
 INTENSITIES = ("hu", "zscore")
+SPLIT_FILE = "split.json"
 
 
 def parameter_groups(
@@ -73,14 +75,14 @@ def parameter_groups(
     return groups
 
 
-def frozen_steps(fraction: float, total_steps: int) -> int:
-    """How many of `total_steps` the encoder rests.
+def share_of_steps(fraction: float, total_steps: int, name: str = "fraction") -> int:
+    """How many of `total_steps` a share of the run is.
 
     Raises:
-        UserError: when `fraction` is not a share of the run.
+        UserError: when it is no share below 1; `name` is the setting to mend.
     """
     if not 0 <= fraction < 1:
-        raise UserError(f"frozen_fraction={fraction}: give the share of the run in which the encoder rests, below 1.")
+        raise UserError(f"{name}={fraction}: give a share of the run, from 0 to below 1.")
     return round(fraction * total_steps)
 
 
@@ -150,8 +152,37 @@ def preprocessing_settings(
         raise UserError(f"intensity={intensity!r}: choose hu (a window, for CT) or zscore (per volume, for MR).")
     if len(hu_window) != 2 or hu_window[0] >= hu_window[1]:
         raise UserError(f"hu_window={hu_window!r}: give the lower and the upper end in HU, such as [-1024, 1024].")
-    window = [float(value) for value in hu_window] if intensity == "hu" else None
+    window = [float(value) for value in hu_window]
     return {"orientation": orientation, "spacing": spacing, "intensity": intensity, "hu_window": window}
+
+
+def agree_with_encoder(checkpoint: str | Path | None, settings: Mapping[str, Any], allow: bool = False) -> None:
+    """Refuse volumes that are preprocessed unlike those that an encoder was pre-trained on.
+
+    Args:
+        checkpoint: weights with a manifest, or None.
+        settings: as of `preprocessing_settings`.
+        allow: only log the differences.
+
+    Raises:
+        UserError: listing the differences.
+    """
+    if checkpoint is None:
+        return
+    trained = read_manifest(checkpoint).get("preprocessing") or {}
+    differing = [
+        f"{key} was {trained[key]!r}, now {settings[key]!r}"
+        for key in settings
+        if key in trained and trained[key] != settings[key] and (key != "hu_window" or settings["intensity"] == "hu")
+    ]
+    if not differing:
+        return
+    if not allow:
+        raise UserError(
+            f"{checkpoint} was pre-trained on other volumes: {'; '.join(differing)}. Use its settings, or accept the "
+            "difference with --allow_other_preprocessing true."
+        )
+    logger.warning("%s was pre-trained on other volumes, which is accepted: %s", checkpoint, "; ".join(differing))
 
 
 def segmentation_manifest(
@@ -190,8 +221,8 @@ def model_manifest(checkpoint: str | Path, **asked: Any) -> dict[str, Any]:
     manifest = read_manifest(checkpoint)
     if manifest.get("kind") != "segmentation":
         raise UserError(
-            f"{manifest_path(checkpoint)}: kind is {manifest.get('kind')!r}, not 'segmentation'. Give the model.pt of a "
-            "fine-tuning run; an encoder.pt is fine-tuned first (--encoder_checkpoint)."
+            f"{manifest_path(checkpoint)}: kind is {manifest.get('kind')!r}, not 'segmentation'. Give the model.pt of "
+            "a fine-tuning run; an encoder.pt is fine-tuned first (--encoder_checkpoint)."
         )
     refuse_contradictions(checkpoint, {**manifest, **manifest["preprocessing"]}, asked)
     return manifest
@@ -217,3 +248,41 @@ class EarlyStop:
         handler = EarlyStopHandler(self.patience, stopping_fn_from_metric(self.key), trainer=engine)
         # at the very end of a validation: the metrics are computed when its only epoch ends
         self.validator.add_event_handler(Events.COMPLETED, handler)
+
+
+def announce_training(
+    network: SegmentationNetwork, window: Sequence[int], class_names: Sequence[str], total_steps: int
+) -> None:
+    """Log what is about to be trained: classes, maps, parameters, steps."""
+    million = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    logger.info("classes: %s", ", ".join(f"{value} {name}" for value, name in enumerate(class_names)))
+    logger.info("encoder:\n%s", shape_table(network.encoder, window))
+    logger.info("%.2f M parameters, %d optimiser steps", million, total_steps)
+
+
+def write_split(data: LabelledData, output_dir: str | Path) -> None:
+    """Write who trains, validates and tests to ``split.json`` in the run's folder, in the first process."""
+    if idist.get_rank() == 0:
+        data.write_split(Path(output_dir) / SPLIT_FILE)
+
+
+def split_of(checkpoint: str | Path) -> str | None:
+    """The split that the run of `checkpoint` wrote beside it, so that an evaluation never draws another one."""
+    path = Path(checkpoint).parent / SPLIT_FILE
+    return str(path) if path.is_file() else None
+
+
+def section_of(data: LabelledData, section: str) -> list[Record]:
+    """The records of one section, or of "all".
+
+    Raises:
+        UserError: when the section does not exist or is empty.
+    """
+    everything = [record for part in data.sections.values() for record in part]
+    records = everything if section == "all" else data.sections.get(section, [])
+    if not records:
+        there = ", ".join(f"{name} ({len(part)})" for name, part in data.sections.items())
+        raise UserError(
+            f"section={section!r}: no labelled scan there; there are {there}. Name the cases with --data_split FILE."
+        )
+    return records

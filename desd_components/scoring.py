@@ -95,10 +95,10 @@ def voxel_size(image: torch.Tensor) -> tuple[float, ...]:
     return tuple(float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
 
 
-def scan_name(image: torch.Tensor, default: str) -> str:
-    """File name of the scan behind a `MetaTensor`."""
+def scan_path(image: torch.Tensor) -> str | None:
+    """The file behind a `MetaTensor`; None where it is not known."""
     path = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
-    return Path(str(path)).name if path else default
+    return None if path is None else str(path)
 
 
 class SegmentationScores(Metric):
@@ -127,9 +127,8 @@ class SegmentationScores(Metric):
         for sample in output:
             label = sample["label"]
             scores = case_scores(sample["pred"], label, self.class_names, voxel_size(label))
-            path = label.meta.get("filename_or_obj") if isinstance(label, MetaTensor) else None
-            name = scan_name(label, f"case {len(self.cases) + 1}")
-            self.cases.append({"image": name, "path": str(path or name), **scores})
+            path = scan_path(sample.get("image", label)) or f"case {len(self.cases) + 1}"
+            self.cases.append({"image": Path(path).name, "path": path, **scores})
 
     def gathered(self) -> list[dict[str, Any]]:
         """The cases of all processes, each scan once, sorted by path."""

@@ -1,7 +1,7 @@
 """Segmentation: the pre-trained encoder with a convolutional skip decoder, its losses, and logits -> labels.
 
-Source: Ye et al., "DeSD", MICCAI 2022, fine-tune the teacher's encoder with a randomly initialised convolutional decoder
-on Dice + binary cross-entropy; their decoder is not published, so this one is ours: a U-Net's expanding path of two
+Source: Ye et al., "DeSD", MICCAI 2022, fine-tune the teacher's encoder with a randomly initialised decoder
+on Dice + binary cross-entropy; that decoder is not published, so this one is ours: a U-Net's expanding path of two
 3x3x3 convolutions per level, made of MONAI blocks. Every level upsamples to the exact size of its skip map, so any
 input size and any strides fit.
 """
@@ -150,7 +150,9 @@ def _stem_shape(encoder: ResNet3DEncoder, shape: tuple[int, int, int]) -> tuple[
     return tuple(-(-size // step) for size, step in zip(shape, stride, strict=True))  # type: ignore[call-overload]
 
 
-def class_targets(labels: torch.Tensor, num_classes: int, regions: Sequence[Sequence[int]] | None = None) -> torch.Tensor:
+def class_targets(
+    labels: torch.Tensor, num_classes: int, regions: Sequence[Sequence[int]] | None = None
+) -> torch.Tensor:
     """One binary map per channel: (B, 1, X, Y, Z) label values -> (B, num_classes, X, Y, Z) float.
 
     Args:
@@ -194,12 +196,21 @@ class _DiceCELoss(DiceCELoss):
         return super().forward(input.float(), target)
 
 
-def segmentation_loss(activation: str = "sigmoid", regions: bool | Sequence[Sequence[int]] = False) -> nn.Module:
+def segmentation_loss(
+    activation: str = "sigmoid", regions: bool | Sequence[Sequence[int]] = False, num_classes: int | None = None
+) -> nn.Module:
     """The loss of one `activation`: "sigmoid", Dice + binary cross-entropy as in the paper; "softmax", Dice + CE.
+
+    Args:
+        activation: see above.
+        regions: see `DiceBCELoss`; True lets classes overlap, each being its own label value.
+        num_classes: channels, the background included, to check the regions against.
 
     Raises:
         UserError: when `activation` is neither, or when overlapping regions are asked of a softmax.
     """
+    if num_classes is not None:
+        check_regions(regions, num_classes)
     if activation not in ACTIVATIONS:
         raise UserError(f"activation={activation!r}: choose one of {list(ACTIVATIONS)}.")
     if activation == "softmax":
