@@ -59,7 +59,7 @@ class DeepSelfDistillationLoss(nn.Module):
     Attributes:
         center: (1, K), or (S, K) for `same_stage`: running mean of teacher logits over views, batch and processes,
             updated after use.
-        stage_losses: (S,), of the last batch, detached.
+        stage_losses: (S,), of the last batch over all processes, detached.
         teacher_entropy: mean entropy of the last batch's targets, in nats; ln K when they are uniform, 0 when one-hot.
 
     Raises:
@@ -124,11 +124,13 @@ class DeepSelfDistillationLoss(nn.Module):
             log_targets_NTBK = centred_NTBK.log_softmax(dim=-1)
             targets_NTBK = log_targets_NTBK.exp()
             cross_entropy_STV = self._cross_entropy(targets_NTBK, student_SVBK)
-            pairs_TV = cross_view_pairs(*cross_entropy_STV.shape[1:], cross_entropy_STV.device)
+            _, teacher_views, student_views = cross_entropy_STV.shape
+            pairs_TV = cross_view_pairs(teacher_views, student_views, cross_entropy_STV.device)
             stage_losses = (cross_entropy_STV * pairs_TV).sum(dim=(1, 2))
 
-            self.stage_losses = stage_losses.detach()
-            self.teacher_entropy = -(targets_NTBK * log_targets_NTBK).sum(dim=-1).mean()
+            entropy = -(targets_NTBK * log_targets_NTBK).sum(dim=-1).mean()
+            figures = mean_over_processes(torch.cat([stage_losses.detach(), entropy[None]]))
+            self.stage_losses, self.teacher_entropy = figures[:-1], figures[-1]
             if self.training:
                 self._update_center(teacher_NTBK)
             return (self.stage_weights * stage_losses).sum()
@@ -171,6 +173,7 @@ class DeepSelfDistillationLoss(nn.Module):
         entropy = float(self.teacher_entropy)
         losses = {f"stage_{stage}_loss": float(value) for stage, value in enumerate(self.stage_losses, start=1)}
         return {
+            "loss": float((self.stage_weights.to(self.stage_losses.device) * self.stage_losses).sum()),
             **losses,
             "teacher_entropy": entropy,
             "kl": float(self.stage_losses[-1]) - entropy,
