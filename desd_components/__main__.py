@@ -18,7 +18,7 @@ from desd_components.errors import UserError, innermost_user_error
 COMMANDS = {
     # "demo": "desd_components.tools.demo:demo",
     "phantom": "desd_components.tools.phantom:write_family",
-    # "report": "desd_components.tools.report:report",
+    "report": "desd_components.tools.report:report",
 }
 
 

@@ -13,6 +13,7 @@ lies straight in the world, while each scan's grid is tilted, unequally spaced a
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -48,11 +49,19 @@ def make_case(seed: int, index: int, size: int = 64) -> PhantomCase:
     """Build case ``index`` of the family ``seed``; ``size`` is the mean number of voxels in plane (24 or more).
 
     Smaller sizes shrink the patient, not the resolution, so that resampling to a spacing in mm does not blow them up.
+    A draw in which a class is too small to own a voxel is drawn again, so every case shows every class.
     """
     if size < SMALLEST_SIZE:
         raise UserError(f"phantom size {size} is too small for its organs. Choose --size {SMALLEST_SIZE} or more.")
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
-    scale = size / 64
+    for attempt in itertools.count():
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index, attempt])))
+        case = _draw_case(rng, size / 64)
+        if len(np.unique(case.label)) == len(CLASS_NAMES):
+            return case
+    raise AssertionError("unreachable")
+
+
+def _draw_case(rng: np.random.Generator, scale: float) -> PhantomCase:
     affine, shape = _draw_grid(rng, scale)
     solids = _draw_patient(rng, scale * rng.uniform(0.9, 1.1))
     tissue = paint(solids, affine, shape, _draw_warp(rng, scale))
