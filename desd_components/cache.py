@@ -8,6 +8,7 @@ folder ``cache_dir/<transform>/<record>/`` with one ``.npy`` per key and ``meta.
 
 from __future__ import annotations
 
+import copy
 import datetime
 import hashlib
 import json
@@ -16,6 +17,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -107,19 +109,29 @@ class VolumeCache:
         self.dtype = np.dtype(dtype)
         self.in_channels, self.class_count = in_channels, class_count
         self.transforms = flat_transforms(transform)
-        loads = bool(self.transforms) and isinstance(self.transforms[0], LoadImaged)
-        self._load = self.transforms[0] if loads else (lambda record: record)
-        self._rest = Compose(self.transforms[1:] if loads else self.transforms, lazy=getattr(transform, "lazy", False))
+        if not self.transforms:
+            raise UserError("the preprocessing is empty: it begins with LoadImaged and EnsureChannelFirstd.")
+        self._lazy = bool(getattr(transform, "lazy", False))
+        self._own = threading.local()
         state = [
             FORMAT,
             monai.__version__,
             str(self.dtype),
             self.keys,
-            bool(self._rest.lazy),
+            self._lazy,
             describe(self.transforms),
         ]
         self.transform_hash = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:12]
         self.cache_dir = require_writable(cache_dir, "cache_dir").resolve()
+
+    def _steps(self) -> tuple[Any, Compose]:
+        """The loader and the rest, this thread's own: MONAI's readers remember the files of the call they are in."""
+        if not hasattr(self._own, "steps"):
+            first, *rest = copy.deepcopy(self.transforms)
+            load, rest = (first, rest) if isinstance(first, LoadImaged) else (dict, [first, *rest])
+            self._own.steps = load, Compose(rest, lazy=self._lazy)
+        steps: tuple[Any, Compose] = self._own.steps
+        return steps
 
     def folder(self, record: Record) -> Path:
         """Where a record's entry lies or will lie, by the transforms and by path, size and time of its files.
@@ -197,14 +209,15 @@ class VolumeCache:
         files = record_files(record, self.keys)
         if found := header_problem(record, self.in_channels):
             return found
+        load, rest = self._steps()
         try:
-            loaded = self._load(record)
+            loaded = load(record)
         except Exception as error:
             return unreadable(_named_file(error, files), error)
         if found := self._raw_problem(record, loaded):
             return found
         try:
-            result = self._rest(loaded)
+            result = rest(loaded)
         except Exception as error:
             return f"{files[0]}: preprocessing failed ({one_line(error)}): leave it out, or change the preprocessing."
         arrays: dict[str, np.ndarray] = {}
@@ -244,7 +257,8 @@ class VolumeCache:
             kinds = ("uint8", "int16", "int32")
             kind = next((kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max), "int64")
             return array.astype(kind), None
-        stored = array.astype(self.dtype)
+        with np.errstate(over="ignore"):  # found below
+            stored = array.astype(self.dtype)
         if not np.isfinite(stored).all():
             return array, f"{file}: reaches {np.abs(array).max():.3g}, too much for float16: cache with dtype float32."
         return stored, None
@@ -337,7 +351,7 @@ def estimated_bytes(record: Record, cache: VolumeCache) -> int:
             extent, spacing = extent[order], spacing[order]
         wanted = np.resize(np.asarray(spacer.spacing_transform.pixdim, float), 3)
         wanted = np.where(np.isfinite(wanted) & (wanted > 0), wanted, spacing)
-        extent = np.ceil(extent * spacing / wanted)
+        extent = np.round((extent - 1) * spacing / wanted) + 1
     labels = sum(map(is_label, cache.keys))
     bytes_per_voxel = (len(cache.keys) - labels) * cache.in_channels * cache.dtype.itemsize + labels
     return int(extent.prod() * bytes_per_voxel)

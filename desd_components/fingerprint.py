@@ -1,6 +1,6 @@
 """What a deterministic transform is, in words that two processes write alike, so that results can be kept under it.
 
-Differs from pickling, which ``monai.data.PersistentDataset`` offers: the last random draw and the addresses of objects
+Differs from pickling, which ``monai.data.PersistentDataset`` offers: the last call and the addresses of objects
 do not enter, and a function counts by its code.
 """
 
@@ -20,7 +20,8 @@ from monai.transforms import Compose, Randomizable
 
 from .errors import UserError
 
-_RANDOM_STATE = {"R", "_do_transform"}  # what a transform remembers of its last draw says nothing about its result
+# What a transform or a reader remembers of its last call says nothing about its result.
+_REMEMBERED = {"R", "_do_transform", "_tracing", "filenames"}
 
 
 def describe(thing: Any, seen: tuple[int, ...] = ()) -> Any:
@@ -53,7 +54,7 @@ def describe(thing: Any, seen: tuple[int, ...] = ()) -> Any:
         return [thing.__qualname__, code.co_code.hex(), _constants(code.co_consts), describe(closure, seen)]
     name = f"{type(thing).__module__}.{type(thing).__qualname__}"
     if hasattr(thing, "__dict__"):
-        state = {key: value for key, value in vars(thing).items() if key not in _RANDOM_STATE}
+        state = {key: value for key, value in vars(thing).items() if key not in _REMEMBERED}
         return [name, describe(state, seen)]
     return [name, re.sub(r" at 0x[0-9a-f]+", "", repr(thing))]
 
