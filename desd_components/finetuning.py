@@ -120,7 +120,7 @@ def target_spacing(spacing: Any, records: Sequence[Record]) -> list[float] | Non
     """
     if spacing is None:
         return None
-    if spacing == "median":
+    if spacing == "median" and records:
         sizes = [_ras_voxel_size(record_files(record)[0]) for record in records]
         return [round(float(size), 4) for size in np.median(sizes, axis=0)]
     values = [spacing] * 3 if isinstance(spacing, int | float) else spacing
@@ -135,7 +135,7 @@ def _ras_voxel_size(path: str) -> np.ndarray:
 
     affine = nibabel.load(path).affine  # type: ignore[attr-defined]
     sizes = np.empty(3)
-    for axis, (ras_axis, _) in enumerate(nibabel.io_orientation(affine)):  # type: ignore[attr-defined]
+    for axis, (ras_axis, _) in enumerate(nibabel.io_orientation(affine)):
         sizes[int(ras_axis)] = np.linalg.norm(affine[:3, axis])
     return sizes
 
@@ -224,8 +224,19 @@ def model_manifest(checkpoint: str | Path, **asked: Any) -> dict[str, Any]:
             f"{manifest_path(checkpoint)}: kind is {manifest.get('kind')!r}, not 'segmentation'. Give the model.pt of "
             "a fine-tuning run; an encoder.pt is fine-tuned first (--encoder_checkpoint)."
         )
-    refuse_contradictions(checkpoint, {**manifest, **manifest["preprocessing"]}, asked)
+    found = {**manifest["architecture"], **manifest["preprocessing"], **manifest}
+    refuse_contradictions(checkpoint, found, _as_written(asked))
     return manifest
+
+
+def _as_written(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as people give them, in the form that manifests hold."""
+    settings = dict(asked)
+    if settings.get("class_names") is not None:
+        settings["class_names"] = with_background(settings["class_names"])
+    if settings.get("spacing") is not None:
+        settings["spacing"] = target_spacing(settings["spacing"], [])
+    return settings
 
 
 def network_from_manifest(manifest: Mapping[str, Any]) -> SegmentationNetwork:

@@ -177,7 +177,7 @@ class ScanLayout(FolderLayoutBase):
         self.output_dir, self.root = Path(output_dir), Path(root).resolve()
         self.postfix, self.separate_folder, self.extension = postfix, separate_folder, extension
 
-    def filename(self, subject: Any = "subject", idx: Any = None, **kwargs: Any) -> str:  # type: ignore[override]
+    def filename(self, subject: Any = "subject", idx: Any = None, **kwargs: Any) -> str:
         """The path for the result of the scan `subject`; its folder is made."""
         scan = Path(str(subject)).resolve()
         inside = scan.parent.relative_to(self.root) if scan.is_relative_to(self.root) else Path()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def _ras(volume: torch.Tensor) -> torch.Tensor:
 def draw_overlay(
     image: torch.Tensor,
     outlines: Mapping[str, torch.Tensor],
-    path: str | Path,
+    path: str | PathLike,
     class_names: Sequence[str] = (),
 ) -> None:
     """Write a PNG of three orthogonal slices with outlines.

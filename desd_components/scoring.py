@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -153,7 +154,7 @@ class SegmentationScores(Metric):
             for class_name in self.class_names[1:]:
                 value = means[kind][class_name]
                 engine.state.metrics[f"{kind}_{class_name}"] = math.nan if value is None else value
-        engine.state.metric_details["cases"] = cases
+        engine.state.metric_details["cases"] = cases  # type: ignore[attr-defined]
 
 
 def metrics_report(cases: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
@@ -193,9 +194,10 @@ class MetricsReportHandler:
 
     def __call__(self, engine: Engine) -> None:
         """Write and print, in the first process only."""
-        if engine.state.rank > 0:
+        if idist.get_rank() > 0:
             return
-        report = metrics_report(engine.state.metric_details["cases"], self.class_names)
+        cases = engine.state.metric_details["cases"]  # type: ignore[attr-defined]
+        report = metrics_report(cases, self.class_names)
         write_json(self.path, {**report, **self.about})
         print(metrics_table(report))
         logger.info("scores of %d scans written to %s", len(report["cases"]), self.path)
