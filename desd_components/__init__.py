@@ -6,15 +6,11 @@ Segmentation", MICCAI 2022. This is an independent implementation, written from 
 
 from .cache import VolumeCache
 from .checks import check_records, require_writable
-from .data import (
-    ContextDataset,
-    EpochSampler,
-    PreprocessedDataset,
-    SampleKey,
-    collate_contexts,
-)
+from .data import ContextDataset, PreprocessedDataset
 from .encoder import ResNet3DEncoder, pooled_stages, refuse_small_maps, shape_table
 from .errors import UserError, plain_errors
+from .evaluation import EncoderEvaluation, evaluated_manifest, probe_data
+from .features import SaveFeaturesHandler, StageInferer
 from .finetuning import (
     EarlyStop,
     agree_with_encoder,
@@ -59,9 +55,10 @@ from .pretraining import (
     scaled_learning_rate,
     total_batch,
 )
-from .probes import CrossViewScore, StagePooling
+from .probes import CrossViewScore, DenseProbe, StagePooling
 from .record import record_run
 from .resume import ResumeHandler
+from .sampling import EpochSampler, SampleKey, collate_contexts
 from .scans import find_scans, records_hash
 from .schedules import CosineSchedule
 from .scoring import MetricsReportHandler, SegmentationScores

@@ -1,4 +1,4 @@
-"""Datasets that read only what a sample needs, and the sampler that names the samples.
+"""Datasets that read only what a sample needs, from volumes that were preprocessed once.
 
 `ContextDataset` gives pre-training its shared context (method: Ye et al., "DeSD", MICCAI 2022; slabs, trimming and
 context as in the authors' script); `PreprocessedDataset` gives fine-tuning its volumes and labels. Differs from stock
@@ -9,117 +9,22 @@ state, and volumes are memory-mapped. Ours, too: the last slab of a volume ends 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import Dataset
 
-from .cache import VolumeCache, distributed, is_label, open_array, read_meta
+from .cache import VolumeCache, is_label, open_array, read_meta
 from .errors import UserError
+from .sampling import AUGMENTATION_STREAM, CONTEXT_STREAM, SampleKey, generator, key_of
 from .scans import Record
 
 logger = logging.getLogger(__name__)
-
-# One seed feeds several draws; a stream each keeps them apart.
-_ORDER_STREAM, _CONTEXT_STREAM, _AUGMENTATION_STREAM = 0x0D1, 0xC0D, 0xA06
-
-
-class SampleKey(NamedTuple):
-    """What a sample's draws are keyed by, beside the seed: the epoch (from 1, as Ignite counts) and the index."""
-
-    epoch: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a key
-
-
-def key_of(key: SampleKey | int | Sequence[int]) -> SampleKey:
-    """A key as datasets are given it; a plain index means epoch 0."""
-    return SampleKey(int(key[0]), int(key[1])) if isinstance(key, Sequence) else SampleKey(0, int(key))
-
-
-def generator(seed: int, stream: int, epoch: int, index: int = 0) -> np.random.Generator:
-    """A fresh generator that is a function of its arguments only."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, stream, epoch, index])))
-
-
-class EpochSampler(DistributedSampler):
-    """Yield a `SampleKey` per sample; the same global batches however many processes share them.
-
-    The order is a function of (seed, epoch). Rank r of w takes the positions r, r + w, ...: a global batch of one
-    process with 2B samples holds the same samples as that of two with B. The incomplete last global batch is dropped.
-    It is a ``DistributedSampler`` because MONAI's trainer then calls ``set_epoch``; no process group is needed.
-
-    Args:
-        dataset: anything with a length.
-        batch_size: samples of a batch on one process, as the loader's.
-        seed: of the order.
-        shuffle: otherwise the order is that of the dataset.
-        num_replicas, rank: processes and this one's number; None asks the process group, or means one process.
-
-    Raises:
-        UserError: when the dataset is smaller than a global batch.
-    """
-
-    def __init__(
-        self,
-        dataset: Any,
-        batch_size: int,
-        seed: int = 0,
-        shuffle: bool = True,
-        num_replicas: int | None = None,
-        rank: int | None = None,
-    ) -> None:
-        if num_replicas is None:
-            num_replicas = torch.distributed.get_world_size() if distributed() else 1
-        if rank is None:
-            rank = torch.distributed.get_rank() if distributed() else 0
-        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed, drop_last=True)
-        self.batch_size = int(batch_size)
-        global_batch = self.batch_size * num_replicas
-        if self.batch_size < 1 or len(dataset) < global_batch:
-            raise UserError(
-                f"a step takes {global_batch} samples (batch_size {batch_size} on {num_replicas} processes), but an "
-                f"epoch has {len(dataset)}: lower `batch_size`, or raise `samples_per_volume`."
-            )
-        self.batches = len(dataset) // global_batch
-        self.num_samples, self.total_size = self.batches * self.batch_size, self.batches * global_batch
-        self._length, self._skipped = len(dataset), 0
-
-    def skip(self, batches: int) -> None:
-        """Leave out the first batches of the next pass only: those that a resumed epoch has already seen."""
-        self._skipped = int(batches)
-
-    def order(self, epoch: int) -> np.ndarray:
-        """The sample indices of an epoch over all processes, in order, without the incomplete last batch."""
-        count = self._length
-        everything = generator(self.seed, _ORDER_STREAM, epoch).permutation(count) if self.shuffle else np.arange(count)
-        return everything[: self.total_size]
-
-    def __iter__(self) -> Iterator[SampleKey]:
-        epoch, skipped = self.epoch, self._skipped * self.batch_size
-        self._skipped = 0
-        for index in self.order(epoch)[self.rank :: self.num_replicas][skipped:].tolist():
-            yield SampleKey(epoch, index)
-
-
-def collate_contexts(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Stack context boxes of unequal size, padded with zeros at the far end.
-
-    Returns:
-        ``image`` (B, C, X, Y, Z) float32 with the batch's largest X, Y, Z; ``context_size`` (B, 3) int64, the true
-        sizes in voxels; ``index``, ``epoch``, ``volume`` (B,) int64.
-    """
-    sizes = torch.stack([sample["context_size"] for sample in samples])
-    images = [sample["image"] for sample in samples]
-    batch = images[0].new_zeros(len(images), images[0].shape[0], *sizes.amax(dim=0).tolist())
-    for row, image in zip(batch, images, strict=True):
-        row[:, : image.shape[1], : image.shape[2], : image.shape[3]] = image
-    numbers = {name: torch.tensor([sample[name] for sample in samples]) for name in ("index", "epoch", "volume")}
-    return {"image": batch, "context_size": sizes, **numbers}
 
 
 def as_records(data: Sequence[Record | str]) -> list[Record]:
@@ -148,13 +53,17 @@ def axis_scales(context_scale: Any) -> tuple[tuple[float, float] | None, ...]:
     entries = list(context_scale) if isinstance(context_scale, Sequence) else []
     if len(entries) == 2 and all(isinstance(entry, int | float) for entry in entries):
         entries = [entries] * 3
-    scales = [None if entry is None else tuple(map(float, entry)) for entry in entries]
-    if len(scales) != 3 or any(scale and not (len(scale) == 2 and 1 <= scale[0] <= scale[1]) for scale in scales):
+    scales = [tuple(entry) if isinstance(entry, Sequence) else entry for entry in entries]
+    if len(scales) != 3 or not all(scale is None or _is_range(scale) for scale in scales):
         raise UserError(
             f"context_scale is {context_scale}: give [low, high], or one such pair or null per axis (x, y, z), with "
             "1 <= low <= high, for instance [[1.4, 1.8], [1.4, 1.8], null]."
         )
-    return tuple(scales)  # type: ignore[arg-type]
+    return tuple(scales)
+
+
+def _is_range(scale: Any) -> bool:
+    return isinstance(scale, tuple) and len(scale) == 2 and 1 <= scale[0] <= scale[1]
 
 
 class ContextDataset(Dataset):
@@ -249,7 +158,7 @@ class ContextDataset(Dataset):
         """The volume and the context box of a sample, in voxels of that volume."""
         epoch, index = key_of(key)
         volume, *place = self.slabs[index % len(self.slabs)].tolist()
-        draws = generator(self.seed, _CONTEXT_STREAM, epoch, index)
+        draws = generator(self.seed, CONTEXT_STREAM, epoch, index)
         axes = []
         for first, extent, view, scale in zip(place[:3], place[3:], self.view_size, self.context_scale, strict=True):
             # Both draws are made for every axis, so that one axis' setting does not shift the draws of the next.
@@ -346,7 +255,7 @@ class PreprocessedDataset(Dataset):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
         sample = self._load(self.folders[index % len(self.folders)])
-        state = generator(self.seed, _AUGMENTATION_STREAM, epoch, index).integers(2**32, dtype=np.uint32)
+        state = generator(self.seed, AUGMENTATION_STREAM, epoch, index).integers(2**32, dtype=np.uint32)
         self.augmentation.set_random_state(seed=int(state))
         return self.augmentation(sample)
 

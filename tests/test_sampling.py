@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from desd_components import EpochSampler, SampleKey, UserError, collate_contexts
+
+
+def passes(count: int, batch_size: int, epochs: int, world: int = 1, rank: int = 0, **options) -> list[list[SampleKey]]:
+    sampler = EpochSampler(range(count), batch_size, num_replicas=world, rank=rank, **options)
+    result = []
+    for epoch in range(1, epochs + 1):
+        sampler.set_epoch(epoch)
+        result.append(list(sampler))
+    return result
+
+
+def test_an_epoch_takes_no_sample_twice_and_carries_its_number():
+    for epoch, keys in enumerate(passes(23, 5, 3), start=1):
+        assert {key.epoch for key in keys} == {epoch}
+        assert len({key.index for key in keys}) == len(keys) == 20
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    assert passes(23, 5, 2, seed=1) == passes(23, 5, 2, seed=1)
+    first, second = ([key.index for key in keys] for keys in passes(23, 5, 2, seed=1))
+    assert first != second
+    assert first != [key.index for key in passes(23, 5, 1, seed=2)[0]]
+
+
+def test_without_shuffling_the_order_is_the_datasets():
+    assert [key.index for key in passes(7, 3, 1, shuffle=False)[0]] == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_one_process_with_wb_and_w_with_b_see_the_same_global_batches(world):
+    alone = passes(29, 4 * world, 2)
+    ranks = [passes(29, 4, 2, world, rank) for rank in range(world)]
+    for epoch in range(2):
+        for step in range(len(alone[epoch]) // (4 * world)):
+            together = [key for rank in ranks for key in rank[epoch][4 * step : 4 * step + 4]]
+            assert sorted(together) == sorted(alone[epoch][4 * world * step : 4 * world * (step + 1)])
+
+
+def test_skipped_batches_are_left_out_of_one_pass_only():
+    sampler = EpochSampler(range(20), 4)
+    sampler.set_epoch(3)
+    whole = list(sampler)
+    sampler.skip(2)
+    assert list(sampler) == whole[8:]
+    assert list(sampler) == whole
+
+
+def test_the_length_is_the_samples_of_one_process():
+    assert len(EpochSampler(range(29), 4, num_replicas=3, rank=1)) == 8
+
+
+def test_a_global_batch_larger_than_the_dataset_is_refused_with_the_remedy():
+    with pytest.raises(
+        UserError, match=r"takes 16 samples \(batch_size 8 on 2 processes\), but an epoch has 10: lower `batch_size`"
+    ):
+        EpochSampler(range(10), 8, num_replicas=2, rank=0)
+
+
+def test_collating_pads_at_the_far_end_and_keeps_the_true_sizes():
+    def sample(number: int, *size: int) -> dict:
+        size_tensor = torch.tensor(size)
+        return {"image": torch.rand(2, *size), "context_size": size_tensor, "index": number, "epoch": 5, "volume": 7}
+
+    samples = [sample(0, 4, 6, 3), sample(1, 5, 2, 3)]
+    batch = collate_contexts(samples)
+    assert batch["image"].shape == (2, 2, 5, 6, 3)
+    for row, each in zip(batch["image"], samples, strict=True):
+        x, y, z = each["context_size"]
+        assert torch.equal(row[:, :x, :y, :z], each["image"])
+        assert row.sum().item() == pytest.approx(each["image"].sum().item())
+    assert batch["context_size"].tolist() == [[4, 6, 3], [5, 2, 3]]
+    assert [batch[name].tolist() for name in ("index", "epoch", "volume")] == [[0, 1], [5, 5], [7, 7]]
+    assert batch["context_size"].dtype == batch["index"].dtype == torch.int64
