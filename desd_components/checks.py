@@ -103,8 +103,11 @@ def threaded(function: Callable[[Any], Any], items: Iterable[Any], num_workers: 
     if num_workers < 1:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(num_workers) as pool:
+    pool = ThreadPoolExecutor(num_workers)
+    try:
         yield from pool.map(function, items)
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for ten thousand volumes
 
 
 def header_problem(record: Record, in_channels: int = 1) -> str | None:

@@ -11,7 +11,8 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,10 @@ def describe(thing: Any, seen: tuple[int, ...] = ()) -> Any:
     if isinstance(thing, type):
         return f"{thing.__module__}.{thing.__qualname__}"
     if hasattr(thing, "__code__"):
-        code, closure = thing.__code__, [cell.cell_contents for cell in thing.__closure__ or ()]
-        return [thing.__qualname__, code.co_code.hex(), _constants(code.co_consts), describe(closure, seen)]
+        # Names and constants too: log(x) and sqrt(x) differ in nothing else.
+        cells = [cell.cell_contents for cell in thing.__closure__ or ()]
+        owner = getattr(thing, "__self__", None)
+        return [thing.__qualname__, _code(thing.__code__), describe([cells, thing.__defaults__, owner], seen)]
     name = f"{type(thing).__module__}.{type(thing).__qualname__}"
     if hasattr(thing, "__dict__"):
         state = {key: value for key, value in vars(thing).items() if key not in _REMEMBERED}
@@ -59,9 +62,10 @@ def describe(thing: Any, seen: tuple[int, ...] = ()) -> Any:
     return [name, re.sub(r" at 0x[0-9a-f]+", "", repr(thing))]
 
 
-def _constants(constants: Sequence[Any]) -> list[Any]:
-    """The constants of a function's code; nested code objects by their bytes."""
-    return [item.co_code.hex() if hasattr(item, "co_code") else repr(item) for item in constants]
+def _code(code: CodeType) -> list[Any]:
+    """What a function does: its byte code, the names it uses and its constants, nested functions included."""
+    constants = [_code(item) if isinstance(item, CodeType) else repr(item) for item in code.co_consts]
+    return [code.co_code.hex(), list(code.co_names), constants]
 
 
 def flat_transforms(transform: Any) -> list[Any]:

@@ -85,7 +85,8 @@ class LabelledData:
     def summary(self) -> str:
         """One line for the log."""
         counts = ", ".join(f"{len(part)} {name}" for name, part in self.sections.items())
-        return f"{counts} ({self.origin}); classes: {', '.join(self.class_names)}"
+        names = ", ".join(self.class_names[:8]) + (", ..." if len(self.class_names) > 8 else "")
+        return f"{counts} ({self.origin}); {len(self.class_names)} classes: {names}"
 
 
 def with_background(class_names: Any, source: str = "class_names") -> list[str]:

@@ -73,14 +73,14 @@ def nifti_files(folder: Path) -> list[Path]:
 
 
 def existing(dataset_dir: str | Path) -> Path:
-    """The resolved ``dataset_dir``, which may be a folder or a file.
+    """The absolute path of ``dataset_dir``, which may be a folder or a file.
 
     Raises:
         UserError: when nothing is there.
     """
     if not str(dataset_dir).strip():
         raise UserError("dataset_dir is empty: give a folder of scans, or a data-list JSON, with `--dataset_dir DIR`.")
-    path = Path(dataset_dir).expanduser().resolve()
+    path = Path(os.path.abspath(Path(dataset_dir).expanduser()))
     if not path.exists():
         raise UserError(
             f"dataset_dir {str(dataset_dir)!r} does not exist (looked at {path}): give a folder of .nii or .nii.gz "
@@ -102,7 +102,7 @@ def read_json(path: Path) -> Any:
 
 
 def entry_record(entry: Any, base: Path, source: Path) -> Record:
-    """One entry of a data list (a path, or a dictionary with ``image`` and perhaps ``label``) with resolved paths.
+    """One entry of a data list (a path, or a dictionary with ``image`` and perhaps ``label``) with absolute paths.
 
     Raises:
         UserError: when the entry has no image.
@@ -114,17 +114,18 @@ def entry_record(entry: Any, base: Path, source: Path) -> Record:
             f'{source}: the entry {json.dumps(entry)[:120]} is not of the form {{"image": path or [path per channel], '
             '"label": path}: mend it.'
         )
-    files = [str((base / file).resolve()) for file in (image if isinstance(image, list) else [image])]
+    # Links are not followed: stores such as git-annex keep a scan under a name that is none.
+    files = [os.path.abspath(base / file) for file in (image if isinstance(image, list) else [image])]
     record: Record = {"image": files if isinstance(image, list) and len(files) > 1 else files[0]}
     if label:
-        record["label"] = str((base / label).resolve())
+        record["label"] = os.path.abspath(base / label)
     return record
 
 
 def data_list_sections(path: Path, base_dir: str | Path | None = None) -> dict[str, list[Record]]:
-    """The records of a data list by section: ``train``, ``validation``, ``test``; paths are resolved, not looked up."""
+    """The records of a data list by section: ``train``, ``validation``, ``test``; paths are absolute, not looked up."""
     content = read_json(path)
-    base = Path(base_dir).expanduser().resolve() if base_dir else path.parent
+    base = Path(base_dir).expanduser() if base_dir else path.parent
     sections: dict[str, list[Record]] = {}
     if isinstance(content, dict):
         for name, entries in content.items():

@@ -118,6 +118,14 @@ def test_the_base_folder_of_a_data_list_can_be_given(tmp_path):
     assert find_scans(path, base_dir=tmp_path / "scans") == [{"image": str(tmp_path / "scans" / "a.nii.gz")}]
 
 
+def test_a_scan_that_is_a_link_keeps_its_own_name(tmp_path):
+    write_scan(tmp_path / "store" / "4f2a.nii.gz").rename(tmp_path / "store" / "4f2a")
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "a.nii.gz").symlink_to(tmp_path / "store" / "4f2a")
+    path = write_json(tmp_path / "list.json", {"training": ["scans/a.nii.gz"]})
+    assert names(find_scans(path)) == names(find_scans(tmp_path / "scans")) == ["a.nii.gz"]
+
+
 def test_numbered_files_are_the_channels_of_one_image(tmp_path):
     for name in ("p_0000.nii.gz", "p_0001.nii.gz", "q_0000.nii.gz", "q_0001.nii.gz"):
         write_scan(tmp_path / name)
