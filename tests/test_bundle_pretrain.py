@@ -1,0 +1,290 @@
+"""The pre-training bundle, through the command line, on tiny oblique volumes."""
+
+import json
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+import yaml
+from bundle_runs import ROOT, config_files, error_line, history, run_bundle, run_files, succeed
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_net_in_out
+from scan_files import write_label, write_scan
+
+from desd_components import encoder_from, read_manifest
+
+NAME = "desd_pretrain"
+SHAPES = [(24, 22, 20), (20, 26, 21), (22, 20, 24), (21, 23, 25), (26, 20, 20)]
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "scans"
+    for number, shape in enumerate(SHAPES):
+        write_scan(folder / "imagesTr" / f"case_{number}.nii.gz", shape, seed=number)
+    write_label(folder / "labelsTr" / "case_0.nii.gz", SHAPES[0])
+    return folder
+
+
+def pretrain(scans, folder, configs="train smoke", **settings):
+    defaults = {"dataset_dir": scans, "output_dir": folder / "run", "cache_dir": folder / "cache"}
+    return run_bundle(NAME, configs, "training", **{**defaults, **settings})
+
+
+@pytest.fixture(scope="module")
+def trained(scans, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrain")
+    done = succeed(pretrain(scans, folder))
+    return folder / "run", done
+
+
+def test_a_run_leaves_everything_in_its_folder(trained):
+    names = {path.name for path in trained[0].iterdir()}
+    wanted = {"config.yaml", "environment.json", "data.json", "train.log", "history.jsonl", "tensorboard"}
+    assert wanted | {"encoder.pt", "encoder.json", "state.pt"} <= names
+
+
+def test_the_start_tells_rate_half_life_ln_k_and_shapes(trained):
+    said = trained[1].stdout + trained[1].stderr
+    for words in ("4 optimiser steps", "half-life is 173 steps", "ln K = 4.1589", "stage 4         (2, 2, 2)"):
+        assert words in said
+    assert "1 label or mask files left out of 6" in said
+
+
+def test_the_teacher_moved_away_from_its_start(trained, scans, tmp_path):
+    start = succeed(pretrain(scans, tmp_path, teacher_momentum=1.0, max_epochs=2))
+    assert start.returncode == 0
+    moved = torch.load(trained[0] / "encoder.pt", weights_only=True)
+    still = torch.load(tmp_path / "run" / "encoder.pt", weights_only=True)
+    assert moved.keys() == still.keys()
+    assert any(not torch.equal(moved[name], still[name]) for name in moved)
+
+
+def test_the_manifest_says_what_the_encoder_needs(trained):
+    manifest = read_manifest(trained[0] / "encoder.pt")
+    assert (manifest["kind"], manifest["half"], manifest["volumes"]) == ("encoder", "teacher", 5)
+    assert manifest["architecture"]["depth"] == 10
+    wanted = {"orientation": "RAS", "spacing": None, "intensity": "zscore", "hu_window": None}
+    assert manifest["preprocessing"] == wanted
+    assert encoder_from(trained[0] / "encoder.pt").stage_channels == (8, 16, 32, 64)
+
+
+def test_the_history_has_training_and_label_free_scores(trained):
+    records = history(trained[0])
+    steps = [r for r in records if "loss" in r]
+    scores = [r for r in records if "val_retrieval_4" in r]
+    assert [r["step"] for r in steps] == [1, 2, 3, 4]
+    assert [r["teacher_temperature"] for r in steps] == pytest.approx([0.04, 0.04, 0.07, 0.07])
+    assert len(scores) == 2
+    assert all(0 <= scores[-1][f"val_{kind}_{stage}"] <= 1 for kind in ("retrieval", "rank") for stage in (1, 2, 3, 4))
+
+
+def test_a_run_repeats_from_the_config_that_it_wrote(trained, tmp_path):
+    succeed(run_files([str(trained[0] / "config.yaml")], "training", output_dir=tmp_path / "again"))
+    first = torch.load(trained[0] / "encoder.pt", weights_only=True)
+    again = torch.load(tmp_path / "again" / "encoder.pt", weights_only=True)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_a_run_goes_on_where_it_stopped_and_refuses_other_settings(trained, scans, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    done = succeed(pretrain(scans, tmp_path))
+    assert "going on after epoch 2" in done.stdout + done.stderr
+    assert len([r for r in history(tmp_path / "run") if "loss" in r]) == 4
+    words = error_line(pretrain(scans, tmp_path, max_epochs=3))
+    assert "max_epochs was 2, now 3" in words
+
+
+def test_pretraining_goes_on_from_shipped_weights(trained, scans, tmp_path):
+    done = succeed(pretrain(scans, tmp_path, init_checkpoint=trained[0] / "encoder.pt", learning_rate=0.0))
+    assert "all 36 tensors loaded" in done.stdout + done.stderr
+    first = torch.load(trained[0] / "encoder.pt", weights_only=True)
+    again = torch.load(tmp_path / "run" / "encoder.pt", weights_only=True)
+    torch.testing.assert_close(again, first, rtol=0, atol=1e-4)
+
+
+def test_weights_of_other_intensities_are_refused(trained, scans, tmp_path):
+    done = pretrain(scans, tmp_path, init_checkpoint=trained[0] / "encoder.pt", intensity="hu")
+    assert "intensity is 'zscore' there, 'hu' asked for" in error_line(done)
+
+
+def test_local_views_and_same_stage_targets_run_from_an_overlay(scans, tmp_path):
+    overlay = {
+        "views": {
+            "_target_": "desd_components.MultiViews",
+            "seed": "@seed",
+            "views": ["@view_1", "@view_2", "@view_3"],
+        },
+        "view_3": {"_target_": "desd_components.ViewRecipe", "size": [16, 16, 8]},
+        "teacher_target": "same_stage",
+        "max_epochs": 1,
+        "warmup_epochs": 0,
+    }
+    path = tmp_path / "local.yaml"
+    path.write_text(yaml.safe_dump(overlay))
+    files = [str(ROOT / file) for file in config_files(NAME, "train", "smoke")]
+    workflow = ConfigWorkflow(
+        [*files, str(path)],
+        workflow_type="train",
+        dataset_dir=str(scans),
+        output_dir=str(tmp_path / "run"),
+        cache_dir=str(tmp_path / "cache"),
+    )
+    workflow.initialize()
+    workflow.run()
+    prediction = workflow.parser.get_parsed_content("train#trainer").state.output["pred"]
+    assert prediction.student_logits.shape == (4, 3, 2, 64)
+    assert prediction.teacher_logits.shape == (4, 2, 2, 64)
+
+
+def test_two_channels_run_from_the_command_line(tmp_path):
+    for number in range(2):
+        write_scan(tmp_path / "scans" / f"case_{number}.nii.gz", (20, 20, 20, 2), seed=number)
+    succeed(pretrain(tmp_path / "scans", tmp_path, in_channels=2, max_epochs=1, warmup_epochs=0))
+    assert read_manifest(tmp_path / "run" / "encoder.pt")["architecture"]["in_channels"] == 2
+
+
+def test_one_process_and_two_learn_the_same(scans, tmp_path):
+    common = {"head_norm": "none", "max_epochs": 20, "val_interval": 20, "cache_dir": tmp_path / "cache"}
+    succeed(pretrain(scans, tmp_path, output_dir=tmp_path / "one", batch_size=4, **common))
+    two = {"output_dir": tmp_path / "two", "batch_size": 2, "processes": 2, **common}
+    succeed(pretrain(scans, tmp_path, configs="train smoke multi_gpu_train", **two))
+    one, two = (torch.load(tmp_path / run / "state.pt", weights_only=True)["objects"] for run in ("one", "two"))
+    teacher = [name for name in one["network"] if name.startswith("teacher.")]
+    assert len(teacher) > 40
+    for name in teacher:
+        torch.testing.assert_close(one["network"][name], two["network"][name], rtol=0, atol=1e-5, msg=name)
+    torch.testing.assert_close(one["loss"]["center"], two["loss"]["center"], rtol=0, atol=1e-5)
+    losses = [[r["loss"] for r in history(tmp_path / run) if "loss" in r] for run in ("one", "two")]
+    assert len(losses[0]) == 20
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"dataset_dir": "nowhere"}, "dataset_dir 'nowhere' does not exist"),
+        ({"view_size": "[8,8,8]"}, "a map of (1, 1, 1) at stage 4"),
+        ({"warmup_epochs": 2}, "The warm-up of 4 steps does not fit into a run of 4 steps"),
+        ({"teacher_temperature_start": 0.1}, "teacher_temperature=0.1 is not below student_temperature=0.1"),
+        ({"max_epoch": 5}, "Did you mean --max_epochs?"),
+        ({"output_dir": "/proc/nowhere"}, "--output_dir"),
+        ({"batch_size": 6}, "lower `batch_size`"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line_before_training(scans, tmp_path, settings, words):
+    done = pretrain(scans, tmp_path, **settings)
+    assert words in error_line(done)
+    assert not (tmp_path / "run" / "history.jsonl").exists()
+
+
+def test_inference_writes_vectors_and_pictures_and_goes_on_after_a_bad_scan(trained, tmp_path):
+    scans = tmp_path / "scans"
+    write_scan(scans / "a" / "big.nii.gz", (30, 18, 25))
+    write_scan(scans / "b" / "small.nii.gz", (9, 12, 10))
+    (scans / "broken.nii.gz").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    settings = {"dataset_dir": scans, "output_dir": tmp_path / "out", "checkpoint": trained[0] / "encoder.pt"}
+    succeed(run_bundle(NAME, "inference", feature_maps=True, **settings))
+    for name in ("a/big", "b/small"):
+        vectors = np.load(tmp_path / "out" / f"{name}.npz")
+        assert [vectors[f"stage_{stage}"].shape for stage in (1, 2, 3, 4)] == [(8,), (16,), (32,), (64,)]
+        assert (tmp_path / "out" / f"{name}_features.png").stat().st_size > 10_000
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert len(report["segmented"]) == 2
+    assert "broken.nii.gz" in report["failed"][0]["image"]
+
+
+def test_inference_without_weights_is_refused(tmp_path):
+    done = run_bundle(NAME, "inference", dataset_dir=tmp_path, output_dir=tmp_path / "out", checkpoint="no.pt")
+    assert "no.pt: no such weights file" in error_line(done)
+
+
+@pytest.mark.parametrize("configs", ["train", "train small", "train smoke", "train small multi_gpu_train"])
+def test_training_configs_have_all_properties(configs, scans, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    files = config_files(NAME, *configs.split())
+    workflow = ConfigWorkflow(files, workflow_type="train", dataset_dir=str(scans), output_dir=str(tmp_path))
+    assert workflow.check_properties() == []
+
+
+def test_the_inference_config_has_all_properties(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    workflow = ConfigWorkflow(config_files(NAME, "inference")[0], workflow_type="infer")
+    assert workflow.check_properties() == []
+
+
+def test_the_network_fits_its_metadata(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    meta = f"bundles/{NAME}/configs/metadata.json"
+    verify_net_in_out("network_def", meta_file=meta, config_file=config_files(NAME, "train", "small"), device="cpu")
+    verify_net_in_out("network_def", meta_file=meta, config_file=config_files(NAME, "inference")[0], device="cpu")
+
+
+def test_the_network_exports_to_torchscript(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    weights = trained[0] / "encoder.pt"
+    ckpt_export(
+        "network_def",
+        filepath=str(tmp_path / "encoder.ts"),
+        ckpt_file=str(weights),
+        meta_file=f"bundles/{NAME}/configs/metadata.json",
+        config_file=config_files(NAME, "train", "smoke"),
+    )
+    x = torch.randn(1, 1, 24, 16, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(tmp_path / "encoder.ts")(x), encoder_from(weights).eval()(x))
+
+
+def test_every_number_of_the_recipe_names_its_origin():
+    text = (ROOT / config_files(NAME, "train")[0]).read_text()
+    knobs = text.split("# hyper-parameters: method")[1].split("# data")[0].strip().splitlines()
+    assert len(knobs) >= 12
+    assert all("[authors' script]" in line or "[paper]" in line for line in knobs)
+
+
+def test_the_recipe_is_the_published_one():
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / file) for file in config_files(NAME, "train")])
+    published = {
+        "max_epochs": 300,
+        "batch_size": 32,
+        "num_prototypes": 60000,
+        "view_size": [96, 96, 16],
+        "slab_depth": 24,
+        "slab_stride": 12,
+        "student_temperature": 0.1,
+        "teacher_temperature_start": 0.04,
+        "teacher_temperature": 0.07,
+        "teacher_temperature_epochs": 20,
+        "center_momentum": 0.9,
+        "teacher_momentum": 0.996,
+        "learning_rate": 0.3,
+        "warmup_epochs": 10,
+        "weight_decay": 1e-6,
+        "frozen_prototype_epochs": 1,
+        "stage_weights": [0.25] * 4,
+        "amp": False,
+    }
+    assert {key: parser[key] for key in published} == published
+    assert parser["end_learning_rate"] * 192 / 256 == pytest.approx(0.048)
+
+
+def test_real_hippocampus_volumes_pretrain(real_data, tmp_path):
+    settings = {"data_split": real_data / "Task04_Hippocampus" / "splits.json", "batch_size": 50, "max_epochs": 1}
+    done = succeed(pretrain(real_data / "Task04_Hippocampus", tmp_path, warmup_epochs=0, **settings))
+    assert "150 volumes" in done.stdout + done.stderr
+
+
+def test_a_real_folder_of_bad_files_is_refused(real_data, tmp_path):
+    words = error_line(pretrain(real_data / "dirty" / "other", tmp_path))
+    assert "git-LFS" in words or "git-lfs" in words.lower()
+
+
+def test_scans_of_different_grids_keep_their_own_space(trained, tmp_path):
+    path = write_scan(tmp_path / "scans" / "one.nii.gz", (20, 18, 22))
+    before = nibabel.load(path).affine
+    settings = {"dataset_dir": path, "output_dir": tmp_path / "out", "checkpoint": trained[0] / "encoder.pt"}
+    succeed(run_bundle(NAME, "inference", **settings))
+    assert (tmp_path / "out" / "one.npz").is_file()
+    np.testing.assert_array_equal(nibabel.load(path).affine, before)

@@ -1,0 +1,41 @@
+"""Small answers that the pre-training configs ask for."""
+
+import pytest
+import torch
+
+from desd_components import (
+    DeepSelfDistillationNetwork,
+    UserError,
+    decay_groups,
+    joined_processes,
+    optimizer_steps,
+    scaled_learning_rate,
+    total_batch,
+)
+
+
+def test_weight_decay_spares_biases_norms_and_the_teacher(tiny_encoder):
+    network = DeepSelfDistillationNetwork(tiny_encoder, 8, head_hidden=8, head_bottleneck=8)
+    kernels, vectors = decay_groups(network, 0.1)
+    assert (kernels["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
+    assert all(p.ndim > 1 for p in kernels["params"])
+    assert all(p.ndim == 1 for p in vectors["params"])
+    wanted = {id(p) for p in network.student.parameters()}
+    assert {id(p) for group in (kernels, vectors) for p in group["params"]} == wanted
+
+
+@pytest.mark.parametrize(("batches", "epochs", "accumulation", "steps"), [(4, 3, 1, 12), (4, 3, 2, 6), (5, 2, 2, 6)])
+def test_optimiser_steps_count_a_short_last_accumulation(batches, epochs, accumulation, steps):
+    assert optimizer_steps(batches, epochs, accumulation) == steps
+
+
+def test_the_published_learning_rate_comes_out_at_the_published_batch():
+    assert scaled_learning_rate(0.3, 192) == pytest.approx(0.225)
+    assert total_batch(batch_size=8, accumulation_steps=3) == 24
+
+
+def test_several_processes_want_torchrun(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(UserError, match="needs torchrun"):
+        joined_processes()
+    assert not torch.distributed.is_initialized()
