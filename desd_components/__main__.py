@@ -19,6 +19,8 @@ COMMANDS = {
     # "demo": "desd_components.tools.demo:demo",
     "phantom": "desd_components.tools.phantom:write_family",
     "report": "desd_components.tools.report:report",
+    "publish": "desd_components.tools.publish:publish",
+    "pack": "desd_components.tools.pack:pack",
 }
 
 

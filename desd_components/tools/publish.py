@@ -1,0 +1,80 @@
+"""Put a run's weights into a bundle: ``models/`` is read-only for runs, and only this command fills it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..encoder import ResNet3DEncoder
+from ..errors import UserError
+from ..finetuning import network_from_manifest
+from ..weights import load_weights, manifest_path, read_manifest, write_json
+
+logger = logging.getLogger(__name__)
+
+#: what a manifest calls itself -> the file that a run leaves
+KINDS = {"encoder": "encoder.pt", "segmentation": "model.pt"}
+
+
+def run_weights(run: Path) -> Path:
+    """The weights that a run's folder holds, or `run` itself when it is a file.
+
+    Raises:
+        UserError: when there are none.
+    """
+    found = [run] if run.is_file() else [run / name for name in KINDS.values() if (run / name).is_file()]
+    if len(found) != 1:
+        raise UserError(f"{run}: neither a weights file nor a run's folder with one of {sorted(KINDS.values())}.")
+    return found[0]
+
+
+def bundle_kind(bundle: Path) -> str:
+    """Which kind of weights a bundle takes: "segmentation" where it names label classes, else "encoder"."""
+    channels = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]["outputs"]["pred"]
+    return "segmentation" if channels["format"] == "segmentation" else "encoder"
+
+
+def described(metadata: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
+    """`metadata` with the channels of the network that `manifest` describes."""
+    architecture = manifest["architecture"]
+    image = metadata["network_data_format"]["inputs"]["image"]
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    image["num_channels"] = architecture["in_channels"]
+    image["channel_def"] = {str(i): f"image_{i}" if i else "image" for i in range(architecture["in_channels"])}
+    if manifest["kind"] == "segmentation":
+        pred["num_channels"] = len(manifest["class_names"])
+        pred["channel_def"] = {str(i): name.lower() for i, name in enumerate(manifest["class_names"])}
+    else:
+        pred["num_channels"] = ResNet3DEncoder(**architecture).stage_channels[-1]
+    return metadata
+
+
+def publish(run: str, bundle: str) -> None:
+    """Copy the weights of RUN, with their manifest, to BUNDLE/models/model.pt, and fit BUNDLE's metadata to them.
+
+    Args:
+        run: a run's folder, or its encoder.pt or model.pt.
+        bundle: e.g. bundles/desd_pretrain.
+
+    Raises:
+        UserError: when the weights are of the other kind, do not fit their manifest, or are missing.
+    """
+    source, target = run_weights(Path(run)), Path(bundle)
+    if not (target / "configs" / "metadata.json").is_file():
+        raise UserError(f"{bundle}: not a bundle, for it has no configs/metadata.json.")
+    manifest, wanted = read_manifest(source), bundle_kind(target)
+    if manifest.get("kind") != wanted:
+        raise UserError(f"{source}: holds weights of kind {manifest.get('kind')!r}, but {bundle} takes {wanted!r}.")
+    encoder = wanted == "encoder"
+    load_weights(ResNet3DEncoder(**manifest["architecture"]) if encoder else network_from_manifest(manifest), source)
+
+    destination = target / "models" / "model.pt"
+    destination.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, destination)
+    write_json(manifest_path(destination), manifest)
+    metadata = json.loads((target / "configs" / "metadata.json").read_text())
+    write_json(target / "configs" / "metadata.json", described(metadata, manifest))
+    logger.info("%s: %.1f MB, from %s", destination, destination.stat().st_size / 1e6, source)
