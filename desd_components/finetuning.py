@@ -152,7 +152,7 @@ def preprocessing_settings(
         raise UserError(f"intensity={intensity!r}: choose hu (a window, for CT) or zscore (per volume, for MR).")
     if len(hu_window) != 2 or hu_window[0] >= hu_window[1]:
         raise UserError(f"hu_window={hu_window!r}: give the lower and the upper end in HU, such as [-1024, 1024].")
-    window = [float(value) for value in hu_window]
+    window = [float(value) for value in hu_window] if intensity == "hu" else None
     return {"orientation": orientation, "spacing": spacing, "intensity": intensity, "hu_window": window}
 
 
@@ -173,7 +173,7 @@ def agree_with_encoder(checkpoint: str | Path | None, settings: Mapping[str, Any
     differing = [
         f"{key} was {trained[key]!r}, now {settings[key]!r}"
         for key in settings
-        if key in trained and trained[key] != settings[key] and (key != "hu_window" or settings["intensity"] == "hu")
+        if key in trained and trained[key] != settings[key]
     ]
     if not differing:
         return

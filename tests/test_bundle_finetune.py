@@ -1,0 +1,391 @@
+"""The fine-tuning bundle, through the command line, on tiny oblique volumes, and on a few real ones where they are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+import yaml
+from bundle_runs import ROOT, config_files, error_line, history, run_bundle, succeed
+from monai.bundle import ConfigWorkflow, ckpt_export, verify_net_in_out
+from scan_files import oblique_affine, write_json, write_nifti
+
+from desd_components import (
+    ResNet3DEncoder,
+    load_weights,
+    model_manifest,
+    network_from_manifest,
+    preprocessing_settings,
+    read_manifest,
+    save_weights,
+)
+
+NAME = "desd_seg_finetune"
+META = f"bundles/{NAME}/configs/metadata.json"
+SHAPES = [(24, 22, 20), (20, 26, 18), (22, 20, 24), (21, 23, 25), (26, 20, 17)]
+CLASSES = "['organ','tumour']"
+
+
+def bodies(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """A box of class 1 with a smaller one of class 2 inside, at a place that depends on the seed."""
+    labels = np.zeros(shape, np.uint8)
+    x, y, z = np.random.default_rng(seed).integers(3, 8, size=3)
+    labels[x : x + 11, y : y + 10, z : z + 8] = 1
+    labels[x + 3 : x + 7, y + 3 : y + 7, z + 2 : z + 6] = 2
+    return labels
+
+
+def write_pair(folder: Path, name: str, shape: tuple[int, ...], seed: int, channels: int = 1) -> None:
+    labels = bodies(shape, seed)
+    noise = np.random.default_rng(seed).normal(scale=20, size=(*shape, channels))
+    scan = (labels[..., None] * 100.0 + noise).astype(np.float32)
+    write_nifti(folder / "imagesTr" / f"{name}.nii.gz", scan[..., 0] if channels == 1 else scan)
+    write_nifti(folder / "labelsTr" / f"{name}.nii.gz", labels)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "labelled"
+    for number, shape in enumerate(SHAPES):
+        write_pair(path, f"case_{number}", shape, seed=number)
+    return path
+
+
+@pytest.fixture(scope="module")
+def split(folder: Path) -> Path:
+    sections = {"train": ["case_0", "case_1", "case_2"], "validation": ["case_3"], "test": ["case_4"]}
+    return write_json(folder.parent / "split.json", sections)
+
+
+def finetune(folder: Path, place: Path, configs: str = "train small smoke", **settings: Any) -> CompletedProcess:
+    given = {
+        "dataset_dir": folder,
+        "class_names": CLASSES,
+        "output_dir": place / "run",
+        "cache_dir": place / "cache",
+        **settings,
+    }
+    return run_bundle(NAME, configs, "training", **given)
+
+
+def said(done: CompletedProcess) -> str:
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def scratch(folder: Path, split: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompletedProcess]:
+    place = tmp_path_factory.mktemp("scratch")
+    settings = {"data_split": split, "max_epochs": 6, "learning_rate": 0.01, "samples_per_epoch": 12}
+    return place / "run", succeed(finetune(folder, place, val_interval=3, **settings))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder as pre-training leaves it: another shape than the smoke overlay's own."""
+    path = tmp_path_factory.mktemp("encoder") / "encoder.pt"
+    torch.manual_seed(1)
+    module = ResNet3DEncoder(depth=10, width=8, norm="group", stem_kernel=3, stem_stride=1, stem_pool=False)
+    settings = preprocessing_settings(None, "zscore", [-1024, 1024])
+    save_weights(module, path, {"kind": "encoder", "architecture": module.architecture, "preprocessing": settings})
+    return path
+
+
+def test_a_run_leaves_everything_in_its_folder(scratch: tuple) -> None:
+    names = {path.name for path in scratch[0].iterdir()}
+    wanted = {"config.yaml", "environment.json", "data.json", "train.log", "history.jsonl", "tensorboard"}
+    assert wanted | {"model.pt", "model.json", "state.pt", "split.json"} <= names
+
+
+def test_training_from_scratch_learns_the_bright_boxes(scratch: tuple) -> None:
+    losses = [record["loss"] for record in history(scratch[0]) if "loss" in record]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_validation_scores_every_class(scratch: tuple) -> None:
+    scores = [record for record in history(scratch[0]) if "val_mean_dice" in record]
+    assert len(scores) == 2
+    names = {"val_dice_organ", "val_dice_tumour", "val_hd95_organ", "val_hd95_tumour"}
+    assert names <= set(scores[-1])
+    assert scores[-1]["val_dice_organ"] > 0.3
+
+
+def test_the_best_model_is_kept_and_described(scratch: tuple) -> None:
+    manifest = read_manifest(scratch[0] / "model.pt")
+    best = max(r["val_mean_dice"] for r in history(scratch[0]) if "val_mean_dice" in r)
+    assert manifest["mean_dice"] == pytest.approx(best)
+    assert (manifest["class_names"], manifest["activation"]) == (["background", "organ", "tumour"], "sigmoid")
+    assert (manifest["window"], manifest["preprocessing"]["intensity"]) == ([16, 16, 16], "zscore")
+    load_weights(network_from_manifest(manifest), scratch[0] / "model.pt")
+
+
+def test_training_from_an_encoder_starts_with_its_weights(folder: Path, encoder: Path, tmp_path: Path) -> None:
+    settings = {"max_epochs": 1, "learning_rate": 0.0, "final_learning_rate": 0.0, "preset": "layerwise_decay"}
+    done = succeed(finetune(folder, tmp_path, encoder_checkpoint=encoder, val_fraction=0, **settings))
+    assert "all 36 tensors loaded" in said(done)
+    kept = torch.load(tmp_path / "run" / "model.pt", weights_only=True)
+    for name, tensor in torch.load(encoder, weights_only=True).items():
+        torch.testing.assert_close(kept[f"encoder.{name}"], tensor, msg=name)
+    manifest = read_manifest(tmp_path / "run" / "model.pt")
+    assert (manifest["architecture"]["norm"], manifest["encoder"]) == ("group", "encoder.pt")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"architecture": "{'depth': 18}"}, "depth is 10 there, 18 asked for"),
+        ({"encoder_checkpoint": "MODEL"}, "does not fit the ResNet3DEncoder"),
+    ],
+)
+def test_an_encoder_that_does_not_fit_is_refused_with_what_differs(
+    folder: Path, encoder: Path, scratch: tuple, tmp_path: Path, settings: dict, words: str
+) -> None:
+    settings = {"encoder_checkpoint": encoder, **settings}
+    if settings["encoder_checkpoint"] == "MODEL":
+        settings["encoder_checkpoint"] = scratch[0] / "model.pt"
+    assert words in error_line(finetune(folder, tmp_path, **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"class_names": "['organ']", "num_labels": 1}, "holds the label values [2]"),
+        ({"roi_size": "[8,8,8]"}, "stage 4"),
+        ({"learning_rat": "1"}, "--learning_rate"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(folder: Path, tmp_path: Path, settings: dict, words: str) -> None:
+    assert words in error_line(finetune(folder, tmp_path, **settings))
+
+
+def test_two_channels_and_softmax_run_from_the_command_line(tmp_path: Path) -> None:
+    for number, shape in enumerate(SHAPES[:3]):
+        write_pair(tmp_path / "data", f"case_{number}", shape, seed=number, channels=2)
+    settings = {"in_channels": 2, "activation": "softmax", "preset": "encoder_warmup", "early_stopping": True}
+    succeed(finetune(tmp_path / "data", tmp_path, spacing=1.5, **settings))
+    manifest = read_manifest(tmp_path / "run" / "model.pt")
+    assert (manifest["architecture"]["in_channels"], manifest["activation"]) == (2, "softmax")
+    assert manifest["preprocessing"]["spacing"] == [1.5, 1.5, 1.5]
+    scans = tmp_path / "data" / "imagesTr"
+    settings = {"checkpoint": tmp_path / "run" / "model.pt", "output_dir": tmp_path / "out"}
+    succeed(run_bundle(NAME, "inference", dataset_dir=scans, **settings))
+    label = nibabel.load(tmp_path / "out" / "case_0.nii.gz")
+    assert label.shape == SHAPES[0]
+
+
+def test_two_processes_train_and_validate_together(folder: Path, split: Path, tmp_path: Path) -> None:
+    write_json(tmp_path / "two.json", {"train": ["case_0", "case_1"], "validation": ["case_2", "case_3", "case_4"]})
+    settings = {"data_split": tmp_path / "two.json", "max_epochs": 1, "processes": 2}
+    succeed(finetune(folder, tmp_path, "train small smoke multi_gpu_train", **settings))
+    records = history(tmp_path / "run")
+    assert [record["step"] for record in records if "loss" in record][-1] == 1  # 4 crops, 2 on each process
+    assert sum("val_mean_dice" in record for record in records) == 1
+
+
+@pytest.fixture(scope="module")
+def evaluated(folder: Path, scratch: tuple) -> tuple[dict, CompletedProcess]:
+    settings = {"dataset_dir": folder, "output_dir": scratch[0], "section": "test"}
+    done = succeed(run_bundle(NAME, "train small evaluate", **settings))
+    return json.loads((scratch[0] / "metrics.json").read_text()), done
+
+
+def test_evaluation_scores_the_section_asked_for(evaluated: tuple) -> None:
+    report, done = evaluated
+    assert report["classes"] == ["background", "organ", "tumour"]
+    assert [case["image"] for case in report["cases"]] == ["case_4.nii.gz"]
+    assert "organ" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def inferred(
+    folder: Path, scratch: tuple, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, CompletedProcess]:
+    place = tmp_path_factory.mktemp("inference")
+    scans, out = place / "scans", place / "out"
+    (scans / "sub").mkdir(parents=True)
+    shutil.copy(folder / "imagesTr" / "case_4.nii.gz", scans / "case_4.nii.gz")
+    image = nibabel.load(folder / "imagesTr" / "case_3.nii.gz")
+    # another order and direction of the axes: the same anatomy
+    turned = image.as_reoriented(nibabel.orientations.axcodes2ornt("PSL"))
+    nibabel.save(turned, scans / "sub" / "turned.nii")
+    write_nifti(scans / "small.nii.gz", np.random.default_rng(0).normal(size=(7, 12, 5)).astype(np.float32))
+    (scans / "torn.nii.gz").write_bytes((scans / "case_4.nii.gz").read_bytes()[:500])
+    settings = {"checkpoint": scratch[0] / "model.pt", "overlays": True, "save_probabilities": True}
+    done = run_bundle(NAME, "inference", dataset_dir=scans, output_dir=out, flip_axes="[0]", **settings)
+    return scans, out, succeed(done)
+
+
+@pytest.mark.parametrize("name", ["case_4.nii.gz", "sub/turned.nii", "small.nii.gz"])
+def test_labels_lie_on_the_grid_of_the_scan_under_its_name(inferred: tuple, name: str) -> None:
+    scan, label = nibabel.load(inferred[0] / name), nibabel.load(inferred[1] / name)
+    assert label.shape == scan.shape
+    np.testing.assert_allclose(label.affine, scan.affine, atol=1e-4)
+    values = np.asarray(label.dataobj)
+    assert values.dtype == np.uint8 and set(np.unique(values)) <= {0, 1, 2}
+
+
+def test_probabilities_decide_the_labels(inferred: tuple) -> None:
+    label = np.asarray(nibabel.load(inferred[1] / "case_4.nii.gz").dataobj)
+    probabilities = np.asarray(nibabel.load(inferred[1] / "case_4_prob.nii.gz").dataobj)
+    assert probabilities.shape == (*label.shape, 3)
+    assert probabilities.min() >= 0 and probabilities.max() <= 1
+    assert np.mean(probabilities.argmax(-1) == label) > 0.999  # ties of saturated sigmoids aside
+
+
+def test_overlays_are_drawn_for_every_scan(inferred: tuple) -> None:
+    for name in ("case_4", "sub/turned", "small"):
+        assert (inferred[1] / "overlays" / f"{name}.png").stat().st_size > 5_000
+
+
+def test_a_bad_scan_is_reported_and_the_rest_goes_on(inferred: tuple) -> None:
+    report = json.loads((inferred[1] / "report.json").read_text())
+    assert len(report["segmented"]) == 3
+    assert [Path(failed["image"]).name for failed in report["failed"]] == ["torn.nii.gz"]
+    assert "torn.nii.gz" in said(inferred[2])
+
+
+def dice_of(a: np.ndarray, b: np.ndarray, value: int) -> float:
+    found, true = a == value, b == value
+    return 2 * float((found & true).sum()) / float(found.sum() + true.sum())
+
+
+def test_evaluation_agrees_with_the_labels_that_inference_writes(
+    folder: Path, scratch: tuple, evaluated: tuple, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "one.json", [str(folder / "imagesTr" / "case_4.nii.gz")])
+    scan = folder / "imagesTr" / "case_4.nii.gz"
+    settings = {"checkpoint": scratch[0] / "model.pt", "output_dir": tmp_path / "out"}
+    succeed(run_bundle(NAME, "inference", dataset_dir=scan, **settings))
+    found = np.asarray(nibabel.load(tmp_path / "out" / "case_4.nii.gz").dataobj)
+    true = np.asarray(nibabel.load(folder / "labelsTr" / "case_4.nii.gz").dataobj)
+    scores = evaluated[0]["cases"][0]["dice"]
+    assert scores["organ"] == pytest.approx(dice_of(found, true, 1), abs=1e-6)
+    assert scores["tumour"] == pytest.approx(dice_of(found, true, 2), abs=1e-6)
+
+
+def test_inference_refuses_a_knob_that_contradicts_the_model(scratch: tuple, folder: Path, tmp_path: Path) -> None:
+    settings = {"checkpoint": scratch[0] / "model.pt", "output_dir": tmp_path / "out"}
+    done = run_bundle(NAME, "inference", dataset_dir=folder / "imagesTr", intensity="hu", **settings)
+    assert "intensity is 'zscore' there, 'hu' asked for" in error_line(done)
+
+
+@pytest.mark.parametrize(
+    "configs", ["train", "train small", "train small smoke", "train small evaluate", "train small multi_gpu_train"]
+)
+def test_training_configs_have_all_properties(
+    configs: str, folder: Path, scratch: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    for name, value in {
+        "LOCAL_RANK": 0,
+        "RANK": 0,
+        "WORLD_SIZE": 1,
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": 0,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    settings = {"dataset_dir": str(folder), "output_dir": str(tmp_path), "cache_dir": str(tmp_path), "num_workers": 0}
+    settings |= {"checkpoint": str(scratch[0] / "model.pt")} if "evaluate" in configs else {"class_names": CLASSES}
+    files = config_files(NAME, *configs.split())
+    workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **settings)
+    workflow.initialize()
+    try:
+        assert workflow.check_properties() == []
+    finally:
+        workflow.finalize()
+
+
+def test_the_inference_config_has_all_properties(
+    folder: Path, scratch: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    settings = {"dataset_dir": str(folder), "output_dir": str(tmp_path), "checkpoint": str(scratch[0] / "model.pt")}
+    files = config_files(NAME, "inference")[0]
+    workflow = ConfigWorkflow(files, workflow_type="infer", logging_file=False, **settings)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("configs", ["train", "train small"])
+def test_the_network_fits_its_metadata(configs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    verify_net_in_out("network_def", meta_file=META, config_file=config_files(NAME, *configs.split()), device="cpu")
+
+
+def test_the_network_of_inference_exports_to_torchscript(
+    scratch: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    weights = scratch[0] / "model.pt"
+    ckpt_export(
+        "network_def",
+        filepath=str(tmp_path / "model.ts"),
+        ckpt_file=str(weights),
+        meta_file=META,
+        config_file=config_files(NAME, "inference")[0],
+        checkpoint=str(weights),
+    )
+    network = network_from_manifest(model_manifest(weights)).eval()
+    load_weights(network, weights)
+    volume = torch.randn(1, 1, 24, 17, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(volume), network(volume))
+
+
+def test_the_published_sizes_are_those_of_pretraining() -> None:
+    ours, theirs = (
+        yaml.safe_load((ROOT / f"bundles/{bundle}/configs/train.yaml").read_text())
+        for bundle in (NAME, "desd_pretrain")
+    )
+    assert ours["roi_size"] == theirs["view_size"]
+    assert ours["scratch_architecture"] == theirs["encoder"]
+    assert (ours["spacing"], ours["hu_window"]) == (theirs["spacing"], theirs["hu_window"])
+
+
+def test_small_encoders_of_both_bundles_are_alike() -> None:
+    ours, theirs = (
+        yaml.safe_load((ROOT / f"bundles/{bundle}/configs/small.yaml").read_text())
+        for bundle in (NAME, "desd_pretrain")
+    )
+    assert ours["scratch_architecture"] == theirs["encoder"]
+    assert (ours["spacing"], ours["intensity"]) == (theirs["spacing"], theirs["intensity"])
+
+
+def grids_agree(out: Path, scan: Path) -> bool:
+    label, image = nibabel.load(out / scan.name), nibabel.load(scan)
+    return label.shape == image.shape[:3] and np.allclose(label.affine, image.affine, atol=1e-3)
+
+
+def test_anisotropic_spines_run_with_no_config_edited(real_data: Path, tmp_path: Path) -> None:
+    spine = real_data / "sct_spine"
+    pairs = [("t2/t2", "t2/t2_seg-manual"), ("t2s/t2s", "t2s/t2s_seg")]
+    records = [{"image": str(spine / f"{i}.nii.gz"), "label": str(spine / f"{name}.nii.gz")} for i, name in pairs]
+    data = write_json(tmp_path / "spine.json", {"training": records, "labels": {"0": "background", "1": "cord"}})
+    settings = {"spacing": "median", "max_epochs": 1, "class_names": "null"}
+    succeed(finetune(data, tmp_path, val_fraction=0.5, **settings))
+    checkpoint = tmp_path / "run" / "model.pt"
+    out = {"checkpoint": checkpoint, "output_dir": tmp_path / "out"}
+    succeed(run_bundle(NAME, "inference", dataset_dir=spine / "t2s" / "t2s.nii.gz", overlap=0.1, **out))
+    assert grids_agree(tmp_path / "out", spine / "t2s" / "t2s.nii.gz")
+
+
+def test_many_classes_of_a_real_ct_run_with_no_config_edited(real_data: Path, tmp_path: Path) -> None:
+    ct = real_data / "totalseg_refs" / "ct"
+    record = {"image": str(ct / "example_ct.nii.gz"), "label": str(ct / "example_ct_seg117.nii.gz")}
+    data = write_json(tmp_path / "ct.json", {"training": [record]})
+    values = np.unique(np.asarray(nibabel.load(record["label"]).dataobj))
+    settings = {"class_names": int(values.max()), "intensity": "hu", "spacing": 6.0, "max_epochs": 1, "val_fraction": 0}
+    succeed(finetune(data, tmp_path, **settings))
+    out = {"checkpoint": tmp_path / "run" / "model.pt", "output_dir": tmp_path / "out"}
+    succeed(run_bundle(NAME, "inference", dataset_dir=record["image"], overlap=0.1, **out))
+    assert grids_agree(tmp_path / "out", ct / "example_ct.nii.gz")
+
+
+def test_the_affine_of_the_tests_is_oblique() -> None:
+    assert np.count_nonzero(np.abs(oblique_affine()[:3, :3]) > 1e-3) > 6
