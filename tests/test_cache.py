@@ -4,6 +4,9 @@ import json
 import logging
 import os
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +72,14 @@ def test_a_second_call_preprocesses_nothing(tmp_path):
     assert [os.stat(folder / "image.npy").st_mtime_ns for folder in folders] == before
 
 
-def test_a_changed_scan_gets_a_new_entry(tmp_path):
-    records = scans(tmp_path / "data", 1)
+def test_a_scan_changed_in_place_gets_a_new_entry(tmp_path):
+    record = {"image": str(write_scan(tmp_path / "a.nii"))}
+    size = os.path.getsize(record["image"])
     cache = VolumeCache(preprocessing(), tmp_path / "cache")
-    (before,) = cache.prepare(records)
-    write_scan(Path(records[0]["image"]), seed=9)
-    (after,) = cache.prepare(records)
+    (before,) = cache.prepare([record])
+    write_scan(tmp_path / "a.nii", seed=9)
+    assert os.path.getsize(record["image"]) == size
+    (after,) = cache.prepare([record])
     assert before != after
     assert not np.array_equal(open_array(before, "image"), open_array(after, "image"))
 
@@ -127,6 +132,18 @@ def test_threads_make_the_same_entries(tmp_path):
     threaded = VolumeCache(preprocessing(), tmp_path / "two").prepare(records, num_workers=3)
     for first, second in zip(alone, threaded, strict=True):
         np.testing.assert_array_equal(open_array(first, "image"), open_array(second, "image"))
+
+
+def test_no_two_threads_share_a_reader(tmp_path):
+    """MONAI's readers keep the names of the files that they are reading, so that a shared one may mix up two scans."""
+    cache, together = VolumeCache(preprocessing(), tmp_path), threading.Barrier(3)
+
+    def loader(_: int) -> object:
+        together.wait(timeout=20)
+        return cache._steps()[0]
+
+    with ThreadPoolExecutor(3) as pool:
+        assert len({id(each) for each in list(pool.map(loader, range(3)))}) == 3
 
 
 def test_half_precision_takes_half_the_disk(tmp_path):
@@ -279,19 +296,33 @@ def test_memory_does_not_grow_with_the_number_of_volumes(tmp_path):
     assert peak < 60e6
 
 
-def _outcome(data: Path, cache: Path) -> str:
+class CountingCache(VolumeCache):
+    """Counts the entries that this process makes, and takes its time over each when told to."""
+
+    made, seconds = 0, 0.0
+
+    def _make_one(self, folder, record):
+        time.sleep(self.seconds)
+        self.made += 1
+        return super()._make_one(folder, record)
+
+
+def _outcome(data: Path, cache: CountingCache) -> str:
     records = [{"image": str(path)} for path in sorted(data.glob("*.nii.gz"))]
     try:
-        return "\n".join(map(str, VolumeCache(loading("image"), cache).prepare(records)))
+        return "\n".join(map(str, cache.prepare(records)))
     except UserError as error:
         return str(error)
 
 
 def _prepare_on_rank(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    cache = CountingCache(loading("image"), Path(folder, "cache"))
+    cache.seconds = 0.2 * rank  # whoever is done early must wait, and not do the other's work
     seen = {
-        "good": _outcome(Path(folder, "good"), Path(folder, "cache")),
-        "bad": _outcome(Path(folder, "bad"), Path(folder, "cache")),
+        "good": _outcome(Path(folder, "good"), cache),
+        "made": cache.made,
+        "bad": _outcome(Path(folder, "bad"), cache),
         "description": json.dumps(describe(preprocessing()), sort_keys=True),
     }
     Path(folder, f"{rank}.json").write_text(json.dumps(seen))
@@ -299,7 +330,7 @@ def _prepare_on_rank(rank: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory) -> list[dict[str, str]]:
+def two_processes(tmp_path_factory) -> list[dict]:
     """What each of two processes saw of five good scans and of four with a bad one."""
     folder = tmp_path_factory.mktemp("two_processes")
     scans(folder / "good", 5)
@@ -309,7 +340,11 @@ def two_processes(tmp_path_factory) -> list[dict[str, str]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
-def test_two_processes_share_the_work_and_see_all_entries(two_processes):
+def test_two_processes_share_the_work(two_processes):
+    assert [seen["made"] for seen in two_processes] == [3, 2]
+
+
+def test_two_processes_see_all_entries(two_processes):
     first, second = (seen["good"].splitlines() for seen in two_processes)
     assert first == second
     assert len(first) == 5 and all(Path(line, "meta.json").exists() for line in first)
