@@ -6,7 +6,9 @@ Segmentation", MICCAI 2022. This is an independent implementation, written from 
 
 from .cache import VolumeCache
 from .checks import check_records, require_writable
+from .coding_rate import CodingRateTerm
 from .data import ContextDataset, PreprocessedDataset
+from .dense import DenseDistillationLoss, PrepareDenseViews, ViewsWithPoints
 from .encoder import ResNet3DEncoder, pooled_stages, refuse_small_maps, shape_table
 from .errors import UserError, plain_errors
 from .evaluation import EncoderEvaluation, evaluated_manifest, probe_data
@@ -36,6 +38,7 @@ from .handlers import (
     SaveWeightsHandler,
     TeacherEMAHandler,
     TimeEstimateHandler,
+    shared,
 )
 from .inference import FlipInferer, ScanDataset, ScanLayout, SkipBadScans, refuse_overwriting, scans_root
 from .labelled import LabelledData, find_labelled, with_background

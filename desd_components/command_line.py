@@ -33,17 +33,19 @@ def given_settings(arguments: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def is_bundle_command(arguments: Sequence[str]) -> bool:
+    """Whether a command line is that of ``python -m monai.bundle run``."""
+    program = arguments[0].replace("\\", "/") if arguments else ""
+    return program.endswith("monai/bundle/__main__.py") and arguments[1:2] == ["run"]
+
+
 def refuse_unknown_settings(arguments: Sequence[str]) -> None:
-    """Check a command line of ``python -m monai.bundle run``; any other is none of our business.
+    """Check the command line of a bundle's run; any other is none of our business.
 
     Raises:
         UserError: naming the first setting that no config has, and the nearest one that exists.
     """
-    if (
-        len(arguments) < 2
-        or not arguments[0].replace("\\", "/").endswith("monai/bundle/__main__.py")
-        or arguments[1] != "run"
-    ):
+    if not is_bundle_command(arguments):
         return
     given = given_settings(arguments[2:])
     own = set(inspect.signature(bundle_run).parameters) - {"override"}

@@ -37,11 +37,13 @@ def _print_plainly(kind: type[BaseException], error: BaseException, trace: Trace
 
 
 def plain_errors() -> None:
-    """Print a `UserError` that ends the process as one line; the trace goes to the log at level DEBUG.
+    """In a process that ``python -m monai.bundle`` started: print a `UserError` that ends it as one line.
 
-    Then compare the command line with the configs: see `refuse_unknown_settings`.
+    The whole trace goes to the log at level DEBUG. The command line is compared with the configs, too; see
+    `refuse_unknown_settings`. A program that merely loads a bundle keeps its own way with errors.
     """
-    from .command_line import refuse_unknown_settings
+    from .command_line import is_bundle_command, refuse_unknown_settings
 
-    sys.excepthook = _print_plainly
-    refuse_unknown_settings(sys.argv)
+    if is_bundle_command(sys.argv):
+        sys.excepthook = _print_plainly
+        refuse_unknown_settings(sys.argv)

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import ignite.distributed as idist
 import torch
@@ -40,6 +40,17 @@ class ScalarSource(Protocol):
 
     def scalars(self) -> dict[str, float]:
         """Name -> value, as of the last step."""
+
+
+Handler = TypeVar("Handler")
+
+
+def shared(handler: Handler) -> Handler:
+    """The same handler: an entry of a handler list for one that other parts of a config refer to as well.
+
+    MONAI reads ``_target_`` of each entry of ``train#handlers``, so none of them may be a mere reference.
+    """
+    return handler
 
 
 class LearningRateHandler:
@@ -236,7 +247,7 @@ class RunRecordHandler:
     def __init__(self, output_dir: str | Path, sources: Sequence[ScalarSource] = (), interval: int = 10) -> None:
         self.output_dir, self.sources, self.interval = Path(output_dir), sources, interval
         self._writer: Any = None
-        self._started = time.monotonic()
+        self._started, self._is_fresh = time.monotonic(), False
 
     @property
     def path(self) -> Path:
@@ -248,22 +259,27 @@ class RunRecordHandler:
         if idist.get_rank() != 0:
             return
         if isinstance(engine, Trainer):
-            engine.add_event_handler(Events.STARTED, self._forget_the_future)
+            engine.add_event_handler(Events.STARTED, lambda: self._start())
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._record_step)
         else:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._record_metrics)
         engine.add_event_handler(Events.COMPLETED, lambda: self._close())
 
-    def _forget_the_future(self, engine: Workflow) -> None:
-        """Drop records of epochs that a resumed run is about to repeat; a fresh run starts a fresh file."""
-        self._started = time.monotonic()
+    def _start(self) -> None:
+        self._started, self._is_fresh = time.monotonic(), True
+
+    def _forget_the_future(self, epoch: int) -> None:
+        """Drop records of the epoch that begins and later ones: a resumed run repeats them, a fresh one has none."""
         if self.path.is_file():
             lines = self.path.read_text().splitlines()
-            kept = [line for line in lines if json.loads(line)["epoch"] <= engine.state.epoch]
+            kept = [line for line in lines if json.loads(line)["epoch"] < epoch]
             self.path.write_text("".join(line + "\n" for line in kept))
 
     def _record_step(self, engine: Workflow) -> None:
         iteration, length = engine.state.iteration, engine.state.epoch_length
+        if self._is_fresh:  # not when the run starts: the state to go on from may be restored after that
+            self._forget_the_future(engine.state.epoch)
+            self._is_fresh = False
         if iteration % self.interval and iteration % length and iteration != 1:
             return
         values = {"step": iteration, "loss": engine.state.output[CommonKeys.LOSS].item()}

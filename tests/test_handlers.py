@@ -166,3 +166,22 @@ def test_weights_are_saved_with_their_manifest_at_the_interval_and_at_the_end(ti
     )
     for name, tensor in torch.load(tmp_path / "encoder.pt", weights_only=True).items():
         torch.testing.assert_close(tensor, run.network.teacher.encoder.state_dict()[name])
+
+
+def test_a_resumed_run_repeats_no_record_and_a_fresh_one_keeps_none(tiny_encoder, tmp_path):
+    old = [{"epoch": epoch, "loss": 1.0} for epoch in (1, 2, 3)]
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in old))
+
+    class Resume:
+        def attach(self, engine):
+            engine.add_event_handler(Events.STARTED, self)
+
+        def __call__(self, engine):
+            engine.state.epoch, engine.state.iteration = 1, 4
+
+    Run(tiny_encoder).train(RunRecordHandler(tmp_path, interval=4), Resume())
+    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [(r["epoch"], r.get("step")) for r in records] == [(1, None), (2, 8)]
+    Run(tiny_encoder, epochs=1).train(RunRecordHandler(tmp_path, interval=4))
+    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [(r["epoch"], r.get("step")) for r in records] == [(1, 1), (1, 4)]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from bundle_runs import ROOT
 from monai.bundle import ConfigParser, ConfigWorkflow, load, verify_net_in_out
+from scan_files import write_json, write_label, write_scan
 
 from desd_components import (
     ResNet3DEncoder,
@@ -23,10 +24,13 @@ from desd_components.tools.publish import publish
 SETTINGS = preprocessing_settings(None, "zscore", [-1024.0, 1024.0])
 
 
+def small(bundle):
+    """The overlay for small data, as it stands in the file."""
+    return ConfigParser.load_config_file(str(ROOT / "bundles" / bundle / "configs" / "small.yaml"))
+
+
 def architecture(bundle):
-    parser = ConfigParser()
-    parser.read_config(str(ROOT / "bundles" / bundle / "configs" / "small.yaml"))
-    return parser["encoder"] if bundle == "desd_pretrain" else parser["scratch_architecture"]
+    return small(bundle)["encoder" if bundle == "desd_pretrain" else "scratch_architecture"]
 
 
 def make_run(bundle, folder):
@@ -35,10 +39,8 @@ def make_run(bundle, folder):
     if bundle == "desd_pretrain":
         save_weights(encoder, folder / "encoder.pt", encoder_manifest(encoder, SETTINGS, [24, 24, 24], 3, "hash"))
         return encoder
-    parser = ConfigParser()
-    parser.read_config(str(ROOT / "bundles" / bundle / "configs" / "small.yaml"))
-    classes, window = ["background", "left", "right"], parser["roi_size"]
-    network = SegmentationNetwork(encoder, len(classes), decoder_width=parser["decoder_width"])
+    classes, window = ["background", "left", "right"], small(bundle)["roi_size"]
+    network = SegmentationNetwork(encoder, len(classes), decoder_width=small(bundle)["decoder_width"])
     manifest = segmentation_manifest(network, classes, "sigmoid", False, SETTINGS, window)
     save_weights(network, folder / "model.pt", manifest)
     return network
@@ -81,12 +83,29 @@ def test_train_json_is_the_small_recipe_and_the_published_one_lies_beside_it(pac
     assert published[key]["depth"] == 50
 
 
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A Decathlon folder of tiny volumes."""
+    folder = tmp_path_factory.mktemp("data")
+    pairs = [{"image": f"imagesTr/{n}.nii.gz", "label": f"labelsTr/{n}.nii.gz"} for n in range(4)]
+    for number, pair in enumerate(pairs):
+        write_scan(folder / pair["image"], (34, 33, 32), seed=number)
+        write_label(folder / pair["label"], (34, 33, 32))
+    write_json(folder / "dataset.json", {"labels": {"0": "background", "1": "left", "2": "right"}, "training": pairs})
+    return folder
+
+
 @pytest.mark.parametrize(("config", "kind"), [("train", "train"), ("inference", "infer")])
-def test_packed_configs_have_all_properties_and_fit_the_metadata(packed, monkeypatch, config, kind):
+def test_packed_configs_have_all_properties_and_fit_the_metadata(packed, labelled, monkeypatch, config, kind):
     bundle, _ = packed
     monkeypatch.chdir(bundle)
     file = f"configs/{config}.json"
-    assert ConfigWorkflow(file, workflow_type=kind).check_properties() == []
+    settings = {"dataset_dir": str(labelled)}
+    if kind == "train":
+        settings |= {"batch_size": 2, "cache_dir": str(labelled.parent / "cache")}
+    workflow = ConfigWorkflow(file, workflow_type=kind, **settings)
+    workflow.initialize()
+    assert workflow.check_properties() == []
     verify_net_in_out("network_def", meta_file="configs/metadata.json", config_file=file, device="cpu")
 
 

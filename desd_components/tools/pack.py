@@ -38,8 +38,9 @@ def packed_configs(bundle: Path) -> dict[str, dict[str, Any]]:
     configs = bundle / "configs"
     packed = {"train.json": merged(configs / "train.yaml", configs / "small.yaml")}
     packed["train_published.json"] = merged(configs / "train.yaml")
-    for overlay in ("evaluate", "multi_gpu_train", "smoke", "inference"):
-        packed[f"{overlay}.json"] = merged(configs / f"{overlay}.yaml")
+    packed["inference.json"] = merged(configs / "inference.yaml")
+    for overlay in ("evaluate", "multi_gpu_train", "smoke"):  # as they are: their ids have parents in train.json only
+        packed[f"{overlay}.json"] = ConfigParser.load_config_file(str(configs / f"{overlay}.yaml"))
     for name in ("train.json", "train_published.json", "inference.json"):
         packed[name]["bundle_root"] = "."
     return packed
