@@ -58,8 +58,13 @@ class ResumeHandler:
 
     def attach(self, engine: Workflow) -> None:
         """Restore when `engine` starts, before other handlers of that event act; save after its epochs."""
-        engine.add_event_handler(Events.STARTED, self._restore)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        engine.add_event_handler(Events.STARTED, self._start)
+
+    def _start(self, engine: Workflow) -> None:
+        if not engine.has_event_handler(self._save, Events.EPOCH_COMPLETED):
+            # only now, so that it comes after all others of that event, a validation's best model among them
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        self._restore(engine)
 
     def _source(self) -> Path | None:
         if self.resume == "never":
