@@ -14,7 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import distributed, nn
 
+from .centering import sinkhorn
 from .errors import UserError
+
+CENTERINGS = ("mean", "sinkhorn")
 
 
 class DistillationOutput(NamedTuple):
@@ -24,11 +27,15 @@ class DistillationOutput(NamedTuple):
         student_logits: (S, V, B, K).
         teacher_logits: (T, B, K) of the deepest stage, or (S, T, B, K) for ``teacher_target="same_stage"``.
         features: the student's pooled features of the first view at each of its four stages, (B, C) each, detached.
+        pooled: the student's pooled features at each of its four stages, (V, B, C) each, with their gradient.
+        dense: the same for points that the global views share, in place of the batch; None without a dense term.
     """
 
     student_logits: torch.Tensor
     teacher_logits: torch.Tensor
     features: tuple[torch.Tensor, ...] = ()
+    pooled: tuple[torch.Tensor, ...] = ()
+    dense: DistillationOutput | None = None
 
 
 def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
@@ -55,6 +62,8 @@ class DeepSelfDistillationLoss(nn.Module):
         center_momentum: what the center keeps of itself at each step.
         stage_weights: weight of each student stage, shallow to deep.
         same_stage: whether the teacher's logits come from each stage ((S, T, B, K)), not from the deepest alone.
+        centering: "mean", the running center of the published recipe, or "sinkhorn", see `centering.sinkhorn`; ours.
+        terms: further terms, each called with the output and added; ours, none in the published recipe.
 
     Attributes:
         center: (1, K), or (S, K) for `same_stage`: running mean of teacher logits over views, batch and processes,
@@ -77,19 +86,24 @@ class DeepSelfDistillationLoss(nn.Module):
         center_momentum: float = 0.9,
         stage_weights: Sequence[float] = (0.25, 0.25, 0.25, 0.25),
         same_stage: bool = False,
+        centering: str = "mean",
+        terms: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         if not 0.0 <= center_momentum <= 1.0:
             raise UserError(f"center_momentum={center_momentum}: it must lie in 0 to 1.")
         if min(stage_weights) < 0 or sum(stage_weights) <= 0:
             raise UserError(f"stage_weights={list(stage_weights)}: none may be negative, and one must be positive.")
-        self.num_prototypes = num_prototypes
+        if centering not in CENTERINGS:
+            raise UserError(f"centering={centering!r}: choose one of {list(CENTERINGS)}.")
+        self.num_prototypes, self.centering = num_prototypes, centering
         self.student_temperature = student_temperature
         self.center_momentum = center_momentum
         self.same_stage = same_stage
         self.set_teacher_temperature(teacher_temperature)
         self.register_buffer("stage_weights", torch.tensor(stage_weights, dtype=torch.float32), persistent=False)
         self.register_buffer("center", torch.zeros(len(stage_weights) if same_stage else 1, num_prototypes))
+        self.terms = nn.ModuleList(terms)
         self.stage_losses = torch.zeros(len(stage_weights))
         self.teacher_entropy = torch.zeros(())
 
@@ -120,9 +134,7 @@ class DeepSelfDistillationLoss(nn.Module):
             teacher_NTBK = teacher_NTBK if self.same_stage else teacher_NTBK.unsqueeze(0)
             self._refuse_other_shapes(student_SVBK, teacher_NTBK)
 
-            centred_NTBK = (teacher_NTBK - self.center[:, None, None, :]) / self.teacher_temperature
-            log_targets_NTBK = centred_NTBK.log_softmax(dim=-1)
-            targets_NTBK = log_targets_NTBK.exp()
+            targets_NTBK, log_targets_NTBK = self._targets(teacher_NTBK)
             cross_entropy_STV = self._cross_entropy(targets_NTBK, student_SVBK)
             _, teacher_views, student_views = cross_entropy_STV.shape
             pairs_TV = cross_view_pairs(teacher_views, student_views, cross_entropy_STV.device)
@@ -133,7 +145,21 @@ class DeepSelfDistillationLoss(nn.Module):
             self.stage_losses, self.teacher_entropy = figures[:-1], figures[-1]
             if self.training:
                 self._update_center(teacher_NTBK)
-            return (self.stage_weights * stage_losses).sum()
+            total = (self.stage_weights * stage_losses).sum()
+        for term in self.terms:
+            total = total + term(output)
+        return total
+
+    @torch.no_grad()
+    def _targets(self, teacher_NTBK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the student is to say, (N, T, B, K), and its logarithm."""
+        if self.centering == "sinkhorn":
+            rows = [sinkhorn(logits.flatten(0, 1), self.teacher_temperature) for logits in teacher_NTBK]
+            targets = torch.stack(rows).unflatten(1, teacher_NTBK.shape[1:3])
+            return targets, targets.clamp_min(torch.finfo(torch.float32).tiny).log()
+        centred = (teacher_NTBK - self.center[:, None, None, :]) / self.teacher_temperature
+        log_targets = centred.log_softmax(dim=-1)
+        return log_targets.exp(), log_targets
 
     def _cross_entropy(self, targets_NTBK: torch.Tensor, student_SVBK: torch.Tensor) -> torch.Tensor:
         # the targets sum to 1, so the student's normaliser leaves the sum over K: log-softmax is never stored
@@ -178,4 +204,5 @@ class DeepSelfDistillationLoss(nn.Module):
             "teacher_entropy": entropy,
             "kl": float(self.stage_losses[-1]) - entropy,
             "teacher_temperature": self.teacher_temperature,
+            **{name: value for term in self.terms for name, value in term.scalars().items()},  # type: ignore[operator]
         }

@@ -10,11 +10,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from .dense import ViewsWithPoints, features_at
 from .encoder import ResNet3DEncoder, pooled_stages
 from .errors import UserError
 from .loss import DistillationOutput
@@ -61,32 +63,60 @@ class ProjectionHead(nn.Module):
             return functional.linear(embedding, functional.normalize(self.prototypes, dim=-1))
 
 
+class HalfOutput(NamedTuple):
+    """What one half of the network says of V views of B samples; R points that its global views share.
+
+    Attributes:
+        logits: (heads, V, B, K).
+        pooled: features of all four stages, (V, B, C) each.
+        dense_logits: (dense heads, T, R, K) of the T global views; None without points or dense heads.
+    """
+
+    logits: torch.Tensor
+    pooled: list[torch.Tensor]
+    dense_logits: torch.Tensor | None = None
+
+
 class EncoderWithHeads(nn.Module):
     """One half of the network: an encoder, and a projection head for each of some stages.
 
     Heads lie in a ModuleDict keyed ``stage_<n>`` in both halves, so that the teacher finds its parameters in the
-    student by name.
+    student by name; so do the heads of the dense term, where there are any.
     """
 
-    def __init__(self, encoder: ResNet3DEncoder, heads: nn.ModuleDict) -> None:
+    def __init__(self, encoder: ResNet3DEncoder, heads: nn.ModuleDict, dense_heads: nn.ModuleDict) -> None:
         super().__init__()
-        self.encoder, self.heads = encoder, heads
+        self.encoder, self.heads, self.dense_heads = encoder, heads, dense_heads
         self._stages = [int(key.removeprefix("stage_")) for key in heads]
+        self._dense_stages = [int(key.removeprefix("stage_")) for key in dense_heads]
 
-    def forward(self, views: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """V views (B, C, X, Y, Z) -> logits (heads, V, B, K), and the pooled features (V, B, C) of all four stages."""
-        features = self._pooled(views)
-        flat = [feature.flatten(0, 1) for feature in features]
+    def forward(self, views: Sequence[torch.Tensor], points: torch.Tensor | None = None) -> HalfOutput:
+        """Logits of V views (B, C, X, Y, Z), the T global ones first, and of points (T, B, N, 3) in those.
+
+        A point is a place in its view, -1 to 1 across it along x, y, z. R of the output is B * N, sample by sample.
+        """
+        pooled, global_maps = self._encode(views)
+        flat = [feature.flatten(0, 1) for feature in pooled]
         logits = torch.stack([self.heads[f"stage_{stage}"](flat[stage - 1]) for stage in self._stages])
-        return logits.unflatten(1, features[0].shape[:2]), features
+        dense = None if points is None or not self._dense_stages else self._dense(global_maps, points)
+        return HalfOutput(logits.unflatten(1, pooled[0].shape[:2]), pooled, dense)
 
-    def _pooled(self, views: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def _dense(self, maps: Sequence[torch.Tensor], points: torch.Tensor) -> torch.Tensor:
+        views, samples, number = points.shape[:3]
+        rows = [features_at(m, points.flatten(0, 1)).flatten(0, 1) for m in maps]
+        logits = torch.stack([self.dense_heads[f"stage_{s}"](rows[s - 1]) for s in self._dense_stages])
+        return logits.unflatten(1, (views, samples * number))
+
+    def _encode(self, views: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Pooled features (V, B, C) of each stage, and the stage maps (T * B, C, X, Y, Z) of the first shape."""
         passes: list[list[torch.Tensor]] = []
+        first_maps: list[torch.Tensor] = []
         for _, group in groupby(views, key=lambda view: view.shape):
             same_shape = list(group)
-            pooled = pooled_stages(self.encoder.stages(torch.cat(same_shape)))
-            passes.append([p.unflatten(0, (len(same_shape), -1)) for p in pooled])
-        return [torch.cat(stage) for stage in zip(*passes, strict=True)]
+            maps = self.encoder.stages(torch.cat(same_shape))
+            first_maps = first_maps or maps
+            passes.append([p.unflatten(0, (len(same_shape), -1)) for p in pooled_stages(maps)])
+        return [torch.cat(stage) for stage in zip(*passes, strict=True)], first_maps
 
 
 class DeepSelfDistillationNetwork(nn.Module):
@@ -99,6 +129,9 @@ class DeepSelfDistillationNetwork(nn.Module):
         student_stages: stages with a student head, counted from 1; (4,) is plain self-distillation.
         teacher_target: "deepest" for all student stages (the method), or "same_stage" for each its own.
         head_hidden, head_bottleneck, head_norm: see `ProjectionHead`.
+        dense_prototypes: K of a second set of heads, for the dense term (`DenseDistillationLoss`); 0 for none, as
+            in the published recipe.
+        dense_target: like `teacher_target`, for the dense heads.
 
     Raises:
         UserError: when an argument is not among the values above.
@@ -114,10 +147,13 @@ class DeepSelfDistillationNetwork(nn.Module):
         head_hidden: int = 2048,
         head_bottleneck: int = 256,
         head_norm: str = "batch",
+        dense_prototypes: int = 0,
+        dense_target: str = "deepest",
     ) -> None:
         super().__init__()
-        if teacher_target not in TEACHER_TARGETS:
-            raise UserError(f"teacher_target={teacher_target!r}: choose one of {list(TEACHER_TARGETS)}.")
+        for name, target in (("teacher_target", teacher_target), ("dense_target", dense_target)):
+            if target not in TEACHER_TARGETS:
+                raise UserError(f"{name}={target!r}: choose one of {list(TEACHER_TARGETS)}.")
         if (
             not student_stages
             or sorted(set(student_stages)) != list(student_stages)
@@ -126,37 +162,57 @@ class DeepSelfDistillationNetwork(nn.Module):
             raise UserError(f"student_stages={list(student_stages)}: give some of {list(STAGES)}, in order, once each.")
         if num_global_views < 2:
             raise UserError(f"num_global_views={num_global_views}: the loss compares across views, so at least 2.")
-        teacher_stages = [STAGES[-1]] if teacher_target == "deepest" else list(student_stages)
-        heads = nn.ModuleDict(
-            {
-                f"stage_{stage}": ProjectionHead(
-                    encoder.stage_channels[stage - 1], num_prototypes, head_hidden, head_bottleneck, head_norm
-                )
-                for stage in sorted({*student_stages, *teacher_stages})
-            }
-        )
-        self.num_global_views = num_global_views
-        self.same_stage = teacher_target == "same_stage"
-        self.teacher = EncoderWithHeads(
-            copy.deepcopy(encoder),
-            nn.ModuleDict({f"stage_{s}": copy.deepcopy(heads[f"stage_{s}"]) for s in teacher_stages}),
-        ).requires_grad_(False)
-        self.student = EncoderWithHeads(encoder, heads)
+        self.num_global_views, self.student_stages = num_global_views, tuple(student_stages)
+        self.same_stage, self.dense_same_stage = teacher_target == "same_stage", dense_target == "same_stage"
+        shape = {"hidden": head_hidden, "bottleneck": head_bottleneck, "norm": head_norm}
+        heads, teacher_heads = self._heads(encoder, num_prototypes, self.same_stage, shape)
+        dense_heads, dense_teacher_heads = self._heads(encoder, dense_prototypes, self.dense_same_stage, shape)
+        self.teacher = EncoderWithHeads(copy.deepcopy(encoder), teacher_heads, dense_teacher_heads)
+        self.teacher.requires_grad_(False)
+        self.student = EncoderWithHeads(encoder, heads, dense_heads)
 
-    def forward(self, views: Sequence[torch.Tensor]) -> DistillationOutput:
-        """V views (B, C, X, Y, Z), the global ones first -> logits of both halves."""
-        student_logits, features = self.student(views)
+    def _heads(
+        self, encoder: ResNet3DEncoder, num_prototypes: int, same_stage: bool, shape: dict[str, Any]
+    ) -> tuple[nn.ModuleDict, nn.ModuleDict]:
+        """Heads of the student, and the teacher's copies of those that give targets; none for no prototypes."""
+        if num_prototypes == 0:
+            return nn.ModuleDict(), nn.ModuleDict()
+        targets = self.student_stages if same_stage else STAGES[-1:]
+        heads = {
+            f"stage_{stage}": ProjectionHead(encoder.stage_channels[stage - 1], num_prototypes, **shape)
+            for stage in sorted({*self.student_stages, *targets})
+        }
+        copies = {f"stage_{stage}": copy.deepcopy(heads[f"stage_{stage}"]) for stage in targets}
+        return nn.ModuleDict(heads), nn.ModuleDict(copies)
+
+    def forward(self, views: Sequence[torch.Tensor] | ViewsWithPoints) -> DistillationOutput:
+        """V views (B, C, X, Y, Z), the global ones first -> logits of both halves, of points too where they come."""
+        points, shared = None, None
+        if isinstance(views, ViewsWithPoints):
+            views, points, shared = views
+        student = self.student(views, points)
         with torch.no_grad():
-            teacher_logits, _ = self.teacher(views[: self.num_global_views])
+            teacher = self.teacher(views[: self.num_global_views], points)
         return DistillationOutput(
-            student_logits,
-            teacher_logits if self.same_stage else teacher_logits[0],
-            tuple(feature[0].detach() for feature in features),
+            student.logits,
+            teacher.logits if self.same_stage else teacher.logits[0],
+            tuple(feature[0].detach() for feature in student.pooled),
+            tuple(student.pooled),
+            self._dense_output(student, teacher, points, shared),
         )
+
+    def _dense_output(
+        self, student: HalfOutput, teacher: HalfOutput, points: torch.Tensor | None, shared: torch.Tensor | None
+    ) -> DistillationOutput | None:
+        if points is None or shared is None or student.dense_logits is None or teacher.dense_logits is None:
+            return None
+        rows = shared.repeat_interleave(points.shape[2])
+        student_logits, targets = student.dense_logits[:, :, rows], teacher.dense_logits[:, :, rows]
+        return DistillationOutput(student_logits, targets if self.dense_same_stage else targets[0])
 
     def prototypes(self) -> Iterator[nn.Parameter]:
         """The prototypes of the student's heads, which the published recipe leaves untrained for an epoch."""
-        for head in self.student.heads.values():
+        for head in (*self.student.heads.values(), *self.student.dense_heads.values()):
             yield head.prototypes  # type: ignore[misc]
 
     @torch.no_grad()
