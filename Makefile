@@ -32,9 +32,9 @@ $(DEV_STAMP): $(RUN_STAMP) requirements-dev.txt
 
 env: $(DEV_STAMP)
 
-# One thread a process: the tests start processes of their own, and threads beyond the cores are slower than none.
+# Two workers of one thread each: threads beyond the cores are slower than none. A file's tests share their runs.
 test: env
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not soak"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not soak" -n 2 --dist loadfile
 
 soak: env
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak
