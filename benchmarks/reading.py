@@ -22,8 +22,7 @@ import torch
 from monai import transforms
 
 from benchmarks.pairs import ratios, report, row, time_in_turn, verdict
-from desd_components import ContextDataset, find_scans
-from desd_components.data import SampleKey
+from desd_components import ContextDataset, SampleKey, find_scans
 
 SCANS = 3
 

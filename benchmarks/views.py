@@ -3,7 +3,8 @@
 Both make the published pair of views (METHOD's recipe at 96 x 96 x 16 from contexts of 1.4 to 1.8 x 96) from the same
 contexts, which lie in memory, on one thread. The reference is a `Compose` of stock array transforms per view and
 sample, without metadata tracking, eager (as one lazy resampling it is slower), then stacked into a batch. Where stock
-transforms draw otherwise (sigma per axis, a uniform shift of the same deviation), their cost is the same.
+transforms draw otherwise (sigma per axis, a uniform shift of the same deviation), their cost is the same. Seconds are
+processor seconds.
 
     python -m benchmarks.views [ROUNDS]
 """
@@ -11,62 +12,56 @@ transforms draw otherwise (sigma per axis, a uniform shift of the same deviation
 from __future__ import annotations
 
 import sys
-from typing import Any
+import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from monai import transforms
+from monai.bundle import ConfigParser
 from monai.data import set_track_meta
 
 from benchmarks.pairs import ratios, report, row, time_in_turn, verdict
 from desd_components import MultiViews, ViewRecipe
 
 BATCH = 16
-SHARED: dict[str, Any] = {
-    "size": (96, 96, 16),
-    "scale": ((0.8, 1.2), (0.8, 1.2), None),
-    "flip_probability": (0.8, 0.8, 0.8),
-    "noise_sd": (0.0, 0.1),
-    "blur_sigma": (0.1, 2.0),
-    "multiplicative_brightness": (0.75, 1.25),
-    "additive_brightness_sd": 0.4,
-    "contrast": (0.75, 1.25),
-    "gamma": (0.7, 1.5),
-}
-# Probabilities of blur, multiplicative brightness, additive brightness and gamma in view 1 and view 2.
-PROBABILITIES = ((0.64, 0.8, 0.64, 0.8), (0.4, 1.0, 0.4, 1.0))
+RECIPE = Path(__file__).parents[1] / "bundles" / "desd_pretrain" / "configs" / "train.yaml"
 
 
 def our_views() -> MultiViews:
-    """The two published recipes."""
-    return MultiViews(
-        [
-            ViewRecipe(
-                **SHARED,
-                blur_probability=blur,
-                multiplicative_brightness_probability=factor,
-                additive_brightness_probability=shift,
-                gamma_probability=gamma,
-            )
-            for blur, factor, shift, gamma in PROBABILITIES
-        ],
-        seed=0,
+    """The two published recipes, as the bundle has them."""
+    parser = ConfigParser()
+    parser.read_config(RECIPE)
+    return parser.get_parsed_content("views")
+
+
+def stock_view(recipe: ViewRecipe) -> transforms.Compose:
+    """The same recipe as a pipeline of MONAI's stock transforms."""
+    smallest, largest = (
+        [round(size * (scale[end] if scale else 1)) for size, scale in zip(recipe.size, recipe.scale, strict=True)]
+        for end in (0, 1)
     )
-
-
-def stock_view(blur: float, factor: float, shift: float, gamma: float) -> transforms.Compose:
-    """One view as a pipeline of MONAI's stock transforms."""
+    # Ranges as the published recipe has them: all steps present, factors symmetric around 1.
+    noise, blur, factor, contrast, gamma = (
+        (limits[0], limits[1])
+        for limits in (
+            recipe.noise_sd, recipe.blur_sigma, recipe.multiplicative_brightness, recipe.contrast, recipe.gamma
+        )
+        if limits
+    )  # fmt: skip
     return transforms.Compose(
         [
-            transforms.RandSpatialCrop((77, 77, 16), max_roi_size=(115, 115, 16), random_size=True),
-            transforms.Resize((96, 96, 16), mode="trilinear"),
-            *(transforms.RandFlip(prob=0.8, spatial_axis=axis) for axis in range(3)),
-            transforms.RandGaussianNoise(prob=1.0, std=0.1, sample_std=True),
-            transforms.RandGaussianSmooth((0.1, 2.0), (0.1, 2.0), (0.1, 2.0), prob=blur),
-            transforms.RandScaleIntensity(factors=0.25, prob=factor),
-            transforms.RandShiftIntensity(offsets=0.4 * 3**0.5, prob=shift),
-            transforms.RandScaleIntensityFixedMean(factors=0.25, preserve_range=True, prob=1.0),
-            transforms.RandAdjustContrast(gamma=(0.7, 1.5), retain_stats=True, prob=gamma),
+            transforms.RandSpatialCrop(smallest, max_roi_size=largest, random_size=True),
+            transforms.Resize(recipe.size, mode="trilinear"),
+            *(transforms.RandFlip(p, spatial_axis=axis) for axis, p in enumerate(recipe.flip_probability)),
+            transforms.RandGaussianNoise(recipe.noise_probability, std=noise[1], sample_std=True),
+            transforms.RandGaussianSmooth(blur, blur, blur, prob=recipe.blur_probability),
+            transforms.RandScaleIntensity(factor[1] - 1, prob=recipe.multiplicative_brightness_probability),
+            transforms.RandShiftIntensity(
+                recipe.additive_brightness_sd * 3**0.5, prob=recipe.additive_brightness_probability
+            ),
+            transforms.RandScaleIntensityFixedMean(recipe.contrast_probability, contrast[1] - 1, preserve_range=True),
+            transforms.RandAdjustContrast(recipe.gamma_probability, gamma, retain_stats=True),
         ]
     )
 
@@ -85,7 +80,8 @@ def contexts() -> dict[str, torch.Tensor]:
 def main(rounds: int = 15) -> None:
     torch.set_num_threads(1)
     set_track_meta(False)
-    batch, ours, stock = contexts(), our_views(), [stock_view(*view) for view in PROBABILITIES]
+    batch, ours = contexts(), our_views()
+    stock = [stock_view(recipe) for recipe in ours.views]
     crops = [volume[:, :x, :y, :z] for volume, (x, y, z) in zip(batch["image"], batch["context_size"], strict=True)]
     epochs = iter(range(10**6))
 
@@ -98,7 +94,7 @@ def main(rounds: int = 15) -> None:
     for made in (make_ours(), make_stock()):
         assert [tuple(view.shape) for view in made] == [(BATCH, 1, 96, 96, 16)] * 2
 
-    seconds = time_in_turn({"ours": make_ours, "stock": make_stock}, rounds)
+    seconds = time_in_turn({"ours": make_ours, "stock": make_stock}, rounds, clock=time.process_time)
     pairs_per_second = {name: [BATCH / value for value in values] for name, values in seconds.items()}
     faster = ratios(seconds["stock"], seconds["ours"])
     report(
