@@ -125,6 +125,19 @@ def test_the_best_model_is_kept_and_described(scratch: tuple) -> None:
     load_weights(network_from_manifest(manifest), scratch[0] / "model.pt")
 
 
+def test_a_finished_run_is_not_begun_again_and_other_settings_are_refused(
+    folder: Path, split: Path, scratch: tuple, encoder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(scratch[0], tmp_path / "run")
+    settings = {"data_split": split, "max_epochs": 6, "learning_rate": 0.01, "samples_per_epoch": 12, "val_interval": 3}
+    done = succeed(finetune(folder, tmp_path, **settings))
+    assert "going on after epoch 6" in said(done)
+    assert history(tmp_path / "run") == history(scratch[0])
+    assert "encoder_checkpoint was None" in error_line(
+        finetune(folder, tmp_path, encoder_checkpoint=encoder, **settings)
+    )
+
+
 def test_training_from_an_encoder_starts_with_its_weights(folder: Path, encoder: Path, tmp_path: Path) -> None:
     settings = {"max_epochs": 1, "learning_rate": 0.0, "final_learning_rate": 0.0, "preset": "layerwise_decay"}
     done = succeed(finetune(folder, tmp_path, encoder_checkpoint=encoder, val_fraction=0, **settings))
@@ -191,7 +204,7 @@ def test_two_processes_train_and_validate_together(folder: Path, split: Path, tm
 @pytest.fixture(scope="module")
 def evaluated(folder: Path, scratch: tuple) -> tuple[dict, CompletedProcess]:
     settings = {"dataset_dir": folder, "output_dir": scratch[0], "section": "test"}
-    done = succeed(run_bundle(NAME, "train small evaluate", **settings))
+    done = succeed(run_bundle(NAME, "train small evaluate", "training", **settings))  # the word changes nothing
     return json.loads((scratch[0] / "metrics.json").read_text()), done
 
 
