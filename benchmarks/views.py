@@ -1,6 +1,6 @@
 """Pairs of views per second and core: `desd_components.MultiViews` against MONAI's stock random transforms.
 
-Both make the published pair of views (METHOD's recipe at 96 x 96 x 16 from contexts of 1.4 to 1.8 x 96) from the same
+Both make the published pair of views (96 x 96 x 16 from contexts of 1.4 to 1.8 x 96) from the same
 contexts, which lie in memory, on one thread. The reference is a `Compose` of stock array transforms per view and
 sample, without metadata tracking, eager (as one lazy resampling it is slower), then stacked into a batch. Where stock
 transforms draw otherwise (sigma per axis, a uniform shift of the same deviation), their cost is the same. Seconds are
