@@ -57,6 +57,7 @@ from .pretraining import (
     refuse_other_preprocessing,
     scaled_learning_rate,
     total_batch,
+    warn_of_equal_boxes,
 )
 from .probes import CrossViewScore, DenseProbe, StagePooling
 from .record import record_run
@@ -74,6 +75,7 @@ from .segmentation import (
     probabilities,
     segmentation_loss,
 )
+from .tracking import TrackableOutputHandler
 from .views import MultiViews, PrepareViews, ViewGeometry, ViewRecipe
 from .weights import encoder_from, load_weights, read_manifest, save_weights
 

@@ -11,6 +11,7 @@ from desd_components import (
     optimizer_steps,
     scaled_learning_rate,
     total_batch,
+    warn_of_equal_boxes,
 )
 
 
@@ -39,3 +40,22 @@ def test_several_processes_want_torchrun(monkeypatch):
     with pytest.raises(UserError, match="needs torchrun"):
         joined_processes()
     assert not torch.distributed.is_initialized()
+
+
+class Boxes:
+    """A dataset of contexts, all of one size."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __len__(self):
+        return 7
+
+    def box(self, index):
+        return 0, tuple(slice(3, 3 + side) for side in self.size)
+
+
+@pytest.mark.parametrize(("size", "warned"), [((96, 96, 24), False), ((96, 96, 17), True), ((80, 90, 16), True)])
+def test_contexts_that_are_no_larger_than_a_view_are_warned_of(size, warned, caplog):
+    warn_of_equal_boxes(Boxes(size), (96, 96, 16))
+    assert ("nearly the same box" in caplog.text) is warned
