@@ -16,7 +16,7 @@ from desd_components.errors import UserError, innermost_user_error
 
 # command: module and function that do it. One line per command.
 COMMANDS = {
-    # "demo": "desd_components.tools.demo:demo",
+    "demo": "desd_components.tools.demo:demo",
     "phantom": "desd_components.tools.phantom:write_family",
     "report": "desd_components.tools.report:report",
     "publish": "desd_components.tools.publish:publish",

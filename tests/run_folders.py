@@ -41,8 +41,7 @@ def write_arm(folder: Path, dataset: Path, cases: list[str], moves: float) -> Pa
     draw = np.random.default_rng(round(10 * moves))
     rows = [{"step": s, "epoch": 1 + s // 10, "seconds": s / 5, "loss": 0.3 + math.exp(-s / 40)} for s in range(100)]
     rows += [
-        {"step": s, "epoch": s // 20, "val_mean_dice": 0.7 - 0.5 * math.exp(-s / 30) - moves / 50}
-        for s in (20, 40, 60, 80, 99)
+        {"epoch": s // 20, "val_mean_dice": 0.7 - 0.5 * math.exp(-s / 30) - moves / 50} for s in (20, 40, 60, 80, 99)
     ]
     _write(folder, rows, {"seed": 3, "max_epochs": 10})
     (folder / "predictions").mkdir()

@@ -27,7 +27,12 @@ def test_the_interval_is_that_of_resampled_cases():
 
 @pytest.mark.parametrize(
     ("gains", "words"),
-    [((0.1, 0.2), "is ahead of"), ((-0.1, -0.2), "is behind"), ((-0.1, 0.2), "cannot be told apart")],
+    [
+        ((0.1, 0.2), "is ahead of"),
+        ((-0.1, -0.2), "is behind"),
+        ((-0.1, 0.2), "cannot be told apart"),
+        ((0.001, 0.002), "cannot be told apart"),
+    ],
 )
 def test_the_verdict_follows_the_interval(gains, words):
     first = _metrics(p=0.5 + gains[0], q=0.5 + gains[1])

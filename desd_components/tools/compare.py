@@ -14,6 +14,8 @@ import numpy as np
 
 from desd_components.errors import UserError
 
+SMALLEST_GAIN = 0.005  # Dice; less is no news, however sure
+
 
 @dataclass
 class Comparison:
@@ -69,8 +71,8 @@ def verdict(result: Comparison, first: str, second: str) -> str:
     """One honest sentence about a comparison."""
     bounds = f"{result.low:+.3f} to {result.high:+.3f}"
     interval = f"{result.difference:+.3f} Dice (95 % interval over {result.cases} cases: {bounds})"
-    if result.low > 0:
+    if result.low > 0 and result.difference >= SMALLEST_GAIN:
         return f"“{first}” is ahead of “{second}” by {interval}."
-    if result.high < 0:
+    if result.high < 0 and result.difference <= -SMALLEST_GAIN:
         return f"“{first}” is behind “{second}”: {interval}."
     return f"“{first}” and “{second}” cannot be told apart on these scans: {interval}."

@@ -45,9 +45,15 @@ class Line:
 
 
 def series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    """Steps and finite values of one key of a run's history."""
-    rows = [row for row in history if isinstance(row.get(key), int | float) and np.isfinite(row[key])]
-    return [float(row.get("step", i)) for i, row in enumerate(rows)], [float(row[key]) for row in rows]
+    """Steps and finite values of one key of a run's history; an evaluation belongs to the last step before it."""
+    steps, values, step = [], [], 0.0
+    for row in history:
+        step = float(row.get("step", step))
+        value = row.get(key)
+        if isinstance(value, int | float) and np.isfinite(value):
+            steps.append(step)
+            values.append(float(value))
+    return steps, values
 
 
 def curves(
@@ -248,7 +254,7 @@ def _dress(axes: Any, plane: str, extent: tuple[float, ...], arm: str, color: st
     for spine in axes.spines.values():
         spine.set_visible(False)
     shade = {"facecolor": "#000000", "alpha": 0.45, "pad": 1.2, "lw": 0}  # letters stay readable on bone
-    style = {"color": "#e8e8e8", "fontsize": 8.5, "transform": axes.transAxes, "bbox": shade}
+    style = {"color": "#e8e8e8", "fontsize": 8.5, "transform": axes.transAxes, "bbox": shade, "zorder": 5}
     places = (
         (0.015, 0.5, "left", "center"),
         (0.985, 0.5, "right", "center"),

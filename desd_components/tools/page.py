@@ -47,7 +47,7 @@ p { max-width: 74ch; margin: 8px 0; }
 .lead { font-size: 18px; color: var(--soft); margin: 0; }
 nav { margin-top: 18px; font-size: 14px; display: flex; flex-wrap: wrap; gap: 4px 20px; }
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 14px; margin: 22px 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(145px, 1fr)); gap: 14px; margin: 22px 0; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 14px 18px 12px; }
 .tile b { display: block; font-size: 27px; line-height: 1.25; font-weight: 640; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: 13.5px; line-height: 1.35; display: block; }

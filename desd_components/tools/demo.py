@@ -1,0 +1,335 @@
+"""The whole story in one command: pre-train, fine-tune twice, evaluate, segment new scans, and a page about it.
+
+Where from: ours. Every step is a command of the README in a process of its own, so that the demo shows nothing which a
+user cannot type. The two fine-tunings differ in ``--encoder_checkpoint`` alone: same labels, steps and seed. The page
+says what came out, whether pre-training helped or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from desd_components.errors import UserError
+from desd_components.tools import page as html
+from desd_components.tools import report
+from desd_components.tools.compare import compare, verdict
+from desd_components.tools.runs import Case, read_run
+from desd_components.tools.steps import Record, Step, StepRunner, usable_cores
+
+ROOT = Path(__file__).resolve().parents[2]
+ARMS = {"encoder": "from the encoder", "scratch": "from scratch"}
+
+# What the synthetic CT needs beside small.yaml: Hounsfield units, a spacing, and minutes in place of an hour. [ours]
+CT = ["--intensity", "hu", "--hu_window", "[-160.0,240.0]", "--spacing", "[3.0,3.0,4.0]"]
+PHANTOM_PRETRAIN = [*CT, "--max_epochs", "40"]
+PHANTOM_FINETUNE = CT
+
+
+@dataclass
+class Plan:
+    """Where everything lies, and with what it is done."""
+
+    output: Path
+    data: Path
+    split: Path
+    scans: Path  # data list of the images that pre-training may see
+    bundles: Path
+    overlays: tuple[str, ...]
+    seed: int
+    num_labels: int
+    synthetic: bool
+    smoke: bool
+
+
+def demo(
+    data: str = "",
+    output: str = "demo",
+    bundles: str = "",
+    num_labels: int = 8,
+    seed: int = 0,
+    smoke: bool = False,
+) -> None:
+    """Pre-train, fine-tune with and without the encoder, evaluate, segment new scans, and write OUTPUT/index.html.
+
+    Args:
+        data: a labelled folder in the Decathlon's layout, with splits.json or without; none: synthetic volumes.
+        output: everything is written there; finished steps are not repeated.
+        bundles: the folder of the two bundles; by default that of the repository.
+        num_labels: labelled scans to fine-tune on.
+        seed: of everything.
+        smoke: seconds-long steps that learn nothing, to see that all of it runs.
+    """
+    plan = prepare(data, output, bundles, num_labels, seed, smoke)
+    threads = os.environ.get("OMP_NUM_THREADS") or str(min(2, usable_cores()))
+    runner = StepRunner(plan.output, ROOT, {"OMP_NUM_THREADS": threads})
+    records = runner.run(data_steps(plan))
+    write_lists(plan)
+    records += runner.run(training_steps(plan))
+    page = plan.output / "index.html"
+    page.write_text(demo_page(plan, records), encoding="utf-8")
+    print_result(plan)
+    print(f"page: {page}")
+
+
+def prepare(data: str, output: str, bundles: str, num_labels: int, seed: int, smoke: bool) -> Plan:
+    """Check folders before anything starts.
+
+    Raises:
+        UserError: for a missing data or bundle folder, or an output folder with other things in it.
+    """
+    target = Path(output).resolve()
+    if target.exists() and any(target.iterdir()) and not (target / "steps").is_dir():
+        raise UserError(f"{target}: the folder is not empty and no earlier demo. Choose another --output.")
+    folder = Path(bundles).resolve() if bundles else ROOT / "bundles"
+    for name in ("desd_pretrain", "desd_seg_finetune"):
+        if not (folder / name / "configs" / "train.yaml").is_file():
+            raise UserError(
+                f"{folder / name}: no bundle is there. Run from the repository, or name the folder: --bundles."
+            )
+    source = Path(data).resolve() if data else target / "data"
+    if data and not source.is_dir():
+        raise UserError(f"{source}: no such folder. Name a labelled folder such as Task04_Hippocampus: --data.")
+    split = source / "splits.json"
+    if data and not split.is_file():
+        split = target / "splits.json"
+    overlays = ("small.yaml", "smoke.yaml") if smoke else ("small.yaml",)
+    return Plan(
+        output=target,
+        data=source,
+        split=split,
+        scans=target / "pretraining_scans.json",
+        bundles=folder,
+        overlays=overlays,
+        seed=seed,
+        num_labels=min(num_labels, 2) if smoke else num_labels,
+        synthetic=not data,
+        smoke=smoke,
+    )
+
+
+# the steps
+
+
+def data_steps(plan: Plan) -> list[Step]:
+    """Synthetic volumes where no folder was named."""
+    if not plan.synthetic:
+        return []
+    size = ["--num-labelled", "8", "--num-unlabelled", "4", "--size", "24"] if plan.smoke else []
+    command = ["python", "-m", "desd_components", "phantom", _shown(plan.data), *size, "--seed", str(plan.seed)]
+    return [Step("data", "make synthetic volumes", command, plan.data)]
+
+
+def write_lists(plan: Plan) -> None:
+    """Write which images pre-training sees, and the split where the data bring none.
+
+    Pre-training sees the images of train and validation and whatever lies in imagesTs; never those of test.
+    """
+    from desd_components import find_labelled
+
+    if not plan.split.is_file():
+        _write_split(plan)
+    labelled = find_labelled(plan.data, data_split=plan.split, seed=plan.seed)
+    if not labelled.test or not labelled.validation:
+        raise UserError(
+            f"{plan.split}: it names no validation or no test cases. The demo needs train, validation, test."
+        )
+    images = [str(record["image"]) for record in (*labelled.training, *labelled.validation)]
+    unlabelled = plan.data / "imagesTs"
+    if unlabelled.is_dir():
+        images += sorted(str(path) for path in unlabelled.glob("*.nii*") if not path.name.startswith("."))
+    _write_if_new(plan.scans, json.dumps({"training": [{"image": image} for image in images]}, indent=1))
+    parts = [record for part in labelled.sections.values() for record in part]
+    paths = [*images, *(str(record[key]) for record in parts for key in ("image", "label"))]
+    stamps = [[path, os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in sorted(set(paths))]
+    _write_if_new(_inventory(plan), hashlib.sha256(json.dumps(stamps).encode()).hexdigest())
+
+
+def _write_split(plan: Plan) -> None:
+    """Split into blocks of neighbours, 60 % train, 15 % validation, 25 % test; neighbours may be one patient."""
+    from desd_components import find_labelled
+    from desd_components.scans import case_ids
+
+    names = sorted(case_ids(record)[0] for record in find_labelled(plan.data, val_fraction=0.0).training)
+    first, second = round(0.6 * len(names)), round(0.75 * len(names))
+    if min(first, second - first, len(names) - second) < 1:
+        raise UserError(f"{plan.data}: {len(names)} labelled scans are too few to train, validate and test. Bring 6.")
+    split = {"train": names[:first], "validation": names[first:second], "test": names[second:]}
+    plan.split.write_text(json.dumps(split, indent=1))
+
+
+def _inventory(plan: Plan) -> Path:
+    return plan.output / "steps" / "inventory.txt"
+
+
+def _write_if_new(path: Path, content: str) -> None:
+    if not path.is_file() or path.read_text() != content:
+        path.write_text(content)
+
+
+def training_steps(plan: Plan) -> list[Step]:
+    """Pre-training, then fine-tuning of both arms, their evaluation, and new scans."""
+    reads, name, folder = (plan.split, plan.scans, _inventory(plan)), "desd_pretrain", plan.output / "pretrain"
+    configs = _configs(plan, name, "train.yaml", *plan.overlays)
+    command = [
+        *_bundle_run("training", configs),
+        *_common(plan, name, plan.scans, folder),
+        *(PHANTOM_PRETRAIN if plan.synthetic and not plan.smoke else []),
+    ]
+    pretrain = Step("pretrain", "pre-train without labels", command, folder, (), (*reads, *configs))
+    kinds = (_finetune, _evaluate, _segment)
+    return [pretrain, *(make(plan, arm, words) for make in kinds for arm, words in ARMS.items())]
+
+
+def _finetune(plan: Plan, arm: str, words: str) -> Step:
+    name, run = "desd_seg_finetune", plan.output / f"finetune_{arm}"
+    configs = _configs(plan, name, "train.yaml", *plan.overlays)
+    checkpoint = ["--encoder_checkpoint", _shown(plan.output / "pretrain" / "encoder.pt")]
+    command = [
+        *_bundle_run("training", configs),
+        *_common(plan, name, plan.data, run),
+        *("--data_split", _shown(plan.split), "--num_labels", str(plan.num_labels)),
+        *(PHANTOM_FINETUNE if plan.synthetic and not plan.smoke else []),
+        *(checkpoint if arm == "encoder" else []),
+    ]
+    reads = (plan.split, _inventory(plan), *configs)
+    before = ("pretrain",) if arm == "encoder" else ()
+    return Step(f"finetune-{arm}", f"fine-tune {words}", command, run, before, reads)
+
+
+def _evaluate(plan: Plan, arm: str, words: str) -> Step:
+    name, run = "desd_seg_finetune", plan.output / f"finetune_{arm}"
+    configs = _configs(plan, name, "train.yaml", *plan.overlays, "evaluate.yaml")
+    command = [*_bundle_run("", configs), *_common(plan, name, plan.data, run), "--section", "test"]
+    title, before = f"evaluate on unseen scans, {words}", (f"finetune-{arm}",)
+    return Step(f"evaluate-{arm}", title, command, run / "metrics.json", before, tuple(configs))
+
+
+def _segment(plan: Plan, arm: str, words: str) -> Step:
+    name, new = "desd_seg_finetune", plan.output / f"new_scans_{arm}"
+    configs = _configs(plan, name, "inference.yaml")
+    command = [
+        *_bundle_run("", configs),
+        *("--bundle_root", _shown(plan.bundles / name), "--dataset_dir", _shown(plan.data)),
+        *("--data_split", _shown(plan.split), "--output_dir", _shown(new)),
+        *("--checkpoint", _shown(plan.output / f"finetune_{arm}" / "model.pt"), "--overlays", "True"),
+    ]
+    return Step(f"segment-{arm}", f"segment new scans, {words}", command, new, (f"finetune-{arm}",), tuple(configs))
+
+
+def _configs(plan: Plan, bundle: str, *names: str) -> list[Path]:
+    return [plan.bundles / bundle / "configs" / name for name in names]
+
+
+def _bundle_run(word: str, configs: Sequence[Path]) -> list[str]:
+    files = "[" + ",".join(f"'{_shown(path)}'" for path in configs) + "]" if len(configs) > 1 else _shown(configs[0])
+    return ["python", "-m", "monai.bundle", "run", *([word] if word else []), "--config_file", files]
+
+
+def _common(plan: Plan, bundle: str, data: Path, run: Path) -> list[str]:
+    return [
+        *("--bundle_root", _shown(plan.bundles / bundle), "--dataset_dir", _shown(data), "--output_dir", _shown(run)),
+        *("--cache_dir", _shown(plan.output / "cache"), "--seed", str(plan.seed)),
+    ]
+
+
+def _shown(path: Path) -> str:
+    """A path as a person at the repository's root would type it."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+# the page
+
+
+def demo_page(plan: Plan, records: Sequence[Record]) -> str:
+    """The page about everything that the demo did."""
+    pretraining = read_run(plan.output / "pretrain", "pre-training")
+    arms = [read_run(plan.output / f"finetune_{arm}", words) for arm, words in ARMS.items()]
+    runs = [pretraining, *arms]
+    count = len(json.loads(plan.scans.read_text())["training"])
+    result = compare(arms[0].metrics, arms[1].metrics)
+    tiles = {
+        "Dice on unseen scans, fine-tuned from the encoder": f"{arms[0].metrics['mean']['dice']['mean']:.3f}",
+        "Dice on the same scans, from scratch": f"{arms[1].metrics['mean']['dice']['mean']:.3f}",
+        "unseen scans": str(result.cases),
+        "labelled scans to learn from": str(plan.num_labels),
+        "scans for pre-training, no label used": str(count),
+        "minutes for all steps": f"{sum(record.seconds for record in records) / 60:.1f}",
+    }
+    remarks = [
+        f"Both arms learn from the same {plan.num_labels} labelled scans with the same seed and number of steps; they "
+        "differ only in the encoder they start from. This is one seed: training again with another moves the Dice of "
+        "either arm, with so few labels easily by some hundredths, and the interval above does not contain that.",
+    ]
+    if plan.smoke:
+        remarks.insert(
+            0, "This was a smoke run: it shows that everything runs. Nothing was learnt, and no figure means anything."
+        )
+    if plan.synthetic:
+        remarks.append(
+            "The scans are synthetic: they show that the software works, not how well the method does on patients."
+        )
+    scores = report.dice_section(arms, remarks)
+    scores.body = html.tiles(tiles) + scores.body
+    kind = "synthetic CT-like volumes" if plan.synthetic else plan.data.name
+    lead = f"Deep self-distillation on {kind}: learn from scans without labels, then segment with few."
+    sections = [
+        scores,
+        report.slices_section(new_cases(plan), arms),
+        report.pretraining_section(pretraining),
+        report.finetuning_section(arms),
+        steps_section(records),
+        report.settings_section(runs),
+        report.provenance_section(runs),
+        report.files_section(runs, _places(plan)),
+    ]
+    return html.page(
+        "From scans without labels to a segmentation", lead, sections, f"Written {report.now()} by desd_components."
+    )
+
+
+def new_cases(plan: Plan) -> list[Case]:
+    """The test scans with truth and both arms' results."""
+    from desd_components import find_labelled
+
+    cases = []
+    for record in find_labelled(plan.data, data_split=plan.split).test:
+        image = record["image"][0] if isinstance(record["image"], list) else record["image"]
+        found = {words: _result(plan.output / f"new_scans_{arm}", Path(image).name) for arm, words in ARMS.items()}
+        predictions = {words: path for words, path in found.items() if path is not None}
+        if len(predictions) == len(ARMS):
+            cases.append(Case(Path(image).name.split(".nii")[0], Path(image), Path(record["label"]), predictions))
+    return cases
+
+
+def _result(folder: Path, name: str) -> Path | None:
+    return next(iter(sorted(folder.rglob(name))), None)
+
+
+def steps_section(records: Sequence[Record]) -> html.Section:
+    """What was run, how long it took, and how much memory it needed."""
+    rows = [[r.title, f"{r.seconds:.0f}", f"{r.peak_mb:.0f}", "earlier" if r.skipped else "now"] for r in records]
+    body = html.table(["step", "seconds", "peak memory (MB)", "run"], rows, numbers_from=1)
+    commands = "\n\n".join(f"# {record.title}\n{record.command}" for record in records)
+    return html.Section("How it was made", body + html.folded("The commands, to copy", commands, wrap=True))
+
+
+def _places(plan: Plan) -> dict[str, str]:
+    places = {str(plan.data): "the scans", str(plan.split): "who trains, validates and tests"}
+    places[str(plan.scans)] = "the images that pre-training saw"
+    for arm, words in ARMS.items():
+        places[str(plan.output / f"new_scans_{arm}")] = f"{words}: segmented scans, and overlays/ with pictures of them"
+    places[str(plan.output / "logs")] = "the output of every command"
+    return places
+
+
+def print_result(plan: Plan) -> None:
+    """Dice of both arms, and what it is worth."""
+    arms = [read_run(plan.output / f"finetune_{arm}", words) for arm, words in ARMS.items()]
+    for run in arms:
+        print(f"Dice {run.name}: {run.metrics['mean']['dice']['mean']:.3f}")
+    print(verdict(compare(arms[0].metrics, arms[1].metrics), arms[0].name, arms[1].name))
