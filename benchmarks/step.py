@@ -68,7 +68,7 @@ class Contender:
             decollate=False,
         )
         if everything:
-            TeacherEMAHandler(self.network, optimizer, momentum=lambda step: 0.996).attach(self.trainer)
+            TeacherEMAHandler(self.network, momentum=lambda step: 0.996).attach(self.trainer)
             # It looks at the first step, a warm-up; the looks that follow are timed by themselves.
             DistillationMonitor(self.network, self.loss, interval=10_000, buffer=BUFFER).attach(self.trainer)
         # Stopped after each step, to be run on at the next call.

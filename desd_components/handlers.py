@@ -96,24 +96,31 @@ class LearningRateHandler:
 
 
 class TeacherEMAHandler:
-    """Update the teacher after each optimiser step.
+    """Update the teacher after each optimiser step; the momentum used is ``engine.state.teacher_momentum``.
 
     Args:
         network: the network itself, never its wrapper for several processes.
-        optimizer: whose steps are followed.
         momentum: optimiser step, counted from 0 -> what the teacher keeps of itself.
     """
 
-    def __init__(self, network: DeepSelfDistillationNetwork, optimizer: Optimizer, momentum: Schedule) -> None:
-        self.network, self.optimizer, self.momentum, self.step = network, optimizer, momentum, 0
+    def __init__(self, network: DeepSelfDistillationNetwork, momentum: Schedule) -> None:
+        self.network, self.momentum, self.step = network, momentum, 0
+        self._follows: Optimizer | None = None
 
     def attach(self, engine: Workflow) -> None:
-        """Follow the optimiser."""
-        self.optimizer.register_step_post_hook(lambda *_: self())
+        """Follow the engine's optimiser from the start of the run; the engine has it only then."""
+        engine.add_event_handler(Events.STARTED, self._follow)
 
-    def __call__(self) -> None:
+    def _follow(self, engine: Workflow) -> None:
+        optimizer = engine.optimizer  # type: ignore[attr-defined]
+        if optimizer is not self._follows:
+            optimizer.register_step_post_hook(lambda *_: self(engine))
+            self._follows = optimizer
+
+    def __call__(self, engine: Workflow) -> None:
         """Move the teacher once."""
-        self.network.update_teacher(self.momentum(self.step))
+        engine.state.teacher_momentum = self.momentum(self.step)
+        self.network.update_teacher(engine.state.teacher_momentum)
         self.step += 1
 
     def scalars(self) -> dict[str, float]:

@@ -57,7 +57,7 @@ def test_the_teacher_moves_once_per_optimiser_step(tiny_encoder, monkeypatch, ac
     momenta = []
     monkeypatch.setattr(run.network, "update_teacher", momenta.append)
     schedule = CosineSchedule(peak=0.9, end=1.0, total_steps=8)
-    run.train(TeacherEMAHandler(run.network, run.optimizer, schedule))
+    run.train(TeacherEMAHandler(run.network, schedule))
     assert momenta == [schedule(step) for step in range(steps)]
 
 
@@ -137,7 +137,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_optimiser(tiny_encod
 def test_the_record_has_a_line_for_each_interval_with_all_figures(tiny_encoder, tmp_path):
     run = Run(tiny_encoder, accumulation_steps=2)
     rate = LearningRateHandler(run.optimizer, lambda step: 0.1)
-    teacher = TeacherEMAHandler(run.network, run.optimizer, lambda step: 0.9)
+    teacher = TeacherEMAHandler(run.network, lambda step: 0.9)
     monitor = DistillationMonitor(run.network, run.loss, interval=2)
     run.train(rate, teacher, monitor, RunRecordHandler(tmp_path, [run.loss, rate, teacher, monitor], interval=2))
     records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]

@@ -20,7 +20,7 @@ def pretraining(folder, epochs, stop_after=None, resume="auto", **settings):
     encoder = ResNet3DEncoder(depth=10, width=8, stem_kernel=3, stem_stride=1, stem_pool=False)
     run = Run(encoder, epochs=stop_after or epochs)
     rate = LearningRateHandler(run.optimizer, CosineSchedule(0.1, 0.01, total_steps=4 * epochs, warmup_steps=2))
-    teacher = TeacherEMAHandler(run.network, run.optimizer, CosineSchedule(0.9, 1.0, total_steps=4 * epochs))
+    teacher = TeacherEMAHandler(run.network, CosineSchedule(0.9, 1.0, total_steps=4 * epochs))
     parts = {"network": run.network, "optimizer": run.optimizer, "loss": run.loss, "rate": rate, "teacher": teacher}
     state = ResumeHandler(folder, parts, {"epochs": epochs, **settings}, resume)
     return run.train(state, rate, teacher, FreezePrototypesHandler(run.network))
