@@ -19,7 +19,7 @@ from monai.inferers import Inferer
 
 from .checks import header_problem
 from .errors import UserError
-from .scans import Record, record_files, stem
+from .scans import Record, is_decathlon, record_files, stem
 from .weights import write_json
 
 logger = logging.getLogger(__name__)
@@ -128,6 +128,7 @@ class SkipBadScans:
             self._note(path, _one_line(error))
             return None
         self.segmented.append(path)
+        logger.info("%s: done", path)
         return output
 
     def attach(self, engine: Engine) -> None:
@@ -147,12 +148,19 @@ class SkipBadScans:
         logger.error("%s could not be segmented: %s", path, why)
 
 
+def _absolute(path: str | Path) -> Path:
+    return Path(os.path.abspath(path))  # not resolved: a link to a scan keeps its own name
+
+
 def scans_root(dataset_dir: str | Path, records: Sequence[Record]) -> Path:
-    """The folder below which sub-folders are kept: `dataset_dir`, or what the scans of a list have in common."""
-    path = Path(dataset_dir).expanduser().resolve()
-    if path.is_dir():
+    """The folder below which sub-folders are kept: `dataset_dir`, or what the scans of a list have in common.
+
+    A Decathlon folder is a list, too: its ``imagesTr`` says nothing about a scan.
+    """
+    path = _absolute(Path(dataset_dir).expanduser())
+    if path.is_dir() and not is_decathlon(path):
         return path
-    return Path(os.path.commonpath([Path(record_files(record, ("image",))[0]).resolve().parent for record in records]))
+    return Path(os.path.commonpath([_absolute(record_files(record, ("image",))[0]).parent for record in records]))
 
 
 class ScanLayout(FolderLayoutBase):
@@ -174,12 +182,12 @@ class ScanLayout(FolderLayoutBase):
         separate_folder: bool = False,
         extension: str | None = None,
     ) -> None:
-        self.output_dir, self.root = Path(output_dir), Path(root).resolve()
+        self.output_dir, self.root = Path(output_dir), _absolute(root)
         self.postfix, self.separate_folder, self.extension = postfix, separate_folder, extension
 
     def filename(self, subject: Any = "subject", idx: Any = None, **kwargs: Any) -> str:
         """The path for the result of the scan `subject`; its folder is made."""
-        scan = Path(str(subject)).resolve()
+        scan = _absolute(str(subject))
         inside = scan.parent.relative_to(self.root) if scan.is_relative_to(self.root) else Path()
         name = stem(scan)
         extension = self.extension or scan.name[len(name) :] or ".nii.gz"
@@ -196,5 +204,5 @@ def refuse_overwriting(records: Sequence[Record], layout: ScanLayout) -> None:
     """
     for record in records:
         path = record_files(record, ("image",))[0]
-        if Path(layout.output_dir).resolve() == layout.root or Path(layout.filename(path)).resolve() == Path(path):
+        if Path(layout.filename(path)).resolve() == Path(path).resolve():
             raise UserError(f"{path}: the result would overwrite the scan itself. Give another --output_dir.")

@@ -157,6 +157,19 @@ def test_root_of_a_list_is_what_its_scans_have_in_common(tmp_path: Path) -> None
     assert scans_root(tmp_path, records) == tmp_path.resolve()
 
 
+def test_a_link_to_a_scan_keeps_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked.nii.gz").symlink_to(scan(tmp_path / "store" / "0815.nii.gz"))
+    layout = ScanLayout(tmp_path / "out", tmp_path / "in")
+    assert layout.filename(subject=tmp_path / "in" / "linked.nii.gz") == str(tmp_path / "out" / "linked.nii.gz")
+
+
+def test_results_of_a_decathlon_folder_are_not_sorted_into_its_folders(tmp_path: Path) -> None:
+    path = scan(tmp_path / "imagesTr" / "a.nii.gz")
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": [{"image": "imagesTr/a.nii.gz"}]}))
+    assert scans_root(tmp_path, [{"image": str(path)}]) == (tmp_path / "imagesTr").resolve()
+
+
 def test_an_output_folder_that_holds_the_scans_is_refused(tmp_path: Path) -> None:
     records = [{"image": str(scan(tmp_path / "a.nii.gz"))}]
     with pytest.raises(UserError, match="overwrite"):
