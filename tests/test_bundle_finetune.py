@@ -15,7 +15,7 @@ import torch
 import yaml
 from bundle_runs import ROOT, config_files, error_line, history, run_bundle, succeed
 from monai.bundle import ConfigWorkflow, ckpt_export, verify_net_in_out
-from scan_files import oblique_affine, write_json, write_nifti
+from scan_files import write_json, write_nifti
 
 from desd_components import (
     ResNet3DEncoder,
@@ -398,7 +398,3 @@ def test_many_classes_of_a_real_ct_run_with_no_config_edited(real_data: Path, tm
     out = {"checkpoint": tmp_path / "run" / "model.pt", "output_dir": tmp_path / "out"}
     succeed(run_bundle(NAME, "inference", dataset_dir=record["image"], overlap=0.1, **out))
     assert grids_agree(tmp_path / "out", ct / "example_ct.nii.gz")
-
-
-def test_the_affine_of_the_tests_is_oblique() -> None:
-    assert np.count_nonzero(np.abs(oblique_affine()[:3, :3]) > 1e-3) > 6
