@@ -22,6 +22,7 @@ from .encoder import ResNet3DEncoder, shape_table
 from .errors import UserError
 from .loss import DeepSelfDistillationLoss
 from .monitor import starting_lines
+from .record import calling_workflow, config_hash, resolved_config
 from .weights import read_manifest, refuse_contradictions
 
 logger = logging.getLogger(__name__)
@@ -130,6 +131,7 @@ def encoder_manifest(
     """What ``encoder.json`` says beside ``encoder.pt``: enough to build the encoder and the way to its input again."""
     from . import __version__
 
+    workflow = calling_workflow()
     return {
         "kind": "encoder",
         "half": "teacher",
@@ -138,6 +140,7 @@ def encoder_manifest(
         "view_size": list(view_size),
         "volumes": volumes,
         "data_hash": data_hash,
+        "config_hash": None if workflow is None else config_hash(resolved_config(workflow.parser)),
         "desd_components": __version__,
     }
 

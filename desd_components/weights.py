@@ -11,14 +11,14 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from .encoder import ResNet3DEncoder
+from .encoder import ResNet3DEncoder, pooled_stages
 from .errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -84,9 +84,48 @@ def load_tensors(path: str | Path, map_location: Any = "cpu") -> Any:
         ) from error
 
 
+def canary_features(encoder: ResNet3DEncoder) -> dict[str, list[float]]:
+    """What `encoder` makes of a fixed volume: the first eight pooled features of each stage.
+
+    The volume differs along each axis, so that a change of axes, of architecture or of weights shows.
+    """
+    size = [8, 8, 8]
+    while min(encoder.stage_shapes(size)[-1]) < 2:
+        size = [
+            side if extent > 1 else 2 * side for side, extent in zip(size, encoder.stage_shapes(size)[-1], strict=True)
+        ]
+    x, y, z = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in size), indexing="ij")
+    volume = torch.sin(0.37 * x) + torch.cos(0.23 * y) * torch.sin(0.11 * z)
+    device, training = next(encoder.parameters()).device, encoder.training
+    with torch.no_grad():
+        maps = encoder.eval().stages(volume.to(device).expand(1, encoder.in_channels, *size))
+    encoder.train(training)
+    pooled = pooled_stages(maps)
+    return {f"stage_{stage}": features[0, :8].tolist() for stage, features in enumerate(pooled, start=1)}
+
+
+def refuse_other_features(path: str | Path, encoder: ResNet3DEncoder, expected: Mapping[str, Sequence[float]]) -> None:
+    """Compare the canary features of `encoder` with those in a manifest.
+
+    Raises:
+        UserError: when they differ by more than rounding on another machine would.
+    """
+    found = canary_features(encoder)
+    for stage, values in expected.items():
+        wanted = torch.tensor(values)
+        gap = (torch.tensor(found[stage]) - wanted).abs().max()
+        if not gap <= 1e-2 * wanted.abs().max().clamp_min(1e-3):
+            raise UserError(
+                f"{path}: its features at {stage} differ from those in its manifest (by {float(gap):.3g}). The weights "
+                "or the manifest were changed, or come from another version. Copy both again."
+            )
+
+
 def save_weights(module: nn.Module, path: str | Path, manifest: Mapping[str, Any]) -> None:
-    """Write the tensors of `module` to `path`, flat, and `manifest` beside it."""
+    """Write the tensors of `module` to `path`, flat, and `manifest` beside it, an encoder's with canary features."""
     path = Path(path)
+    if isinstance(module, ResNet3DEncoder):
+        manifest = {**manifest, "canary": canary_features(module)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     save_tensors(path, tensors)
     write_json(manifest_path(path), {"axis_order": AXIS_ORDER, **manifest})
@@ -189,6 +228,8 @@ def encoder_from(
     refuse_contradictions(checkpoint, manifest["architecture"], architecture)
     encoder = ResNet3DEncoder(**manifest["architecture"])
     load_weights(encoder, checkpoint)
+    if "canary" in manifest:
+        refuse_other_features(checkpoint, encoder, manifest["canary"])
     return encoder if in_channels in (None, encoder.in_channels) else inflate_channels(encoder, in_channels)
 
 

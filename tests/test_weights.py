@@ -91,3 +91,25 @@ def test_a_file_of_other_objects_is_refused_and_nothing_is_executed(tmp_path):
     with pytest.raises(UserError, match="not a readable file of tensors"):
         encoder_from(tmp_path / "bad.pt")
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "architecture", [SMALL, {"depth": 50, "width": 8}, {**SMALL, "norm": "batch", "in_channels": 2}]
+)
+def test_weights_that_were_changed_are_noticed_by_their_canary(tmp_path, architecture):
+    encoder = ResNet3DEncoder(**architecture)
+    save_weights(encoder, tmp_path / "encoder.pt", {"architecture": encoder.architecture})
+    encoder_from(tmp_path / "encoder.pt")
+    tensors = torch.load(tmp_path / "encoder.pt", weights_only=True)
+    tensors["stem.0.weight"] = tensors["stem.0.weight"].transpose(2, 4).contiguous()  # x and z exchanged
+    torch.save(tensors, tmp_path / "encoder.pt")
+    with pytest.raises(UserError, match="differ from those in its manifest"):
+        encoder_from(tmp_path / "encoder.pt")
+
+
+def test_the_canary_leaves_the_encoder_as_it_was(tmp_path):
+    encoder = ResNet3DEncoder(**{**SMALL, "norm": "batch"}).train()
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    save_weights(encoder, tmp_path / "encoder.pt", {"architecture": encoder.architecture})
+    assert encoder.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in encoder.state_dict().items())
