@@ -16,7 +16,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from ..errors import UserError
-from ..weights import write_json
+from ..weights import read_manifest, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,9 @@ def packed_configs(bundle: Path) -> dict[str, dict[str, Any]]:
         packed[f"{overlay}.json"] = ConfigParser.load_config_file(str(configs / f"{overlay}.yaml"))
     for name in ("train.json", "train_published.json", "inference.json"):
         packed[name]["bundle_root"] = "."
+    if "class_names" in packed["train.json"]:  # so that the network of train.json is that of the weights
+        classes = read_manifest(bundle / "models" / "model.pt")["class_names"]
+        packed["train.json"]["class_names"] = classes[1:]
     return packed
 
 
