@@ -108,8 +108,10 @@ def test_an_output_folder_with_other_things_in_it_is_left_alone(tmp_path, family
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, str, str]:
     """The smoke demo, run twice as people run it: its folder and what both runs printed."""
-    output = tmp_path_factory.mktemp("whole") / "demo"
+    output, bundles = (tmp_path_factory.mktemp("whole") / name for name in ("demo", "bundles"))
+    shutil.copytree(ROOT / "bundles", bundles)  # a config that is edited meanwhile would rightly be run again
     command = [sys.executable, "-m", "desd_components", "demo", "--smoke", "--output", str(output)]
+    command += ["--bundles", str(bundles)]
     printed = []
     for _ in range(2):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
