@@ -44,10 +44,16 @@ def write_json(path: Path, content: Any) -> Path:
     return path
 
 
-def write_pairs(folder: Path, names: list[str], images: str = "imagesTr", labels: str = "labelsTr") -> None:
+def write_pairs(
+    folder: Path,
+    names: list[str],
+    images: str = "imagesTr",
+    labels: str = "labelsTr",
+    shape: tuple[int, ...] = (6, 7, 5),
+) -> None:
     for number, name in enumerate(names):
-        write_scan(folder / images / f"{name}.nii.gz", seed=number)
-        write_label(folder / labels / f"{name}.nii.gz")
+        write_scan(folder / images / f"{name}.nii.gz", shape, seed=number)
+        write_label(folder / labels / f"{name}.nii.gz", shape)
 
 
 def loading(*keys: str) -> list[Any]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 
+import pytest
 import torch
+from bundle_runs import run_bundle, succeed
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 from monai.engines import SupervisedTrainer
 from monai.handlers import from_engine
+from scan_files import write_pairs
 
 from desd_components import RunRecordHandler
 from desd_components.tracking import TrackableOutputHandler
@@ -45,3 +49,17 @@ def test_without_it_tracking_reads_a_tuple() -> None:
 def test_records_of_the_run_are_written_as_before(tmp_path: Path) -> None:
     trainer(TrackableOutputHandler(), RunRecordHandler(tmp_path))
     assert json.loads((tmp_path / "history.jsonl").read_text().splitlines()[0])["loss"] > 0
+
+
+@pytest.mark.parametrize("bundle", ["desd_pretrain", "desd_seg_finetune"])
+def test_tracking_by_mlflow_records_the_loss_of_a_bundle(bundle: str, tmp_path: Path) -> None:
+    pytest.importorskip("mlflow", reason="mlflow is not installed: tracking is not tried")
+    write_pairs(tmp_path / "data", ["a", "b", "c"], shape=(20, 20, 20))
+    classes = {} if bundle == "desd_pretrain" else {"class_names": "['one','two']"}
+    settings = {"dataset_dir": tmp_path / "data", "output_dir": tmp_path / "run", "cache_dir": tmp_path / "cache"}
+    warmup = {"warmup_epochs": 0} if bundle == "desd_pretrain" else {}
+    settings |= {"max_epochs": 1, "tracking": "mlflow", **classes, **warmup}
+    succeed(run_bundle(bundle, "train smoke", "training", **settings))
+    with sqlite3.connect(tmp_path / "run" / "mlruns.db") as database:
+        names = {name for (name,) in database.execute("select key from metrics")}
+    assert any("loss" in name for name in names), names
