@@ -30,6 +30,7 @@ def write_pretraining(folder: Path, steps: int = 200, prototypes: int = 256) -> 
             "teacher_temperature": 0.04 + 0.03 * min(1, 3 * share),
         }
         rows.append(row)
+    rows += [{"epoch": 4, **{f"val_retrieval_{s}": 0.1 * s for s in (1, 2, 3, 4)}}]
     _write(folder, rows, {"num_prototypes": prototypes, "seed": 3, "max_epochs": 4})
     log = "2026-01-01 10:00:00 WARNING desd_components.monitor: Epoch 1, iteration 4: the teacher <says> the same.\n"
     (folder / "train.log").write_text(log + "2026-01-01 10:00:01 INFO desd_components: fine\n")

@@ -163,6 +163,12 @@ PRETRAINING_CHARTS = (
         "In how many directions the features of different scans differ; 1 is collapse.",
     ),
     Chart(
+        _stages("val_retrieval_{}"),
+        "share found",
+        "Label-free score.",
+        "How often the teacher's features of one view find the other view of the same scan among all scans.",
+    ),
+    Chart(
         {"learning_rate": "learning rate"},
         "learning rate",
         "Learning rate.",
