@@ -261,7 +261,8 @@ def provenance_section(runs: Sequence[Run]) -> html.Section:
 
 
 def _text(value: Any) -> str:
-    return "–" if value is None else str(value)[:48]
+    """A fact for a narrow column: a hash by its first 16 digits, a time without its zone, which is UTC."""
+    return "–" if value is None else str(value).removesuffix("+00:00")[:19]
 
 
 def files_section(runs: Sequence[Run], more: Mapping[str, str] | None = None) -> html.Section:
