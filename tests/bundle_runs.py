@@ -58,12 +58,11 @@ def succeed(done: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
 
 
 def error_line(done: subprocess.CompletedProcess) -> str:
-    """The one line that a refused run ends with."""
+    """What a refused run ends with: a line, and one more for each file where several are at fault."""
     assert done.returncode != 0, done.stdout[-3000:]
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: "), done.stderr[-3000:]
+    assert "\nerror: " in done.stderr, done.stderr[-3000:]
     assert "Traceback" not in done.stderr, done.stderr[-3000:]
-    return last
+    return done.stderr.strip().rpartition("\nerror: ")[2]
 
 
 def history(output_dir: Path) -> list[dict[str, Any]]:
