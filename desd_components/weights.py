@@ -196,6 +196,11 @@ def refuse_contradictions(path: str | Path, found: Mapping[str, Any], asked: Map
         raise UserError(f"{path}: {'; '.join(differing)}. Leave these settings out to take the checkpoint's own.")
 
 
+def given(setting: Any) -> Any:
+    """`setting`, or None for the words null and None, as which a command line hands over ``--name null``."""
+    return None if setting in ("null", "None") else setting
+
+
 def encoder_from(
     checkpoint: str | Path | None,
     scratch_architecture: Mapping[str, Any] | None = None,

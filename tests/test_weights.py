@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from desd_components import ResNet3DEncoder, UserError, encoder_from, load_weights, read_manifest, save_weights
+from desd_components import ResNet3DEncoder, UserError, encoder_from, given, load_weights, read_manifest, save_weights
 
 SMALL = {"depth": 10, "width": 8, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
 
@@ -113,3 +113,8 @@ def test_the_canary_leaves_the_encoder_as_it_was(tmp_path):
     save_weights(encoder, tmp_path / "encoder.pt", {"architecture": encoder.architecture})
     assert encoder.training
     assert all(torch.equal(before[name], tensor) for name, tensor in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize(("setting", "meant"), [("null", None), ("None", None), (None, None), ("a.pt", "a.pt")])
+def test_null_on_a_command_line_means_nothing(setting, meant):
+    assert given(setting) == meant
