@@ -70,9 +70,9 @@ def collapse_alarms(uniform_loss: float) -> list[Alarm]:
         ),
         Alarm(
             "one_sided_collapse",
-            lambda s: s["teacher_entropy"] < 0.02 * uniform_loss and s["loss"] < 0.02 * uniform_loss,
+            lambda s: s["teacher_entropy"] < 0.02 * uniform_loss and s["kl"] < 0.02 * uniform_loss,
             lambda s: (
-                f"Student and teacher agree on one prototype for every view: loss {s['loss']:.3f}, entropy "
+                f"Student and teacher agree on one prototype for every view: KL {s['kl']:.3f}, entropy "
                 f"{s['teacher_entropy']:.3f}, ln K = {uniform_loss:.3f}. Raise teacher_temperature, lower "
                 "center_momentum, then the learning rate."
             ),
