@@ -75,9 +75,11 @@ def joined_processes() -> str:
 
 
 def leave_processes() -> None:
-    """Leave the process group, where there is one."""
+    """Leave the process group, where there is one, and let Ignite forget it too."""
     if distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+        idist.finalize()  # leaves the group if Ignite knows of it
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def distributed_network(network: nn.Module, device: torch.device | str) -> nn.Module:

@@ -129,5 +129,5 @@ def test_a_folder_without_weights_or_without_configs_is_refused(packed, tmp_path
 def test_a_bundle_without_weights_is_not_packed(packed, tmp_path):
     bundle, _ = packed
     shutil.copytree(ROOT / "bundles" / bundle.name, tmp_path / bundle.name, ignore=shutil.ignore_patterns("model.pt"))
-    with pytest.raises(UserError, match=r"cannot be packed without models/model\.pt"):
+    with pytest.raises(UserError, match=r"cannot be packed without .*models/model\.pt"):
         pack(str(tmp_path / bundle.name), str(tmp_path / "zoo"))

@@ -8,6 +8,7 @@ from desd_components import (
     UserError,
     decay_groups,
     joined_processes,
+    leave_processes,
     optimizer_steps,
     scaled_learning_rate,
     total_batch,
@@ -59,3 +60,19 @@ class Boxes:
 def test_contexts_that_are_no_larger_than_a_view_are_warned_of(size, warned, caplog):
     warn_of_equal_boxes(Boxes(size), (96, 96, 16))
     assert ("nearly the same box" in caplog.text) is warned
+
+
+def test_after_leaving_its_processes_a_program_is_alone_again(monkeypatch):
+    for name, value in {
+        "LOCAL_RANK": 0,
+        "RANK": 0,
+        "WORLD_SIZE": 1,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": 29777,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    joined_processes()
+    assert total_batch(2) == 2  # Ignite has looked at the group now
+    leave_processes()
+    assert not torch.distributed.is_initialized()
+    assert total_batch(2) == 2
