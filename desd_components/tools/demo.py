@@ -26,8 +26,8 @@ ARMS = {"encoder": "from the encoder", "scratch": "from scratch"}
 
 # What the synthetic CT needs beside small.yaml: Hounsfield units, a spacing, and minutes in place of an hour. [ours]
 CT = ["--intensity", "hu", "--hu_window", "[-160.0,240.0]", "--spacing", "[3.0,3.0,4.0]"]
-PHANTOM_PRETRAIN = [*CT, "--max_epochs", "30"]
-PHANTOM_FINETUNE = [*CT, "--max_epochs", "10"]
+PHANTOM_PRETRAIN = [*CT, "--max_epochs", "14"]
+PHANTOM_FINETUNE = [*CT, "--max_epochs", "12", "--val_interval", "6"]
 
 
 @dataclass
