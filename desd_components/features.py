@@ -70,7 +70,8 @@ def draw_feature_maps(
     from matplotlib.figure import Figure  # late: drawing is asked for
 
     figure = Figure(figsize=(2.4 * (1 + len(maps)), 7.4), layout="constrained", facecolor="black")
-    panels = [image, *(principal_colors(stage) for stage in maps)]
+    low, high = np.percentile(image, (1, 99))  # so that a few bright voxels do not darken the rest
+    panels = [((image - low) / max(high - low, 1e-12)).clip(0, 1), *(principal_colors(stage) for stage in maps)]
     titles = ["scan", *(f"stage {number}" for number in range(1, len(maps) + 1))]
     sizes = np.array(image.shape) * np.array(spacing)  # mm
     for row, all_axes in enumerate(figure.subplots(3, len(panels), squeeze=False)):

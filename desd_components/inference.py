@@ -138,14 +138,14 @@ class SkipBadScans:
     def finish(self, engine: Engine) -> None:
         """Write the report and say how it went."""
         write_json(self.report, {"segmented": self.segmented, "failed": self.failed})
-        logger.info("%d scans segmented, %d failed: %s", len(self.segmented), len(self.failed), self.report)
+        logger.info("%d scans done, %d failed: %s", len(self.segmented), len(self.failed), self.report)
         if self.failed and not self.segmented:
             first = self.failed[0]
-            raise UserError(f"None of {len(self.failed)} scans could be segmented. The first: {first['error']}")
+            raise UserError(f"None of {len(self.failed)} scans could be used. The first: {first['error']}")
 
     def _note(self, path: str, why: str) -> None:
         self.failed.append({"image": path, "error": why})
-        logger.error("%s could not be segmented: %s", path, why)
+        logger.error("%s could not be used: %s", path, why)
 
 
 def _absolute(path: str | Path) -> Path:
