@@ -128,7 +128,11 @@ class DenseDistillationLoss(DeepSelfDistillationLoss):
                 "The dense term found no dense logits: set dense_prototypes of the network, and PrepareDenseViews as "
                 "the trainer's prepare_batch."
             )
-        return self.weight * super().forward(output.dense)
+        term = super().forward(output.dense)
+        student_logits = output.dense.student_logits
+        if student_logits.shape[2] == 0:  # no two views of this batch overlap: nothing to compare, and no NaN
+            term = student_logits.sum()  # 0, with the heads still in the graph, as several processes want them
+        return self.weight * term
 
     def scalars(self) -> dict[str, float]:
         """What a log shows of the last batch."""

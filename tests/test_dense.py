@@ -137,3 +137,13 @@ def test_settings_out_of_range_are_refused(tiny_encoder):
         DenseDistillationLoss(8, weight=-1.0)
     with pytest.raises(UserError, match="dense_target='all'"):
         DeepSelfDistillationNetwork(tiny_encoder, dense_target="all", **HEADS)
+
+
+def test_a_batch_without_any_shared_tissue_costs_nothing():
+    term = DenseDistillationLoss(8, centering="sinkhorn")
+    empty = DistillationOutput(torch.zeros(4, 2, 0, 8, requires_grad=True), torch.zeros(2, 0, 8))
+    value = term(DistillationOutput(torch.zeros(4, 2, 3, 8), torch.zeros(2, 3, 8), dense=empty))
+    value.backward()
+    assert value.item() == 0.0
+    assert not term.center.any()
+    assert torch.isfinite(empty.student_logits.grad).all()
