@@ -41,13 +41,15 @@ def world(tmp_path_factory):
     """Tiny data under the names that the README uses, and one place for all runs."""
     folder = tmp_path_factory.mktemp("readme")
     data = folder / "data" / "Task04_Hippocampus"
-    for number in range(6):
-        shape = (20 + number, 22, 21)
+    for number in range(12):
+        shape = (20 + number % 6, 22, 21)
         write_scan(data / "imagesTr" / f"case_{number}.nii.gz", shape, seed=number)
         write_label(data / "labelsTr" / f"case_{number}.nii.gz", shape)
-    entries = [{"image": f"imagesTr/case_{n}.nii.gz", "label": f"labelsTr/case_{n}.nii.gz"} for n in range(6)]
+    entries = [{"image": f"imagesTr/case_{n}.nii.gz", "label": f"labelsTr/case_{n}.nii.gz"} for n in range(12)]
     labels = {"0": "background", "1": "one", "2": "two"}
-    write_json(data / "dataset.json", {"labels": labels, "training": entries[:5], "validation": entries[5:]})
+    write_json(data / "dataset.json", {"labels": labels, "training": entries[:10], "validation": entries[10:]})
+    cases = [f"case_{number}" for number in range(12)]
+    write_json(data / "splits.json", {"train": cases[:8], "validation": cases[8:10], "test": cases[10:]})
     for name in ("scans", "deeplesion"):
         for number in range(4):
             write_scan(folder / "data" / name / f"new_{number}.nii.gz", (24, 18, 20), seed=number)
@@ -65,7 +67,7 @@ def test_a_command_of_the_readme_runs(command, world):
     given.pop("standalone", None)
     bundle = re.search(r"bundles/(\w+)/", command).group(1)
     files = with_smoke(given.pop("config_file"))
-    for name in ("dataset_dir", "encoder_checkpoint", "output_dir"):
+    for name in ("dataset_dir", "encoder_checkpoint", "checkpoint", "output_dir"):
         if name in given:
             given[name] = world / given[name]
     given.setdefault("output_dir", world / "runs" / bundle / "default")
@@ -76,7 +78,7 @@ def test_a_command_of_the_readme_runs(command, world):
         given |= {"batch_size": 1} if "torchrun" in words[0] else {}
     if files[0].endswith("/inference.yaml"):
         run = "encoder.pt" if bundle == "desd_pretrain" else "model.pt"
-        given["checkpoint"] = world / "runs" / bundle / "default" / run
+        given.setdefault("checkpoint", world / "runs" / bundle / "default" / run)
     succeed(
         run_files(
             files, *(["training"] if "training" in words else []), processes=1 + ("torchrun" in words[0]), **given
