@@ -6,7 +6,7 @@ Exit code: 0, nothing is wrong (there may be remarks); 1, faults were found; 2, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from ..finetuning import INTENSITIES
 from ..weights import write_json
 from .checking.findings import FAULT, Finding
 from .checking.folder import look
+from .checking.overlay import head_of, propose, write_overlay
 from .checking.survey import Survey, shown, survey
+from .checking.timing import add_notes
 
 LISTED_REMARKS = 3  # of one kind in the terminal; the JSON holds all
 
@@ -30,6 +32,9 @@ def check(
     intensity: str = "auto",
     hu_window: Sequence[float] = (-1024.0, 1024.0),
     num_workers: int = 2,
+    overlay: str | None = None,
+    finetune_overlay: str | None = None,
+    steps: int = 3,
 ) -> int:
     """Look for faults in every volume of a data folder; exit code 0: none, 1: some, 2: could not be run.
 
@@ -42,6 +47,9 @@ def check(
         intensity: hu, zscore, or auto: what most images look like.
         hu_window: that images in HU are clipped to.
         num_workers: threads that read.
+        overlay: where to write settings that suit what was seen, as an overlay for pre-training.
+        finetune_overlay: the same for fine-tuning.
+        steps: of each network, to be timed for the estimate in the overlays; 0 leaves it out.
 
     Raises:
         UserError: when the check cannot be run.
@@ -52,9 +60,30 @@ def check(
     seen = survey(folder, in_channels, intensity, hu_window, num_workers)
     faults = [finding for finding in seen.findings if finding.severity == FAULT]
     print_findings(seen)
-    write_json(Path(output), record(seen))
+    said = record(seen)
+    if overlay or finetune_overlay:
+        files = {"desd_pretrain": overlay, "desd_seg_finetune": finetune_overlay}
+        said["proposal"] = write_proposal(seen, in_channels, hu_window, files, steps)
+    write_json(Path(output), said)
     print(f"everything that was found: {output}")
     return 1 if faults else 0
+
+
+def write_proposal(
+    seen: Survey, in_channels: int, hu_window: Sequence[float], files: Mapping[str, str | None], steps: int
+) -> dict[str, Any]:
+    """Write the overlays that are asked for, say what they will cost, and return everything that is proposed."""
+    overlays = propose(seen, in_channels, hu_window)
+    classes = seen.folder.class_names or ["background", "class_1"]
+    estimates = add_notes(overlays, classes, in_channels, steps)
+    settings = {"desd_pretrain": overlays.pretrain, "desd_seg_finetune": overlays.finetune}
+    for bundle, path in files.items():
+        if path:
+            write_overlay(path, settings[bundle], head_of(bundle, path, seen, overlays))
+            print(f"proposed settings for {bundle}: {path}")
+    print(*overlays.notes, sep="\n")
+    plain = {bundle: {setting.name: setting.plain() for setting in part} for bundle, part in settings.items()}
+    return {**plain, "estimates": estimates}
 
 
 def print_findings(seen: Survey) -> None:

@@ -53,6 +53,7 @@ class DataFolder:
         cases: all records.
         findings: about files that have no partner, are missing, or are not scans.
         class_names: names by label value, background first; None where nothing names them.
+        dataset_dir: what was asked for, as a training takes it.
     """
 
     root: Path
@@ -60,6 +61,7 @@ class DataFolder:
     cases: list[Case] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     class_names: list[str] | None = None
+    dataset_dir: str = ""
 
     @property
     def labelled(self) -> bool:
@@ -90,6 +92,7 @@ def look(data: str | Path, in_channels: int = 1, data_split: str | None = None, 
         found = _plain(path, nifti_files(path), in_channels)
     if not found.cases and not found.findings:
         find_scans(path, in_channels)  # which says what was looked for, and where
+    found.dataset_dir = str(path)
     if path.is_dir():
         found.findings += _junk(path)
     if class_names is not None:
