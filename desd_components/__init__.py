@@ -60,6 +60,7 @@ from .pretraining import (
     warn_of_equal_boxes,
 )
 from .probes import CrossViewScore, DenseProbe, StagePooling
+from .quarantine import usable_labelled, usable_records
 from .record import record_run
 from .resume import ResumeHandler
 from .sampling import EpochSampler, SampleKey, collate_contexts

@@ -2,6 +2,9 @@
 
 Differs from a plain Fire program in two ways: a command's module is imported only when it is called, and a mistyped
 flag is refused before the command starts (Fire would run it with the default and complain at the end).
+
+Exit code: 0; 2 after a `UserError`, which is printed as one line; a command that has something to say by its exit code
+returns it as an int (``check``: 1 when it found faults).
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from desd_components.errors import UserError, innermost_user_error
 # command: module and function that do it. One line per command.
 COMMANDS = {
     "demo": "desd_components.tools.demo:demo",
+    "check": "desd_components.tools.check:check",
     "phantom": "desd_components.tools.phantom:write_family",
     "report": "desd_components.tools.report:report",
     "publish": "desd_components.tools.publish:publish",
@@ -25,21 +29,20 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, or 2 after printing a `UserError` as one line."""
+    """Run one command. Returns its exit code, or 2 after printing a `UserError` as one line."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(overview())
             return 0
-        _run(arguments[0], arguments[1:])
+        return _run(arguments[0], arguments[1:])
     except Exception as error:
         cause = innermost_user_error(error)
         if cause is None:
             raise
         print(f"error: {cause}", file=sys.stderr)
         return 2
-    return 0
 
 
 def overview() -> str:
@@ -55,12 +58,14 @@ def _find(name: str) -> Callable:
     return getattr(importlib.import_module(module), function)
 
 
-def _run(name: str, arguments: list[str]) -> None:
+def _run(name: str, arguments: list[str]) -> int:
+    """Run a command; its exit code is what it returns, where that is an int."""
     import fire
 
     function = _find(name)
     _refuse_unknown_flags(name, function, arguments)
-    fire.Fire(function, command=arguments, name=f"desd_components {name}", serialize=lambda _: None)
+    result = fire.Fire(function, command=arguments, name=f"desd_components {name}", serialize=lambda _: None)
+    return result if isinstance(result, int) else 0
 
 
 def _refuse_unknown_flags(name: str, function: Callable, arguments: list[str]) -> None:

@@ -20,13 +20,12 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import monai
 import numpy as np
 import torch
 import torch.distributed as dist
-from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd
 
 from .checks import (
@@ -41,6 +40,7 @@ from .checks import (
     threaded,
     unreadable,
 )
+from .entries import META_FILE, described, is_label, read_meta, to_numpy
 from .errors import UserError
 from .fingerprint import describe, flat_transforms
 from .scans import Record, record_files
@@ -48,35 +48,7 @@ from .scans import Record, record_files
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # of an entry on disk; part of its key
-META_FILE = "meta.json"
 _SAMPLED_HEADERS = 200  # headers read for the estimate of the disk need
-
-
-def is_label(key: str) -> bool:
-    """Whether an entry holds class numbers, by its name."""
-    return key.startswith("label")
-
-
-def to_numpy(value: Any) -> np.ndarray:
-    """A tensor or array as a numpy array without copying."""
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-
-
-def open_array(folder: str | Path, key: str, mode: Literal["r", "c"] = "r") -> np.ndarray:
-    """The memory map of an entry's array, (C, X, Y, Z); nothing is read until it is indexed.
-
-    Args:
-        folder: as `VolumeCache.prepare` gives it.
-        key: "image", "label", ...
-        mode: "r", or "c" for an array that may be changed in memory without touching the file.
-    """
-    return np.load(Path(folder) / f"{key}.npy", mmap_mode=mode, allow_pickle=False)
-
-
-def read_meta(folder: str | Path) -> dict[str, Any]:
-    """``meta.json`` of an entry: per key ``shape``, ``dtype``, ``affine``, ``source``, ...; labels also ``values``."""
-    meta: dict[str, Any] = json.loads((Path(folder) / META_FILE).read_text(encoding="utf-8"))
-    return meta
 
 
 class VolumeCache:
@@ -160,6 +132,26 @@ class VolumeCache:
         Raises:
             UserError: listing every record that cannot be used, or when the disk is too small.
         """
+        folders, problems = self.attempt(records, num_workers)
+        raise_problems(list(problems.values()), len(records))
+        return [folder for folder in folders if folder is not None]
+
+    def attempt(
+        self, records: Sequence[Record], num_workers: int = 0, skip: bool = False
+    ) -> tuple[list[Path | None], dict[int, str]]:
+        """Like `prepare`, but bad records are handed back: each is one line by its position in ``records``.
+
+        Args:
+            records: ``{"image": ...[, "label": ...]}``.
+            num_workers: threads; 0 works in this one.
+            skip: make the good entries although a file is missing; otherwise nothing is made then.
+
+        Returns:
+            The entry of each record, None where there is none; and what is wrong with those that cannot be used.
+
+        Raises:
+            UserError: when there is no record, one lacks a key, or the disk is too small.
+        """
         if not records:
             raise UserError("there is no scan to work on: is dataset_dir right, and are its files .nii or .nii.gz?")
         lacking = [record for record in records if any(key not in record for key in self.keys)]
@@ -171,37 +163,41 @@ class VolumeCache:
         folders, problems = self._folders(records)
         wanted = {folder: record for folder, record in zip(folders, records, strict=True) if folder is not None}
         mine = {folder: wanted[folder] for folder in list(wanted)[rank::world] if not folder.exists()}
-        problems += self._disk_problem([wanted[folder] for folder in wanted if not folder.exists()], say=rank == 0)
-        if not problems:
-            problems = self._make(mine, num_workers, show=rank == 0)
-        raise_problems(gathered(problems), len(records))
-        # Ranks on another machine do not see this disk: what is still missing here is made here.
-        left = {folder: record for folder, record in wanted.items() if not folder.exists()}
-        raise_problems(self._make(left, num_workers, show=rank == 0), len(records))
-        raise_problems(self._meta_problems(wanted), len(records))
-        return [folder for folder in folders if folder is not None]
+        full = self._disk_problem([wanted[folder] for folder in wanted if not folder.exists()], say=rank == 0)
+        made = self._make(mine, num_workers, show=rank == 0) if not full and (skip or not problems) else {}
+        told = gathered([*full, *problems.items(), *_by_position(made, folders)])
+        raise_problems([line for line in told if isinstance(line, str)], len(records))
+        problems = dict(line for line in told if not isinstance(line, str))
+        if not problems or skip:
+            # Ranks on another machine do not see this disk: what is still missing here is made here.
+            good = {folder: wanted[folder] for n, folder in enumerate(folders) if folder and n not in problems}
+            left = {folder: record for folder, record in good.items() if not folder.exists()}
+            made = self._make(left, num_workers, show=rank == 0)
+            made |= self._meta_problems({folder: good[folder] for folder in good if folder not in made})
+            problems |= dict(gathered(_by_position(made, folders)))
+        return [None if n in problems else folder for n, folder in enumerate(folders)], dict(sorted(problems.items()))
 
-    def _folders(self, records: Sequence[Record]) -> tuple[list[Path | None], list[str]]:
+    def _folders(self, records: Sequence[Record]) -> tuple[list[Path | None], dict[int, str]]:
         folders: list[Path | None] = []
-        problems = []
-        for record in records:
+        problems = {}
+        for position, record in enumerate(records):
             try:
                 folders.append(self.folder(record))
             except UserError as error:
                 folders.append(None)
-                problems.append(str(error))
+                problems[position] = str(error)
         return folders, problems
 
-    def _make(self, wanted: dict[Path, Record], num_workers: int, show: bool) -> list[str]:
-        """Make entries; returns one line per record that cannot be used."""
+    def _make(self, wanted: dict[Path, Record], num_workers: int, show: bool) -> dict[Path, str]:
+        """Make entries; returns one line for each that cannot be made."""
         if not wanted:
-            return []
+            return {}
         from tqdm import tqdm
 
         made = threaded(lambda item: self._make_one(*item), wanted.items(), num_workers)
         interval = 0.5 if sys.stderr.isatty() else 30.0  # a log file wants a line now and then, not a moving bar
         bar = tqdm(made, total=len(wanted), desc="preprocessing", unit="volume", mininterval=interval, disable=not show)
-        return [found for found in bar if found]
+        return {folder: found for folder, found in zip(wanted, bar, strict=True) if found}
 
     def _make_one(self, folder: Path, record: Record) -> str | None:
         """Preprocess, check and store one record; one line about what is wrong with it, or None."""
@@ -228,7 +224,7 @@ class VolumeCache:
             if found:
                 return found
             arrays[key] = array
-            meta[key] = _meta(array, result[key], record_files(record, (key,)))
+            meta[key] = described(array, result[key], record_files(record, (key,)))
             if is_label(key):
                 meta[key]["values"] = label_values(array)
         return self._write(folder, arrays, meta)
@@ -299,9 +295,9 @@ class VolumeCache:
             "set `cache_dir` to a larger disk, cache as float16, or choose a coarser spacing."
         ]
 
-    def _meta_problems(self, wanted: dict[Path, Record]) -> list[str]:
+    def _meta_problems(self, wanted: dict[Path, Record]) -> dict[Path, str]:
         """What the settings of this run find wrong with entries that an earlier run made."""
-        problems = []
+        problems: dict[Path, str] = {}
         for folder, record in wanted.items():
             meta = read_meta(folder)
             for key in self.keys:
@@ -311,8 +307,13 @@ class VolumeCache:
                 elif meta[key]["shape"][0] != self.in_channels:
                     found = f"{file}: has {meta[key]['shape'][0]} channels, in_channels is {self.in_channels}: set it."
                 if found:
-                    problems.append(found)
+                    problems.setdefault(folder, found)
         return problems
+
+
+def _by_position(problems: dict[Path, str], folders: Sequence[Path | None]) -> list[tuple[int, str]]:
+    """Problems of entries as problems of the records that they belong to; a scan may be listed twice."""
+    return [(n, problems[folder]) for n, folder in enumerate(folders) if folder is not None and folder in problems]
 
 
 def _named_file(error: BaseException, files: Sequence[str]) -> str:
@@ -323,16 +324,6 @@ def _named_file(error: BaseException, files: Sequence[str]) -> str:
             return found
         chain = chain.__cause__ or chain.__context__
     return files[0]
-
-
-def _meta(array: np.ndarray, value: Any, source: list[str]) -> dict[str, Any]:
-    meta: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype), "source": source}
-    if isinstance(value, MetaTensor):
-        meta["affine"] = np.asarray(value.affine, dtype=np.float64).tolist()
-        original = value.meta.get("original_affine")
-        if original is not None:
-            meta["original_affine"] = np.asarray(original, dtype=np.float64).tolist()
-    return meta
 
 
 def estimated_bytes(record: Record, cache: VolumeCache) -> int:
@@ -368,7 +359,7 @@ def distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def gathered(problems: list[str]) -> list[str]:
+def gathered(problems: list[Any]) -> list[Any]:
     """The problems of all ranks; also the place where they wait for each other.
 
     A group of its own, because preprocessing may take hours and NCCL's default patience is ten minutes.

@@ -118,7 +118,7 @@ def header_problem(record: Record, in_channels: int = 1) -> str | None:
     headers = {file: _header(file) for file in record_files(record)}
     if unread := next((header for header in headers.values() if isinstance(header, str)), None):
         return unread
-    grids: list[tuple[str, tuple[int, ...], np.ndarray]] = []
+    grids: list[Grid] = []
     for key in record:
         files = record_files(record, (key,))
         for file in files:
@@ -129,7 +129,7 @@ def header_problem(record: Record, in_channels: int = 1) -> str | None:
     if len(record_files(record, ("image",))) not in (0, 1, in_channels):
         files = record_files(record, ("image",))
         return f"{files[0]}: comes with {len(files)} files, but in_channels is {in_channels}: set `--in_channels`."
-    return next(filter(None, (_difference(grids[0], grid) for grid in grids[1:])), None)
+    return next(filter(None, (grid_problem(grids[0], grid) for grid in grids[1:])), None)
 
 
 def file_problem(file: str) -> str | None:
@@ -192,21 +192,27 @@ def _grid_problem(file: str, header: Any, channels: int) -> str | None:
     return f"{file}: has {len(shape)} dimensions {shape}, not a 3D volume: convert it or leave it out."
 
 
-def _difference(
-    first: tuple[str, tuple[int, ...], np.ndarray], second: tuple[str, tuple[int, ...], np.ndarray]
-) -> str | None:
-    """How the grid of a label, or of another channel, differs from that of the image."""
+Grid = tuple[str, tuple[int, ...], np.ndarray]  # a file, its shape in voxels, its affine
+
+
+def grid_problem(first: Grid, second: Grid) -> str | None:
+    """How the grid of a label, or of another channel, differs from that of the image, in one line, or None."""
     (file, shape, affine), (other, other_shape, other_affine) = first, second
     if shape != other_shape:
         return f"{other}: has shape {other_shape}, but {file} has {shape}: they must lie on one grid; resample one."
-    corners = np.array([[*corner, 1.0] for corner in itertools.product(*((0, size - 1) for size in shape))])
-    gap = np.linalg.norm(corners @ (affine - other_affine).T, axis=1).max()
+    gap = corner_gap(shape, affine, other_affine)
     if gap > GRID_TOLERANCE * np.linalg.norm(affine[:3, :3], axis=0).min():
         return (
             f"{other}: its affine places a corner {gap:.2f} mm away from that of {file}: one of the two headers is "
             "wrong; copy the image's affine if the voxels agree, else resample."
         )
     return None
+
+
+def corner_gap(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> float:
+    """How far apart, in mm, two affines place the corner of a volume on which they differ most."""
+    corners = np.array([[*corner, 1.0] for corner in itertools.product(*((0, size - 1) for size in shape))])
+    return float(np.linalg.norm(corners @ (affine - other).T, axis=1).max())
 
 
 def voxels_problem(record: Record, class_count: int | None = None) -> str | None:

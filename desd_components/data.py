@@ -19,7 +19,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 from torch.utils.data import Dataset
 
-from .cache import VolumeCache, is_label, open_array, read_meta
+from .cache import VolumeCache
+from .entries import is_label, open_array, read_meta
 from .errors import UserError
 from .sampling import AUGMENTATION_STREAM, CONTEXT_STREAM, SampleKey, generator, key_of
 from .scans import Record

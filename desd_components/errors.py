@@ -33,7 +33,14 @@ def _print_plainly(kind: type[BaseException], error: BaseException, trace: Trace
         sys.__excepthook__(kind, error, trace)
         return
     logger.debug("the whole trace of the error below", exc_info=(kind, error, trace))
-    print(f"error: {cause}", file=sys.stderr)
+    print(f"error: {plain_message(cause)}", file=sys.stderr)
+
+
+def plain_message(error: UserError) -> str:
+    """Its message, without the trace that a `DataLoader` writes into an error of one of its worker processes."""
+    text = str(error)
+    _, in_worker, message = text.rpartition(f"{UserError.__name__}: ")
+    return message.strip() if in_worker and "Original Traceback" in text else text
 
 
 def plain_errors() -> None:

@@ -248,29 +248,51 @@ def _labelled_only(sections: dict[str, list[Record]], source: Path) -> dict[str,
     return {name: [record for record in part if "label" in record] for name, part in sections.items()}
 
 
+@dataclass
+class FolderPairs:
+    """What a folder of images and one of labels hold: complete pairs, and what has no partner of its name."""
+
+    pairs: list[Record]
+    lonely_images: list[Record]
+    lonely_labels: list[Path]
+
+
+def pair_folders(folder: Path) -> tuple[str, str] | None:
+    """The names of the folders of images and of labels in `folder`, or None."""
+    return next((pair for pair in FOLDER_PAIRS if all((folder / name).is_dir() for name in pair)), None)
+
+
+def pairs_by_name(images_dir: Path, labels_dir: Path, in_channels: int = 1) -> FolderPairs:
+    """Pair the images of one folder with the labels of another by their names, sorted."""
+    images = {}
+    for record in group_channels(nifti_files(images_dir), in_channels):
+        images[_pair_name(record, images_dir, in_channels)] = record
+    labels = {_relative_stem(path, labels_dir): path for path in nifti_files(labels_dir)}
+    # nnU-Net writes one channel, too, as case_0000 beside the label case
+    for name in [name for name in images if name not in labels and name.endswith("_0000")]:
+        images[name.removesuffix("_0000")] = images.pop(name)
+    return FolderPairs(
+        [{**images[name], "label": str(labels[name])} for name in sorted(images) if name in labels],
+        [images[name] for name in images if name not in labels],
+        [labels[name] for name in labels if name not in images],
+    )
+
+
 def _pairs_in_folder(folder: Path, in_channels: int) -> list[Record]:
-    pair = next((pair for pair in FOLDER_PAIRS if all((folder / name).is_dir() for name in pair)), None)
-    if pair is None:
+    names = pair_folders(folder)
+    if names is None:
         raise UserError(
             f"{folder}: has neither dataset.json, nor imagesTr and labelsTr, nor images and labels: rename the "
             'folders, or give the path of a data list: {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}.'
         )
-    images = {}
-    for record in group_channels(nifti_files(folder / pair[0]), in_channels):
-        images[_pair_name(record, folder / pair[0], in_channels)] = record
-    labels = {_relative_stem(path, folder / pair[1]): path for path in nifti_files(folder / pair[1])}
-    # nnU-Net writes one channel, too, as case_0000 beside the label case
-    for name in [name for name in images if name not in labels and name.endswith("_0000")]:
-        images[name.removesuffix("_0000")] = images.pop(name)
-    lonely_images = [record_files(images[name])[0] for name in images if name not in labels]
-    lonely_labels = [labels[name] for name in labels if name not in images]
-    if lonely_images:
-        count, names = len(lonely_images), first_names(lonely_images)
-        logger.warning("%s: %d images without a label left out: %s", folder, count, names)
-    if lonely_labels:
-        count, names = len(lonely_labels), first_names(lonely_labels)
-        logger.warning("%s: %d labels without an image left out: %s", folder, count, names)
-    return [{**images[name], "label": str(labels[name])} for name in sorted(images) if name in labels]
+    found = pairs_by_name(folder / names[0], folder / names[1], in_channels)
+    if found.lonely_images:
+        files = [record_files(record)[0] for record in found.lonely_images]
+        logger.warning("%s: %d images without a label left out: %s", folder, len(files), first_names(files))
+    if found.lonely_labels:
+        count, names_left = len(found.lonely_labels), first_names(found.lonely_labels)
+        logger.warning("%s: %d labels without an image left out: %s", folder, count, names_left)
+    return found.pairs
 
 
 def _pair_name(record: Record, root: Path, in_channels: int) -> str:

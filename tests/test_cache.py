@@ -26,7 +26,8 @@ from monai.transforms import (
 from scan_files import loading, oblique_affine, write_label, write_nifti, write_scan
 
 from desd_components import UserError, VolumeCache
-from desd_components.cache import estimated_bytes, open_array, read_meta
+from desd_components.cache import estimated_bytes
+from desd_components.entries import open_array, read_meta
 from desd_components.fingerprint import describe
 
 
@@ -307,10 +308,13 @@ class CountingCache(VolumeCache):
         return super()._make_one(folder, record)
 
 
+def _records(data: Path) -> list[dict]:
+    return [{"image": str(path)} for path in sorted(data.glob("*.nii.gz"))]
+
+
 def _outcome(data: Path, cache: CountingCache) -> str:
-    records = [{"image": str(path)} for path in sorted(data.glob("*.nii.gz"))]
     try:
-        return "\n".join(map(str, cache.prepare(records)))
+        return "\n".join(map(str, cache.prepare(_records(data))))
     except UserError as error:
         return str(error)
 
@@ -323,6 +327,7 @@ def _prepare_on_rank(rank: int, folder: str) -> None:
         "good": _outcome(Path(folder, "good"), cache),
         "made": cache.made,
         "bad": _outcome(Path(folder, "bad"), cache),
+        "skipped": list(cache.attempt(_records(Path(folder, "bad")), skip=True)[1].items()),
         "description": json.dumps(describe(preprocessing()), sort_keys=True),
     }
     Path(folder, f"{rank}.json").write_text(json.dumps(seen))
@@ -354,6 +359,12 @@ def test_a_bad_file_of_one_process_stops_both(two_processes):
     first, second = (seen["bad"] for seen in two_processes)
     assert first == second
     assert "3.nii.gz: is empty" in first
+
+
+def test_two_processes_leave_out_the_same_bad_file(two_processes):
+    first, second = (seen["skipped"] for seen in two_processes)
+    assert first == second
+    assert [position for position, _ in first] == [3]
 
 
 def test_the_description_is_the_same_in_another_process(two_processes):
