@@ -43,7 +43,7 @@ def ensure_split(data: Path, split: Path, **reading: Any) -> None:
     if split.is_file():
         return
     names = sorted(case_ids(record)[0] for record in find_labelled(data, val_fraction=0.0, **reading).training)
-    first, second = round(0.6 * len(names)), round(0.75 * len(names))
+    first, second = (int(share * len(names) + 0.5) for share in (0.6, 0.75))  # halves upwards, so that 6 are enough
     if min(first, second - first, len(names) - second) < 1:
         raise UserError(f"{data}: {len(names)} labelled scans are too few to train, validate and test. Bring 6.")
     content = {"train": names[:first], "validation": names[first:second], "test": names[second:]}

@@ -31,6 +31,7 @@ class Planner:
 
     def __init__(self, study: Study, places: Places, scans: Scans, code: str) -> None:
         self.study, self.places, self.scans, self.code = study, places, scans, code
+        self._known: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def key(self, unit: Unit) -> Key:
         """Under which a unit's result counts."""
@@ -159,6 +160,7 @@ class Planner:
             for arm in self.study.arms.values()
             for seed in range(arm.runs.get(speed.labels, 0))
             for epochs in speed.epochs
+            if epochs != chosen.get(arm.name, {}).get("max_epochs")  # that is the final run
         ]
 
     def _finetuning(self, arm: Arm, label: Label, seed: int, kind: str, tuned: Mapping[str, Any]) -> Unit:
@@ -238,8 +240,11 @@ class Planner:
         """The common settings that a bundle's config knows."""
         from desd_components.command_line import is_known
 
-        parser = merged(self.places.bundles / bundle, configs)
-        return {name: value for name, value in self.study.common.items() if is_known(parser, name)}
+        if (bundle, *configs) not in self._known:
+            parser = merged(self.places.bundles / bundle, configs)
+            common = self.study.common.items()
+            self._known[bundle, *configs] = {name: value for name, value in common if is_known(parser, name)}
+        return self._known[bundle, *configs]
 
     def _configs(self, bundle: str, *names: str, more: Sequence[Path] = ()) -> tuple[str, ...]:
         folder = self.places.bundles / bundle / "configs"
