@@ -169,6 +169,7 @@ def test_the_first_table_is_the_spread_over_seeds_and_missing_cells_are_dashes(t
     assert text.startswith("**Standard deviation of Dice over seeds.**")
     assert "| arm | 4 labels | 8 labels | 16 labels | all 120 labels |" in text
     assert "| ours | 0.600 (0.600 to 0.600) | 0.500 (0.500 to 0.500) | 0.950 (0.950 to 0.950) | – |" in text
+    assert "| ours | back | 0.600 (0.600 to 0.600) |" in text and "**HD95 (mm) by class.**" in text
     assert text.endswith("- What the intervals cover.\n")
 
 

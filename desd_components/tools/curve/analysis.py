@@ -145,7 +145,7 @@ def paired(first: Cell, second: Cell, draws: Bootstrap) -> dict[str, Any] | None
     gain = 100 * (a - b)
     of_seeds = [float(value) for value in mean_without_nan(gain)]
     low, high = draws.interval(gain, first.labels)
-    larger = np.nanmax([100 * seed_sd(a), 100 * seed_sd(b), 0.0])
+    larger = 100 * max(seed_sd(a), seed_sd(b))  # NaN for one seed
     difference = float(np.nanmean(gain))
     return {
         "arm": first.arm,
@@ -157,8 +157,8 @@ def paired(first: Cell, second: Cell, draws: Bootstrap) -> dict[str, Any] | None
         "seeds": list(seeds),
         "of_seeds": of_seeds,
         "cases": a.shape[1],
-        "seed_sd": float(larger),
-        "verdict": verdict(difference, low, high, float(larger), len(seeds)),
+        "seed_sd": larger,
+        "verdict": verdict(difference, low, high, larger, len(seeds)),
     }
 
 

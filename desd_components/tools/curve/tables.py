@@ -32,7 +32,8 @@ def all_tables(summary: Mapping[str, Any]) -> list[Table]:
         gap_table(summary),
         speed_table(summary),
         score_table(summary, "hd95"),
-        class_table(summary),
+        class_table(summary, "dice"),
+        class_table(summary, "hd95"),
     )
     return [table for table in made if table.rows]
 
@@ -76,7 +77,8 @@ def label_word(row: Mapping[str, Any]) -> str:
 
 
 def _spread(row: Mapping[str, Any]) -> str:
-    return f"{number(100 * row['seed_sd'], 1)} ({len(row['seeds'])} seeds)"
+    count = len(row["seeds"])
+    return f"{number(100 * row['seed_sd'], 1)} ({count} seed{'s' * (count > 1)})"
 
 
 def _dice(row: Mapping[str, Any]) -> str:
@@ -125,11 +127,12 @@ def saving_table(summary: Mapping[str, Any]) -> Table:
     """How many labels an arm saves."""
     note = (
         f"The label count at which {summary['reference']} (linear in log2 of the labels) reaches the arm's Dice, as a "
-        "factor of the arm's; beyond the counts that were run only “at least” or “at most” can be said."
+        "factor of the arm's; beyond the counts that were run only “at least” or “at most” can be said, "
+        "and the interval ends there, too."
     )
     rows = [
         [
-            *(row["arm"], str(row["labels"]), f"{row['bound']} {number(row['needed'], 1)}".strip()),
+            *(row["arm"], str(row["labels"]), f"{row['bound']} {row['needed']:.3g}".strip()),
             *(f"{row['bound']} {number(row['factor'], 2)}".strip(), ends(row["interval_95"], 2)),
         ]
         for row in summary["label_saving"]
@@ -169,22 +172,17 @@ def speed_table(summary: Mapping[str, Any]) -> Table:
     return Table("Steps saved.", note, ["arm", "labels", "Dice to reach", "steps", "factor"], rows)
 
 
-def class_table(summary: Mapping[str, Any]) -> Table:
-    """Both measures for each class."""
-    rows = []
-    for row in (row for row in summary["scores"] if row["class"] != "mean"):
-        dice = row["measure"] == "dice"
-        rows.append(
-            [
-                row["arm"],
-                label_word(row),
-                row["class"],
-                "Dice" if dice else "HD95 (mm)",
-                (_dice if dice else _hd95)(row),
-            ]
-        )
-    head = ["arm", "labels", "class", "measure", "mean with 95 % interval"]
-    return Table("By class.", "", head, rows, numbers_from=4)
+def class_table(summary: Mapping[str, Any], measure: str) -> Table:
+    """One measure for each class."""
+    rows = [row for row in summary["scores"] if row["measure"] == measure and row["class"] != "mean"]
+    counts = {row["labels"]: label_word(row) for row in sorted(rows, key=lambda row: row["labels"])}
+    cell = _dice if measure == "dice" else _hd95
+    found = {(row["arm"], row["class"], row["labels"]): cell(row) for row in rows}
+    pairs = dict.fromkeys((row["arm"], row["class"]) for row in rows)
+    body = [[*pair, *(found.get((*pair, n), "–") for n in counts)] for pair in pairs]
+    title = f"{'Dice' if measure == 'dice' else 'HD95 (mm)'} by class."
+    head = ["arm", "class", *(f"{word} labels" for word in counts.values())]
+    return Table(title, "With 95 % interval.", head, body, numbers_from=2)
 
 
 def probe_table(summary: Mapping[str, Any]) -> Table:
