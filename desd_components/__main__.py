@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": "desd_components.tools.demo:demo",
     "check": "desd_components.tools.check:check",
     "phantom": "desd_components.tools.phantom:write_family",
+    "label-curve": "desd_components.tools.label_curve:label_curve",
     "report": "desd_components.tools.report:report",
     "publish": "desd_components.tools.publish:publish",
     "pack": "desd_components.tools.pack:pack",
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """One line per command: its name and the first sentence of its docstring."""
-    lines = [f"  {name:<10} {(inspect.getdoc(_find(name)) or '').splitlines()[0]}" for name in COMMANDS]
+    lines = [f"  {name:<12} {(inspect.getdoc(_find(name)) or '').splitlines()[0]}" for name in COMMANDS]
     return "\n".join(["python -m desd_components COMMAND [ARGUMENTS]   (COMMAND --help: its arguments)", "", *lines])
 
 

@@ -7,7 +7,6 @@ says what came out, whether pre-training helped or not.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from desd_components.errors import UserError
 from desd_components.tools import page as html
-from desd_components.tools import report
+from desd_components.tools import report, roles
 from desd_components.tools.compare import compare, verdict
 from desd_components.tools.runs import Case, read_run
 from desd_components.tools.steps import Record, Step, StepRunner, usable_cores
@@ -94,9 +93,7 @@ def prepare(data: str, output: str, bundles: str, num_labels: int, seed: int, sm
     source = Path(data).resolve() if data else target / "data"
     if data and not source.is_dir():
         raise UserError(f"{source}: no such folder. Name a labelled folder such as Task04_Hippocampus: --data.")
-    split = source / "splits.json"
-    if data and not split.is_file():
-        split = target / "splits.json"
+    split = roles.split_file(source, target) if data else source / roles.SPLIT_NAME
     overlays = ("small.yaml", "smoke.yaml") if smoke else ("small.yaml",)
     return Plan(
         output=target,
@@ -125,50 +122,22 @@ def data_steps(plan: Plan) -> list[Step]:
 
 
 def write_lists(plan: Plan) -> None:
-    """Write which images pre-training sees, and the split where the data bring none.
-
-    Pre-training sees the images of train and validation and whatever lies in imagesTs; never those of test.
-    """
+    """Write which images pre-training sees, and the split where the data bring none; see `tools.roles`."""
     from desd_components import find_labelled
 
-    if not plan.split.is_file():
-        _write_split(plan)
+    roles.ensure_split(plan.data, plan.split)
     labelled = find_labelled(plan.data, data_split=plan.split, seed=plan.seed)
     if not labelled.test or not labelled.validation:
         raise UserError(
             f"{plan.split}: it names no validation or no test cases. The demo needs train, validation, test."
         )
-    images = [str(record["image"]) for record in (*labelled.training, *labelled.validation)]
-    unlabelled = plan.data / "imagesTs"
-    if unlabelled.is_dir():
-        images += sorted(str(path) for path in unlabelled.glob("*.nii*") if not path.name.startswith("."))
-    _write_if_new(plan.scans, json.dumps({"training": [{"image": image} for image in images]}, indent=1))
-    parts = [record for part in labelled.sections.values() for record in part]
-    paths = [*images, *(str(record[key]) for record in parts for key in ("image", "label"))]
-    stamps = [[path, os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in sorted(set(paths))]
-    _write_if_new(_inventory(plan), hashlib.sha256(json.dumps(stamps).encode()).hexdigest())
-
-
-def _write_split(plan: Plan) -> None:
-    """Split into blocks of neighbours, 60 % train, 15 % validation, 25 % test; neighbours may be one patient."""
-    from desd_components import find_labelled
-    from desd_components.scans import case_ids
-
-    names = sorted(case_ids(record)[0] for record in find_labelled(plan.data, val_fraction=0.0).training)
-    first, second = round(0.6 * len(names)), round(0.75 * len(names))
-    if min(first, second - first, len(names) - second) < 1:
-        raise UserError(f"{plan.data}: {len(names)} labelled scans are too few to train, validate and test. Bring 6.")
-    split = {"train": names[:first], "validation": names[first:second], "test": names[second:]}
-    plan.split.write_text(json.dumps(split, indent=1))
+    images = roles.pretraining_images(plan.data, labelled.sections)
+    roles.write_scan_list(plan.scans, images)
+    roles.write_if_new(_inventory(plan), roles.scans_hash(images, labelled.sections))
 
 
 def _inventory(plan: Plan) -> Path:
     return plan.output / "steps" / "inventory.txt"
-
-
-def _write_if_new(path: Path, content: str) -> None:
-    if not path.is_file() or path.read_text() != content:
-        path.write_text(content)
 
 
 def training_steps(plan: Plan) -> list[Step]:

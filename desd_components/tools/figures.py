@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +29,23 @@ COLORS = {
     "series-3": "#a30303",
     "series-4": "#a40404",
     "series-5": "#a50505",
+    "series-6": "#a60606",
+    "series-7": "#a70707",
+    "series-8": "#a80808",
 }
-TRUTH_COLOR, ARM_COLORS = "#ffffff", ("#4aa8ff", "#ff8a3c", "#3fd6a0", "#d59bff")  # on grey images, in both themes
+# of a figure in a file of its own, on white: the page's light theme
+ON_WHITE = {
+    "series-1": "#2368b8",
+    "series-2": "#d0611a",
+    "series-3": "#17876a",
+    "series-4": "#8455b8",
+    "series-5": "#b23a5c",
+    "series-6": "#6f7415",
+    "series-7": "#0d7f96",
+    "series-8": "#6b6b6b",
+}
+TRUTH_COLOR = "#ffffff"  # on grey images, in both themes, as the arms' below
+ARM_COLORS = ("#4aa8ff", "#ff8a3c", "#3fd6a0", "#d59bff", "#ff7fa3", "#d3da4a", "#4fd3ea", "#c8c8c8")
 CT_WINDOW = (-160.0, 240.0)  # HU
 SMOOTHED_FROM = 60  # points; shorter series are drawn as they are
 
@@ -153,6 +170,53 @@ def dice_bars(scores: Mapping[str, Mapping[str, Sequence[float]]], name: str = "
         loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4, fontsize=9, frameon=False, labelcolor=COLORS["ink"]
     )
     return _to_svg(figure, name)
+
+
+@dataclass
+class Band:
+    """One arm of a label curve: mean Dice with its 95 % interval at label counts; ``ticks``: the axis' words there."""
+
+    label: str
+    labels: Sequence[int]
+    means: Sequence[float]
+    lows: Sequence[float]
+    highs: Sequence[float]
+    ticks: Sequence[str]
+
+
+def label_curve(bands: Sequence[Band]) -> str:
+    """Dice against the number of labels, for a page."""
+    return _to_svg(_label_curve(bands, COLORS), "label-curve")
+
+
+def write_label_curve(bands: Sequence[Band], caption: str, *paths: Path) -> None:
+    """The same as files, with a caption below; the format is that of each file's ending."""
+    figure = _label_curve(bands, ON_WHITE)
+    figure.set_size_inches(6.4, 4.4)
+    figure.supxlabel("\n".join(textwrap.wrap(caption, 112)), fontsize=7.5, color=COLORS["muted"])
+    for path in paths:
+        figure.savefig(path, dpi=160, facecolor="white")
+
+
+def _label_curve(bands: Sequence[Band], colors: Mapping[str, str]) -> Figure:
+    """A line and a band for each arm, label counts on a log2 axis; arms stand a little beside each other."""
+    figure, axes = _axes(6.4, 3.8)
+    for number, band in enumerate(bands):
+        color = colors[f"series-{number % len(ON_WHITE) + 1}"]
+        axes.plot(band.labels, band.means, color=color, lw=1.8, marker="o", ms=4, label=band.label)
+        if len(band.labels) > 1:
+            axes.fill_between(band.labels, band.lows, band.highs, color=color, alpha=0.16, lw=0)
+        spread = [[m - low for m, low in zip(band.means, band.lows, strict=True)]]
+        spread += [[high - m for m, high in zip(band.means, band.highs, strict=True)]]
+        axes.errorbar(band.labels, band.means, spread, color=color, lw=0, elinewidth=0.9, capsize=2.5, alpha=0.7)
+    ticks = {n: tick for band in bands for n, tick in zip(band.labels, band.ticks, strict=True)}
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="labelled scans (log2 scale)", ylabel="Dice on test scans (mean of classes, no unit)")
+    axes.set_xticks(sorted(ticks), [ticks[n] for n in sorted(ticks)])
+    axes.minorticks_off()
+    axes.margins(x=0.06, y=0.08)
+    axes.legend(loc="best", fontsize=8.5, frameon=False, labelcolor=COLORS["ink"], handlelength=1.4)
+    return figure
 
 
 def case_slices(

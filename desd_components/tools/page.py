@@ -30,12 +30,14 @@ CSS = """
   --paper: #fbfaf8; --card: #ffffff; --ink: #1d2227; --soft: #59636d; --muted: #8b949d; --grid: #e9e7e3;
   --line: #e2dfd9;
   --accent: #1f6f8b; --wash: #eef4f6; --warn: #fdf3e1; --warn-line: #d98e1f;
-  --series-1: #2368b8; --series-2: #d0611a; --series-3: #17876a; --series-4: #8455b8; --series-5: #b23a5c; }
+  --series-1: #2368b8; --series-2: #d0611a; --series-3: #17876a; --series-4: #8455b8; --series-5: #b23a5c;
+  --series-6: #6f7415; --series-7: #0d7f96; --series-8: #6b6b6b; }
 @media (prefers-color-scheme: dark) { :root {
   --paper: #14171a; --card: #1b1f23; --ink: #e6e8ea; --soft: #a5aeb7; --muted: #7d8790; --grid: #2a3036;
   --line: #2d3339;
   --accent: #6fc3dd; --wash: #1c2a30; --warn: #2e2618; --warn-line: #c98a2b;
-  --series-1: #6cabf7; --series-2: #f79a5c; --series-3: #4ccaa5; --series-4: #bf98f0; --series-5: #ef7f9f; } }
+  --series-1: #6cabf7; --series-2: #f79a5c; --series-3: #4ccaa5; --series-4: #bf98f0; --series-5: #ef7f9f;
+  --series-6: #c9cf55; --series-7: #55c4d9; --series-8: #a9a9a9; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.6 var(--font); }
 main, header > div { max-width: 1080px; margin: 0 auto; padding: 0 28px; }
