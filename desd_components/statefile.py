@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -62,7 +62,7 @@ def write_state(path: Path, content: Any) -> None:
         with open(path, "wb") as file:
             hashing = _HashingFile(file)
             try:
-                torch.save(content, hashing)
+                torch.save(content, cast(BinaryIO, hashing))
             except RuntimeError as error:
                 raise (hashing.failure or error) from error
             file.write(MARK + hashing.hash.hexdigest().encode())
