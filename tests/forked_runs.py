@@ -27,7 +27,13 @@ def overlay(path: Path, *handlers: dict[str, Any]) -> Path:
 
 
 def run_forked(
-    bundle: str, configs: str, output_dir: Path, *more: Path, processes: int = 1, **settings: Any
+    bundle: str,
+    configs: str,
+    output_dir: Path,
+    *more: Path,
+    processes: int = 1,
+    kill_after: float | None = None,
+    **settings: Any,
 ) -> list[int]:
     """Train, and hand back the exit code of each process: minus the number of the signal that killed it.
 
@@ -37,6 +43,7 @@ def run_forked(
         output_dir: the run's folder; what the processes print goes to ``output_N.txt`` beside it.
         more: further overlays.
         processes: more than one want ``multi_gpu_train`` among the configs.
+        kill_after: seconds after which all of them are killed.
         settings: overrides.
     """
     files = [*config_files(bundle, *configs.split()), *map(str, more)]
@@ -46,6 +53,10 @@ def run_forked(
     children = [fork.Process(target=_train, args=(rank, processes, port, files, given)) for rank in range(processes)]
     for child in children:
         child.start()
+    if kill_after is not None:
+        children[0].join(kill_after)
+        for child in children:
+            child.kill()
     return [_exit_code(child, children) for child in children]
 
 
