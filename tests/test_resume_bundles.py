@@ -78,7 +78,7 @@ def test_a_run_killed_within_epochs_and_while_saving_ends_like_the_undisturbed_o
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_loader_processes_go_on_at_the_same_batch(train, whole, tmp_path, bundle):
     run = tmp_path / "run"
-    # begun without loader processes: MONAI's loader reseeds the weights' generator there, so that others begin elsewhere
+    # begun without them: MONAI's loader reseeds the generator of initial weights where it has no processes
     for iteration, workers in ((2, 0), (6, 2)):
         stop = overlay(tmp_path / "a.yaml", {"_target_": SignalAt, "iteration": iteration, "name": "SIGTERM"})
         assert train(bundle, run, stop, num_workers=workers) == [TERM]
