@@ -34,12 +34,12 @@ from .handlers import (
     FreezePrototypesHandler,
     LearningRateHandler,
     ProgressHandler,
-    RunRecordHandler,
     SaveWeightsHandler,
     TeacherEMAHandler,
     TimeEstimateHandler,
     shared,
 )
+from .history import RunRecordHandler
 from .inference import FlipInferer, ScanDataset, ScanLayout, SkipBadScans, refuse_overwriting, scans_root
 from .labelled import LabelledData, find_labelled, with_background
 from .loss import DeepSelfDistillationLoss, DistillationOutput
@@ -62,7 +62,7 @@ from .pretraining import (
 from .probes import CrossViewScore, DenseProbe, StagePooling
 from .quarantine import usable_labelled, usable_records
 from .record import record_run
-from .resume import ResumeHandler
+from .resume import ResumeHandler, scheduled_epochs
 from .sampling import EpochSampler, SampleKey, collate_contexts
 from .scans import find_scans, records_hash
 from .schedules import CosineSchedule
@@ -76,6 +76,7 @@ from .segmentation import (
     probabilities,
     segmentation_loss,
 )
+from .stopping import exit_if_stopped
 from .tracking import TrackableOutputHandler
 from .views import MultiViews, PrepareViews, ViewGeometry, ViewRecipe
 from .weights import encoder_from, given, load_weights, read_manifest, save_weights

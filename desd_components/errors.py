@@ -28,6 +28,9 @@ def innermost_user_error(error: BaseException | None) -> UserError | None:
 
 
 def _print_plainly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, KeyboardInterrupt):  # before or after training, which answers it itself
+        print("stopped by SIGINT; the same command starts again, and goes on where it saved a state.", file=sys.stderr)
+        return
     cause = innermost_user_error(error)
     if cause is None:
         sys.__excepthook__(kind, error, trace)

@@ -7,19 +7,17 @@ none here.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Events
-from monai.engines.trainer import Trainer
 from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
 from monai.utils.enums import CommonKeys
@@ -33,13 +31,6 @@ from .weights import save_weights
 logger = logging.getLogger(__name__)
 
 Schedule = Callable[[int], float]
-
-
-class ScalarSource(Protocol):
-    """Anything that has figures for the log."""
-
-    def scalars(self) -> dict[str, float]:
-        """Name -> value, as of the last step."""
 
 
 Handler = TypeVar("Handler")
@@ -237,88 +228,6 @@ class SaveWeightsHandler:
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Go on from the best of `state`."""
         self.best = state["best"]
-
-
-class RunRecordHandler:
-    """Write a run's figures to ``history.jsonl`` and to TensorBoard.
-
-    On a trainer: loss and the scalars of all sources, every `interval` iterations and at the end of an epoch. On an
-    evaluator: its metrics, ``val_`` before each name, at the end of an evaluation. Only the first process writes.
-
-    Args:
-        output_dir: the run's folder.
-        sources: objects whose `scalars()` are recorded; one that gives "step" sets the step of the record.
-        interval: iterations between two records of a trainer.
-    """
-
-    def __init__(self, output_dir: str | Path, sources: Sequence[ScalarSource] = (), interval: int = 10) -> None:
-        self.output_dir, self.sources, self.interval = Path(output_dir), sources, interval
-        self._writer: Any = None
-        self._started, self._is_fresh = time.monotonic(), False
-
-    @property
-    def path(self) -> Path:
-        """The file of records, one JSON object a line."""
-        return self.output_dir / "history.jsonl"
-
-    def attach(self, engine: Workflow) -> None:
-        """Record a trainer or an evaluator."""
-        if idist.get_rank() != 0:
-            return
-        if isinstance(engine, Trainer):
-            engine.add_event_handler(Events.STARTED, lambda: self._start())
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self._record_step)
-        else:
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self._record_metrics)
-        engine.add_event_handler(Events.COMPLETED, lambda: self._close())
-
-    def _start(self) -> None:
-        self._started, self._is_fresh = time.monotonic(), True
-
-    def _forget_the_future(self, epoch: int) -> None:
-        """Drop records of the epoch that begins and later ones: a resumed run repeats them, a fresh one has none."""
-        if self.path.is_file():
-            lines = self.path.read_text().splitlines()
-            kept = [line for line in lines if json.loads(line)["epoch"] < epoch]
-            self.path.write_text("".join(line + "\n" for line in kept))
-
-    def _record_step(self, engine: Workflow) -> None:
-        iteration, length = engine.state.iteration, engine.state.epoch_length
-        if self._is_fresh:  # not when the run starts: the state to go on from may be restored after that
-            self._forget_the_future(engine.state.epoch)
-            self._is_fresh = False
-        if iteration % self.interval and iteration % length and iteration != 1:
-            return
-        values = {"step": iteration, "loss": engine.state.output[CommonKeys.LOSS].item()}
-        for source in self.sources:
-            values |= source.scalars()
-        self._write(engine.state.epoch, values)
-
-    def _record_metrics(self, engine: Workflow) -> None:
-        metrics = {f"val_{name}": float(value) for name, value in engine.state.metrics.items()}
-        self._write(engine.state.epoch, metrics)
-
-    def _write(self, epoch: int, values: Mapping[str, float]) -> None:
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        record = {"epoch": epoch, "seconds": round(time.monotonic() - self._started, 2), **values}
-        with open(self.path, "a") as file:
-            # JSON knows no NaN: a figure that is none is written as null
-            file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in record.items()}) + "\n")
-        for name, value in values.items():
-            if name != "step":
-                self._tensorboard().add_scalar(name, value, values.get("step", epoch))
-
-    def _tensorboard(self) -> Any:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # late: TensorBoard takes a second to import
-
-            self._writer = SummaryWriter(str(self.output_dir / "tensorboard"))
-        return self._writer
-
-    def _close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
 
 
 class TimeEstimateHandler:

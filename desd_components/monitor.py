@@ -13,6 +13,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from ignite.engine import Events
@@ -166,6 +167,17 @@ class DistillationMonitor:
     def scalars(self) -> dict[str, float]:
         """What the last look saw."""
         return dict(self._figures)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The features kept (of the first process, where there are several), the last figures, and how long alarms
+        have lasted."""
+        return {"features": [list(step) for step in self._features], "figures": self._figures, "lasted": self._lasted}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the features and the alarms of `state`."""
+        device = next(self.network.parameters()).device
+        self._features = deque(tuple(stage.to(device) for stage in step) for step in state["features"])
+        self._figures, self._lasted = dict(state["figures"]), dict(state["lasted"])
 
 
 def starting_lines(loss: DeepSelfDistillationLoss, learning_rate: float, teacher_momentum: float, steps: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -225,15 +226,37 @@ def test_sections_are_taken_by_name_or_all_together() -> None:
         section_of(DATA, "test")
 
 
-def test_early_stop_ends_training_after_some_validations_without_progress() -> None:
-    validator, scores = Engine(lambda engine, batch: None), iter([0.1, 0.3, 0.2, 0.3, 0.25, 0.9])
+def early_stopped(*scores: float, epochs: int = 6, state: dict[str, Any] | None = None) -> tuple[Engine, EarlyStop]:
+    """A trainer whose validations give `scores`, from its first epoch or from where `state` was saved."""
+    validator, coming = Engine(lambda engine, batch: None), iter(scores)
     trainer = Engine(lambda engine, batch: None)
 
     @validator.on(Events.EPOCH_COMPLETED)
     def score(engine: Engine) -> None:
-        engine.state.metrics["mean_dice"] = next(scores)
+        engine.state.metrics["mean_dice"] = next(coming)
 
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: validator.run([0]))
-    EarlyStop(validator, patience=2).attach(trainer)
-    trainer.run([0], max_epochs=6)
+    early_stop = EarlyStop(validator, patience=2)
+    early_stop.attach(trainer)
+    if state is not None:
+        early_stop.load_state_dict(state)
+    trainer.run([0], max_epochs=epochs)
+    return trainer, early_stop
+
+
+def test_early_stop_ends_training_after_some_validations_without_progress() -> None:
+    trainer, _ = early_stopped(0.1, 0.3, 0.2, 0.3, 0.25, 0.9)
     assert trainer.state.epoch == 4  # the best in epoch 2, no better one in 3 and 4
+
+
+def test_early_stop_goes_on_counting_in_a_run_that_goes_on() -> None:
+    _, first = early_stopped(0.1, 0.3, 0.2, epochs=3)
+    assert (first.state_dict()["counter"], first.state_dict()["best_score"]) == (1, 0.3)
+    trainer, _ = early_stopped(0.3, 0.9, state=first.state_dict())
+    assert trainer.state.epoch == 1
+
+
+def test_a_run_that_was_stopped_early_stays_stopped() -> None:
+    _, first = early_stopped(0.3, 0.2, 0.1)
+    trainer, _ = early_stopped(state=first.state_dict())
+    assert (trainer.state.epoch, trainer.state.iteration) == (0, 0)

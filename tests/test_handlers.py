@@ -1,6 +1,5 @@
 """Handlers act at the right moment, counted in optimiser steps."""
 
-import json
 import math
 
 import pytest
@@ -13,11 +12,9 @@ from desd_components import (
     CosineSchedule,
     DeepSelfDistillationLoss,
     DeepSelfDistillationNetwork,
-    DistillationMonitor,
     FiniteLossHandler,
     FreezePrototypesHandler,
     LearningRateHandler,
-    RunRecordHandler,
     SaveWeightsHandler,
     TeacherEMAHandler,
     UserError,
@@ -134,29 +131,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_optimiser(tiny_encod
     assert len(before) == 2
 
 
-def test_the_record_has_a_line_for_each_interval_with_all_figures(tiny_encoder, tmp_path):
-    run = Run(tiny_encoder, accumulation_steps=2)
-    rate = LearningRateHandler(run.optimizer, lambda step: 0.1)
-    teacher = TeacherEMAHandler(run.network, lambda step: 0.9)
-    monitor = DistillationMonitor(run.network, run.loss, interval=2)
-    run.train(rate, teacher, monitor, RunRecordHandler(tmp_path, [run.loss, rate, teacher, monitor], interval=2))
-    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
-    assert [(r["epoch"], r["step"]) for r in records] == [(1, 0), (1, 1), (1, 2), (2, 3), (2, 4)]
-    wanted = {
-        "loss",
-        "stage_1_loss",
-        "stage_4_loss",
-        "teacher_entropy",
-        "kl",
-        "teacher_momentum",
-        "teacher_temperature",
-    }
-    wanted |= {"learning_rate", "feature_rank_1", "feature_rank_4", "gradient_norm_1", "gradient_norm_4"}
-    assert wanted <= set(records[-1])
-    assert all(records[-1][f"gradient_norm_{stage}"] > 0 for stage in (1, 2, 3, 4))
-    assert list((tmp_path / "tensorboard").glob("events*"))
-
-
 def test_weights_are_saved_with_their_manifest_at_the_interval_and_at_the_end(tiny_encoder, tmp_path):
     run = Run(tiny_encoder, epochs=3)
     run.train(SaveWeightsHandler(run.network.teacher.encoder, tmp_path / "encoder.pt", {"kind": "teacher"}, interval=2))
@@ -166,22 +140,3 @@ def test_weights_are_saved_with_their_manifest_at_the_interval_and_at_the_end(ti
     )
     for name, tensor in torch.load(tmp_path / "encoder.pt", weights_only=True).items():
         torch.testing.assert_close(tensor, run.network.teacher.encoder.state_dict()[name])
-
-
-def test_a_resumed_run_repeats_no_record_and_a_fresh_one_keeps_none(tiny_encoder, tmp_path):
-    old = [{"epoch": epoch, "loss": 1.0} for epoch in (1, 2, 3)]
-    (tmp_path / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in old))
-
-    class Resume:
-        def attach(self, engine):
-            engine.add_event_handler(Events.STARTED, self)
-
-        def __call__(self, engine):
-            engine.state.epoch, engine.state.iteration = 1, 4
-
-    Run(tiny_encoder).train(RunRecordHandler(tmp_path, interval=4), Resume())
-    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
-    assert [(r["epoch"], r.get("step")) for r in records] == [(1, None), (2, 8)]
-    Run(tiny_encoder, epochs=1).train(RunRecordHandler(tmp_path, interval=4))
-    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
-    assert [(r["epoch"], r.get("step")) for r in records] == [(1, 1), (1, 4)]

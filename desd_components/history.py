@@ -1,0 +1,146 @@
+"""The figures of a run: ``history.jsonl``, and TensorBoard as a view of it.
+
+A state of the run says how many lines the file had then. A run that goes on drops what came after, for it will write
+that again, and draws TensorBoard's curves anew from what is left: what a killed process had not flushed is not missing
+there, and what is repeated is not drawn twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import ignite.distributed as idist
+from ignite.engine import Events
+from monai.engines.trainer import Trainer
+from monai.engines.workflow import Workflow
+from monai.utils.enums import CommonKeys
+
+from .errors import UserError
+from .weights import write_atomically
+
+_clocks: dict[Path, float] = {}  # folder -> when its run would have started had it never stopped, as `time.monotonic`
+
+
+class ScalarSource(Protocol):
+    """Anything that has figures for the log."""
+
+    def scalars(self) -> dict[str, float]:
+        """Name -> value, as of the last step."""
+
+
+class RunRecordHandler:
+    """Write a run's figures to ``history.jsonl`` and to TensorBoard.
+
+    On a trainer: loss and the scalars of all sources, every `interval` iterations and at the end of an epoch. On an
+    evaluator: its metrics, ``val_`` before each name, at the end of an evaluation. Only the first process writes.
+    The trainer's is part of the run's state: without being restored, a run starts the file anew.
+
+    Args:
+        output_dir: the run's folder.
+        sources: objects whose `scalars()` are recorded; one that gives "step" sets the step of the record.
+        interval: iterations between two records of a trainer.
+    """
+
+    def __init__(self, output_dir: str | Path, sources: Sequence[ScalarSource] = (), interval: int = 10) -> None:
+        self.output_dir, self.sources, self.interval = Path(output_dir), sources, interval
+        self._writer: Any = None
+        self._kept = 0
+
+    @property
+    def path(self) -> Path:
+        """The file of records, one JSON object a line."""
+        return self.output_dir / "history.jsonl"
+
+    def attach(self, engine: Workflow) -> None:
+        """Record a trainer or an evaluator."""
+        if idist.get_rank() != 0:
+            return
+        if isinstance(engine, Trainer):
+            engine.add_event_handler(Events.STARTED, lambda: self._start())
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._record_step)
+        else:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._record_metrics)
+        engine.add_event_handler(Events.COMPLETED, lambda: self._close())
+
+    def state_dict(self) -> dict[str, int]:
+        """How many records there are, those of evaluations among them."""
+        return {"records": len(self._lines())}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Keep the records of `state`, and drop later ones when the run starts."""
+        self._kept = state["records"]
+
+    def _lines(self) -> list[str]:
+        return self.path.read_text().splitlines() if self.path.is_file() else []
+
+    def _start(self) -> None:
+        lines = self._lines()
+        kept, self._kept = lines[: self._kept], 0
+        if len(kept) < len(lines):
+            write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
+        records = [json.loads(line) for line in kept]
+        worked = max((record["seconds"] for record in records), default=0.0)
+        _clocks[self.output_dir] = time.monotonic() - worked  # whatever lay between the processes does not count
+        self._draw_anew(records)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - _clocks.setdefault(self.output_dir, time.monotonic())
+
+    def _draw_anew(self, records: Sequence[Mapping[str, Any]]) -> None:
+        for old in (self.output_dir / "tensorboard").glob("events.out.tfevents.*"):
+            old.unlink()
+        for record in records:
+            self._draw(record)
+
+    def _record_step(self, engine: Workflow) -> None:
+        iteration, length = engine.state.iteration, engine.state.epoch_length
+        if iteration % self.interval and iteration % length and iteration != 1:
+            return
+        values = {"step": iteration, "loss": engine.state.output[CommonKeys.LOSS].item()}
+        for source in self.sources:
+            values |= source.scalars()
+        self._write(engine.state.epoch, values)
+
+    def _record_metrics(self, engine: Workflow) -> None:
+        metrics = {f"val_{name}": float(value) for name, value in engine.state.metrics.items()}
+        self._write(engine.state.epoch, metrics)
+
+    def _write(self, epoch: int, values: Mapping[str, float]) -> None:
+        # JSON knows no NaN: a figure that is none is written as null
+        figures = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        record = {"epoch": epoch, "seconds": round(self._seconds(), 2), **figures}
+        try:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}). Make room there and start the same command again; "
+                "it goes on from the last state."
+            ) from error
+        self._draw(record)
+
+    def _draw(self, record: Mapping[str, Any]) -> None:
+        """Give TensorBoard the figures of a record, at the time when they were written."""
+        moment = time.time() - self._seconds() + record["seconds"]
+        step = record.get("step", record["epoch"])
+        for name, value in record.items():
+            if name not in ("epoch", "seconds", "step"):
+                self._tensorboard().add_scalar(name, math.nan if value is None else value, step, moment)
+
+    def _tensorboard(self) -> Any:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # late: TensorBoard takes a second to import
+
+            self._writer = SummaryWriter(str(self.output_dir / "tensorboard"))
+        return self._writer
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

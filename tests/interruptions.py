@@ -1,0 +1,60 @@
+"""Handlers that end a run in the middle, for overlays of tests: ``_target_: interruptions.SignalAt``."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from ignite.engine import Events
+
+from desd_components import statefile
+
+
+class SignalAt:
+    """Send this process a signal at the end of an iteration, before the state of that iteration is saved.
+
+    Args:
+        iteration: counted from 1 over the whole run.
+        name: such as SIGKILL.
+        rank: of the process that is meant.
+    """
+
+    def __init__(self, iteration: int, name: str = "SIGKILL", rank: int = 0) -> None:
+        self.iteration, self.number = iteration, signal.Signals[name]
+        self.is_meant = int(os.environ.get("RANK", 0)) == rank
+
+    def attach(self, engine: Any) -> None:
+        if self.is_meant:
+            engine.add_event_handler(Events.ITERATION_COMPLETED(once=self.iteration), self)
+
+    def __call__(self) -> None:
+        os.kill(os.getpid(), self.number)
+
+
+class KillWhileSaving:
+    """Die like a power cut in the middle of writing a state, after some bytes of it.
+
+    Args:
+        saving: which one, counted from 1.
+        share: of a file's first 100 kB that have been written then.
+    """
+
+    def __init__(self, saving: int, share: float = 0.5) -> None:
+        self.saving, self.size, self.seen = saving, int(share * 100_000), 0
+
+    def attach(self, engine: Any) -> None:
+        write, begin = statefile._HashingFile.write, statefile._HashingFile.__init__
+
+        def counted_begin(file: Any, *arguments: Any) -> None:
+            begin(file, *arguments)
+            self.seen += 1
+
+        def dying_write(file: Any, content: Any) -> int:
+            if self.seen == self.saving and file.file.tell() + len(content) > self.size:
+                file.file.write(bytes(content)[: len(content) // 2])
+                file.file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return write(file, content)
+
+        statefile._HashingFile.__init__, statefile._HashingFile.write = counted_begin, dying_write  # type: ignore

@@ -1,0 +1,99 @@
+"""A run's figures: every line once, and TensorBoard as a view of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from ignite.engine import Events
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_handlers import Run
+
+from desd_components import DistillationMonitor, LearningRateHandler, RunRecordHandler, TeacherEMAHandler
+
+
+class GoOn:
+    """Restore a record as `ResumeHandler` does, after the first epoch of four iterations."""
+
+    def __init__(self, record: RunRecordHandler, lines: int) -> None:
+        self.record, self.lines = record, lines
+
+    def attach(self, engine):
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine):
+        engine.state.epoch, engine.state.iteration = 1, 4
+        self.record.load_state_dict({"records": self.lines})
+
+
+def steps(folder: Path) -> list[tuple[int, int]]:
+    records = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [(record["epoch"], record["step"]) for record in records]
+
+
+def drawn(folder: Path, name: str = "loss") -> list[tuple[int, float]]:
+    board = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return [(event.step, event.value) for event in board.Scalars(name)]
+
+
+def test_the_record_has_a_line_for_each_interval_with_all_figures(tiny_encoder, tmp_path):
+    run = Run(tiny_encoder, accumulation_steps=2)
+    rate = LearningRateHandler(run.optimizer, lambda step: 0.1)
+    teacher = TeacherEMAHandler(run.network, lambda step: 0.9)
+    monitor = DistillationMonitor(run.network, run.loss, interval=2)
+    run.train(rate, teacher, monitor, RunRecordHandler(tmp_path, [run.loss, rate, teacher, monitor], interval=2))
+    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [(r["epoch"], r["step"]) for r in records] == [(1, 0), (1, 1), (1, 2), (2, 3), (2, 4)]
+    wanted = {
+        "loss",
+        "stage_1_loss",
+        "stage_4_loss",
+        "teacher_entropy",
+        "kl",
+        "teacher_momentum",
+        "teacher_temperature",
+    }
+    wanted |= {"learning_rate", "feature_rank_1", "feature_rank_4", "gradient_norm_1", "gradient_norm_4"}
+    assert wanted <= set(records[-1])
+    assert all(records[-1][f"gradient_norm_{stage}"] > 0 for stage in (1, 2, 3, 4))
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_fresh_run_keeps_no_record_of_the_one_before(tiny_encoder, tmp_path):
+    Run(tiny_encoder, epochs=2).train(RunRecordHandler(tmp_path, interval=4))
+    Run(tiny_encoder, epochs=1).train(RunRecordHandler(tmp_path, interval=4))
+    assert steps(tmp_path) == [(1, 1), (1, 4)]
+    assert [step for step, _ in drawn(tmp_path)] == [1, 4]
+
+
+def test_a_run_that_goes_on_repeats_no_record_and_loses_none(tiny_encoder, tmp_path):
+    record = RunRecordHandler(tmp_path, interval=2)
+    Run(tiny_encoder, epochs=2).train(record)
+    before = (tmp_path / "history.jsonl").read_text().splitlines()
+    assert record.state_dict() == {"records": 5}
+    again = RunRecordHandler(tmp_path, interval=2)
+    Run(tiny_encoder, epochs=2).train(GoOn(again, lines=3), again)
+    assert steps(tmp_path) == [(1, 1), (1, 2), (1, 4), (2, 6), (2, 8)]
+    assert (tmp_path / "history.jsonl").read_text().splitlines()[:3] == before[:3]
+
+
+def test_tensorboard_shows_each_record_once_even_if_a_killed_run_had_drawn_nothing(tiny_encoder, tmp_path):
+    Run(tiny_encoder, epochs=2).train(RunRecordHandler(tmp_path, interval=2))
+    for file in (tmp_path / "tensorboard").iterdir():
+        file.unlink()
+    again = RunRecordHandler(tmp_path, interval=2)
+    Run(tiny_encoder, epochs=2).train(GoOn(again, lines=3), again)
+    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [step for step, _ in drawn(tmp_path)] == [1, 2, 4, 6, 8]
+    assert [value for _, value in drawn(tmp_path)] == [float(torch.tensor(r["loss"])) for r in records]
+
+
+def test_the_seconds_of_a_run_that_goes_on_never_fall(tiny_encoder, tmp_path):
+    line = {"epoch": 1, "seconds": 1000.0, "step": 4, "loss": 1.0}
+    (tmp_path / "history.jsonl").write_text(json.dumps(line) + "\n")
+    again = RunRecordHandler(tmp_path, interval=2)
+    Run(tiny_encoder, epochs=2).train(GoOn(again, lines=1), again)
+    seconds = [json.loads(line)["seconds"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert len(seconds) == 3
+    assert 1000.0 <= seconds[1] <= seconds[2] < 1100.0
