@@ -4,6 +4,7 @@ Method: Ye, Zhang, Chen, Xia, "DeSD: Self-Supervised Learning with Deep Self-Dis
 Segmentation", MICCAI 2022. This is an independent implementation, written from the published description.
 """
 
+from .bundles import bundle_file, require_version, run_or_bundle
 from .cache import VolumeCache
 from .checks import check_records, require_writable
 from .coding_rate import CodingRateTerm
@@ -59,7 +60,7 @@ from .pretraining import (
     total_batch,
     warn_of_equal_boxes,
 )
-from .probes import CrossViewScore, DenseProbe, StagePooling
+from .probes import CrossViewScore, DenseProbe, StagePooling, TeacherPooling
 from .record import record_run
 from .resume import ResumeHandler
 from .sampling import EpochSampler, SampleKey, collate_contexts

@@ -64,7 +64,8 @@ class ResumeHandler:
         if not engine.has_event_handler(self._save, Events.EPOCH_COMPLETED):
             # only now, so that it comes after all others of that event, a validation's best model among them
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
-        self._restore(engine)
+        if engine.state.iteration == 0:  # a trainer that goes on, as in federated rounds, holds weights newer than ours
+            self._restore(engine)
 
     def _source(self) -> Path | None:
         if self.resume == "never":
