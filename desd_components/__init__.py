@@ -78,6 +78,6 @@ from .segmentation import (
 )
 from .tracking import TrackableOutputHandler
 from .views import MultiViews, PrepareViews, ViewGeometry, ViewRecipe
-from .weights import encoder_from, given, load_weights, read_manifest, save_weights
+from .weights import encoder_from, given, load_encoder, load_weights, read_manifest, save_weights
 
 __version__ = "0.1.0"

@@ -17,7 +17,8 @@ from ignite.engine import Events
 from monai.engines.workflow import Workflow
 
 from .errors import UserError
-from .weights import load_tensors, save_tensors
+from .tensorfiles import load_tensors
+from .weights import save_tensors
 
 logger = logging.getLogger(__name__)
 
