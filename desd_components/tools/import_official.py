@@ -44,8 +44,8 @@ def our_name(key: str) -> str | None:
         place = 3 * (int(number) - 1) + (layer == "norm")  # convolution, norm, activation
         return f"stage_modules.{int(stage) - 1}.{block}.residual.{place}.{kind}"
     if found := SHORTCUT.fullmatch(key):
-        stage, place, kind = found.groups()
-        return f"stage_modules.{int(stage) - 1}.0.shortcut.{place}.{kind}"
+        stage, layer, kind = found.groups()
+        return f"stage_modules.{int(stage) - 1}.0.shortcut.{layer}.{kind}"
     return None
 
 
@@ -102,7 +102,7 @@ def encoder_for(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> ResNet
     if stem is None or stem.ndim != 5:
         raise UserError(f"{path}: the teacher has no 3D backbone.conv1.weight. Give the file as published.")
     refuse_odd_tensors(path, tensors.items())
-    settings = {"width": stem.shape[0], "in_channels": stem.shape[1]}
+    settings: dict[str, Any] = {"width": stem.shape[0], "in_channels": stem.shape[1]}
     with torch.device("meta"):
         blueprint = ResNet3DEncoder(**settings)
     refuse_misfit(blueprint, path, tensors)
