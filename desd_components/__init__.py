@@ -4,6 +4,7 @@ Method: Ye, Zhang, Chen, Xia, "DeSD: Self-Supervised Learning with Deep Self-Dis
 Segmentation", MICCAI 2022. This is an independent implementation, written from the published description.
 """
 
+from .bundles import bundle_file, require_version, run_or_bundle
 from .cache import VolumeCache
 from .checks import check_records, require_writable
 from .coding_rate import CodingRateTerm
@@ -59,7 +60,7 @@ from .pretraining import (
     total_batch,
     warn_of_equal_boxes,
 )
-from .probes import CrossViewScore, DenseProbe, StagePooling
+from .probes import CrossViewScore, DenseProbe, StagePooling, TeacherPooling
 from .quarantine import usable_labelled, usable_records
 from .record import record_run
 from .resume import ResumeHandler, scheduled_epochs
@@ -79,6 +80,6 @@ from .segmentation import (
 from .stopping import exit_if_stopped
 from .tracking import TrackableOutputHandler
 from .views import MultiViews, PrepareViews, ViewGeometry, ViewRecipe
-from .weights import encoder_from, given, load_weights, read_manifest, save_weights
+from .weights import encoder_from, given, load_encoder, load_weights, read_manifest, save_weights
 
 __version__ = "0.1.0"

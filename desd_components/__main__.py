@@ -26,6 +26,8 @@ COMMANDS = {
     "report": "desd_components.tools.report:report",
     "publish": "desd_components.tools.publish:publish",
     "pack": "desd_components.tools.pack:pack",
+    "export": "desd_components.tools.export:export",
+    "import-official": "desd_components.tools.import_official:import_official",
 }
 
 
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """One line per command: its name and the first sentence of its docstring."""
-    lines = [f"  {name:<12} {(inspect.getdoc(_find(name)) or '').splitlines()[0]}" for name in COMMANDS]
+    lines = [f"  {name:<15} {(inspect.getdoc(_find(name)) or '').splitlines()[0]}" for name in COMMANDS]
     return "\n".join(["python -m desd_components COMMAND [ARGUMENTS]   (COMMAND --help: its arguments)", "", *lines])
 
 

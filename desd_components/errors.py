@@ -52,8 +52,15 @@ def plain_errors() -> None:
     The whole trace goes to the log at level DEBUG. The command line is compared with the configs, too; see
     `refuse_unknown_settings`. A program that merely loads a bundle keeps its own way with errors.
     """
-    from .command_line import is_bundle_command, refuse_unknown_settings
+    from .command_line import refuse_unknown_settings
+
+    print_user_errors()
+    refuse_unknown_settings(sys.argv)
+
+
+def print_user_errors() -> None:
+    """The first half of `plain_errors`: in a bundle's own process, a `UserError` that ends it becomes one line."""
+    from .command_line import is_bundle_command
 
     if is_bundle_command(sys.argv):
         sys.excepthook = _print_plainly
-        refuse_unknown_settings(sys.argv)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from torch.nn import functional
 from .encoder import ResNet3DEncoder, pooled_stages
 from .errors import UserError
 from .monitor import effective_rank
+
+if TYPE_CHECKING:
+    from .network import DeepSelfDistillationNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +48,27 @@ class StagePooling(nn.Module):
 
     def forward(self, views: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """One forward pass for each view."""
-        return [
-            torch.stack(stage) for stage in zip(*(pooled_stages(self.encoder.stages(v)) for v in views), strict=True)
-        ]
+        return pooled_views(self.encoder, views)
+
+
+class TeacherPooling(nn.Module):
+    """`StagePooling` of a teacher's encoder whose tensors keep the names that they have in the whole network.
+
+    Federated learning copies the weights that the trainer's network exchanges into the evaluator's network, by name.
+    """
+
+    def __init__(self, network: DeepSelfDistillationNetwork) -> None:
+        super().__init__()
+        self.teacher = nn.ModuleDict({"encoder": network.teacher.encoder})
+
+    def forward(self, views: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """One forward pass for each view."""
+        return pooled_views(self.teacher["encoder"], views)
+
+
+def pooled_views(encoder: Any, views: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """V views (B, C, X, Y, Z) -> for each stage, pooled features (V, B, C)."""
+    return [torch.stack(stage) for stage in zip(*(pooled_stages(encoder.stages(v)) for v in views), strict=True)]
 
 
 def retrieved(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

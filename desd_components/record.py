@@ -18,6 +18,7 @@ import torch
 import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from .bundles import bundle_path
 from .checks import require_writable
 from .scans import records_hash
 from .weights import write_atomically, write_json
@@ -42,8 +43,11 @@ def calling_workflow() -> ConfigWorkflow | None:
 
 
 def resolved_config(parser: ConfigParser) -> dict[str, Any]:
-    """The merged config of all files and overrides, without the metadata."""
-    return {key: value for key, value in parser.get().items() if key != "_meta_"}
+    """The merged config of all files and overrides, without the metadata, and with the bundle's place spelt out."""
+    config = {key: value for key, value in parser.get().items() if key != "_meta_"}
+    if config.get("bundle_root") == ".":  # of a packed bundle; the record lies elsewhere, and is to run from there
+        config["bundle_root"] = str(bundle_path("."))
+    return config
 
 
 def config_hash(config: Any) -> str:

@@ -161,7 +161,8 @@ class ResumeHandler:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_step)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
             engine.add_event_handler(Events.COMPLETED, self._end)
-        self._restore(engine)
+        if engine.state.iteration == 0:  # a trainer that goes on, as in federated rounds, holds weights newer than ours
+            self._restore(engine)
         self._saved_at, self._stopped_by = time.monotonic(), 0
         self.signals.listen()
 

@@ -20,6 +20,7 @@ from torch import nn
 
 from .encoder import ResNet3DEncoder, pooled_stages
 from .errors import UserError
+from .tensorfiles import differences, flat_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -65,23 +66,6 @@ def save_tensors(path: Path, content: Any) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-
-
-def load_tensors(path: str | Path, map_location: Any = "cpu") -> Any:
-    """`torch.load` of tensors only.
-
-    Raises:
-        UserError: when the file is missing, is no PyTorch file, or holds anything but tensors and plain containers.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such weights file.")
-    try:
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path}: not a readable file of tensors ({reason}). Give a .pt that this project wrote."
-        ) from error
 
 
 def canary_features(encoder: ResNet3DEncoder) -> dict[str, list[float]]:
@@ -154,31 +138,46 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     Raises:
         UserError: when tensors are absent, left over or of another shape; the message names the first of each.
     """
-    tensors = load_tensors(path)
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise UserError(f"{path}: not a flat dict of tensors. Give the encoder.pt or model.pt of a run, not its state.")
-    wanted = module.state_dict()
-    differences = _differences(wanted, tensors)
-    if differences:
+    tensors = flat_tensors(path)
+    refuse_misfit(module, path, tensors)
+    module.load_state_dict(tensors)
+    logger.info("%s: all %d tensors loaded.", path, len(tensors))
+
+
+def refuse_misfit(module: nn.Module, path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Compare the tensors of the file `path` with those of `module`, which may be on the device "meta".
+
+    Raises:
+        UserError: when tensors are absent, left over or of another shape; the message names the first of each.
+    """
+    differing = differences(module.state_dict(), tensors)
+    if differing:
         raise UserError(
-            f"{path} does not fit the {type(module).__name__}: {'; '.join(differences)}. "
+            f"{path} does not fit the {type(module).__name__}: {'; '.join(differing)}. "
             "Use the settings of the run that wrote it, or set the checkpoint to null to start from scratch."
         )
-    module.load_state_dict(tensors)
-    logger.info("%s: all %d tensors loaded.", path, len(wanted))
 
 
-def _differences(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> list[str]:
-    def told(names: list[str], what: str, of: int) -> list[str]:
-        return [f"{len(names)} of {of} tensors {what} (first: {names[0]})"] if names else []
+def encoder_of(path: str | Path, architecture: Mapping[str, Any]) -> ResNet3DEncoder:
+    """The encoder that the manifest of `path` describes, with the weights.
 
-    reshaped = [name for name in wanted if name in found and wanted[name].shape != found[name].shape]
-    shapes = [f"{n} is {tuple(found[n].shape)}, not {tuple(wanted[n].shape)}" for n in reshaped]
-    return (
-        told([name for name in wanted if name not in found], "are absent", len(wanted))
-        + told([name for name in found if name not in wanted], "are left over", len(found))
-        + told(shapes, "have another shape", len(wanted))
-    )
+    It is built without memory first, so that a manifest which asks for more than the file holds is refused at no cost.
+
+    Raises:
+        UserError: when the manifest describes no encoder, or another than the weights.
+    """
+    try:
+        with torch.device("meta"):
+            blueprint = ResNet3DEncoder(**architecture)
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{manifest_path(path)}: `architecture` describes no encoder ({reason}).") from error
+    refuse_misfit(blueprint, path, flat_tensors(path))
+    encoder = ResNet3DEncoder(**architecture)
+    load_weights(encoder, path)
+    return encoder
 
 
 def refuse_contradictions(path: str | Path, found: Mapping[str, Any], asked: Mapping[str, Any] | None) -> None:
@@ -231,11 +230,31 @@ def encoder_from(
             f"{manifest_path(checkpoint)}: no `architecture` in it. Give the encoder.pt of a pre-training run."
         )
     refuse_contradictions(checkpoint, manifest["architecture"], architecture)
-    encoder = ResNet3DEncoder(**manifest["architecture"])
-    load_weights(encoder, checkpoint)
+    encoder = encoder_of(checkpoint, manifest["architecture"])
     if "canary" in manifest:
         refuse_other_features(checkpoint, encoder, manifest["canary"])
     return encoder if in_channels in (None, encoder.in_channels) else inflate_channels(encoder, in_channels)
+
+
+def load_encoder(path: str | Path, in_channels: int | None = None) -> ResNet3DEncoder:
+    """A pre-trained encoder for a training loop of one's own.
+
+    Called with volumes (B, C, X, Y, Z) it gives the deepest map; its `stages` give all four.
+
+    Args:
+        path: an ``encoder.pt``, or a ``.safetensors``, with its manifest beside it.
+        in_channels: channels of the volumes; a one-channel encoder is inflated to more, and the log says so.
+
+    Raises:
+        UserError: when the file or its manifest is missing, is not an encoder's, or the two do not fit.
+    """
+    manifest = read_manifest(path)
+    if manifest.get("kind", "encoder") != "encoder":
+        raise UserError(f"{manifest_path(path)}: kind is {manifest['kind']!r}, not 'encoder'. Give an encoder.pt.")
+    encoder = encoder_from(path, in_channels=in_channels)
+    wanted = manifest.get("preprocessing") or {}
+    logger.info("%s: trained on volumes with %s, axes %s.", path, wanted, manifest.get("axis_order", AXIS_ORDER))
+    return encoder
 
 
 def inflate_channels(encoder: ResNet3DEncoder, in_channels: int) -> ResNet3DEncoder:

@@ -11,7 +11,8 @@ from typing import Any
 from ..encoder import ResNet3DEncoder
 from ..errors import UserError
 from ..finetuning import network_from_manifest
-from ..weights import load_weights, manifest_path, read_manifest, write_json
+from ..tensorfiles import flat_tensors
+from ..weights import load_weights, manifest_path, read_manifest, save_tensors, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,10 @@ def publish(run: str, bundle: str) -> None:
 
     destination = target / "models" / "model.pt"
     destination.parent.mkdir(exist_ok=True)
-    shutil.copyfile(source, destination)
+    if source.suffix == ".safetensors":
+        save_tensors(destination, flat_tensors(source))
+    else:
+        shutil.copyfile(source, destination)
     write_json(manifest_path(destination), manifest)
     metadata = json.loads((target / "configs" / "metadata.json").read_text())
     write_json(target / "configs" / "metadata.json", described(metadata, manifest))

@@ -1,0 +1,137 @@
+"""Exported networks say what the network says, for any batch and size, and carry their manifest."""
+
+import sys
+
+import pytest
+import torch
+
+from desd_components import (
+    ResNet3DEncoder,
+    SegmentationNetwork,
+    UserError,
+    encoder_from,
+    load_encoder,
+    preprocessing_settings,
+    read_manifest,
+    save_weights,
+    segmentation_manifest,
+)
+from desd_components.tools.export import export, network_of
+from desd_components.tools.publish import publish
+
+#: as the small recipe has it, and as the published one, narrower and of ten layers: fifty layers with instance norm
+#: differ by 1e-3 from their own float64, whoever computes them
+ARCHITECTURES = {
+    "small": {
+        "depth": 10,
+        "width": 8,
+        "norm": "group",
+        "stem_kernel": 3,
+        "stem_stride": 1,
+        "stem_pool": False,
+        "stage_strides": [2, 2, 2, 2],
+    },
+    "published": {"depth": 10, "width": 8},
+}
+SHAPES = [(1, 1, 40, 64, 33), (3, 1, 64, 35, 48)]
+
+
+@pytest.fixture(scope="module", params=["encoder", "segmentation"])
+def weights(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "weights.pt"
+    encoder = ResNet3DEncoder(**ARCHITECTURES["small" if request.param == "segmentation" else "published"])
+    if request.param == "encoder":
+        save_weights(encoder, path, {"kind": "encoder", "architecture": encoder.architecture})
+        return path
+    network = SegmentationNetwork(encoder, 3, decoder_width=8)
+    settings = preprocessing_settings(None, "zscore", [-1024.0, 1024.0])
+    manifest = segmentation_manifest(network, ["background", "a", "b"], "sigmoid", False, settings, [32, 32, 32])
+    save_weights(network, path, manifest)
+    return path
+
+
+def outputs(network, say):
+    """(what the network says, what `say` says) for each of the shapes."""
+    for shape in SHAPES:
+        x = torch.randn(*shape)
+        with torch.no_grad():
+            yield network(x), say(x)
+
+
+def test_torchscript_says_the_same_for_any_batch_and_size(weights, tmp_path):
+    export(str(weights), "torchscript", str(tmp_path / "network.ts"))
+    for wanted, found in outputs(network_of(weights), torch.jit.load(tmp_path / "network.ts")):
+        torch.testing.assert_close(found, wanted)
+    assert read_manifest(tmp_path / "network.ts") == read_manifest(weights)
+
+
+def test_onnx_says_the_same_for_any_batch_and_size(weights, tmp_path):
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    export(str(weights), "onnx", str(tmp_path / "network.onnx"))
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
+
+    def say(x):
+        return torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
+
+    for wanted, found in outputs(network_of(weights), say):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert read_manifest(tmp_path / "network.onnx") == read_manifest(weights)
+
+
+def test_safetensors_load_as_the_pt_does_and_are_published_as_one(weights, tmp_path):
+    pytest.importorskip("safetensors")
+    path = tmp_path / "weights.safetensors"
+    export(str(weights), "safetensors", str(path))
+    stored = torch.load(weights, weights_only=True)
+    found = network_of(path).state_dict()
+    assert found.keys() == stored.keys()
+    assert all(torch.equal(found[name], stored[name]) for name in stored)
+
+
+def test_published_safetensors_become_a_pt(tmp_path):
+    pytest.importorskip("safetensors")
+    encoder = ResNet3DEncoder(**ARCHITECTURES["small"])
+    settings = preprocessing_settings(None, "zscore", [-1024.0, 1024.0])
+    manifest = {"kind": "encoder", "architecture": encoder.architecture, "preprocessing": settings}
+    save_weights(encoder, tmp_path / "encoder.pt", manifest)
+    export(str(tmp_path / "encoder.pt"), "safetensors", str(tmp_path / "other" / "encoder.safetensors"))
+    pred = {"format": "feature map", "type": "feature"}
+    data = {"inputs": {"image": {}}, "outputs": {"pred": pred}}
+    (tmp_path / "bundle" / "configs").mkdir(parents=True)
+    (tmp_path / "bundle" / "configs" / "metadata.json").write_text(
+        __import__("json").dumps({"network_data_format": data})
+    )
+    publish(str(tmp_path / "other" / "encoder.safetensors"), str(tmp_path / "bundle"))
+    again = load_encoder(tmp_path / "bundle" / "models" / "model.pt").state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("format", "output", "words"),
+    [("tflite", "x.tflite", "choose one of safetensors, torchscript, onnx"), ("onnx", "x.pt", r"ends in \.onnx")],
+)
+def test_other_formats_and_endings_are_refused(weights, tmp_path, format, output, words):
+    with pytest.raises(UserError, match=words):
+        export(str(weights), format, str(tmp_path / output))
+
+
+@pytest.mark.parametrize(
+    ("format", "ending", "package"), [("onnx", "onnx", "onnx"), ("safetensors", "safetensors", "safetensors.torch")]
+)
+def test_a_missing_package_is_one_line(weights, tmp_path, monkeypatch, format, ending, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=f"pip install {package.partition('.')[0]}"):
+        export(str(weights), format, str(tmp_path / f"x.{ending}"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_four_channels_from_one_are_said_aloud(tmp_path, caplog):
+    encoder = ResNet3DEncoder(**ARCHITECTURES["small"])
+    save_weights(encoder, tmp_path / "encoder.pt", {"kind": "encoder", "architecture": encoder.architecture})
+    inflated = load_encoder(tmp_path / "encoder.pt", in_channels=4).eval()
+    assert "inflated from 1 to 4 input channels" in caplog.text
+    x = torch.randn(2, 1, 32, 32, 32)
+    with torch.no_grad():
+        wanted = encoder_from(tmp_path / "encoder.pt").eval()(x)
+        torch.testing.assert_close(inflated(x.expand(-1, 4, -1, -1, -1)), wanted, rtol=1e-4, atol=1e-5)
