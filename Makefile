@@ -2,6 +2,7 @@
 #   make env     the environment in .venv (another place: VENV=...)
 #   make test    the whole suite but what takes minutes; make soak: the rest
 #   make demo    the whole story on synthetic volumes; on your own: make demo DATA=path/to/Task04_Hippocampus
+#   make pack    both bundles as the zoo wants them, checked, in dist/
 #   make lint    style and types;  make bench: speed and memory, as ratios
 
 VENV ?= .venv
@@ -11,10 +12,10 @@ OUTPUT ?= demo
 
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help env test soak demo lint bench
+.PHONY: help env test soak demo pack lint bench
 
 help:
-	@sed -n '2,5s/^#   /  /p' Makefile
+	@sed -n '2,6s/^#   /  /p' Makefile
 
 # Stamps make a second call quick; a changed list of requirements installs again.
 RUN_STAMP := $(VENV)/.installed-run
@@ -41,6 +42,9 @@ soak: env
 
 demo: $(RUN_STAMP)
 	$(PY) -m desd_components demo $(if $(DATA),--data "$(DATA)") --output "$(OUTPUT)"
+
+pack: env
+	OMP_NUM_THREADS=1 $(PY) -m desd_components pack bundles/desd_pretrain bundles/desd_seg_finetune --output dist --checks true
 
 lint: env
 	$(PY) -m ruff check .
