@@ -94,6 +94,11 @@ def rank_over(gram: np.ndarray, volumes: np.ndarray) -> float:
     return rank_of_gram(gram[np.ix_(volumes, volumes)])
 
 
+def as_json(values: np.ndarray) -> list[float | None]:
+    """Numbers as JSON has them: null for NaN."""
+    return [None if np.isnan(value) else round(float(value), 6) for value in values]
+
+
 def compare(
     trained: np.ndarray, untrained: Sequence[np.ndarray], statistic: Statistic, replicates: int, seed: int
 ) -> dict[str, Any]:
@@ -175,12 +180,12 @@ class EncoderEvaluation:
         report: dict[str, Any] = {**self.about, "volumes": len(trained["retrieval"][0]), "interval_covers": COVERS}
         for name, stages in trained.items():
             statistic = rank_over if name == "rank" else mean_over
-            report[name] = {
-                f"stage_{stage + 1}": compare(
-                    values, [draw[name][stage] for draw in untrained], statistic, self.replicates, self.seed
-                )
-                for stage, values in enumerate(stages)
-            }
+            report[name] = {}
+            for stage, values in enumerate(stages):
+                draws = [draw[name][stage] for draw in untrained]
+                report[name][f"stage_{stage + 1}"] = compare(values, draws, statistic, self.replicates, self.seed)
+                if name != "rank":  # so that two encoders can be compared volume by volume
+                    report[name][f"stage_{stage + 1}"]["per_volume"] = as_json(values)
         write_json(self.path, report)
         print(evaluation_table(report))
         logger.info("Scores written to %s", self.path)
