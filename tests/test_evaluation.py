@@ -76,6 +76,9 @@ def test_the_report_has_every_score_at_every_stage_and_says_what_is_covered(eval
     for name in ("retrieval", "rank", "dense_dice"):
         assert list(report[name]) == ["stage_1", "stage_2", "stage_3", "stage_4"]
         assert len(report[name]["stage_3"]["untrained_draws"]) == 2
+    for name, volumes in (("retrieval", 6), ("dense_dice", 2)):
+        each = report[name]["stage_2"]["per_volume"]
+        assert len(each) == volumes and np.mean(each) == pytest.approx(report[name]["stage_2"]["trained"], abs=1e-6)
     assert "neither the seed of the pre-training" in report["interval_covers"]
     assert (report["encoder"], report["volumes"]) == ("here", 6)
     said = capsys.readouterr().out

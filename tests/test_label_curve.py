@@ -383,7 +383,7 @@ def test_summary_table_plot_and_page_are_there_and_the_page_asks_for_nothing(fin
     assert (output / "table.md").read_text().startswith("**Standard deviation of Dice over seeds.**")
     assert (output / "curve.png").stat().st_size > 5000 and "<svg" in (output / "curve.svg").read_text()
     html = (output / "index.html").read_text()
-    for title in ("Result", "Tables", "What it looks like", "Costs", "Settings", "How to repeat it", "Provenance"):
+    for title in ("Result", "Gains", "What it looks like", "Details", "Settings", "How to repeat it", "Provenance"):
         assert f"<h2>{title}</h2>" in html
     assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!#|data:)", html) and "<script" not in html
     assert "This was a smoke run" in html

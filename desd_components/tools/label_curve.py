@@ -214,7 +214,7 @@ def finish(planner: Planner, store: Store, records: Sequence[Record]) -> None:
     target = page.write_outputs(planner.places, study, summary, records, remarks)
     for remark in remarks:
         print(remark)
-    for table in tables.all_tables(summary)[:3]:
+    for table in tables.main_tables(summary)[:3]:
         print(plain(table))
     print(f"page: {target}")
 

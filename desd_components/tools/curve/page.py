@@ -25,13 +25,22 @@ Record = Mapping[str, Any]
 def write_outputs(
     places: Places, study: Study, summary: Mapping[str, Any], records: Sequence[Record], remarks: Sequence[str]
 ) -> Path:
-    """Write ``summary.json``, ``table.md``, ``curve.png``, ``curve.svg`` and ``index.html``; returns the last."""
+    """Write ``summary.json``, tables as Markdown, ``curve.png``, ``curve.svg`` and ``index.html``; returns the last.
+
+    ``table.md`` holds what a reader asks first, ``probes.md`` the frozen encoders, ``details.md`` the rest.
+    """
     from desd_components.weights import write_atomically, write_json
 
-    made, output = tables.all_tables(summary), places.output
+    output = places.output
     write_json(output / "summary.json", _plain({**summary, "remarks": list(remarks)}))
     words = [*remarks, *summary["interval_covers"], provenance(records)]
-    write_atomically(output / "table.md", tables.markdown(made, words).encode())
+    pages = {
+        "table.md": (tables.main_tables(summary), words),
+        "probes.md": (tables.probe_tables(summary), []),
+        "details.md": (tables.detail_tables(summary), words),
+    }
+    for name, (made, sentences) in pages.items():
+        write_atomically(output / name, tables.markdown(made, sentences).encode())
     shown = bands(summary)
     if shown:
         draw.write_label_curve(shown, caption(summary), output / "curve.png", output / "curve.svg")
@@ -89,11 +98,10 @@ def curve_page(
     """The whole page."""
     sections = [
         result_section(summary, remarks),
-        tables_section("Tables", tables.all_tables(summary)[2:]),
-        tables_section("Frozen encoders", [tables.probe_table(summary)]),
+        tables_section("Gains", tables.main_tables(summary)[2:]),
+        tables_section("Frozen encoders", tables.probe_tables(summary)),
         slices_section(places, study, records),
-        tables_section("Tuning", [tables.tuning_table(summary)]),
-        tables_section("Costs", [tables.cost_table(summary)]),
+        tables_section("Details", tables.detail_tables(summary)),
         html.Section("Settings", html.folded("The study's config", study.text)),
         commands_section(records),
         html.Section("Provenance", html.paragraph(provenance(records))),

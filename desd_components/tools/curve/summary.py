@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from desd_components.tools.curve import analysis
+from desd_components.tools.curve import analysis, probing
 from desd_components.tools.curve.study import Study
 
 Record = Mapping[str, Any]
@@ -64,6 +64,7 @@ def summarize(records: Sequence[Record], study: Study, draws: analysis.Bootstrap
         "ours_against_others": _ours(curves, study.ours),
         "speed": [],
         "probes": [_probe(record) for record in records if record["kind"] == "probe"],
+        "probe_differences": probing.probe_differences(records, study.probes, curves.draws),
         "tuning": _tuning(records, study),
         "costs": costs(records),
         "interval_covers": coverage(records, study),

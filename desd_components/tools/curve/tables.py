@@ -21,21 +21,30 @@ class Table:
     numbers_from: int = 1
 
 
-def all_tables(summary: Mapping[str, Any]) -> list[Table]:
-    """Every table that has rows, the seeds' spread first."""
+def main_tables(summary: Mapping[str, Any]) -> list[Table]:
+    """What a reader asks first, the seeds' spread before all: every table that has rows."""
+    made = (spread_table(summary), score_table(summary, "dice"), difference_table(summary), ours_table(summary))
+    return [table for table in made if table.rows]
+
+
+def detail_tables(summary: Mapping[str, Any]) -> list[Table]:
+    """Labels and steps saved, HD95, classes, tuning and cost: every table that has rows."""
     made = (
-        spread_table(summary),
-        score_table(summary, "dice"),
-        difference_table(summary),
-        ours_table(summary),
         saving_table(summary),
         gap_table(summary),
         speed_table(summary),
         score_table(summary, "hd95"),
         class_table(summary, "dice"),
         class_table(summary, "hd95"),
+        tuning_table(summary),
+        cost_table(summary),
     )
     return [table for table in made if table.rows]
+
+
+def probe_tables(summary: Mapping[str, Any]) -> list[Table]:
+    """Frozen encoders against each other, and against untrained ones: every table that has rows."""
+    return [table for table in (probe_difference_table(summary), probe_table(summary)) if table.rows]
 
 
 def markdown(tables: Sequence[Table], words: Sequence[str]) -> str:
@@ -46,7 +55,8 @@ def markdown(tables: Sequence[Table], words: Sequence[str]) -> str:
         parts.append(
             f"**{table.title}** {table.note}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
         )
-    return "\n\n".join([*parts, "\n".join(f"- {word}" for word in words)]) + "\n"
+    parts += ["\n".join(f"- {word}" for word in words)] if words else []
+    return "\n\n".join(parts) + "\n"
 
 
 def spread_table(summary: Mapping[str, Any]) -> Table:
@@ -204,6 +214,20 @@ def probe_table(summary: Mapping[str, Any]) -> Table:
     covers = summary["probes"][0]["covers"] if summary["probes"] else ""
     head = ["pre-training", "seed", "score", "stage", "trained", "untrained", "difference", "95 % interval"]
     return Table("Frozen encoders, stage by stage.", f"The interval covers {covers}", head, rows, numbers_from=4)
+
+
+def probe_difference_table(summary: Mapping[str, Any]) -> Table:
+    """Pre-trainings against each other at each stage."""
+    rows = [
+        [
+            *(row["pretraining"], row["against"], row["stage"].replace("_", " ")),
+            *(number(row["difference"], 1, "+"), ends(row["interval_95"], 1, "+"), "/".join(map(str, row["seeds"]))),
+        ]
+        for row in summary["probe_differences"]
+    ]
+    note = "Percentage points of the frozen dense probe's Dice, paired by volume, with 95 % interval over volumes."
+    head = ["pre-training", "against", "stage", "difference", "95 % interval", "pre-training seeds"]
+    return Table("What each stage knows, pre-trainings compared.", note, head, rows, numbers_from=3)
 
 
 def tuning_table(summary: Mapping[str, Any]) -> Table:
