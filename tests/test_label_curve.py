@@ -177,6 +177,7 @@ def test_the_commands_in_a_result_are_those_that_a_person_can_type(tmp_path):
     )
     assert "--num_labels 2" in training and f"--output_dir {tmp_path / 'w'}" in training
     assert "evaluate.yaml" in scoring and "--section test" in scoring and "{work}" not in training + scoring
+    assert "--dataset_dir DIR " in training and str(planner.places.data) not in training + scoring, "no personal path"
 
 
 # the results

@@ -173,5 +173,7 @@ def commands_section(records: Sequence[Record]) -> html.Section:
         own = [record for record in records if record["kind"] == kind]
         text = "\n\n".join(f"# {record['name']}\n" + "\n".join(record["commands"]) for record in own)
         parts.append(html.folded(f"{kind}: {len(own)} runs", text, wrap=True))
-    note = html.paragraph("Every run's own commands, from the repository's root; they stand in runs/*.json, too.")
+    note = html.paragraph(
+        "Every run's own commands, from the repository's root, DIR being the data; they stand in runs/*.json, too."
+    )
     return html.Section("How to repeat it", note + "\n".join(parts) if parts else "")

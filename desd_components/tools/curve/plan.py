@@ -182,7 +182,7 @@ class Planner:
             {"arm": arm.name, "labels": self.scans.train if label == ALL else label, "all_labels": label == ALL}
             | {"label_count": label, "seed": seed, "section": section, "epochs": settings.get("max_epochs")}
             | {"learning_rate": settings.get("learning_rate"), "pretraining": arm.pretraining}
-            | {"pretraining_seed": source["seed"], "encoder": source["path"] and str(source["path"])},
+            | {"pretraining_seed": source["seed"], "encoder": source["path"] and self.places.told(source["path"])},
             metrics="metrics.json",
             keep={"predictions": self.places.predictions / arm.name} if predicting else {},
             after=source["after"],

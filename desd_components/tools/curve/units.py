@@ -29,6 +29,10 @@ class Places:
         """One JSON for each finished run."""
         return self.output / "runs"
 
+    def told(self, path: Path) -> str:
+        """A path as results tell it: within the output, or its name alone, never where somebody's folders lie."""
+        return str(path.relative_to(self.output)) if path.is_relative_to(self.output) else path.name
+
     @property
     def work(self) -> Path:
         """Folders of runs that are going on."""
@@ -142,7 +146,7 @@ def spec(places: Places, unit: Unit, key: Mapping[str, str], work: Path) -> dict
             "kind": unit.kind,
             **unit.about,
             "settings": dict(unit.settings),
-            "commands": [stage.command() for stage in stages],
+            "commands": [without_place(stage.command(), places) for stage in stages],
         },
     }
 
@@ -150,3 +154,8 @@ def spec(places: Places, unit: Unit, key: Mapping[str, str], work: Path) -> dict
 def _filled(stage: Stage, work: str) -> Stage:
     settings = {n: v.replace("{work}", work) if isinstance(v, str) else v for n, v in stage.settings.items()}
     return Stage(stage.name, stage.word, stage.configs, settings)
+
+
+def without_place(command: str, places: Places) -> str:
+    """`command` with DIR for the data folder, so that results can be shared without telling where it lay."""
+    return command.replace(str(places.data), "DIR")
