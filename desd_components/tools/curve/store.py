@@ -18,6 +18,7 @@ PARTS = {"settings": "settings", "data": "scans or split", "code": "code"}
 PACKAGE = Path(__file__).resolve().parents[2]
 BUNDLES = ("desd_pretrain", "desd_seg_finetune")
 Key = dict[str, str]
+IDLE = {"tools", "__main__.py"}  # no figure depends on them
 
 
 def text_hash(content: Any) -> str:
@@ -31,8 +32,8 @@ def file_hash(path: Path) -> str:
 
 
 def code_hash(bundles: Path, configs: Iterable[str], package: Path = PACKAGE) -> str:
-    """Hash of what computes: the package without its tools, and the bundles' `configs`, by name without ``.yaml``."""
-    sources = [path for path in sorted(package.rglob("*.py")) if "tools" not in path.relative_to(package).parts]
+    """Hash of what computes: the package but its tools and commands, and the bundles' `configs` (no suffix)."""
+    sources = [path for path in sorted(package.rglob("*.py")) if not IDLE & set(path.relative_to(package).parts)]
     digest = hashlib.sha256()
     for path in sources:
         digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
