@@ -190,12 +190,16 @@ def label_curve(bands: Sequence[Band]) -> str:
 
 
 def write_label_curve(bands: Sequence[Band], caption: str, *paths: Path) -> None:
-    """The same as files, with a caption below; the format is that of each file's ending."""
+    """The same as files, with a caption below; the format is that of each file's ending; same bytes every time."""
+    import matplotlib
+
     figure = _label_curve(bands, ON_WHITE)
     figure.set_size_inches(6.4, 4.4)
     figure.supxlabel("\n".join(textwrap.wrap(caption, 112)), fontsize=7.5, color=COLORS["muted"])
-    for path in paths:
-        figure.savefig(path, dpi=160, facecolor="white")
+    with matplotlib.rc_context({"svg.hashsalt": "label curve"}):
+        for path in paths:
+            undated = {"Date": None} if path.suffix == ".svg" else {}
+            figure.savefig(path, dpi=160, facecolor="white", metadata=undated)
 
 
 def _label_curve(bands: Sequence[Band], colors: Mapping[str, str]) -> Figure:
