@@ -21,10 +21,10 @@ from .volume import Facts
 SAME_SPACING = 0.05  # relative difference up to which scans count as equally spaced
 SMALLER = 1.4  # how much larger than a view all but the smallest tenth of the volumes are, along each axis
 CONTEXT = (1.2, 1.5)  # of the view, where the volumes allow it
-MAX_STRIDES = 4  # halvings from the volume to stage 4; one more by the stem where views are wide
+MAX_STRIDES = 3  # halvings by stages 2 to 4, stage 1 keeping all detail; one more by the stem where views are wide
 WIDE_VIEW = 64  # voxels of every axis that is halved by the stem
-STEPS = 500  # of a pre-training of the small recipe
-BATCH = 16
+STEPS = 1500  # of a pre-training of the small recipe
+BATCH = 8
 FINETUNING_BATCH, FINETUNING_CROPS = 2, 100
 MANY = 1000  # volumes from which on, with a GPU, the published encoder is proposed
 VOXELS = {"cpu": 32**3, "cuda": 96 * 96 * 16}  # of a view; the latter is published
