@@ -85,12 +85,7 @@ def prepare(data: str, output: str, bundles: str, num_labels: int, seed: int, sm
     target = Path(output).resolve()
     if target.exists() and any(target.iterdir()) and not (target / "steps").is_dir():
         raise UserError(f"{target}: the folder is not empty and no earlier demo. Choose another --output.")
-    folder = Path(bundles).resolve() if bundles else ROOT / "bundles"
-    for name in ("desd_pretrain", "desd_seg_finetune"):
-        if not (folder / name / "configs" / "train.yaml").is_file():
-            raise UserError(
-                f"{folder / name}: no bundle is there. Run from the repository, or name the folder: --bundles."
-            )
+    folder = roles.bundles_folder(bundles)
     source = Path(data).resolve() if data else target / "data"
     if data and not source.is_dir():
         raise UserError(f"{source}: no such folder. Name a labelled folder such as Task04_Hippocampus: --data.")

@@ -23,7 +23,7 @@ from desd_components.tools.curve.pool import Clock, Job, Pool
 from desd_components.tools.curve.store import Store, code_hash
 from desd_components.tools.curve.study import Study, read_study
 from desd_components.tools.curve.summary import chosen_settings, mean_dice, summarize
-from desd_components.tools.curve.units import ROOT, Places, Scans, Unit, spec
+from desd_components.tools.curve.units import Places, Scans, Unit, spec
 from desd_components.tools.steps import usable_cores
 
 DEFAULT = Path(__file__).parent / "curve" / "default.yaml"
@@ -71,12 +71,7 @@ def prepare(data: str, output: str, bundles: str) -> Places:
         raise UserError(f"{source}: no such folder. Name a labelled folder such as Task04_Hippocampus: --data.")
     if target.exists() and any(target.iterdir()) and not (target / "runs").is_dir():
         raise UserError(f"{target}: the folder is not empty and no earlier label curve. Choose another --output.")
-    folder = Path(bundles).resolve() if bundles else ROOT / "bundles"
-    for name in ("desd_pretrain", "desd_seg_finetune"):
-        if not (folder / name / "configs" / "train.yaml").is_file():
-            raise UserError(
-                f"{folder / name}: no bundle is there. Run from the repository, or name the folder: --bundles."
-            )
+    folder = roles.bundles_folder(bundles)
     (target / "runs").mkdir(parents=True, exist_ok=True)
     return Places(source, roles.split_file(source, target), target, folder)
 

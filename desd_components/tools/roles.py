@@ -1,4 +1,4 @@
-"""Which scans pre-train, train, validate and test, for the tools that run whole studies; and a hash of these scans.
+"""Where the bundles lie, and which scans pre-train, train, validate and test, for the tools that run whole studies.
 
 Where from: ours. A folder's own ``splits.json`` is followed; one without gets a split that is written to the output
 folder, never among the scans.
@@ -14,8 +14,25 @@ from typing import Any
 
 from desd_components.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLES = ("desd_pretrain", "desd_seg_finetune")
 SPLIT_NAME = "splits.json"
 END_BYTES = 65_536  # of a file's head and tail that enter its hash
+
+
+def bundles_folder(bundles: str) -> Path:
+    """The folder of the two bundles; by default that of the repository.
+
+    Raises:
+        UserError: when one of them is not there.
+    """
+    folder = Path(bundles).resolve() if bundles else ROOT / "bundles"
+    for name in BUNDLES:
+        if not (folder / name / "configs" / "train.yaml").is_file():
+            raise UserError(
+                f"{folder / name}: no bundle is there. Run from the repository, or name the folder: --bundles."
+            )
+    return folder
 
 
 def split_file(data: Path, output: Path) -> Path:
