@@ -62,6 +62,7 @@ from .pretraining import (
 )
 from .probes import CrossViewScore, DenseProbe, StagePooling, TeacherPooling
 from .quarantine import usable_labelled, usable_records
+from .reconstruction import PrepareMaskedViews, ReconstructionLoss, ReconstructionNetwork
 from .record import record_run
 from .resume import ResumeHandler, scheduled_epochs
 from .sampling import EpochSampler, SampleKey, collate_contexts

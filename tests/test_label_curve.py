@@ -66,6 +66,7 @@ def test_the_configs_that_we_ship_are_read_and_name_only_settings_that_exist(pat
         ({"seeds": {4: 2}}, "says None for 2 labels"),
         ({"tuning": {"labels": 2, "learning_rate": ["1e-3"], "max_epochs": [2]}}, "numbers with a point"),
         ({"ours": "best"}, "ours: 'best' is not there"),
+        ({"speed": {"labels": 2, "epochs": [1], "arms": ["scrach"]}}, "speed: arms: 'scrach' is not there"),
     ],
 )
 def test_a_config_with_a_mistake_is_refused_in_words_that_help(tmp_path, changes, words):
@@ -401,6 +402,21 @@ def test_a_second_call_repeats_nothing_and_another_config_is_refused(finished, f
     other.write_text(yaml.safe_dump({**STUDY, "common": {"batch_size": 1}}))
     with pytest.raises(UserError, match="with other settings"):
         _call(other, family, output.parent)
+
+
+def test_a_pre_training_whose_encoder_is_gone_is_done_again_only_for_runs_that_need_it(
+    finished, family, tmp_path, capsys
+):
+    output, config = finished
+    shutil.copytree(output, tmp_path / "out")
+    shutil.copytree(output.parent / "bundles", tmp_path / "bundles")
+    shutil.rmtree(tmp_path / "out" / "encoders")
+    _call(config, family, tmp_path)
+    assert "0 of 3 runs are to be done now" in capsys.readouterr().out
+    (tmp_path / "out" / "runs" / "final-pretrained-2-labels-seed-0.json").unlink()
+    _call(config, family, tmp_path)
+    assert "2 of 3 runs are to be done now" in capsys.readouterr().out
+    assert (tmp_path / "out" / "encoders" / "tiny_seed0" / "encoder.pt").is_file()
 
 
 def test_a_report_alone_runs_nothing_and_says_what_is_missing(finished, family, tmp_path, capsys):

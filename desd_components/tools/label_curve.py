@@ -133,6 +133,7 @@ class Runner:
     def __init__(self, planner: Planner, store: Store) -> None:
         self.planner, self.store, self.places = planner, store, planner.places
         self.records: dict[str, Record] = {}
+        self.gone: dict[str, Unit] = {}  # finished pre-trainings whose encoder was moved away
         self.clock = Clock()
 
     def run(self) -> list[Record]:
@@ -160,6 +161,15 @@ class Runner:
                 self.records[unit.name] = record
                 self.clock.add(unit, record["wall_seconds"] + record["cpu_seconds"]["start"])
         missing = [unit for unit in units if unit.name not in self.records]
+        again = [
+            self.gone.pop(name)
+            for name in dict.fromkeys(n for unit in missing for n in unit.after)
+            if name in self.gone
+        ]
+        for unit in again:
+            print(f"{unit.title}: its encoder is gone, and runs need it: it is done again")
+            del self.records[unit.name]
+        missing = [*again, *missing]
         pool.done = len(self.records)
         print(f"{len(missing)} of {pool.total} runs are to be done now, {pool.slots} at once; {pool.done} are finished")
         pool.run([self._job(unit) for unit in missing], set(self.records), later)
@@ -167,12 +177,10 @@ class Runner:
             self.records[unit.name] = json.loads(self.store.path(unit.name).read_text())
 
     def _finished(self, unit: Unit) -> Record | None:
-        """The unit's result; a pre-training counts only while its encoder is there."""
+        """The unit's result, where there is one; a pre-training's without its encoder is noted in `gone`."""
         record = self.store.find(unit.name, self.planner.key(unit))
-        gone = [path for path in unit.keep.values() if unit.kind == "pretraining" and not path.exists()]
-        if record is not None and gone:
-            print(f"{gone[0]}: is gone, so that {unit.title} is done again")
-            return None
+        if record is not None and unit.kind == "pretraining" and not all(path.exists() for path in unit.keep.values()):
+            self.gone[unit.name] = unit
         return record
 
     def _job(self, unit: Unit) -> Job:

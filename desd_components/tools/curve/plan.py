@@ -157,7 +157,7 @@ class Planner:
             return []
         return [
             self._finetuning(arm, speed.labels, seed, "speed", {**chosen.get(arm.name, {}), "max_epochs": epochs})
-            for arm in self.study.arms.values()
+            for arm in map(self.study.arms.__getitem__, speed.arms)
             for seed in range(arm.runs.get(speed.labels, 0))
             for epochs in speed.epochs
             if epochs != chosen.get(arm.name, {}).get("max_epochs")  # that is the final run

@@ -61,10 +61,11 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Speed:
-    """Shorter runs of each arm, to see how soon it reaches the reference's final Dice."""
+    """Shorter runs of some arms, or of all, to see how soon they reach the reference's final Dice."""
 
     labels: int
     epochs: tuple[int, ...]
+    arms: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def study_from(content: Any, where: str, folder: Path, text: str = "") -> Study:
         common=_mapping(content.get("common"), f"{where}: common"),
         evaluation=_mapping(content.get("evaluation"), f"{where}: evaluation"),
         tuning=_tuning(content["tuning"], f"{where}: tuning") if content.get("tuning") else None,
-        speed=_speed(content["speed"], f"{where}: speed") if content.get("speed") else None,
+        speed=_speed(content["speed"], arms, f"{where}: speed") if content.get("speed") else None,
         probes=tuple(_one_of(name, known, f"{where}: probes") for name in content.get("probes") or ()),
         predictions=_predictions(content.get("predictions"), labels, f"{where}: predictions"),
         smoke=bool(content.get("smoke", False)),
@@ -234,10 +235,11 @@ def _tuning(content: Any, where: str) -> Tuning:
     return Tuning(labels, seed, tuple(float(rate) for rate in rates), epochs)
 
 
-def _speed(content: Any, where: str) -> Speed:
-    refuse_unknown(content, ("labels", "epochs"), where)
+def _speed(content: Any, arms: Iterable[str], where: str) -> Speed:
+    refuse_unknown(content, ("labels", "epochs", "arms"), where)
     [labels] = _integers(content.get("labels"), f"{where}: labels")[:1]
-    return Speed(labels, _integers(content.get("epochs"), f"{where}: epochs"))
+    asked = tuple(_one_of(name, arms, f"{where}: arms") for name in content.get("arms") or arms)
+    return Speed(labels, _integers(content.get("epochs"), f"{where}: epochs"), asked)
 
 
 def _predictions(content: Any, labels: Sequence[Label], where: str) -> tuple[Label, int]:
