@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 #: what a manifest calls itself -> the file that a run leaves
 KINDS = {"encoder": "encoder.pt", "segmentation": "model.pt"}
+LABEL_FREE = ("retrieval", "rank")
 
 
 def run_weights(run: Path) -> Path:
@@ -53,12 +54,39 @@ def described(metadata: dict[str, Any], manifest: dict[str, Any]) -> dict[str, A
     return metadata
 
 
-def publish(run: str, bundle: str) -> None:
+def label_free_scores(evaluation: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """What an evaluation found without labels: score -> stage -> trained, untrained, 95 % interval of the difference.
+
+    Args:
+        evaluation: ``metrics.json`` of desd_pretrain's evaluate.yaml.
+        manifest: of the weights that are to be published.
+
+    Raises:
+        UserError: when the file is no such report, or one about other weights.
+    """
+    try:
+        report = json.loads(evaluation.read_text())
+        found = {
+            score: {
+                stage: {name: figures[name] for name in ("trained", "untrained", "interval_95")}
+                for stage, figures in report[score].items()
+            }
+            for score in LABEL_FREE
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{evaluation}: no metrics.json of desd_pretrain's evaluate.yaml. Name one.") from error
+    if report.get("manifest") != manifest:
+        raise UserError(f"{evaluation}: scores other weights than those to be published. Evaluate these, then publish.")
+    return {"volumes": report["volumes"], "interval_covers": report["interval_covers"], **found}
+
+
+def publish(run: str, bundle: str, evaluation: str = "") -> None:
     """Copy the weights of RUN, with their manifest, to BUNDLE/models/model.pt, and fit BUNDLE's metadata to them.
 
     Args:
         run: a run's folder, or its encoder.pt or model.pt.
         bundle: e.g. bundles/desd_pretrain.
+        evaluation: of an encoder, metrics.json of its evaluation; its label-free scores go into the manifest.
 
     Raises:
         UserError: when the weights are of the other kind, do not fit their manifest, or are missing.
@@ -70,6 +98,7 @@ def publish(run: str, bundle: str) -> None:
     if manifest.get("kind") != wanted:
         raise UserError(f"{source}: holds weights of kind {manifest.get('kind')!r}, but {bundle} takes {wanted!r}.")
     encoder = wanted == "encoder"
+    scores = {"label_free_scores": label_free_scores(Path(evaluation), manifest)} if evaluation else {}
     load_weights(ResNet3DEncoder(**manifest["architecture"]) if encoder else network_from_manifest(manifest), source)
 
     destination = target / "models" / "model.pt"
@@ -78,7 +107,7 @@ def publish(run: str, bundle: str) -> None:
         save_tensors(destination, flat_tensors(source))
     else:
         shutil.copyfile(source, destination)
-    write_json(manifest_path(destination), manifest)
+    write_json(manifest_path(destination), {**manifest, **scores})
     metadata = json.loads((target / "configs" / "metadata.json").read_text())
     write_json(target / "configs" / "metadata.json", described(metadata, manifest))
     logger.info("%s: %.1f MB, from %s", destination, destination.stat().st_size / 1e6, source)
