@@ -144,6 +144,14 @@ def _tuned(arm: str, rate: float, epochs: int, dice: float) -> dict:
     return level(arm, 8, 0, dice, kind="tuning", settings=settings)
 
 
+def test_gains_after_fewer_steps_are_paired_length_by_length():
+    shorter = [level(a, 8, 0, d, kind="speed", epochs=e, steps=10 * e) for a, e, d in SHORT]
+    curves = analysis.Curves(cells([level("scratch", 8, 0, 0.85)]), "scratch")
+    rows = analysis.gains_when_stopped_early(curves, cells(shorter, "speed"))
+    gains = [(row["arm"], row["steps"], row["difference"]) for row in rows]
+    assert gains == [("ours", 10, pytest.approx(10.0)), ("ours", 20, pytest.approx(20.0))]
+
+
 def test_the_tuning_takes_the_best_of_each_arm_and_of_equals_the_shorter(tmp_path):
     study = _study(tmp_path, tuning={"labels": 4, "learning_rate": [0.001, 0.004], "max_epochs": [2, 4]})
     grid = [(0.001, 2, 0.5), (0.004, 2, 0.7), (0.001, 4, 0.7), (0.004, 4, 0.6)]

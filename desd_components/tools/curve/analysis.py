@@ -302,3 +302,14 @@ def speed(curves: Curves, shorter: Sequence[Cell], labels: int) -> list[dict[str
                 }
             )
     return rows
+
+
+def gains_when_stopped_early(curves: Curves, shorter: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Every arm minus the reference after fewer steps: rows as `paired` makes them, with the steps."""
+    of_reference = {(cell.labels, cell.steps): cell for cell in shorter if cell.arm == curves.reference}
+    rows = []
+    for cell in (cell for cell in shorter if cell.arm != curves.reference):
+        other = of_reference.get((cell.labels, cell.steps))
+        row = None if other is None else paired(cell, other, curves.draws)
+        rows += [] if row is None else [{**row, "steps": cell.steps}]
+    return rows

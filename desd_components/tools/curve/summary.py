@@ -63,6 +63,7 @@ def summarize(records: Sequence[Record], study: Study, draws: analysis.Bootstrap
         "gap_closed": [row for arm in others for row in curves.gap_closed(arm)],
         "ours_against_others": _ours(curves, study.ours),
         "speed": [],
+        "speed_gains": [],
         "probes": [_probe(record) for record in records if record["kind"] == "probe"],
         "probe_differences": probing.probe_differences(records, study.probes, curves.draws),
         "tuning": _tuning(records, study),
@@ -70,7 +71,9 @@ def summarize(records: Sequence[Record], study: Study, draws: analysis.Bootstrap
         "interval_covers": coverage(records, study),
     }
     if study.speed is not None:
-        summary["speed"] = analysis.speed(curves, analysis.cells(records, "speed"), study.speed.labels)
+        shorter = analysis.cells(records, "speed")
+        summary["speed"] = analysis.speed(curves, shorter, study.speed.labels)
+        summary["speed_gains"] = analysis.gains_when_stopped_early(curves, shorter)
     return summary
 
 
