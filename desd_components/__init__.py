@@ -43,6 +43,7 @@ from .handlers import (
 from .history import RunRecordHandler
 from .inference import FlipInferer, ScanDataset, ScanLayout, SkipBadScans, refuse_overwriting, scans_root
 from .labelled import LabelledData, find_labelled, with_background
+from .loading import ShareableCollate
 from .loss import DeepSelfDistillationLoss, DistillationOutput
 from .monitor import DistillationMonitor, starting_lines
 from .network import DeepSelfDistillationNetwork, ProjectionHead

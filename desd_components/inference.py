@@ -19,6 +19,7 @@ from monai.inferers import Inferer
 
 from .checks import header_problem
 from .errors import UserError
+from .loading import loader_fault
 from .scans import Record, is_decathlon, record_files, stem
 from .weights import write_json
 
@@ -124,6 +125,8 @@ class SkipBadScans:
         try:
             output = engine._iteration(engine, batch)
         except Exception as error:
+            if loader_fault(error):  # it says nothing about this scan, and there will be no further one
+                raise
             logger.debug("the whole trace of %s", path, exc_info=True)
             self._note(path, _one_line(error))
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from typing import Any
@@ -30,6 +31,23 @@ class SignalAt:
 
     def __call__(self) -> None:
         os.kill(os.getpid(), self.number)
+
+
+class KillLoaderProcess:
+    """Kill one of the loader's processes at the end of an iteration, as the kernel does when memory runs out.
+
+    Args:
+        iteration: counted from 1 over the whole run.
+    """
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def attach(self, engine: Any) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=self.iteration), self)
+
+    def __call__(self) -> None:
+        os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
 
 
 class KillWhileSaving:
