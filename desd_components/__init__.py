@@ -21,13 +21,11 @@ from .finetuning import (
     model_manifest,
     network_from_manifest,
     parameter_groups,
-    preprocessing_settings,
     section_of,
     segmentation_classes,
     segmentation_manifest,
     share_of_steps,
     split_of,
-    target_spacing,
     write_split,
 )
 from .handlers import (
@@ -48,6 +46,7 @@ from .loss import DeepSelfDistillationLoss, DistillationOutput
 from .monitor import DistillationMonitor, starting_lines
 from .network import DeepSelfDistillationNetwork, ProjectionHead
 from .overlays import DrawOverlayd, draw_overlay
+from .preprocessing import preprocessing_settings, target_spacing
 from .pretraining import (
     decay_groups,
     distributed_network,
