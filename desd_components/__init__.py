@@ -8,6 +8,7 @@ from .bundles import bundle_file, require_version, run_or_bundle
 from .cache import VolumeCache
 from .checks import check_records, require_writable
 from .coding_rate import CodingRateTerm
+from .continuation import scheduled_epochs
 from .data import ContextDataset, PreprocessedDataset
 from .dense import DenseDistillationLoss, PrepareDenseViews, ViewsWithPoints
 from .encoder import ResNet3DEncoder, pooled_stages, refuse_small_maps, shape_table
@@ -62,8 +63,8 @@ from .pretraining import (
 )
 from .probes import CrossViewScore, DenseProbe, StagePooling, TeacherPooling
 from .quarantine import usable_labelled, usable_records
-from .record import record_run
-from .resume import ResumeHandler, scheduled_epochs
+from .record import record_run, start_log
+from .resume import ResumeHandler
 from .sampling import EpochSampler, SampleKey, collate_contexts
 from .scans import find_scans, records_hash
 from .schedules import CosineSchedule
