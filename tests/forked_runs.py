@@ -35,6 +35,7 @@ def run_forked(
     processes: int = 1,
     kill_after: float | None = None,
     prepare: Callable[[], None] | None = None,
+    timeout: float = TIMEOUT,
     **settings: Any,
 ) -> list[int]:
     """Train, and hand back the exit code of each process: minus the number of the signal that killed it.
@@ -47,6 +48,7 @@ def run_forked(
         processes: more than one want ``multi_gpu_train`` among the configs.
         kill_after: seconds after which all of them are killed.
         prepare: called in each process before it trains.
+        timeout: seconds after which a process that hangs is killed.
         settings: overrides.
     """
     files = [*config_files(bundle, *configs.split()), *map(str, more)]
@@ -60,15 +62,15 @@ def run_forked(
         children[0].join(kill_after)
         for child in children:
             child.kill()
-    return [_exit_code(child, children) for child in children]
+    return [_exit_code(child, children, timeout) for child in children]
 
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _exit_code(child: Any, children: list[Any]) -> int:
-    child.join(TIMEOUT)
+def _exit_code(child: Any, children: list[Any], timeout: float) -> int:
+    child.join(timeout)
     if child.exitcode is None:
         child.kill()
         child.join()

@@ -1,10 +1,13 @@
-"""Handlers that end a run in the middle, for overlays of tests: ``_target_: interruptions.SignalAt``."""
+"""Handlers that end a run in the middle, or watch it, for overlays of tests: ``_target_: interruptions.SignalAt``."""
 
 from __future__ import annotations
 
+import gc
+import json
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 from ignite.engine import Events
@@ -76,3 +79,24 @@ class KillWhileSaving:
             return write(file, content)
 
         statefile._HashingFile.__init__, statefile._HashingFile.write = counted_begin, dying_write  # type: ignore
+
+
+class Watch:
+    """Write down at the end of each epoch what this process holds: memory (resident, in kB) and open files.
+
+    Args:
+        path: a line of JSON for each epoch.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def attach(self, engine: Any) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        gc.collect()
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        seen = {"iteration": engine.state.iteration, "memory": int(status["VmRSS"].split()[0])}
+        with open(self.path, "a") as file:
+            file.write(json.dumps({**seen, "files": len(os.listdir("/proc/self/fd"))}) + "\n")
