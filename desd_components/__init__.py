@@ -8,6 +8,7 @@ from .bundles import bundle_file, require_version, run_or_bundle
 from .cache import VolumeCache
 from .checks import check_records, require_writable
 from .coding_rate import CodingRateTerm
+from .continuation import scheduled_epochs
 from .data import ContextDataset, PreprocessedDataset
 from .dense import DenseDistillationLoss, PrepareDenseViews, ViewsWithPoints
 from .encoder import ResNet3DEncoder, pooled_stages, refuse_small_maps, shape_table
@@ -21,13 +22,11 @@ from .finetuning import (
     model_manifest,
     network_from_manifest,
     parameter_groups,
-    preprocessing_settings,
     section_of,
     segmentation_classes,
     segmentation_manifest,
     share_of_steps,
     split_of,
-    target_spacing,
     write_split,
 )
 from .handlers import (
@@ -43,10 +42,12 @@ from .handlers import (
 from .history import RunRecordHandler
 from .inference import FlipInferer, ScanDataset, ScanLayout, SkipBadScans, refuse_overwriting, scans_root
 from .labelled import LabelledData, find_labelled, with_background
+from .loading import ShareableCollate
 from .loss import DeepSelfDistillationLoss, DistillationOutput
 from .monitor import DistillationMonitor, starting_lines
 from .network import DeepSelfDistillationNetwork, ProjectionHead
 from .overlays import DrawOverlayd, draw_overlay
+from .preprocessing import preprocessing_settings, target_spacing
 from .pretraining import (
     decay_groups,
     distributed_network,
@@ -63,8 +64,8 @@ from .pretraining import (
 from .probes import CrossViewScore, DenseProbe, StagePooling, TeacherPooling
 from .quarantine import usable_labelled, usable_records
 from .reconstruction import PrepareMaskedViews, ReconstructionLoss, ReconstructionNetwork
-from .record import record_run
-from .resume import ResumeHandler, scheduled_epochs
+from .record import record_run, start_log
+from .resume import ResumeHandler
 from .sampling import EpochSampler, SampleKey, collate_contexts
 from .scans import find_scans, records_hash
 from .schedules import CosineSchedule

@@ -21,6 +21,7 @@ from desd_components.errors import UserError, innermost_user_error
 COMMANDS = {
     "demo": "desd_components.tools.demo:demo",
     "check": "desd_components.tools.check:check",
+    "check-config": "desd_components.tools.config_check:check_config",
     "phantom": "desd_components.tools.phantom:write_family",
     "label-curve": "desd_components.tools.label_curve:label_curve",
     "insert": "desd_components.tools.insert:insert",

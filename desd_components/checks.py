@@ -115,7 +115,7 @@ def header_problem(record: Record, in_channels: int = 1) -> str | None:
     for file in record_files(record):
         if found := file_problem(file):
             return found
-    headers = {file: _header(file) for file in record_files(record)}
+    headers = {file: read_header(file) for file in record_files(record)}
     if unread := next((header for header in headers.values() if isinstance(header, str)), None):
         return unread
     grids: list[Grid] = []
@@ -152,7 +152,7 @@ def file_problem(file: str) -> str | None:
     return None
 
 
-def _header(file: str) -> Any:
+def read_header(file: str) -> Any:
     """The nibabel image, its voxels unread, or one line about why there is none."""
     import nibabel
 
@@ -220,7 +220,7 @@ def voxels_problem(record: Record, class_count: int | None = None) -> str | None
     for key in record:
         for file in record_files(record, (key,)):
             try:
-                voxels = np.asanyarray(_header(file).dataobj)
+                voxels = np.asanyarray(read_header(file).dataobj)
             except (OSError, EOFError, ValueError, zlib.error) as error:
                 return unreadable(file, error)
             found = raw_problem(file, voxels, is_label=key == "label")

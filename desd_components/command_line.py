@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import pydoc
 from collections.abc import Mapping, Sequence
@@ -71,9 +72,18 @@ def is_known(parser: ConfigParser, name: str) -> bool:
     return isinstance(target, Mapping) and "_target_" in target and accepts(str(target["_target_"]), leaf)
 
 
+@functools.cache  # MONAI searches all its modules for a bare name
+def located(target: str) -> Any:
+    """What a target, as configs name it, stands for; None when there is no such thing."""
+    try:
+        return pydoc.locate(str(ConfigComponent({"_target_": target}).resolve_module_name()))
+    except (ImportError, pydoc.ErrorDuringImport):
+        return None
+
+
 def accepts(target: str, argument: str) -> bool:
     """Whether the callable named `target`, as configs name it, takes `argument`."""
-    function = pydoc.locate(str(ConfigComponent({"_target_": target}).resolve_module_name()))
+    function = located(target)
     if not callable(function):
         return True  # an expression, or something that fails later with its own words
     parameters = inspect.signature(function).parameters

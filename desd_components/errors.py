@@ -31,12 +31,20 @@ def _print_plainly(kind: type[BaseException], error: BaseException, trace: Trace
     if isinstance(error, KeyboardInterrupt):  # before or after training, which answers it itself
         print("stopped by SIGINT; the same command starts again, and goes on where it saved a state.", file=sys.stderr)
         return
-    cause = innermost_user_error(error)
-    if cause is None:
+    message = known_cause(error)
+    if message is None:
         sys.__excepthook__(kind, error, trace)
         return
     logger.debug("the whole trace of the error below", exc_info=(kind, error, trace))
-    print(f"error: {plain_message(cause)}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr)
+
+
+def known_cause(error: BaseException) -> str | None:
+    """The line for what a user can mend; None when the error is of another kind."""
+    from .loading import loader_fault
+
+    cause = innermost_user_error(error)
+    return loader_fault(error) if cause is None else plain_message(cause)
 
 
 def plain_message(error: UserError) -> str:

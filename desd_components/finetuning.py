@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import numpy as np
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from monai.engines import Evaluator
@@ -22,14 +21,14 @@ from torch import nn
 from .encoder import ResNet3DEncoder, shape_table
 from .errors import UserError
 from .labelled import LabelledData, find_labelled, with_background
-from .scans import Record, read_json, record_files
+from .preprocessing import target_spacing
+from .scans import Record, read_json
 from .segmentation import SegmentationNetwork
 from .weights import manifest_path, read_manifest, refuse_contradictions
 
 logger = logging.getLogger(__name__)
 
 PRESETS = ("whole", "encoder_warmup", "layerwise_decay")
-INTENSITIES = ("hu", "zscore")
 SPLIT_FILE = "split.json"
 
 
@@ -107,54 +106,6 @@ def segmentation_classes(dataset_dir: str | Path, class_names: Any, metadata: st
     labels = read_json(source).get("labels") if source.is_file() else None
     # where nothing names them, the search for labelled scans refuses in its own words
     return with_background(labels, f"{source}, labels") if labels else find_labelled(path).class_names
-
-
-def target_spacing(spacing: Any, records: Sequence[Record]) -> list[float] | None:
-    """The voxel size to resample to, in mm along the R, A, S axes; None keeps each scan's own grid.
-
-    Args:
-        spacing: null, one number, three numbers, or "median": per axis, of the scans in `records`.
-        records: the training records.
-
-    Raises:
-        UserError: when it is none of these.
-    """
-    if spacing is None:
-        return None
-    if spacing == "median" and records:
-        sizes = [_ras_voxel_size(record_files(record)[0]) for record in records]
-        return [round(float(size), 4) for size in np.median(sizes, axis=0)]
-    values = [spacing] * 3 if isinstance(spacing, int | float) else spacing
-    good = isinstance(values, Sequence) and not isinstance(values, str) and len(values) == 3
-    if not good or not all(isinstance(v, int | float) and v > 0 for v in values):
-        raise UserError(f"spacing={spacing!r}: give mm as one number, as [x, y, z], as median, or null for no change.")
-    return [float(value) for value in values]
-
-
-def _ras_voxel_size(path: str) -> np.ndarray:
-    import nibabel
-
-    affine = nibabel.load(path).affine  # type: ignore[attr-defined]
-    sizes = np.empty(3)
-    for axis, (ras_axis, _) in enumerate(nibabel.io_orientation(affine)):
-        sizes[int(ras_axis)] = np.linalg.norm(affine[:3, axis])
-    return sizes
-
-
-def preprocessing_settings(
-    spacing: list[float] | None, intensity: str, hu_window: Sequence[float], orientation: str = "RAS"
-) -> dict[str, Any]:
-    """What the preprocessing did, as a manifest carries it.
-
-    Raises:
-        UserError: when `intensity` or the window is no such thing.
-    """
-    if intensity not in INTENSITIES:
-        raise UserError(f"intensity={intensity!r}: choose hu (a window, for CT) or zscore (per volume, for MR).")
-    if len(hu_window) != 2 or hu_window[0] >= hu_window[1]:
-        raise UserError(f"hu_window={hu_window!r}: give the lower and the upper end in HU, such as [-1024, 1024].")
-    window = [float(value) for value in hu_window] if intensity == "hu" else None
-    return {"orientation": orientation, "spacing": spacing, "intensity": intensity, "hu_window": window}
 
 
 def agree_with_encoder(checkpoint: str | Path | None, settings: Mapping[str, Any], allow: bool = False) -> None:

@@ -17,8 +17,9 @@ from ignite.engine import Engine, Events
 from monai.data import Dataset, FolderLayoutBase, MetaTensor
 from monai.inferers import Inferer
 
-from .checks import header_problem
+from .checks import file_problem, header_problem
 from .errors import UserError
+from .loading import loader_fault
 from .scans import Record, is_decathlon, record_files, stem
 from .weights import write_json
 
@@ -63,22 +64,39 @@ class ScanDataset(Dataset):
         data: records {"image": path or [path per channel]}.
         transform: the preprocessing.
         in_channels: channels that the network expects.
+        strict: raise the error instead, for those who need every scan.
+
+    Raises:
+        UserError: when `strict`, for a scan that cannot be read.
     """
 
-    def __init__(self, data: Sequence[Record], transform: Callable, in_channels: int = 1) -> None:
+    def __init__(self, data: Sequence[Record], transform: Callable, in_channels: int = 1, strict: bool = False) -> None:
         super().__init__(data, transform)
-        self.in_channels = in_channels
+        self.in_channels, self.strict = in_channels, strict
 
     def __getitem__(self, index: Any) -> Any:
         """The preprocessed sample, or its error."""
         record = self.data[index]
         try:
+            self._refuse_other_files(record)
             sample = super().__getitem__(index)
             self._check(sample["image"], record)
             return sample
         except Exception as error:
+            name = record_files(record, ("image",))[0]
             why = header_problem(record, self.in_channels) or _one_line(error)
-            return {"image": str(record_files(record, ("image",))[0]), "error": why}
+            if self.strict:
+                raise UserError(
+                    why if any(file in why for file in record_files(record)) else f"{name}: {why}"
+                ) from error
+            return {"image": name, "error": why}
+
+    @staticmethod
+    def _refuse_other_files(record: Record) -> None:
+        # before the file is opened: MONAI picks a reader by the suffix, and only that of NIfTI is meant
+        for file in record_files(record):
+            if found := file_problem(file):
+                raise UserError(found)
 
     def _check(self, image: torch.Tensor, record: Record) -> None:
         name = record_files(record, ("image",))[0]
@@ -124,6 +142,8 @@ class SkipBadScans:
         try:
             output = engine._iteration(engine, batch)
         except Exception as error:
+            if loader_fault(error):  # it says nothing about this scan, and there will be no further one
+                raise
             logger.debug("the whole trace of %s", path, exc_info=True)
             self._note(path, _one_line(error))
             return None

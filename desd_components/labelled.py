@@ -26,6 +26,7 @@ from .scans import (
     group_channels,
     is_decathlon,
     nifti_files,
+    note_links,
     present,
     read_json,
     read_split,
@@ -184,6 +185,8 @@ def find_labelled(
         origin += f", {num_labels} training labels drawn with seed={seed}"
     data = LabelledData(names, training, validation, sections.get("test", []), origin)
     logger.info("%s: %s", path, data.summary())
+    if path.is_dir():
+        note_links([record for part in data.sections.values() for record in part], path)
     return data
 
 
@@ -233,7 +236,8 @@ def _labelled_sections(
         return _labelled_only(data_list_sections(path, base_dir), path), read_json(path).get("labels")
     if is_decathlon(path):
         source = path / "dataset.json"
-        sections = {name: present(records, source) for name, records in data_list_sections(source).items()}
+        listed = data_list_sections(source, within=True)
+        sections = {name: present(records, source) for name, records in listed.items()}
         return _labelled_only(sections, source), read_json(source).get("labels")
     labels = read_json(path / "dataset.json") if (path / "dataset.json").is_file() else {}
     sections = {"train": _pairs_in_folder(path, in_channels)}

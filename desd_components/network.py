@@ -132,6 +132,7 @@ class DeepSelfDistillationNetwork(nn.Module):
         dense_prototypes: K of a second set of heads, for the dense term (`DenseDistillationLoss`); 0 for none, as
             in the published recipe.
         dense_target: like `teacher_target`, for the dense heads.
+        seed: of the heads' initial weights, whatever was drawn before; None goes on with torch's generator.
 
     Raises:
         UserError: when an argument is not among the values above.
@@ -149,6 +150,7 @@ class DeepSelfDistillationNetwork(nn.Module):
         head_norm: str = "batch",
         dense_prototypes: int = 0,
         dense_target: str = "deepest",
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         for name, target in (("teacher_target", teacher_target), ("dense_target", dense_target)):
@@ -165,8 +167,11 @@ class DeepSelfDistillationNetwork(nn.Module):
         self.num_global_views, self.student_stages = num_global_views, tuple(student_stages)
         self.same_stage, self.dense_same_stage = teacher_target == "same_stage", dense_target == "same_stage"
         shape = {"hidden": head_hidden, "bottleneck": head_bottleneck, "norm": head_norm}
-        heads, teacher_heads = self._heads(encoder, num_prototypes, self.same_stage, shape)
-        dense_heads, dense_teacher_heads = self._heads(encoder, dense_prototypes, self.dense_same_stage, shape)
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:  # MONAI's loader resets torch's generator, or not, by its number of processes
+                torch.default_generator.manual_seed(seed)
+            heads, teacher_heads = self._heads(encoder, num_prototypes, self.same_stage, shape)
+            dense_heads, dense_teacher_heads = self._heads(encoder, dense_prototypes, self.dense_same_stage, shape)
         self.teacher = EncoderWithHeads(copy.deepcopy(encoder), teacher_heads, dense_teacher_heads)
         self.teacher.requires_grad_(False)
         self.student = EncoderWithHeads(encoder, heads, dense_heads)

@@ -75,8 +75,20 @@ def environment(device: Any = None) -> dict[str, Any]:
     }
 
 
+def start_log(output_dir: str | Path) -> None:
+    """Let the run's folder have a ``train.log``, to which each start of the run adds.
+
+    Raises:
+        UserError: when the folder cannot be written to.
+    """
+    if idist.get_rank() == 0:
+        log_to(require_writable(output_dir) / "train.log")
+
+
 def record_run(output_dir: str | Path, device: Any = None, data: dict[str, list[dict[str, Any]]] | None = None) -> None:
-    """Write ``config.yaml``, ``environment.json``, ``data.json`` and start ``train.log`` in the run's folder.
+    """Write ``config.yaml``, ``environment.json`` and ``data.json`` in the run's folder.
+
+    They tell of the run that left the folder's results, so a run that may yet be refused writes them only afterwards.
 
     Args:
         output_dir: the run's folder; made if it is not there.
@@ -89,7 +101,6 @@ def record_run(output_dir: str | Path, device: Any = None, data: dict[str, list[
     if idist.get_rank() != 0:
         return
     folder = require_writable(output_dir)
-    log_to(folder / "train.log")
     facts = environment(device)
     workflow = calling_workflow()
     if workflow is not None:

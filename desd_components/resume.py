@@ -21,16 +21,15 @@ from typing import Any, Protocol
 import ignite.distributed as idist
 from ignite.engine import Events
 from monai.engines.workflow import Workflow
+from torch import nn
 
+from .continuation import known_extension, misfit, refuse_other_settings, refuse_other_tensors, state_to_resume
 from .errors import UserError
-from .statefile import DamagedState, StatePair, read_state
+from .statefile import StatePair
 from .stopping import StopSignals
 from .weights import given
 
 logger = logging.getLogger(__name__)
-
-PARTS = {"settings", "objects", "scaler", "epoch", "iteration", "epoch_length"}
-EXTENSIONS = (None, "keep", "stretch")
 
 
 class Stateful(Protocol):
@@ -41,71 +40,6 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state_dict: Any) -> Any:
         """Go on from a state."""
-
-
-def state_to_resume(states: StatePair, resume: str) -> tuple[Path, dict[str, Any]] | None:
-    """What a run goes on from, and its path; None for a run that starts anew.
-
-    Args:
-        states: the run's own.
-        resume: "auto" takes the run's own newest state where there is one; "never" none; else it is a path.
-
-    Raises:
-        UserError: when there is a state to go on from, but none that can be read.
-    """
-    if resume == "never" or (resume == "auto" and not states.exists()):
-        return None
-    path, state = states.read() if resume == "auto" else (Path(resume), _read_path(Path(resume)))
-    if not isinstance(state, dict) or set(state) != PARTS:
-        raise UserError(f"{path}: not the state of a run of this version. Give the state.pt of one, or resume: never.")
-    return path, state
-
-
-def _read_path(path: Path) -> Any:
-    if not path.is_file():
-        raise UserError(f"{path}: no such state. resume is auto, never, or the path of the state.pt of a run.")
-    try:
-        return read_state(path)
-    except DamagedState as damage:
-        raise UserError(f"{path}: {damage}. Give the state.pt of a run, or resume: never.") from damage
-
-
-def scheduled_epochs(output_dir: str | Path, resume: str, extend: str | None, max_epochs: int) -> int:
-    """The epochs that the schedules of a run are made for: `max_epochs`, unless a longer run keeps its first plan.
-
-    A run that goes on with another `max_epochs` is refused, for its schedules would shift. `extend` says how it may:
-
-    - "keep": the schedules run as first planned; in the added epochs they stay at their last values. Nothing changes at
-      the seam.
-    - "stretch": from the seam on, the schedules are those of the longer run: optimiser step s gets what a run of
-      `max_epochs` epochs would have given it at s. Steps and optimiser state go on, what was learnt stays as it is,
-      and learning rate and teacher momentum jump at the seam from the shorter curve to the longer one: at the end of
-      a cosine, back up to its middle. Groups of parameters that were to rest for some steps rest no longer than first
-      planned.
-
-    Where there is no state to go on from, both mean a plain run of `max_epochs`.
-
-    Raises:
-        UserError: when `extend` is no such word, or `max_epochs` is fewer than the schedules were made for.
-    """
-    extend = _extension(extend)
-    if extend != "keep":
-        return max_epochs
-    found = state_to_resume(StatePair(output_dir), str(resume))
-    if found is None:
-        return max_epochs
-    path, state = found
-    planned = int(state["settings"]["max_epochs"])
-    if max_epochs < planned:
-        raise UserError(f"{path}: extend adds epochs, but max_epochs={max_epochs} is fewer than the planned {planned}.")
-    return planned
-
-
-def _extension(extend: str | None) -> str | None:
-    extend = given(extend)
-    if extend not in EXTENSIONS:
-        raise UserError(f"extend={extend!r}: choose null, keep or stretch.")
-    return extend
 
 
 class ResumeHandler:
@@ -144,9 +78,10 @@ class ResumeHandler:
     ) -> None:
         self.states = StatePair(output_dir)
         self.objects = {name: thing for name, thing in objects.items() if thing is not None}
-        self.settings, self.resume, self.extend = dict(settings), str(resume), _extension(extend)
+        self.settings, self.resume, self.extend = dict(settings), str(resume), known_extension(extend)
         self.interval, self.minutes = interval, given(minutes)
         self.signals = StopSignals()
+        self._found: tuple[Path, dict[str, Any]] | None = None
         self._saved_at, self._stopped_by = time.monotonic(), 0
 
     def attach(self, engine: Workflow) -> None:
@@ -154,6 +89,28 @@ class ResumeHandler:
         engine.add_event_handler(Events.STARTED, self._start)
         # the first of its event, for Ignite leaves out those after one that raises
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def refuse_misfit(self, epoch_length: int) -> None:
+        """Refuse a state that the run cannot go on from; the same is looked at again when it starts, and then restored.
+
+        A run that asks before it writes anything leaves the folder as it was when it is refused.
+
+        Args:
+            epoch_length: batches of an epoch.
+
+        Raises:
+            UserError: when settings, or tensors, differ from those of the state, or it cannot be read.
+        """
+        self._found = state_to_resume(self.states, self.resume)
+        if self._found is not None:
+            path, state = self._found
+            self._refuse_other_settings(path, state, epoch_length)
+            modules = {name: thing for name, thing in self.objects.items() if isinstance(thing, nn.Module)}
+            refuse_other_tensors(path, state, modules)
+
+    def _refuse_other_settings(self, path: Path, state: Mapping[str, Any], epoch_length: int) -> None:
+        now = {**self.settings, "batches of an epoch": epoch_length}
+        refuse_other_settings(path, state, now, set(self.objects), self.extend)
 
     def _start(self, engine: Workflow) -> None:
         if not engine.has_event_handler(self._after_epoch, Events.EPOCH_COMPLETED):
@@ -167,12 +124,12 @@ class ResumeHandler:
         self.signals.listen()
 
     def _restore(self, engine: Workflow) -> None:
-        found = state_to_resume(self.states, self.resume)
+        found, self._found = self._found or state_to_resume(self.states, self.resume), None
         self._agree_on_place(-1 if found is None else found[1]["iteration"])
         if found is None:
             return
         path, state = found
-        self._refuse_other_settings(path, state, engine)
+        self._refuse_other_settings(path, state, engine.state.epoch_length)
         for name in self.objects:
             self._load(path, name, state["objects"][name])
         scaler = getattr(engine, "scaler", None)
@@ -185,11 +142,7 @@ class ResumeHandler:
         try:
             self.objects[name].load_state_dict(state)
         except (RuntimeError, ValueError, KeyError) as error:  # tensors of other names or shapes
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{path}: its {name} does not fit this run ({reason}). Set the settings of the network back, or start "
-                "anew with resume: never or another output_dir."
-            ) from error
+            raise misfit(path, name, " ".join(str(error).split())[:200]) from error
 
     def _agree_on_place(self, iteration: int) -> None:
         if idist.get_world_size() > 1 and idist.all_reduce(iteration, "MIN") != idist.all_reduce(iteration, "MAX"):
@@ -220,24 +173,6 @@ class ResumeHandler:
         if seen:
             return f"in epoch {epochs + 1} after {seen} of its {length} batches ({iteration} iterations)"
         return f"after epoch {epochs} ({iteration} iterations)"
-
-    def _refuse_other_settings(self, path: Path, state: Mapping[str, Any], engine: Workflow) -> None:
-        before = {**state["settings"], "batches of an epoch": state["epoch_length"]}
-        now = {**self.settings, "batches of an epoch": engine.state.epoch_length}
-        differing = {name for name in {*before, *now} if before.get(name) != now.get(name)}
-        is_longer = "max_epochs" in differing and now.get("max_epochs", 0) > before.get("max_epochs", 0)
-        if is_longer and self.extend == "stretch":
-            differing.remove("max_epochs")
-        told = [f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in sorted(differing)]
-        absent = sorted(set(self.objects) ^ set(state["objects"]))
-        if absent:
-            told.append(f"saved and present parts differ in {', '.join(absent)}")
-        if told:
-            longer = " More epochs: extend: keep, or extend: stretch." if is_longer else ""
-            raise UserError(
-                f"{path}: cannot go on, for {'; '.join(told)}. Set them back, or start anew with resume: never or "
-                f"another output_dir.{longer}"
-            )
 
     def _after_step(self, engine: Workflow) -> None:
         seen = engine.state.iteration % engine.state.epoch_length

@@ -64,10 +64,18 @@ def is_mask(path: Path, root: Path) -> bool:
 
 
 def nifti_files(folder: Path) -> list[Path]:
-    """All ``.nii`` and ``.nii.gz`` files below a folder, sorted; hidden files and folders (``._*``) are ignored."""
-    found = []
+    """All ``.nii`` and ``.nii.gz`` files below a folder, sorted; hidden files and folders (``._*``) are ignored.
+
+    Links are followed, those to folders too, each folder once.
+    """
+    found, seen = [], set()
     for directory, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        real = os.path.realpath(directory)
+        if real in seen:  # a link to a folder above itself would be walked for ever
+            folders[:] = []
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(directory, name) for name in files if name.endswith(SUFFIXES) and not name.startswith(".")]
     return sorted(found)
 
@@ -101,11 +109,17 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read as JSON ({error}): mend the file or give another one.") from error
 
 
-def entry_record(entry: Any, base: Path, source: Path) -> Record:
+def entry_record(entry: Any, base: Path, source: Path, within: bool = False) -> Record:
     """One entry of a data list (a path, or a dictionary with ``image`` and perhaps ``label``) with absolute paths.
 
+    Args:
+        entry: as the list has it.
+        base: what its paths are relative to.
+        source: the list.
+        within: refuse absolute paths that lead out of `base`, too; a relative one may never.
+
     Raises:
-        UserError: when the entry has no image.
+        UserError: when the entry has no image, or a path leads out of `base`.
     """
     fields = entry if isinstance(entry, dict) else {"image": entry}
     image, label = fields.get("image"), fields.get("label")
@@ -115,15 +129,32 @@ def entry_record(entry: Any, base: Path, source: Path) -> Record:
             '"label": path}: mend it.'
         )
     # Links are not followed: stores such as git-annex keep a scan under a name that is none.
-    files = [os.path.abspath(base / file) for file in (image if isinstance(image, list) else [image])]
+    files = [_placed(file, base, source, within) for file in (image if isinstance(image, list) else [image])]
     record: Record = {"image": files if isinstance(image, list) and len(files) > 1 else files[0]}
     if label:
-        record["label"] = os.path.abspath(base / label)
+        record["label"] = _placed(label, base, source, within)
     return record
 
 
-def data_list_sections(path: Path, base_dir: str | Path | None = None) -> dict[str, list[Record]]:
-    """The records of a data list by section: ``train``, ``validation``, ``test``; paths are absolute, not looked up."""
+def _placed(file: Any, base: Path, source: Path, within: bool) -> str:
+    """The absolute path of a file that a list names.
+
+    Raises:
+        UserError: when it leads where the list may not lead.
+    """
+    path = Path(os.path.abspath(base / str(file)))
+    if path.is_relative_to(os.path.abspath(base)) or (os.path.isabs(str(file)) and not within):
+        return str(path)
+    remedy = "A dataset.json names files of its own folder" if within else "Write an absolute path if you mean it"
+    raise UserError(f"{source}: {str(file)!r} leads out of {base}. {remedy}.")
+
+
+def data_list_sections(path: Path, base_dir: str | Path | None = None, within: bool = False) -> dict[str, list[Record]]:
+    """The records of a data list by section: ``train``, ``validation``, ``test``; paths are absolute, not looked up.
+
+    A list that somebody names may name files anywhere, by absolute paths; one that comes with a folder (`within`) only
+    files of that folder: a downloaded data set has no business elsewhere.
+    """
     content = read_json(path)
     base = Path(base_dir).expanduser() if base_dir else path.parent
     sections: dict[str, list[Record]] = {}
@@ -131,7 +162,7 @@ def data_list_sections(path: Path, base_dir: str | Path | None = None) -> dict[s
         for name, entries in content.items():
             section = SECTION_NAMES.get(name)
             if section and isinstance(entries, list):
-                sections.setdefault(section, []).extend(entry_record(entry, base, path) for entry in entries)
+                sections.setdefault(section, []).extend(entry_record(entry, base, path, within) for entry in entries)
     if not any(sections.values()):
         raise UserError(
             f'{path}: has no list of scans: write {{"training": [{{"image": "a.nii.gz", "label": "a_seg.nii.gz"}}], '
@@ -163,6 +194,21 @@ def present(records: list[Record], source: Path) -> list[Record]:
     if absent:
         logger.warning("%s lists %d files that do not exist; left out: %s", source, len(absent), first_names(absent))
     return [record for record in records if all(os.path.exists(file) for file in record_files(record))]
+
+
+def note_links(records: Sequence[Record], folder: Path) -> None:
+    """Count in the log the files that links lead out of a folder; they are read all the same, see SECURITY.md."""
+    root = Path(os.path.realpath(folder))
+    files = [file for record in records for file in record_files(record)]
+    outside = [file for file in files if not Path(os.path.realpath(file)).is_relative_to(root)]
+    if outside:
+        logger.info(
+            "%s: %d of %d files are links that lead out of it: %s",
+            folder,
+            len(outside),
+            len(files),
+            first_names(outside),
+        )
 
 
 def group_channels(images: Sequence[Path], in_channels: int) -> list[Record]:
@@ -276,7 +322,7 @@ def find_scans(
     elif path.is_file():
         records = [{"image": str(path)}]
     elif is_decathlon(path):
-        listed = _images_of(data_list_sections(path / "dataset.json"))
+        listed = _images_of(data_list_sections(path / "dataset.json", within=True))
         records = present(listed, path / "dataset.json")
     else:
         records = _scans_in_folder(path, in_channels)
@@ -290,6 +336,8 @@ def find_scans(
         records = select_cases(records, wanted, str(data_split))
     records = sorted(records, key=lambda record: record_files(record)[0])
     logger.info("%s: %d scans", path, len(records))
+    if path.is_dir():
+        note_links(records, path)
     return records
 
 

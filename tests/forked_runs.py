@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ def run_forked(
     *more: Path,
     processes: int = 1,
     kill_after: float | None = None,
+    prepare: Callable[[], None] | None = None,
+    timeout: float = TIMEOUT,
     **settings: Any,
 ) -> list[int]:
     """Train, and hand back the exit code of each process: minus the number of the signal that killed it.
@@ -44,28 +47,30 @@ def run_forked(
         more: further overlays.
         processes: more than one want ``multi_gpu_train`` among the configs.
         kill_after: seconds after which all of them are killed.
+        prepare: called in each process before it trains.
+        timeout: seconds after which a process that hangs is killed.
         settings: overrides.
     """
     files = [*config_files(bundle, *configs.split()), *map(str, more)]
     given = {"output_dir": str(output_dir), **{key: _plain(value) for key, value in settings.items()}}
     fork = multiprocessing.get_context("fork")
-    port = _free_port()
-    children = [fork.Process(target=_train, args=(rank, processes, port, files, given)) for rank in range(processes)]
+    common = processes, _free_port(), files, given, prepare
+    children = [fork.Process(target=_train, args=(rank, *common)) for rank in range(processes)]
     for child in children:
         child.start()
     if kill_after is not None:
         children[0].join(kill_after)
         for child in children:
             child.kill()
-    return [_exit_code(child, children) for child in children]
+    return [_exit_code(child, children, timeout) for child in children]
 
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _exit_code(child: Any, children: list[Any]) -> int:
-    child.join(TIMEOUT)
+def _exit_code(child: Any, children: list[Any], timeout: float) -> int:
+    child.join(timeout)
     if child.exitcode is None:
         child.kill()
         child.join()
@@ -81,7 +86,14 @@ def _free_port() -> int:
         return listener.getsockname()[1]
 
 
-def _train(rank: int, processes: int, port: int, files: list[str], settings: dict[str, Any]) -> None:
+def _train(
+    rank: int,
+    processes: int,
+    port: int,
+    files: list[str],
+    settings: dict[str, Any],
+    prepare: Callable[[], None] | None,
+) -> None:
     os.chdir(ROOT)
     os.environ.update(CUDA_VISIBLE_DEVICES="", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
@@ -89,7 +101,13 @@ def _train(rank: int, processes: int, port: int, files: list[str], settings: dic
     sys.stdout = sys.stderr = said
     logging.basicConfig(stream=said, level=logging.INFO, force=True)
     sys.argv = ["monai/bundle/__main__.py", "run"]  # as the bundle's command sees itself
-    workflow = ConfigWorkflow(files, workflow_type="train", **settings)
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    if prepare is not None:
+        prepare()
+    try:
+        workflow = ConfigWorkflow(files, workflow_type="train", **settings)
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except Exception as error:  # multiprocessing would print it in its own way; the command asks the hook
+        sys.excepthook(type(error), error, error.__traceback__)
+        sys.exit(1)

@@ -1,9 +1,13 @@
-"""Handlers that end a run in the middle, for overlays of tests: ``_target_: interruptions.SignalAt``."""
+"""Handlers that end a run in the middle, or watch it, for overlays of tests: ``_target_: interruptions.SignalAt``."""
 
 from __future__ import annotations
 
+import gc
+import json
+import multiprocessing
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 from ignite.engine import Events
@@ -32,6 +36,23 @@ class SignalAt:
         os.kill(os.getpid(), self.number)
 
 
+class KillLoaderProcess:
+    """Kill one of the loader's processes at the end of an iteration, as the kernel does when memory runs out.
+
+    Args:
+        iteration: counted from 1 over the whole run.
+    """
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def attach(self, engine: Any) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=self.iteration), self)
+
+    def __call__(self) -> None:
+        os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+
+
 class KillWhileSaving:
     """Die like a power cut in the middle of writing a state, after some bytes of it.
 
@@ -58,3 +79,24 @@ class KillWhileSaving:
             return write(file, content)
 
         statefile._HashingFile.__init__, statefile._HashingFile.write = counted_begin, dying_write  # type: ignore
+
+
+class Watch:
+    """Write down at the end of each epoch what this process holds: memory (resident, in kB) and open files.
+
+    Args:
+        path: a line of JSON for each epoch.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def attach(self, engine: Any) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        gc.collect()
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        seen = {"iteration": engine.state.iteration, "memory": int(status["VmRSS"].split()[0])}
+        with open(self.path, "a") as file:
+            file.write(json.dumps({**seen, "files": len(os.listdir("/proc/self/fd"))}) + "\n")

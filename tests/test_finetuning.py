@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import nibabel
-import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from scan_files import write_scan
 
 from desd_components import LearningRateHandler, ResNet3DEncoder, SegmentationNetwork, UserError, save_weights
 from desd_components.finetuning import (
@@ -19,16 +18,15 @@ from desd_components.finetuning import (
     model_manifest,
     network_from_manifest,
     parameter_groups,
-    preprocessing_settings,
     section_of,
     segmentation_classes,
     segmentation_manifest,
     share_of_steps,
     split_of,
-    target_spacing,
     write_split,
 )
 from desd_components.labelled import LabelledData
+from desd_components.preprocessing import preprocessing_settings
 
 SETTINGS = preprocessing_settings([1.0, 1.0, 1.0], "hu", [-1024, 1024])
 
@@ -93,41 +91,6 @@ def test_a_share_is_rounded_to_steps_and_refused_from_one_on() -> None:
         share_of_steps(1, 10, "warmup_fraction")
 
 
-def scan(path: Path, zooms: tuple[float, float, float], swap: bool = False) -> dict:
-    affine = np.diag([*zooms, 1.0])
-    if swap:  # the file's axes are A, R, S
-        affine = affine[[1, 0, 2, 3]]
-    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.float32), affine), path)
-    return {"image": str(path)}
-
-
-def test_median_spacing_is_taken_along_anatomical_axes(tmp_path: Path) -> None:
-    records = [
-        scan(tmp_path / "a.nii", (1.0, 2.0, 3.0)),
-        scan(tmp_path / "b.nii", (1.5, 2.0, 4.0)),
-        scan(tmp_path / "c.nii", (9.0, 2.5, 7.0), swap=True),  # 2.5 mm along R, 9 mm along A
-    ]
-    assert target_spacing("median", records) == pytest.approx([1.5, 2.0, 4.0])
-
-
-@pytest.mark.parametrize(("given", "expected"), [(None, None), (2, [2, 2, 2]), ([1, 1, 3.5], [1, 1, 3.5])], ids=str)
-def test_spacing_may_be_one_number_three_or_none(given: object, expected: object) -> None:
-    assert target_spacing(given, []) == expected
-
-
-@pytest.mark.parametrize("given", [[1, 1], 0, -1, "mean", [1, 1, "x"]], ids=str)
-def test_other_spacings_are_refused(given: object) -> None:
-    with pytest.raises(UserError, match="spacing="):
-        target_spacing(given, [])
-
-
-def test_unknown_intensities_are_refused() -> None:
-    with pytest.raises(UserError, match="zscore"):
-        preprocessing_settings(None, "minmax", [0, 1])
-    with pytest.raises(UserError, match="lower and the upper"):
-        preprocessing_settings(None, "hu", [1024, -1024])
-
-
 def metadata(tmp_path: Path) -> Path:
     channels = {"0": "background", "1": "spleen"}
     path = tmp_path / "metadata.json"
@@ -148,7 +111,7 @@ def test_without_data_the_classes_are_those_of_the_bundle(tmp_path: Path) -> Non
 def test_data_without_class_names_are_refused(tmp_path: Path) -> None:
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
-        scan(tmp_path / folder / "a.nii", (1, 1, 1))
+        write_scan(tmp_path / folder / "a.nii")
     with pytest.raises(UserError, match="class_names"):
         segmentation_classes(tmp_path, None, metadata(tmp_path))
 

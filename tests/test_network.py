@@ -56,6 +56,24 @@ def test_teacher_starts_as_a_copy_of_the_student(network, views):
     torch.testing.assert_close(output.teacher_logits, output.student_logits[3])
 
 
+def drawn_heads(encoder, seed):
+    network = DeepSelfDistillationNetwork(encoder, num_prototypes=8, head_hidden=8, seed=seed)
+    return torch.cat([prototypes.detach() for prototypes in network.prototypes()])
+
+
+def test_the_heads_of_a_seed_are_the_same_whatever_was_drawn_before(tiny_encoder):
+    first = drawn_heads(tiny_encoder, seed=3)
+    torch.rand(7)
+    assert torch.equal(drawn_heads(tiny_encoder, seed=3), first)
+    assert not torch.equal(drawn_heads(tiny_encoder, seed=4), first)
+
+
+def test_heads_of_a_seed_leave_torch_s_own_generator_alone(tiny_encoder):
+    before = torch.random.get_rng_state()
+    drawn_heads(tiny_encoder, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_views_keep_their_places(network, views):
     network.eval()
     together = network(views).student_logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,33 @@ def test_a_run_killed_within_epochs_and_while_saving_ends_like_the_undisturbed_o
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_loader_processes_go_on_at_the_same_batch(train, whole, tmp_path, bundle):
     run = tmp_path / "run"
-    # begun without them: MONAI's loader reseeds the generator of initial weights where it has no processes
-    for iteration, workers in ((2, 0), (6, 2)):
+    for iteration in (2, 6):
         stop = overlay(tmp_path / "a.yaml", {"_target_": SignalAt, "iteration": iteration, "name": "SIGTERM"})
-        assert train(bundle, run, stop, num_workers=workers) == [TERM]
+        assert train(bundle, run, stop, num_workers=2) == [TERM]
         assert read_state(run / "state.pt")["iteration"] == iteration
     assert train(bundle, run, num_workers=2) == [0]
+    # begun with them, too: initial weights are a function of the seed alone, which MONAI's loader reseeds with none
     assert nothing_differs(whole[bundle], run)
+
+
+OTHER = {"a setting": {"weight_decay": 0.5}, "the length of an epoch": {"batch_size": 4}, "tensors": {}}
+OTHER_TENSORS = {"desd_pretrain": {"head_hidden": 16}, "desd_seg_finetune": {"decoder_width": 4}}
+
+
+@pytest.mark.parametrize("other", OTHER)
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_a_refused_resume_leaves_the_folder_as_it_was(train, whole, tmp_path, bundle, other):
+    run = tmp_path / "run"
+    shutil.copytree(whole[bundle], run)
+    assert train(bundle, run, **(OTHER[other] or OTHER_TENSORS[bundle])) == [1]
+    assert "start anew with resume: never" in (tmp_path / "run_0.txt").read_text()
+    assert contents(run) == contents(whole[bundle])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a run, but for its log, to which each start adds."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "train.log"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_both_of_two_processes_stop_at_the_same_step_when_one_is_told(train, tmp_path):

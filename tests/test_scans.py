@@ -99,11 +99,11 @@ def test_decathlon_entries_without_a_file_are_left_out_and_counted(tmp_path, cap
 def test_a_data_list_names_its_scans_relative_to_itself(tmp_path):
     path = write_json(
         tmp_path / "lists" / "mine.json",
-        {"training": [{"image": "../x/a.nii.gz", "label": "../x/l.nii.gz"}], "validation": [{"image": "b.nii.gz"}]},
+        {"training": [{"image": "x/a.nii.gz", "label": "x/l.nii.gz"}], "validation": [{"image": "b.nii.gz"}]},
     )
     assert [record["image"] for record in find_scans(path)] == [
         str(tmp_path / "lists" / "b.nii.gz"),
-        str(tmp_path / "x" / "a.nii.gz"),
+        str(tmp_path / "lists" / "x" / "a.nii.gz"),
     ]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..finetuning import INTENSITIES
+from ..preprocessing import INTENSITIES
 from ..weights import write_json
 from .checking.findings import FAULT, Finding
 from .checking.folder import look

@@ -19,7 +19,7 @@ import torch
 
 from ..encoder import ResNet3DEncoder
 from ..errors import UserError
-from ..finetuning import preprocessing_settings
+from ..preprocessing import preprocessing_settings
 from ..tensorfiles import load_tensors_and_namespace, refuse_odd_tensors
 from ..weights import refuse_misfit, save_weights
 

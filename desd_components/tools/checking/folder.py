@@ -108,10 +108,10 @@ def section_of_path(path: Path, root: Path) -> str:
     return next((_SECTION_FOLDERS[name] for name in folders if name in _SECTION_FOLDERS), "train")
 
 
-def _from_list(path: Path) -> DataFolder:
+def _from_list(path: Path, within: bool = False) -> DataFolder:
     content = read_json(path)
     found = DataFolder(path.parent, str(path), class_names=_named_classes(content, path))
-    sections = data_list_sections(path)
+    sections = data_list_sections(path, within=within)
     found.cases = [Case(record, name) for name, records in sections.items() for record in records]
     if found.labelled:
         found.findings += _lonely_images(case.record for case in found.cases if _lacks_label(case))
@@ -129,7 +129,7 @@ def _named_classes(content: Any, source: Path) -> list[str] | None:
 
 def _decathlon(folder: Path, in_channels: int) -> DataFolder:
     """The listed cases whose files are there; halves of pairs; and the files that the list does not name."""
-    found = _from_list(folder / "dataset.json")
+    found = _from_list(folder / "dataset.json", within=True)
     found.root = folder
     absent = 0
     listed, found.cases = found.cases, []

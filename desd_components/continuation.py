@@ -1,0 +1,138 @@
+"""Which state a run goes on from, and whether it may: with the same settings and tensors, or longer when told so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .errors import UserError
+from .statefile import DamagedState, StatePair, read_state
+from .tensorfiles import differences
+from .weights import given
+
+PARTS = {"settings", "objects", "scaler", "epoch", "iteration", "epoch_length"}
+EXTENSIONS = (None, "keep", "stretch")
+
+
+def state_to_resume(states: StatePair, resume: str) -> tuple[Path, dict[str, Any]] | None:
+    """What a run goes on from, and its path; None for a run that starts anew.
+
+    Args:
+        states: the run's own.
+        resume: "auto" takes the run's own newest state where there is one; "never" none; else it is a path.
+
+    Raises:
+        UserError: when there is a state to go on from, but none that can be read.
+    """
+    if resume == "never" or (resume == "auto" and not states.exists()):
+        return None
+    path, state = states.read() if resume == "auto" else (Path(resume), _read_path(Path(resume)))
+    if not isinstance(state, dict) or set(state) != PARTS:
+        raise UserError(f"{path}: not the state of a run of this version. Give the state.pt of one, or resume: never.")
+    return path, state
+
+
+def _read_path(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"{path}: no such state. resume is auto, never, or the path of the state.pt of a run.")
+    try:
+        return read_state(path)
+    except DamagedState as damage:
+        raise UserError(f"{path}: {damage}. Give the state.pt of a run, or resume: never.") from damage
+
+
+def scheduled_epochs(output_dir: str | Path, resume: str, extend: str | None, max_epochs: int) -> int:
+    """The epochs that the schedules of a run are made for: `max_epochs`, unless a longer run keeps its first plan.
+
+    A run that goes on with another `max_epochs` is refused, for its schedules would shift. `extend` says how it may:
+
+    - "keep": the schedules run as first planned; in the added epochs they stay at their last values. Nothing changes at
+      the seam.
+    - "stretch": from the seam on, the schedules are those of the longer run: optimiser step s gets what a run of
+      `max_epochs` epochs would have given it at s. Steps and optimiser state go on, what was learnt stays as it is,
+      and learning rate and teacher momentum jump at the seam from the shorter curve to the longer one: at the end of
+      a cosine, back up to its middle. Groups of parameters that were to rest for some steps rest no longer than first
+      planned.
+
+    Where there is no state to go on from, both mean a plain run of `max_epochs`.
+
+    Raises:
+        UserError: when `extend` is no such word, or `max_epochs` is fewer than the schedules were made for.
+    """
+    extend = known_extension(extend)
+    if extend != "keep":
+        return max_epochs
+    found = state_to_resume(StatePair(output_dir), str(resume))
+    if found is None:
+        return max_epochs
+    path, state = found
+    planned = int(state["settings"]["max_epochs"])
+    if max_epochs < planned:
+        raise UserError(f"{path}: extend adds epochs, but max_epochs={max_epochs} is fewer than the planned {planned}.")
+    return planned
+
+
+def known_extension(extend: str | None) -> str | None:
+    """`extend` as a value; see `scheduled_epochs`.
+
+    Raises:
+        UserError: when it is no such word.
+    """
+    extend = given(extend)
+    if extend not in EXTENSIONS:
+        raise UserError(f"extend={extend!r}: choose null, keep or stretch.")
+    return extend
+
+
+def refuse_other_settings(
+    path: Path, state: Mapping[str, Any], settings: Mapping[str, Any], parts: set[str], extend: str | None
+) -> None:
+    """Compare the settings and the parts of a run with those of a state.
+
+    Args:
+        path: of the state, for the message.
+        state: what it holds.
+        settings: of the run, with its "batches of an epoch".
+        parts: names of the objects that the run restores.
+        extend: see `scheduled_epochs`.
+
+    Raises:
+        UserError: listing what differs.
+    """
+    before = {**state["settings"], "batches of an epoch": state["epoch_length"]}
+    differing = {name for name in {*before, *settings} if before.get(name) != settings.get(name)}
+    is_longer = "max_epochs" in differing and settings.get("max_epochs", 0) > before.get("max_epochs", 0)
+    if is_longer and extend == "stretch":
+        differing.remove("max_epochs")
+    told = [f"{name} was {before.get(name)!r}, now {settings.get(name)!r}" for name in sorted(differing)]
+    absent = sorted(parts ^ set(state["objects"]))
+    if absent:
+        told.append(f"saved and present parts differ in {', '.join(absent)}")
+    if told:
+        longer = " More epochs: extend: keep, or extend: stretch." if is_longer else ""
+        raise UserError(
+            f"{path}: cannot go on, for {'; '.join(told)}. Set them back, or start anew with resume: never or "
+            f"another output_dir.{longer}"
+        )
+
+
+def refuse_other_tensors(path: Path, state: Mapping[str, Any], modules: Mapping[str, nn.Module]) -> None:
+    """Compare the tensors of a run's modules with those of a state, by name and shape.
+
+    Raises:
+        UserError: naming the first module that differs, and what differs.
+    """
+    for name, module in modules.items():
+        if differing := differences(module.state_dict(), state["objects"][name]):
+            raise misfit(path, name, "; ".join(differing))
+
+
+def misfit(path: Path, name: str, reason: str) -> UserError:
+    """The error for a part of a state that does not fit the run's."""
+    return UserError(
+        f"{path}: its {name} does not fit this run ({reason}). Set the settings of the network back, or start anew "
+        "with resume: never or another output_dir."
+    )
