@@ -10,6 +10,7 @@ from .checks import check_records, require_writable
 from .coding_rate import CodingRateTerm
 from .data import ContextDataset, PreprocessedDataset
 from .dense import DenseDistillationLoss, PrepareDenseViews, ViewsWithPoints
+from .dicom_seg import SaveDicomSegd
 from .encoder import ResNet3DEncoder, pooled_stages, refuse_small_maps, shape_table
 from .errors import UserError, plain_errors
 from .evaluation import EncoderEvaluation, evaluated_manifest, probe_data
@@ -62,6 +63,7 @@ from .pretraining import (
 )
 from .probes import CrossViewScore, DenseProbe, StagePooling, TeacherPooling
 from .quarantine import usable_labelled, usable_records
+from .reading import ScanReader
 from .record import record_run
 from .resume import ResumeHandler, scheduled_epochs
 from .sampling import EpochSampler, SampleKey, collate_contexts

@@ -22,6 +22,7 @@ from torch import nn
 from .encoder import ResNet3DEncoder, shape_table
 from .errors import UserError
 from .labelled import LabelledData, find_labelled, with_background
+from .reading import open_volume
 from .scans import Record, read_json, record_files
 from .segmentation import SegmentationNetwork
 from .weights import manifest_path, read_manifest, refuse_contradictions
@@ -134,7 +135,7 @@ def target_spacing(spacing: Any, records: Sequence[Record]) -> list[float] | Non
 def _ras_voxel_size(path: str) -> np.ndarray:
     import nibabel
 
-    affine = nibabel.load(path).affine  # type: ignore[attr-defined]
+    affine = open_volume(path).affine
     sizes = np.empty(3)
     for axis, (ras_axis, _) in enumerate(nibabel.io_orientation(affine)):
         sizes[int(ras_axis)] = np.linalg.norm(affine[:3, axis])

@@ -1,0 +1,38 @@
+"""Looking for scans below a folder: files of the formats that are read, and folders with DICOM series in them."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from .dicom_series import may_be_dicom, series_paths
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
+FORMATS = ".nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd or DICOM series"
+_SUFFIX = re.compile(r"\.(nii(\.gz)?|nrrd|nhdr|mha|mhd|dcm|ima)$", re.IGNORECASE)
+
+
+def stem(path: str | Path) -> str:
+    """The name of a scan: that of its file without the format's suffix, or that of its series' folder."""
+    return _SUFFIX.sub("", Path(path).name)
+
+
+def scan_paths(folder: Path) -> list[Path]:
+    """All scans below a folder, sorted; hidden files and folders (``._*``) are ignored.
+
+    A DICOM series is named by its folder, or by its first slice where a folder holds several series.
+
+    Raises:
+        UserError: when there are DICOM files and pydicom is not installed.
+    """
+    found: list[Path] = []
+    for directory, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names = [name for name in files if not name.startswith(".")]
+        found += [Path(directory, name) for name in names if name.endswith(SUFFIXES)]
+        if any(may_be_dicom(os.path.join(directory, name)) for name in names):
+            found += series_paths(directory)
+    return sorted(found)
