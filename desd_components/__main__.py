@@ -21,6 +21,7 @@ from desd_components.errors import UserError, innermost_user_error
 COMMANDS = {
     "demo": "desd_components.tools.demo:demo",
     "check": "desd_components.tools.check:check",
+    "deeplesion": "desd_components.tools.deeplesion:deeplesion",
     "phantom": "desd_components.tools.phantom:write_family",
     "label-curve": "desd_components.tools.label_curve:label_curve",
     "insert": "desd_components.tools.insert:insert",
