@@ -181,6 +181,9 @@ def _series_in(folder: str, changed: int) -> tuple[Series, ...]:
             about.setdefault(uid, words)
     for reason, count in skipped.items():
         logger.info("%s: %d DICOM files left out: %s", folder, count, reason)
+    if unreadable:
+        first = os.path.basename(unreadable[0])
+        logger.warning("%s: %d files look like DICOM and cannot be read (first: %s)", folder, len(unreadable), first)
     alone = sum(len(slices) > 1 or slices[0].frames > 1 for slices in groups.values()) == 1
     return tuple(
         Series(_path_of(slices, folder, alone), uid, *about[uid], tuple(slices), tuple(unreadable))
@@ -214,7 +217,8 @@ def _no_slice(header: Any) -> str | None:
     modality = str(header.get("Modality") or "")
     if modality in _NO_SLICES:
         return f"no slices but {modality}"
-    if "LOCALIZER" in [str(word).upper() for word in header.get("ImageType") or ()]:
+    kind = header.get("ImageType") or ()
+    if "LOCALIZER" in ([kind] if isinstance(kind, str) else kind):
         return "localizers"
     return None if header.get("Rows") and header.get("Columns") else "no images"
 

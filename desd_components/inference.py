@@ -18,9 +18,9 @@ from monai.data import Dataset, FolderLayoutBase, MetaTensor
 from monai.inferers import Inferer
 
 from .checks import header_problem
-from .errors import UserError
+from .errors import UserError, innermost_user_error
 from .scans import Record, is_decathlon, record_files
-from .searching import stem
+from .searching import result_name, stem
 from .weights import write_json
 
 logger = logging.getLogger(__name__)
@@ -90,6 +90,8 @@ class ScanDataset(Dataset):
 
 
 def _one_line(error: BaseException) -> str:
+    if refused := innermost_user_error(error):
+        return str(refused)
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -213,11 +215,9 @@ class ScanLayout(FolderLayoutBase):
         scan = _absolute(str(subject))
         # the root itself may be the scan: a folder of one DICOM series
         inside = scan.parent.relative_to(self.root) if self.root in scan.parents else Path()
-        name = stem(scan)
-        extension = self.extension or (".nii" if scan.name.endswith(".nii") else ".nii.gz")
-        folder = self.output_dir / inside / (name if self.separate_folder else "")
+        folder = self.output_dir / inside / (stem(scan) if self.separate_folder else "")
         folder.mkdir(parents=True, exist_ok=True)
-        return str(folder / f"{name}{'_' + self.postfix if self.postfix else ''}{extension}")
+        return str(folder / result_name(scan, f"_{self.postfix}" if self.postfix else "", self.extension))
 
 
 def refuse_overwriting(records: Sequence[Record], layout: ScanLayout) -> None:

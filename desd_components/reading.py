@@ -98,9 +98,9 @@ def _itk(path: str) -> Volume:
         return array.transpose(*reversed(range(len(size))), *range(len(size), array.ndim))
 
     affine = np.eye(4)
-    if len(size) == 3:  # another number of axes is refused for its shape
-        direction = np.reshape(header.GetDirection(), (3, 3))
-        affine[:3, :3], affine[:3, 3] = direction * header.GetSpacing(), header.GetOrigin()
+    if len(size) >= 3:  # the fourth axis of a file holds channels; a picture of two is refused for its shape
+        direction = np.reshape(header.GetDirection(), (len(size), len(size)))[:3, :3]
+        affine[:3, :3], affine[:3, 3] = direction * header.GetSpacing()[:3], header.GetOrigin()[:3]
     return Volume(path, kind, shape, to_ras(affine), _itk_dtype(sitk, header), read)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
 
 from .dicom_series import may_be_dicom, series_paths
+from .volumes import MissingPackage
+
+logger = logging.getLogger(__name__)
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -20,19 +24,32 @@ def stem(path: str | Path) -> str:
     return _SUFFIX.sub("", Path(path).name)
 
 
+def result_name(path: str | Path, postfix: str = "", extension: str | None = None) -> str:
+    """The file name of a scan's result: of the given extension, or NIfTI, compressed unless the scan is not."""
+    return f"{stem(path)}{postfix}{extension or ('.nii' if Path(path).name.endswith('.nii') else '.nii.gz')}"
+
+
 def scan_paths(folder: Path) -> list[Path]:
     """All scans below a folder, sorted; hidden files and folders (``._*``) are ignored.
 
     A DICOM series is named by its folder, or by its first slice where a folder holds several series.
 
     Raises:
-        UserError: when there are DICOM files and pydicom is not installed.
+        UserError: when there are DICOM files alone, and pydicom is not installed.
     """
     found: list[Path] = []
+    missing: MissingPackage | None = None
     for directory, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         names = [name for name in files if not name.startswith(".")]
         found += [Path(directory, name) for name in names if name.endswith(SUFFIXES)]
         if any(may_be_dicom(os.path.join(directory, name)) for name in names):
-            found += series_paths(directory)
+            try:
+                found += series_paths(directory)
+            except MissingPackage as error:
+                missing = error
+    if missing is not None:
+        if not found:
+            raise missing
+        logger.warning("DICOM files are left out: %s", missing)
     return sorted(found)

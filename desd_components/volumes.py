@@ -18,6 +18,10 @@ from .errors import UserError
 INSTALL = 'pip install "desd-components[scans]"'
 
 
+class MissingPackage(UserError):
+    """An optional package that a file needs is not installed."""
+
+
 @dataclass(frozen=True)
 class Volume:
     """A scan whose header was read.
@@ -57,10 +61,10 @@ def needed(module: str, path: str, purpose: str) -> Any:
         purpose: what for, likewise.
 
     Raises:
-        UserError: saying how to install it.
+        MissingPackage: saying how to install it.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise UserError(f"{path}: {purpose} needs {package}, which is not installed: {INSTALL}") from error
+        raise MissingPackage(f"{path}: {purpose} needs {package}, which is not installed: {INSTALL}") from error

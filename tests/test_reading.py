@@ -71,9 +71,13 @@ def test_channels_of_a_file_and_files_of_channels_give_channels(tmp_path):
     both = np.stack([VOXELS, VOXELS + 1], axis=-1)
     one = LOADING({"image": str(write_itk(tmp_path / "both.nrrd", both))})["image"]
     nifti = LOADING({"image": str(write_nifti(tmp_path / "both.nii", both))})["image"]
+    fourth = sitk.JoinSeries([sitk.ReadImage(str(write_itk(tmp_path / "one.mha", VOXELS + n))) for n in range(2)])
+    sitk.WriteImage(fourth, str(tmp_path / "fourth.nrrd"))
+    axis = LOADING({"image": str(tmp_path / "fourth.nrrd")})["image"]
+    np.testing.assert_allclose(axis.affine, one.affine, atol=1e-6)
     files = [str(write_itk(tmp_path / f"{n}.mha", VOXELS + n)) for n in range(2)]
     several = LOADING({"image": files})["image"]
-    for image in (one, nifti, several):
+    for image in (one, nifti, axis, several):
         np.testing.assert_array_equal(image.numpy(), both.transpose(3, 0, 1, 2))
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -195,10 +196,19 @@ def test_scans_of_all_formats_are_found_side_by_side(tmp_path):
     assert names(find_scans(tmp_path)) == ["a.nii.gz", "b.nrrd", "c.mha", "d.mhd", "f_seg"]
 
 
-def test_a_folder_of_files_that_only_look_like_dicom_holds_no_scan(tmp_path):
+def test_a_folder_of_files_that_only_look_like_dicom_holds_no_scan(tmp_path, caplog):
     (tmp_path / "slice.dcm").write_bytes(b"")
     with pytest.raises(UserError, match=r"no scan found .* DICOM series"):
         find_scans(tmp_path)
+    assert "1 files look like DICOM and cannot be read (first: slice.dcm)" in caplog.text
+
+
+def test_without_pydicom_a_stray_dicom_file_does_not_stop_those_who_have_nifti(tmp_path, caplog, monkeypatch):
+    write_scan(tmp_path / "a.nii.gz")
+    write_series(tmp_path / "series", hounsfield(), oblique_affine())
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    assert names(find_scans(tmp_path)) == ["a.nii.gz"]
+    assert "DICOM files are left out" in caplog.text and "desd-components[scans]" in caplog.text
 
 
 def test_a_data_list_without_scans_is_refused_with_an_example(tmp_path):
