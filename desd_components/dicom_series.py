@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,7 +87,7 @@ class Series:
     @property
     def is_volume(self) -> bool:
         """Whether it is more than a single image; a multi-frame object is."""
-        return len(self.slices) > 1 or self.slices[0].frames > 1
+        return _is_volume(self.slices)
 
     def told(self) -> str:
         """In a message: what it is, and the file to name it by."""
@@ -164,41 +165,49 @@ def series_in(folder: str | Path) -> list[Series]:
 def _series_in(folder: str, changed: int) -> tuple[Series, ...]:
     """Remembered, for the check, the cache and the reader all ask; until the folder changes."""
     files = [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if not name.startswith(".")]
-    groups: dict[str, list[Slice]] = {}
-    about: dict[str, tuple[str, str]] = {}
-    unreadable, skipped = [], Counter[str]()
-    for file in files:
-        if not os.path.isfile(file) or not may_be_dicom(file):
-            continue
-        header = _header(file)
-        if isinstance(header, str):
-            skipped[header] += 1
-        elif header is None:
-            unreadable.append(file)
-        else:
-            uid, words, slice_ = header
-            groups.setdefault(uid, []).append(slice_)
-            about.setdefault(uid, words)
-    for reason, count in skipped.items():
+    headers = {file: _header(file) for file in files if os.path.isfile(file) and may_be_dicom(file)}
+    unreadable = tuple(file for file, header in headers.items() if header is None)
+    _tell_left_out(folder, unreadable, [header for header in headers.values() if isinstance(header, str)])
+    groups: dict[str, list[_Header]] = {}
+    for header in headers.values():
+        if isinstance(header, _Header):
+            groups.setdefault(header.uid, []).append(header)
+    slices = {uid: tuple(header.slice for header in group) for uid, group in groups.items()}
+    alone = sum(map(_is_volume, slices.values())) == 1
+    return tuple(
+        Series(_path_of(slices[uid], folder, alone), uid, first.number, first.description, slices[uid], unreadable)
+        for uid, (first, *_) in groups.items()
+    )
+
+
+def _tell_left_out(folder: str, unreadable: Sequence[str], reasons: Sequence[str]) -> None:
+    for reason, count in Counter(reasons).items():
         logger.info("%s: %d DICOM files left out: %s", folder, count, reason)
     if unreadable:
         first = os.path.basename(unreadable[0])
         logger.warning("%s: %d files look like DICOM and cannot be read (first: %s)", folder, len(unreadable), first)
-    alone = sum(len(slices) > 1 or slices[0].frames > 1 for slices in groups.values()) == 1
-    return tuple(
-        Series(_path_of(slices, folder, alone), uid, *about[uid], tuple(slices), tuple(unreadable))
-        for uid, slices in groups.items()
-    )
 
 
-def _path_of(slices: list[Slice], folder: str, alone: bool) -> str:
+def _is_volume(slices: Sequence[Slice]) -> bool:
+    return len(slices) > 1 or slices[0].frames > 1
+
+
+def _path_of(slices: Sequence[Slice], folder: str, alone: bool) -> str:
     """The folder, for the only volume in it; otherwise the first file."""
-    is_file = not alone or len(slices) == 1
-    return slices[0].file if is_file else folder
+    return folder if alone and _is_volume(slices) else slices[0].file
 
 
-def _header(file: str) -> tuple[str, tuple[str, str], Slice] | str | None:
-    """Series and slice of a file; why it is none, in words; or None for what cannot be read."""
+class _Header(NamedTuple):
+    """A slice, and what its file says of its series."""
+
+    uid: str
+    number: str
+    description: str
+    slice: Slice
+
+
+def _header(file: str) -> _Header | str | None:
+    """What a file says of itself; why it is no slice, in words; or None for what cannot be read."""
     pydicom = needed("pydicom", file, "reading DICOM")
     try:
         with open(file, "rb") as stream:
@@ -206,8 +215,10 @@ def _header(file: str) -> tuple[str, tuple[str, str], Slice] | str | None:
             has_pixels = stream.tell() < os.path.getsize(file)
         if reason := _no_slice(header):
             return reason
-        words = (str(header.get("SeriesNumber") or ""), str(header.get("SeriesDescription") or ""))
-        return str(header.get("SeriesInstanceUID") or ""), words, _slice(file, header, has_pixels)
+        uid, number, words = (
+            str(header.get(f"Series{name}") or "") for name in ("InstanceUID", "Number", "Description")
+        )
+        return _Header(uid, number, words, _slice(file, header, has_pixels))
     except (pydicom.errors.InvalidDicomError, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError):
         return None
 

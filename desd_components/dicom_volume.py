@@ -65,30 +65,28 @@ def stack_of(series: Series) -> Stack:
     Raises:
         UserError: when they are no volume.
     """
-    slices, warnings = _without_copies(series)
+    slices, copied = _without_copies(series)
     _refuse_what_is_no_volume(series.path, slices)
-    first = slices[0]
-    assert first.orientation is not None and first.spacing is not None
-    row, column = np.reshape(first.orientation, (2, 3))
+    row, column = np.reshape(np.array(slices[0].orientation), (2, 3))
     normal = np.cross(row, column)
+    slices = sorted(slices, key=lambda one: float(np.array(one.position) @ normal))
     positions = np.array([one.position for one in slices])
-    order = np.argsort(positions @ normal, kind="stable")
-    slices, positions = [slices[n] for n in order], positions[order]
-    heights = positions @ normal
-    step, count, told = _grid_along(series.path, heights, slices)
-    warnings += told
-    offsets, extra, told = _tilt(positions - positions[0], row, column, heights - heights[0], first.spacing)
-    warnings += told
-    across = np.array([first.spacing[1], first.spacing[0]])  # mm from column to column, then from row to row
+    heights = (positions - positions[0]) @ normal
+    step, count, gaps = _grid_along(series.path, heights)
+    between = np.array(slices[0].spacing)[::-1]  # mm from column to column, then from row to row
+    offsets, extra, tilt = _tilt((positions - positions[0]) @ np.stack([row, column], axis=1), heights, between)
     affine = np.eye(4)
-    affine[:3, :3] = np.stack([row * across[0], column * across[1], normal * step], axis=1)
-    # `offsets` are counted from the grid's corner, where the first slice need not lie
-    affine[:3, 3] = positions[0] - affine[:3, :2] @ offsets[0]
-    shape = (first.size[1] + extra[0], first.size[0] + extra[1], count)
-    places = (heights - heights[0]) / step
-    if np.abs(places - np.rint(places)).max() <= TOLERANCE:
-        places = np.rint(places)
-    return Stack(tuple(slices), places, offsets, shape, affine, tuple(warnings))
+    affine[:3, :3] = np.stack([row * between[0], column * between[1], normal * step], axis=1)
+    affine[:3, 3] = positions[0] - affine[:3, :2] @ offsets[0]  # the corner of the grid, of which slices keep off
+    shape = (slices[0].size[1] + extra[0], slices[0].size[0] + extra[1], count)
+    return Stack(tuple(slices), _places(heights, step), offsets, shape, affine, (*copied, *gaps, *tilt))
+
+
+def _places(heights: np.ndarray, step: float) -> np.ndarray:
+    """Heights (mm) in steps of the grid; whole numbers where all of them nearly are."""
+    places = heights / step
+    whole = np.rint(places)
+    return whole if np.abs(places - whole).max() <= TOLERANCE else places
 
 
 def _without_copies(series: Series) -> tuple[list[Slice], list[str]]:
@@ -158,7 +156,7 @@ def _not_readable(slices: Sequence[Slice]) -> str | None:
     return None
 
 
-def _grid_along(path: str, heights: np.ndarray, slices: Sequence[Slice]) -> tuple[float, int, list[str]]:
+def _grid_along(path: str, heights: np.ndarray) -> tuple[float, int, list[str]]:
     """Step (mm) and count of the grid's planes, and a warning where slices are missing or uneven.
 
     Raises:
@@ -166,41 +164,48 @@ def _grid_along(path: str, heights: np.ndarray, slices: Sequence[Slice]) -> tupl
     """
     gaps = np.diff(heights)
     step = float(np.median(gaps))
+    _refuse_gaps(path, gaps, step)
+    count = round(float(heights[-1]) / step) + 1
+    step = float(heights[-1]) / (count - 1)
+    holes = np.diff(np.rint(heights / step)) > 1
+    if count > len(heights) and holes.any():
+        after = [str(n + 1) for n in np.flatnonzero(holes)]
+        told = ", ".join(after[:5]) + (", ..." if len(after) > 5 else "")
+        return step, count, [f"{count - len(heights)} of {count} slices are missing (after slice {told}): interpolated"]
+    if np.array_equal(_places(heights, step), np.arange(len(heights))):
+        return step, count, []
+    return step, count, [f"slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart: interpolated to {step:.4g} mm"]
+
+
+def _refuse_gaps(path: str, gaps: np.ndarray, step: float) -> None:
     same = int((gaps <= max(TOLERANCE * step, 1e-3)).sum())
     if same:
         raise UserError(
-            f"{path}: {same} of {len(slices)} slices lie where another one lies (several times, echoes or "
+            f"{path}: {same} of {len(gaps) + 1} slices lie where another one lies (several times, echoes or "
             "reconstructions in one series): give each its own folder."
         )
     if gaps.max() > LARGEST_GAP * step:
-        place = int(gaps.argmax())
         raise UserError(
-            f"{path}: a gap of {gaps.max():.4g} mm after slice {place + 1} of {len(slices)} ({step:.4g} mm apart "
-            "elsewhere) is too wide to be filled: fetch the missing slices, or give each part its own folder."
+            f"{path}: a gap of {gaps.max():.4g} mm after slice {int(gaps.argmax()) + 1} of {len(gaps) + 1} ({step:.4g} "
+            "mm apart elsewhere) is too wide to be filled: fetch the missing slices, or give each part its own folder."
         )
-    count = round(float(heights[-1] - heights[0]) / step) + 1
-    step = float(heights[-1] - heights[0]) / (count - 1)
-    places = (heights - heights[0]) / step
-    uneven = float(np.abs(places - np.rint(places)).max()) > TOLERANCE
-    if count > len(slices):
-        after = [str(n + 1) for n in np.flatnonzero(np.diff(np.rint(places)) > 1)]
-        told = ", ".join(after[:5]) + (", ..." if len(after) > 5 else "")
-        return step, count, [f"{count - len(slices)} of {count} slices are missing (after slice {told}): interpolated"]
-    if uneven:
-        told = f"slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart"
-        return step, count, [f"{told}: interpolated to {step:.4g} mm"]
-    return step, count, []
 
 
-def _tilt(
-    moved: np.ndarray, row: np.ndarray, column: np.ndarray, heights: np.ndarray, spacing: Sequence[float]
-) -> tuple[np.ndarray, tuple[int, int], list[str]]:
-    """Where slices lie within the planes of an upright grid: offsets (n, 2) in pixels, pixels to add, a warning."""
-    offsets = np.stack([moved @ row / spacing[1], moved @ column / spacing[0]], axis=1)
+def _tilt(moved: np.ndarray, heights: np.ndarray, between: np.ndarray) -> tuple[np.ndarray, tuple[int, int], list[str]]:
+    """Where slices lie within the planes of an upright grid.
+
+    Args:
+        moved: (n, 2), mm along rows and down columns by which each slice is shifted against the first.
+        heights: (n,), mm along the normal.
+        between: mm from column to column, and from row to row.
+
+    Returns:
+        Offsets (n, 2) in pixels, none of them negative; pixels to add to rows and columns; a warning where it leans.
+    """
+    offsets = moved / between
     if np.abs(offsets).max() <= TOLERANCE:
         return np.zeros_like(offsets), (0, 0), []
-    shift = np.linalg.norm(moved - heights[:, None] * np.cross(row, column), axis=1)[-1]
-    degrees = np.rad2deg(np.arctan2(shift, heights[-1]))
+    degrees = np.rad2deg(np.arctan2(np.linalg.norm(moved[-1]), heights[-1]))
     offsets = offsets - offsets.min(axis=0)
     extra = np.ceil(offsets.max(axis=0) - TOLERANCE).astype(int)
     told = f"the stack leans by {degrees:.1f} degrees (gantry tilt): resampled to an upright grid"
