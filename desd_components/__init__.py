@@ -11,6 +11,7 @@ from .coding_rate import CodingRateTerm
 from .continuation import scheduled_epochs
 from .data import ContextDataset, PreprocessedDataset
 from .dense import DenseDistillationLoss, PrepareDenseViews, ViewsWithPoints
+from .dicom_seg import SaveDicomSegd
 from .encoder import ResNet3DEncoder, pooled_stages, refuse_small_maps, shape_table
 from .errors import UserError, plain_errors
 from .evaluation import EncoderEvaluation, evaluated_manifest, probe_data
@@ -63,6 +64,7 @@ from .pretraining import (
 )
 from .probes import CrossViewScore, DenseProbe, StagePooling, TeacherPooling
 from .quarantine import usable_labelled, usable_records
+from .reading import ScanReader
 from .reconstruction import PrepareMaskedViews, ReconstructionLoss, ReconstructionNetwork
 from .record import record_run, start_log
 from .resume import ResumeHandler

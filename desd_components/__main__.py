@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": "desd_components.tools.demo:demo",
     "check": "desd_components.tools.check:check",
     "check-config": "desd_components.tools.config_check:check_config",
+    "deeplesion": "desd_components.tools.deeplesion:deeplesion",
     "phantom": "desd_components.tools.phantom:write_family",
     "label-curve": "desd_components.tools.label_curve:label_curve",
     "insert": "desd_components.tools.insert:insert",

@@ -41,9 +41,11 @@ from .checks import (
     unreadable,
 )
 from .entries import META_FILE, described, is_label, read_meta, to_numpy
-from .errors import UserError
+from .errors import UserError, innermost_user_error
 from .fingerprint import describe, flat_transforms
+from .reading import open_volume, parts
 from .scans import Record, record_files
+from .searching import FORMATS
 
 logger = logging.getLogger(__name__)
 
@@ -113,10 +115,11 @@ class VolumeCache:
         """
         state = []
         for file in record_files(record, self.keys):
-            if not os.path.isfile(file):
-                raise UserError(file_problem(file) or f"{file}: is not a file.")
-            status = os.stat(file)
-            state.append([os.path.abspath(file), status.st_size, status.st_mtime_ns])
+            if found := file_problem(file):
+                raise UserError(found)
+            for part in parts(file):
+                status = os.stat(part)
+                state.append([os.path.abspath(part), status.st_size, status.st_mtime_ns])
         name = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:24]
         return self.cache_dir / self.transform_hash / name
 
@@ -153,7 +156,7 @@ class VolumeCache:
             UserError: when there is no record, one lacks a key, or the disk is too small.
         """
         if not records:
-            raise UserError("there is no scan to work on: is dataset_dir right, and are its files .nii or .nii.gz?")
+            raise UserError(f"there is no scan to work on: is dataset_dir right, and are its files {FORMATS}?")
         lacking = [record for record in records if any(key not in record for key in self.keys)]
         if lacking:
             raise UserError(
@@ -209,7 +212,8 @@ class VolumeCache:
         try:
             loaded = load(record)
         except Exception as error:
-            return unreadable(_named_file(error, files), error)
+            refused = innermost_user_error(error)
+            return str(refused) if refused else unreadable(_named_file(error, files), error)
         if found := self._raw_problem(record, loaded):
             return found
         try:
@@ -227,6 +231,8 @@ class VolumeCache:
             meta[key] = described(array, result[key], record_files(record, (key,)))
             if is_label(key):
                 meta[key]["values"] = label_values(array)
+            if "warnings" in meta[key]:
+                logger.warning("%s: %s", file, meta[key]["warnings"])
         return self._write(folder, arrays, meta)
 
     def _raw_problem(self, record: Record, loaded: Mapping[Any, Any]) -> str | None:
@@ -331,9 +337,9 @@ def estimated_bytes(record: Record, cache: VolumeCache) -> int:
     import nibabel
 
     try:
-        header: Any = nibabel.load(record_files(record, ("image",))[0])
+        header = open_volume(record_files(record, ("image",))[0])
         extent, spacing = np.array(header.shape[:3]), np.linalg.norm(header.affine[:3, :3], axis=0)
-    except Exception:
+    except (UserError, OSError):
         return 0  # the check of the record will say what is wrong with it
     spacer = next((each for each in cache.transforms if isinstance(each, Spacingd)), None)
     if spacer is not None:

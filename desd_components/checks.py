@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 
 from .errors import UserError
+from .reading import open_volume
 from .scans import Record, record_files
+from .searching import FORMATS, SUFFIXES
+from .volumes import Volume
 
 LISTED = 10  # problems named in one message; the rest is a count
 GRID_TOLERANCE = 0.1  # in voxels: image and label grids may differ by that much at any corner (headers are rounded)
@@ -88,7 +91,7 @@ def check_records(
         UserError: naming each file and what to do about it, ten at most, then a count.
     """
     if not records:
-        raise UserError("there is no scan to work on: is dataset_dir right, and are its files .nii or .nii.gz?")
+        raise UserError(f"there is no scan to work on: is dataset_dir right, and are its files {FORMATS}?")
 
     def problem(record: Record) -> str | None:
         taken = {key: record[key] for key in keys if key in record}
@@ -115,9 +118,10 @@ def header_problem(record: Record, in_channels: int = 1) -> str | None:
     for file in record_files(record):
         if found := file_problem(file):
             return found
-    headers = {file: read_header(file) for file in record_files(record)}
-    if unread := next((header for header in headers.values() if isinstance(header, str)), None):
-        return unread
+    try:
+        headers = {file: open_volume(file) for file in record_files(record)}
+    except UserError as error:
+        return str(error)
     grids: list[Grid] = []
     for key in record:
         files = record_files(record, (key,))
@@ -125,7 +129,7 @@ def header_problem(record: Record, in_channels: int = 1) -> str | None:
             channels = 1 if key == "label" or len(files) > 1 else in_channels
             if found := _grid_problem(file, headers[file], channels):
                 return found
-            grids.append((file, tuple(headers[file].shape[:3]), np.asarray(headers[file].affine, dtype=np.float64)))
+            grids.append((file, headers[file].shape[:3], headers[file].affine))
     if len(record_files(record, ("image",))) not in (0, 1, in_channels):
         files = record_files(record, ("image",))
         return f"{files[0]}: comes with {len(files)} files, but in_channels is {in_channels}: set `--in_channels`."
@@ -136,10 +140,8 @@ def file_problem(file: str) -> str | None:
     """A file that is missing, empty, or not there yet (git-LFS), in one line, or None."""
     if not os.path.exists(file):
         return f"{file}: does not exist: mend the data list or put the file there."
-    if os.path.isdir(file):
-        return f"{file}: is a folder: the data list must name files."
-    if not file.endswith((".nii", ".nii.gz")):
-        return f"{file}: is not a .nii or .nii.gz file: convert it to NIfTI."
+    if os.path.isdir(file) or not file.endswith(SUFFIXES):
+        return None  # a DICOM series: `open_volume` looks at its slices
     try:
         with open(file, "rb") as stream:
             start = stream.read(len(_LFS))
@@ -152,16 +154,6 @@ def file_problem(file: str) -> str | None:
     return None
 
 
-def read_header(file: str) -> Any:
-    """The nibabel image, its voxels unread, or one line about why there is none."""
-    import nibabel
-
-    try:
-        return nibabel.load(file)
-    except Exception as error:
-        return f"{file}: cannot be read as NIfTI ({one_line(error)}): copy or download it again, or leave it out."
-
-
 def one_line(error: BaseException) -> str:
     """The innermost cause of an error, shortened."""
     while (cause := error.__cause__ or error.__context__) is not None:
@@ -170,14 +162,14 @@ def one_line(error: BaseException) -> str:
     return text[:160]
 
 
-def _grid_problem(file: str, header: Any, channels: int) -> str | None:
-    if header.get_data_dtype().names is not None:
+def _grid_problem(file: str, header: Volume, channels: int) -> str | None:
+    if header.dtype.names is not None:
         return f"{file}: holds RGB voxels, not one value per voxel: convert it to a scalar volume or leave it out."
-    if np.issubdtype(header.get_data_dtype(), np.complexfloating):
+    if np.issubdtype(header.dtype, np.complexfloating):
         return f"{file}: holds complex voxels: write out their magnitude or leave it out."
-    shape = tuple(header.shape)
+    shape = header.shape
     if (len(shape) == 4 and shape[3] == channels) or (len(shape) == 3 and channels == 1):
-        affine = np.asarray(header.affine, dtype=np.float64)
+        affine = header.affine
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         if not np.isfinite(affine).all() or not abs(np.linalg.det(affine[:3, :3])) > 1e-6 * spacing.prod():
             return f"{file}: its affine is not a grid in space ({affine[:3].round(3).tolist()}): mend the header."
@@ -220,7 +212,9 @@ def voxels_problem(record: Record, class_count: int | None = None) -> str | None
     for key in record:
         for file in record_files(record, (key,)):
             try:
-                voxels = np.asanyarray(read_header(file).dataobj)
+                voxels = open_volume(file).read()
+            except UserError as error:
+                return str(error)
             except (OSError, EOFError, ValueError, zlib.error) as error:
                 return unreadable(file, error)
             found = raw_problem(file, voxels, is_label=key == "label")

@@ -69,9 +69,10 @@ def _gone(folder: str | Path, error: Exception) -> UserError:
 
 
 def described(array: np.ndarray, value: Any, source: list[str]) -> dict[str, Any]:
-    """What ``meta.json`` says of an array: shape, type, the files it comes from, and its affine where it has one."""
+    """What ``meta.json`` says of an array: shape, type, affine, the files it comes from, and how they were read."""
     meta: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype), "source": source}
     if isinstance(value, MetaTensor):
+        meta |= {key: str(value.meta[key]) for key in ("reader", "warnings") if value.meta.get(key)}
         meta["affine"] = np.asarray(value.affine, dtype=np.float64).tolist()
         original = value.meta.get("original_affine")
         if original is not None:

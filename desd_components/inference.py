@@ -17,10 +17,11 @@ from ignite.engine import Engine, Events
 from monai.data import Dataset, FolderLayoutBase, MetaTensor
 from monai.inferers import Inferer
 
-from .checks import file_problem, header_problem
-from .errors import UserError
+from .checks import header_problem
+from .errors import UserError, innermost_user_error
 from .loading import loader_fault
-from .scans import Record, is_decathlon, record_files, stem
+from .scans import Record, is_decathlon, record_files
+from .searching import result_name, stem
 from .weights import write_json
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,6 @@ class ScanDataset(Dataset):
         """The preprocessed sample, or its error."""
         record = self.data[index]
         try:
-            self._refuse_other_files(record)
             sample = super().__getitem__(index)
             self._check(sample["image"], record)
             return sample
@@ -91,13 +91,6 @@ class ScanDataset(Dataset):
                 ) from error
             return {"image": name, "error": why}
 
-    @staticmethod
-    def _refuse_other_files(record: Record) -> None:
-        # before the file is opened: MONAI picks a reader by the suffix, and only that of NIfTI is meant
-        for file in record_files(record):
-            if found := file_problem(file):
-                raise UserError(found)
-
     def _check(self, image: torch.Tensor, record: Record) -> None:
         name = record_files(record, ("image",))[0]
         if image.shape[0] != self.in_channels:
@@ -107,6 +100,8 @@ class ScanDataset(Dataset):
 
 
 def _one_line(error: BaseException) -> str:
+    if refused := innermost_user_error(error):
+        return str(refused)
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -116,8 +111,9 @@ def _one_line(error: BaseException) -> str:
 class SkipBadScans:
     """An evaluator's `iteration_update` and handler: a scan that fails is noted, and the rest goes on.
 
-    At the end a JSON file lists {"segmented": [...], "failed": [{"image", "error"}]}. The process ends with exit code 0
-    when at least one scan was segmented, and with 1 when none was.
+    At the end a table is logged, and a JSON file lists {"segmented": [...], "failed": [{"image", "error"}], "readers":
+    {image: format}, "warnings": {image: how it had to be read}}. The process ends with exit code 0 when at least one
+    scan was segmented, and with 1 when none was.
 
     Args:
         report: the JSON file.
@@ -130,6 +126,8 @@ class SkipBadScans:
         self.report = Path(report)
         self.segmented: list[str] = []
         self.failed: list[dict[str, str]] = []
+        self.readers: dict[str, str] = {}
+        self.warnings: dict[str, str] = {}
 
     def __call__(self, engine: Any, batch: Mapping[str, Any]) -> Any:
         """One iteration, guarded: forward, inverse, decoding and writing all take place in it."""
@@ -137,8 +135,11 @@ class SkipBadScans:
             self._note(batch["image"][0], batch["error"][0])
             return None
         image = batch["image"]
-        path = image.meta["filename_or_obj"] if isinstance(image, MetaTensor) else "a scan"
-        path = str(path[0] if isinstance(path, list | tuple) else path)
+        path = _of_one(image, "filename_or_obj") or "a scan"
+        self.readers[path] = _of_one(image, "reader")
+        if warnings := _of_one(image, "warnings"):
+            self.warnings[path] = warnings
+            logger.warning("%s: %s", path, warnings)
         try:
             output = engine._iteration(engine, batch)
         except Exception as error:
@@ -157,15 +158,31 @@ class SkipBadScans:
 
     def finish(self, engine: Engine) -> None:
         """Write the report and say how it went."""
-        write_json(self.report, {"segmented": self.segmented, "failed": self.failed})
+        told = {"readers": self.readers, "warnings": self.warnings}
+        write_json(self.report, {"segmented": self.segmented, "failed": self.failed, **told})
+        logger.info("\n".join(self._table()))
         logger.info("%d scans done, %d failed: %s", len(self.segmented), len(self.failed), self.report)
         if self.failed and not self.segmented:
             first = self.failed[0]
             raise UserError(f"None of {len(self.failed)} scans could be used. The first: {first['error']}")
 
+    def _table(self) -> list[str]:
+        """``scan | read as | result``, a row for each scan."""
+        results = {path: self.warnings.get(path, "done") for path in self.segmented}
+        results |= {failed["image"]: failed["error"].removeprefix(f"{failed['image']}: ") for failed in self.failed}
+        rows = [(Path(path).name, self.readers.get(path) or "-", result) for path, result in results.items()]
+        width = max([len(name) for name, _, _ in rows], default=0)
+        return ["scan | read as | result", *(f"{name:<{width}} | {kind:<9} | {what}" for name, kind, what in rows)]
+
     def _note(self, path: str, why: str) -> None:
         self.failed.append({"image": path, "error": why})
         logger.error("%s could not be used: %s", path, why)
+
+
+def _of_one(image: Any, key: str) -> str:
+    """A text from the metadata of a batch of one scan, empty where there is none."""
+    value = image.meta.get(key, "") if isinstance(image, MetaTensor) else ""
+    return str(value[0] if isinstance(value, list | tuple) else value)
 
 
 def _absolute(path: str | Path) -> Path:
@@ -191,7 +208,7 @@ class ScanLayout(FolderLayoutBase):
         root: scans below it keep their sub-folders.
         postfix: added to the name after an underscore; none by default.
         separate_folder: one folder for each scan, as MONAI writes by default; off here.
-        extension: instead of the scan's own.
+        extension: instead of the scan's own; by default ``.nii`` for such a scan, and ``.nii.gz`` for all others.
     """
 
     def __init__(
@@ -208,21 +225,26 @@ class ScanLayout(FolderLayoutBase):
     def filename(self, subject: Any = "subject", idx: Any = None, **kwargs: Any) -> str:
         """The path for the result of the scan `subject`; its folder is made."""
         scan = _absolute(str(subject))
-        inside = scan.parent.relative_to(self.root) if scan.is_relative_to(self.root) else Path()
-        name = stem(scan)
-        extension = self.extension or scan.name[len(name) :] or ".nii.gz"
-        folder = self.output_dir / inside / (name if self.separate_folder else "")
+        # the root itself may be the scan: a folder of one DICOM series
+        inside = scan.parent.relative_to(self.root) if self.root in scan.parents else Path()
+        folder = self.output_dir / inside / (stem(scan) if self.separate_folder else "")
         folder.mkdir(parents=True, exist_ok=True)
-        return str(folder / f"{name}{'_' + self.postfix if self.postfix else ''}{extension}")
+        return str(folder / result_name(scan, f"_{self.postfix}" if self.postfix else "", self.extension))
 
 
 def refuse_overwriting(records: Sequence[Record], layout: ScanLayout) -> None:
-    """Refuse an output folder in which a result would replace a scan.
+    """Refuse an output folder in which a result would replace a scan, or another scan's result.
 
     Raises:
         UserError: naming the first such scan.
     """
+    taken: dict[str, str] = {}
     for record in records:
         path = record_files(record, ("image",))[0]
-        if Path(layout.filename(path)).resolve() == Path(path).resolve():
+        result = layout.filename(path)
+        if Path(result).resolve() == Path(path).resolve():
             raise UserError(f"{path}: the result would overwrite the scan itself. Give another --output_dir.")
+        if taken.setdefault(result, path) != path:
+            raise UserError(
+                f"{path}: its result would overwrite that of {taken[result]} ({result}): rename one, or leave it out."
+            )

@@ -25,7 +25,6 @@ from .scans import (
     first_names,
     group_channels,
     is_decathlon,
-    nifti_files,
     note_links,
     present,
     read_json,
@@ -33,8 +32,8 @@ from .scans import (
     record_files,
     records_hash,
     select_cases,
-    stem,
 )
+from .searching import scan_paths, stem
 
 logger = logging.getLogger(__name__)
 
@@ -269,9 +268,9 @@ def pair_folders(folder: Path) -> tuple[str, str] | None:
 def pairs_by_name(images_dir: Path, labels_dir: Path, in_channels: int = 1) -> FolderPairs:
     """Pair the images of one folder with the labels of another by their names, sorted."""
     images = {}
-    for record in group_channels(nifti_files(images_dir), in_channels):
+    for record in group_channels(scan_paths(images_dir), in_channels):
         images[_pair_name(record, images_dir, in_channels)] = record
-    labels = {_relative_stem(path, labels_dir): path for path in nifti_files(labels_dir)}
+    labels = {_relative_stem(path, labels_dir): path for path in scan_paths(labels_dir)}
     # nnU-Net writes one channel, too, as case_0000 beside the label case
     for name in [name for name in images if name not in labels and name.endswith("_0000")]:
         images[name.removesuffix("_0000")] = images.pop(name)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .checks import file_problem, raise_problems, read_header
+from .checks import file_problem, raise_problems
 from .errors import UserError
+from .reading import open_volume
 from .scans import Record, record_files
 
 INTENSITIES = ("hu", "zscore")
@@ -48,14 +49,17 @@ def _ras_voxel_size(file: str) -> np.ndarray | str:
     """Voxel size of a scan, (3,) in mm along R, A, S; or one line about why it cannot be read."""
     import nibabel
 
-    header = file_problem(file) or read_header(file)
-    if isinstance(header, str):
-        return header
+    if problem := file_problem(file):
+        return problem
+    try:
+        affine = open_volume(file).affine
+    except UserError as error:
+        return str(error)
     sizes = np.empty(3)
-    for axis, (ras_axis, _) in enumerate(nibabel.io_orientation(header.affine)[:3]):
+    for axis, (ras_axis, _) in enumerate(nibabel.io_orientation(affine)[:3]):
         if not np.isfinite(ras_axis):
             return f"{file}: its affine is not a grid in space: mend the header."
-        sizes[int(ras_axis)] = np.linalg.norm(header.affine[:3, axis])
+        sizes[int(ras_axis)] = np.linalg.norm(affine[:3, axis])
     return sizes
 
 

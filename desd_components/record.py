@@ -25,7 +25,7 @@ from .weights import write_atomically, write_json
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scipy", "PyYAML")
+PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scipy", "PyYAML", "pydicom", "SimpleITK")
 
 
 def calling_workflow() -> ConfigWorkflow | None:

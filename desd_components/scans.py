@@ -18,22 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .reading import parts
+from .searching import FORMATS, SUFFIXES, scan_paths, stem
 
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]  # {"image": path or list of paths, one per channel[, "label": path]}
 
-SUFFIXES = (".nii", ".nii.gz")
 SECTION_NAMES = {"train": "train", "training": "train", "validation": "validation", "val": "validation", "test": "test"}
 _LABEL_WORD = r"(gm|wm|sc|lesion)?(seg|segs|segmentation|segmentations|label|labels|labelmap|mask|masks|gt)\d*"
 _LABEL_FOLDER = re.compile(rf"({_LABEL_WORD}|labels?t[rs]|annotations?|ground[_-]?truth)", re.IGNORECASE)
 _LABEL_TOKEN = re.compile(_LABEL_WORD, re.IGNORECASE)
 _CHANNEL_SUFFIX = re.compile(r"_\d{4}$")  # nnU-Net's file names: case_0000, case_0001, ... one file per channel
-
-
-def stem(path: str | Path) -> str:
-    """File name without ``.nii`` or ``.nii.gz``."""
-    return re.sub(r"\.nii(\.gz)?$", "", Path(path).name)
 
 
 def record_files(record: Record, keys: Sequence[str] = ("image", "label")) -> list[str]:
@@ -56,28 +52,16 @@ def case_ids(record: Record) -> list[str]:
 
 
 def is_mask(path: Path, root: Path) -> bool:
-    """Whether a file below ``root`` is a label by its name (``x_seg.nii.gz``) or by a folder's (``labelsTr``)."""
+    """Whether a file below ``root`` is a label by its name (``x_seg.nii.gz``) or by a folder's (``labelsTr``).
+
+    A DICOM series never is: its headers have said already that it holds slices.
+    """
+    if not path.name.endswith(SUFFIXES):
+        return False
     relative = path.relative_to(root)
     if any(_LABEL_FOLDER.fullmatch(folder) for folder in relative.parts[:-1]):
         return True
     return any(_LABEL_TOKEN.fullmatch(token) for token in re.split(r"[_\-. ]", stem(path)))
-
-
-def nifti_files(folder: Path) -> list[Path]:
-    """All ``.nii`` and ``.nii.gz`` files below a folder, sorted; hidden files and folders (``._*``) are ignored.
-
-    Links are followed, those to folders too, each folder once.
-    """
-    found, seen = [], set()
-    for directory, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(directory)
-        if real in seen:  # a link to a folder above itself would be walked for ever
-            folders[:] = []
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(directory, name) for name in files if name.endswith(SUFFIXES) and not name.startswith(".")]
-    return sorted(found)
 
 
 def existing(dataset_dir: str | Path) -> Path:
@@ -91,8 +75,8 @@ def existing(dataset_dir: str | Path) -> Path:
     path = Path(os.path.abspath(Path(dataset_dir).expanduser()))
     if not path.exists():
         raise UserError(
-            f"dataset_dir {str(dataset_dir)!r} does not exist (looked at {path}): give a folder of .nii or .nii.gz "
-            "files, a Medical Segmentation Decathlon folder, or a data-list JSON, with `--dataset_dir DIR`."
+            f"dataset_dir {str(dataset_dir)!r} does not exist (looked at {path}): give a folder of scans "
+            f"({FORMATS}), a Medical Segmentation Decathlon folder, or a data-list JSON, with `--dataset_dir DIR`."
         )
     return path
 
@@ -222,7 +206,7 @@ def group_channels(images: Sequence[Path], in_channels: int) -> list[Record]:
 
 
 def _scans_in_folder(folder: Path, in_channels: int) -> list[Record]:
-    files = nifti_files(folder)
+    files = scan_paths(folder)
     masks = [path for path in files if is_mask(path, folder)]
     left = set(masks)
     images = [path for path in files if path not in left]
@@ -231,12 +215,8 @@ def _scans_in_folder(folder: Path, in_channels: int) -> list[Record]:
             "%s: %d label or mask files left out of %d (%s)", folder, len(masks), len(files), first_names(masks)
         )
     if not images:
-        looks = next((path for path in folder.rglob("*") if path.suffix.lower() in (".dcm", ".ima")), None)
-        hint = " It holds DICOM files: convert each series to NIfTI first, for instance with dcm2niix." if looks else ""
-        found = f"all {len(masks)} NIfTI files in it are labels or masks by their names" if masks else "no such file"
-        raise UserError(
-            f"{folder}: no scan found ({found}): dataset_dir is searched recursively for .nii and .nii.gz.{hint}"
-        )
+        found = f"all {len(masks)} files in it are labels or masks by their names" if masks else "no such file"
+        raise UserError(f"{folder}: no scan found ({found}): dataset_dir is searched recursively for {FORMATS}.")
     return group_channels(images, in_channels)
 
 
@@ -258,7 +238,7 @@ def read_split(data_split: str | Path, folder: Path) -> dict[str, list[str]]:
     split: dict[str, list[str]] = {}
     for name, cases in content.items() if isinstance(content, dict) else ():
         if name in SECTION_NAMES and isinstance(cases, list):
-            split.setdefault(SECTION_NAMES[name], []).extend(re.sub(r"\.nii(\.gz)?$", "", str(case)) for case in cases)
+            split.setdefault(SECTION_NAMES[name], []).extend(_case_id(str(case)) for case in cases)
     if not split:
         raise UserError(f'{path}: holds no split: write {{"train": [case ids], "validation": [...], "test": [...]}}.')
     all_cases = [case for cases in split.values() for case in cases]
@@ -266,6 +246,11 @@ def read_split(data_split: str | Path, folder: Path) -> dict[str, list[str]]:
     if twice:
         raise UserError(f"{path}: {len(twice)} cases are listed twice (first: {twice[0]}): keep each in one section.")
     return split
+
+
+def _case_id(name: str) -> str:
+    """A case as a split file names it, without the suffix of a scan; a folder in front of it stays."""
+    return str(Path(name).parent / stem(name)) if name.endswith(SUFFIXES) else name
 
 
 def select_cases(records: Sequence[Record], cases: Sequence[str], source: str) -> list[Record]:
@@ -289,7 +274,7 @@ def select_cases(records: Sequence[Record], cases: Sequence[str], source: str) -
         example = case_ids(records[0])[0] if records else "none"
         raise UserError(
             f"{source}: none of its {len(cases)} case ids (first: {cases[0]!r}) names a scan (a scan is called "
-            f"{example!r}): use file names without .nii.gz."
+            f"{example!r}): use file names without their suffix."
         )
     if absent:
         logger.warning("%s: %d of %d cases have no scan: %s", source, len(absent), len(cases), first_names(absent))
@@ -306,8 +291,9 @@ def find_scans(
     """Unlabelled records ``{"image": path or [path per channel]}``, sorted; label files are left out and counted.
 
     Args:
-        dataset_dir: a folder searched recursively for ``.nii`` and ``.nii.gz``, a Medical Segmentation Decathlon folder
-            (``dataset.json``: the images of all its sections), a data-list JSON, or one scan.
+        dataset_dir: a folder searched recursively for scans of all formats (`desd_components.searching`), a Medical
+            Segmentation Decathlon folder (``dataset.json``: the images of all its sections), a data-list JSON, or one
+            scan.
         in_channels: channels of an image; with several, files named ``case_0000, case_0001, ...`` are one image.
         data_split: JSON with lists of case ids under ``train``, ``validation``, ``test``; only ``sections`` are taken.
         sections: the sections of ``data_split`` to take, so that pre-training never sees the test cases.
@@ -360,4 +346,5 @@ def records_hash(sections: dict[str, list[Record]]) -> str:
 
 
 def _size(file: str) -> int:
-    return os.path.getsize(file) if os.path.exists(file) else -1
+    """Bytes of a scan, of all slices where it is a series; -1 where it is missing."""
+    return sum(map(os.path.getsize, parts(file))) if os.path.exists(file) else -1

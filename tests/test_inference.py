@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from dicom_files import hounsfield, write_series
 from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose, LoadImaged
 
-from desd_components import UserError
+from desd_components import ScanReader, UserError
 from desd_components.inference import (
     FlipInferer,
     ScanDataset,
@@ -98,6 +100,14 @@ def test_an_unreadable_file_becomes_its_error(tmp_path: Path) -> None:
     assert "torn.nii.gz" in sample["error"] and "\n" not in sample["error"]
 
 
+def test_a_slice_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    series = write_series(tmp_path / "series", hounsfield(), np.diag([1.0, 1.0, 2.0, 1.0]))
+    (series / "4.dcm").write_bytes((series / "4.dcm").read_bytes()[:-20])
+    load = Compose([LoadImaged(keys="image", reader=ScanReader(), ensure_channel_first=True)])
+    sample = ScanDataset([{"image": str(series)}], load)[0]
+    assert sample["image"] == str(series) and "4.dcm: its pixels cannot be decoded" in sample["error"]
+
+
 class Evaluator(Engine):
     """An engine whose own iteration fails on one scan."""
 
@@ -129,6 +139,22 @@ def test_one_bad_scan_is_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
     ]
 
 
+def test_the_report_says_how_scans_were_read_and_the_table_repeats_it(tmp_path: Path, caplog: Any) -> None:
+    told = image("in/series")
+    told["image"].meta |= {"reader": "DICOM", "warnings": "1 of 9 slices are missing"}
+    torn = {"image": ["torn.nii"], "error": ["torn.nii: cannot be read"]}
+    with caplog.at_level(logging.INFO):
+        report = run_guarded([told, torn, image("b.nii")], tmp_path / "report.json")
+    assert report["readers"] == {"in/series": "DICOM", "b.nii": ""}
+    assert report["warnings"] == {"in/series": "1 of 9 slices are missing"}
+    rows = caplog.text[caplog.text.index("scan | read as | result") :].splitlines()
+    assert rows[1:4] == [
+        "series   | DICOM     | 1 of 9 slices are missing",
+        "b.nii    | -         | done",
+        "torn.nii | -         | cannot be read",
+    ]
+
+
 def test_nothing_but_bad_scans_is_an_error_after_the_report(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="None of 1 scans"):
         run_guarded([image("too_big.nii")], tmp_path / "report.json")
@@ -139,6 +165,23 @@ def test_results_keep_name_extension_and_sub_folder(tmp_path: Path) -> None:
     layout = ScanLayout(tmp_path / "out", tmp_path / "in")
     assert layout.filename(subject=tmp_path / "in" / "x" / "a.nii") == str(tmp_path / "out" / "x" / "a.nii")
     assert layout.filename(subject=tmp_path / "in" / "b.nii.gz") == str(tmp_path / "out" / "b.nii.gz")
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd", "a.dcm", "a"])
+def test_results_of_other_formats_are_nifti(tmp_path: Path, name: str) -> None:
+    layout = ScanLayout(tmp_path / "out", tmp_path / "in")
+    assert layout.filename(subject=tmp_path / "in" / "x" / name) == str(tmp_path / "out" / "x" / "a.nii.gz")
+
+
+def test_the_result_of_one_series_is_named_after_its_folder(tmp_path: Path) -> None:
+    layout = ScanLayout(tmp_path / "out", tmp_path / "CT 1.5")
+    assert layout.filename(subject=tmp_path / "CT 1.5") == str(tmp_path / "out" / "CT 1.5.nii.gz")
+
+
+def test_two_scans_that_would_share_a_result_are_refused(tmp_path: Path) -> None:
+    records = [{"image": str(tmp_path / name)} for name in ("a.nii.gz", "a.nrrd")]
+    with pytest.raises(UserError, match=r"a.nrrd: its result would overwrite that of .*a.nii.gz"):
+        refuse_overwriting(records, ScanLayout(tmp_path / "out", tmp_path))
 
 
 def test_results_may_get_a_folder_a_postfix_and_an_extension(tmp_path: Path) -> None:

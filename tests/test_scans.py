@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import pytest
-from scan_files import write_json, write_scan
+from dicom_files import hounsfield, write_series
+from scan_files import oblique_affine, write_json, write_scan
 
 from desd_components import UserError, find_scans, records_hash
 from desd_components.scans import is_mask
@@ -182,14 +184,31 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 def test_a_folder_of_masks_only_is_refused_saying_so(tmp_path):
     write_scan(tmp_path / "a_seg.nii.gz")
-    with pytest.raises(UserError, match="all 1 NIfTI files in it are labels or masks"):
+    with pytest.raises(UserError, match="all 1 files in it are labels or masks"):
         find_scans(tmp_path)
 
 
-def test_a_folder_of_dicom_files_is_refused_with_the_remedy(tmp_path):
+def test_scans_of_all_formats_are_found_side_by_side(tmp_path):
+    write_scan(tmp_path / "a.nii.gz")
+    for name in ("b.nrrd", "c.mha", "d.mhd", "d.raw", "e_seg.nrrd"):
+        (tmp_path / name).write_bytes(b"its name is enough here")
+    write_series(tmp_path / "f_seg", hounsfield(), oblique_affine())
+    assert names(find_scans(tmp_path)) == ["a.nii.gz", "b.nrrd", "c.mha", "d.mhd", "f_seg"]
+
+
+def test_a_folder_of_files_that_only_look_like_dicom_holds_no_scan(tmp_path, caplog):
     (tmp_path / "slice.dcm").write_bytes(b"")
-    with pytest.raises(UserError, match="convert each series to NIfTI"):
+    with pytest.raises(UserError, match=r"no scan found .* DICOM series"):
         find_scans(tmp_path)
+    assert "1 files look like DICOM and cannot be read (first: slice.dcm)" in caplog.text
+
+
+def test_without_pydicom_a_stray_dicom_file_does_not_stop_those_who_have_nifti(tmp_path, caplog, monkeypatch):
+    write_scan(tmp_path / "a.nii.gz")
+    write_series(tmp_path / "series", hounsfield(), oblique_affine())
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    assert names(find_scans(tmp_path)) == ["a.nii.gz"]
+    assert "DICOM files are left out" in caplog.text and "desd-components[scans]" in caplog.text
 
 
 def test_a_data_list_without_scans_is_refused_with_an_example(tmp_path):
@@ -220,7 +239,7 @@ def test_the_hash_knows_names_and_sizes_and_not_the_place(tmp_path):
 
 @pytest.mark.parametrize(
     ("folder", "count"),
-    [("Task04_Hippocampus", 200), ("ct_tcia_2p5mm", 9), ("sct_spine", 4), ("totalseg_refs", 5)],
+    [("Task04_Hippocampus", 200), ("ct_tcia_2p5mm", 9), ("sct_spine", 4), ("totalseg_refs", 6)],
 )
 def test_real_folders_give_their_scans_and_none_of_their_masks(real_data, folder, count):
     assert len(find_scans(real_data / folder)) == count

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from bundle_runs import ROOT, config_files
 from monai.bundle import ConfigWorkflow
-from scan_files import loading, write_json, write_pairs, write_scan
+from monai.transforms import LoadImaged
+from scan_files import write_json, write_pairs, write_scan
 
-from desd_components import ScanDataset, ScanLayout, UserError, find_labelled, find_scans, scans_root
+from desd_components import ScanDataset, ScanLayout, ScanReader, UserError, find_labelled, find_scans, scans_root
+from desd_components.reading import open_volume
 
 OUT = ["../outside.nii.gz", "sub/../../outside.nii.gz"]
 
@@ -89,13 +91,27 @@ class Payload:
 def test_a_pickle_in_the_place_of_a_scan_is_never_read(tmp_path, strict):
     evil = tmp_path / "scan.npy"
     np.save(evil, np.array(Payload(tmp_path / "executed"), dtype=object), allow_pickle=True)
-    dataset = ScanDataset([{"image": str(evil)}], loading("image")[0], strict=strict)
+    dataset = ScanDataset([{"image": str(evil)}], LoadImaged("image", reader=ScanReader()), strict=strict)
     if strict:
-        with pytest.raises(UserError, match=r"scan\.npy: is not a \.nii"):
+        with pytest.raises(UserError, match=r"scan\.npy: is not a scan"):
             dataset[0]
     else:
-        assert "is not a .nii" in dataset[0]["error"]
+        assert "scan.npy: is not a scan" in dataset[0]["error"]
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("named", ["../secret.raw", "ABSOLUTE"])
+def test_a_header_whose_voxels_lie_elsewhere_is_refused(tmp_path, named):
+    pytest.importorskip("SimpleITK")
+    secret = tmp_path / "secret.raw"
+    secret.write_bytes(bytes(64))
+    header = tmp_path / "scans" / "scan.mhd"
+    header.parent.mkdir()
+    lines = ["ObjectType = Image", "NDims = 3", "DimSize = 4 4 4", "ElementType = MET_UCHAR"]
+    file = str(secret) if named == "ABSOLUTE" else named
+    header.write_text("\n".join([*lines, f"ElementDataFile = {file}", ""]))
+    with pytest.raises(UserError, match="outside of its folder"):
+        open_volume(header)
 
 
 def test_results_of_scans_from_anywhere_stay_in_the_output_folder(folder, tmp_path):

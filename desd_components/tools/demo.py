@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from desd_components.errors import UserError
+from desd_components.searching import result_name, stem
 from desd_components.tools import page as html
 from desd_components.tools import report, roles
 from desd_components.tools.compare import compare, verdict
@@ -264,10 +265,10 @@ def new_cases(plan: Plan) -> list[Case]:
     cases = []
     for record in find_labelled(plan.data, data_split=plan.split).test:
         image = record["image"][0] if isinstance(record["image"], list) else record["image"]
-        found = {words: _result(plan.output / f"new_scans_{arm}", Path(image).name) for arm, words in ARMS.items()}
+        found = {words: _result(plan.output / f"new_scans_{arm}", result_name(image)) for arm, words in ARMS.items()}
         predictions = {words: path for words, path in found.items() if path is not None}
         if len(predictions) == len(ARMS):
-            cases.append(Case(Path(image).name.split(".nii")[0], Path(image), Path(record["label"]), predictions))
+            cases.append(Case(stem(image), Path(image), Path(record["label"]), predictions))
     return cases
 
 

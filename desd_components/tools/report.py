@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from desd_components.errors import UserError
+from desd_components.searching import stem
 from desd_components.tools import figures as draw
 from desd_components.tools import page as html
 from desd_components.tools.compare import case_scores, class_names, class_scores, compare, verdict
@@ -102,13 +103,9 @@ def pick_cases(cases: Sequence[Case], runs: Sequence[Run]) -> dict[str, Case]:
     return {word: ranked[place] for word, place in places.items() if word == "best" or place > 0}
 
 
-def _stem(name: str | Path) -> str:
-    return Path(name).name.removesuffix(".gz").removesuffix(".nii")
-
-
 def score_of(run: Run, case: Case) -> float:
     """Mean Dice over classes of one case in one run; NaN where it was not scored."""
-    return next((v for image, v in case_scores(run.metrics).items() if _stem(image) == _stem(case.image)), math.nan)
+    return next((v for image, v in case_scores(run.metrics).items() if stem(image) == stem(case.image)), math.nan)
 
 
 def _window_words(image: np.ndarray) -> str:

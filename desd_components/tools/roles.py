@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from desd_components.errors import UserError
+from desd_components.searching import scan_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = ("desd_pretrain", "desd_seg_finetune")
@@ -73,7 +74,7 @@ def pretraining_images(data: Path, sections: Mapping[str, Sequence[Mapping[str, 
     unlabelled = data / "imagesTs"
     if unlabelled.is_dir():
         tested = {str(record["image"]) for record in sections.get("test", ())}
-        found = sorted(str(path) for path in unlabelled.glob("*.nii*") if not path.name.startswith("."))
+        found = [str(path) for path in scan_paths(unlabelled)]
         images += [image for image in found if image not in tested]
     return images
 

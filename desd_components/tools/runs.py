@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from desd_components.errors import UserError
+from desd_components.reading import open_volume
 
 
 @dataclass
@@ -82,6 +83,14 @@ def _message(line: str) -> str:
     return line.partition(" WARNING ")[2].partition(": ")[2]
 
 
+def _as_nifti(path: str | Path) -> Any:
+    """A scan of any format as nibabel's image."""
+    import nibabel as nib
+
+    volume = open_volume(path)
+    return nib.nifti1.Nifti1Image(np.asarray(volume.read(), np.float32), volume.affine)
+
+
 def load_case(case: Case) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], list[float]]:
     """Volumes of a case turned to RAS+ axes, and the spacing in mm.
 
@@ -90,10 +99,10 @@ def load_case(case: Case) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]
     """
     import nibabel as nib
 
-    image = nib.nifti1.load(case.image)
+    image = _as_nifti(case.image)
     volumes = {}
     for what, path in {"truth": case.truth, **case.predictions}.items():
-        label = nib.nifti1.load(path)
+        label = _as_nifti(path)
         if label.shape[:3] != image.shape[:3] or not np.allclose(label.affine, image.affine, atol=1e-3):
             raise UserError(f"{path}: not on the grid of {case.image}. Write predictions on the scan's own grid.")
         volumes[what] = np.asarray(nib.as_closest_canonical(label).dataobj).astype(np.int16)

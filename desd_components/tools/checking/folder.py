@@ -1,4 +1,4 @@
-"""What a data folder holds: every NIfTI file below it, as a training would take it, and the files that it would not.
+"""What a data folder holds: every scan below it, as a training would take it, and the files that it would not.
 
 Built on `desd_components.scans` and `desd_components.labelled`, which find the records of a training; beyond them, a
 file that has no partner, is not listed, or is missing becomes a finding instead of a line of the log.
@@ -23,11 +23,11 @@ from ...scans import (
     group_channels,
     is_decathlon,
     is_mask,
-    nifti_files,
     read_json,
     read_split,
     record_files,
 )
+from ...searching import scan_paths
 from .findings import REMARK, Finding
 
 JUNK = {".ds_store", "thumbs.db", "desktop.ini"}
@@ -89,7 +89,7 @@ def look(data: str | Path, in_channels: int = 1, data_split: str | None = None, 
     elif pair_folders(path):
         found = _pairs(path, in_channels)
     else:
-        found = _plain(path, nifti_files(path), in_channels)
+        found = _plain(path, scan_paths(path), in_channels)
     if not found.cases and not found.findings:
         find_scans(path, in_channels)  # which says what was looked for, and where
     found.dataset_dir = str(path)
@@ -158,8 +158,8 @@ def _all_exist(record: Record, key: str) -> bool:
 
 
 def _add_unlisted(found: DataFolder, known: set[str], in_channels: int) -> None:
-    """The NIfTI files below the root that no case holds, as cases that no training uses."""
-    rest = [path for path in nifti_files(found.root) if str(path) not in known]
+    """The scans below the root that no case holds, as cases that no training uses."""
+    rest = [path for path in scan_paths(found.root) if str(path) not in known]
     for case in _plain(found.root, rest, in_channels).cases:
         case.section = "test" if case.section == "test" else UNUSED
         found.cases.append(case)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...checks import GRID_TOLERANCE, corner_gap
+from ...volumes import Volume
 from .findings import REMARK, Finding
 
 SPACINGS = (0.01, 30.0)  # mm; micro-CT to thick scouts
@@ -18,21 +19,23 @@ FEWEST, FEW = 4, 8  # voxels of an axis: below the first nothing can be learnt a
 OBLIQUE = 1.0  # degrees between an axis of the volume and one of the patient
 
 
-def geometry_findings(file: str, header: Any, is_label: bool = False) -> list[Finding]:
-    """Findings about the grid of a file, from its nibabel image; its voxels are not read.
+def geometry_findings(volume: Volume, is_label: bool = False) -> list[Finding]:
+    """Findings about the grid of a scan; its voxels are not read.
 
     A label's extent and tilt are not told again: it has to lie on its image's grid anyway.
     """
-    shape = tuple(header.shape[:3])
-    found = [_spacing(file, header), _two_affines(file, header, shape)]
-    found += [] if is_label else [_extent(file, shape), _oblique(file, header)]
+    file, shape = volume.path, volume.shape[:3]
+    found = [_spacing(volume)]
+    found += [] if volume.header is None else [_two_affines(file, volume.header, shape)]
+    found += [] if is_label else [_extent(file, shape), _oblique(file, volume.affine)]
     return [finding for finding in found if finding]
 
 
-def _spacing(file: str, header: Any) -> Finding | None:
-    """Both spacings that a header holds: nibabel mends a stored 0 in silence and reads it as 1 mm."""
-    used = np.linalg.norm(np.asarray(header.affine, dtype=np.float64)[:3, :3], axis=0)
-    for spacing in (used, _stored_spacing(file, header)):
+def _spacing(volume: Volume) -> Finding | None:
+    """Both spacings that a NIfTI header holds: nibabel mends a stored 0 in silence and reads it as 1 mm."""
+    file, used = volume.path, np.linalg.norm(volume.affine[:3, :3], axis=0)
+    stored = [] if volume.header is None else [_stored_spacing(file, volume.header)]
+    for spacing in (used, *stored):
         if not ((np.abs(spacing) >= SPACINGS[0]) & (np.abs(spacing) <= SPACINGS[1])).all():
             size = " x ".join(f"{value:.4g}" for value in spacing)
             return Finding(file, f"says its voxels are {size} mm", "mend the header; was the unit mm?", "spacing")
@@ -71,10 +74,10 @@ def _extent(file: str, shape: tuple[int, ...]) -> Finding | None:
     return Finding(file, what, "keep it only if all scans are as thin", "extent", REMARK)
 
 
-def _oblique(file: str, header: Any) -> Finding | None:
+def _oblique(file: str, affine: np.ndarray) -> Finding | None:
     from nibabel.affines import obliquity
 
-    degrees = float(np.rad2deg(obliquity(header.affine)).max())
+    degrees = float(np.rad2deg(obliquity(affine)).max())
     if degrees <= OBLIQUE:
         return None
     what = f"is oblique: an axis leans by {degrees:.0f} degrees"

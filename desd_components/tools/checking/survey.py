@@ -6,6 +6,7 @@ Threads serve here, although Python is one at a time: decompression, hashing and
 from __future__ import annotations
 
 import filecmp
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -119,7 +120,8 @@ def _duplicates(cases: Sequence[Case], reports: dict[str, FileReport]) -> Iterat
             groups[report.is_label, report.facts.digest].append(file)
     for (is_label, _), (first, *others) in groups.items():
         for other in others:
-            how = "byte for byte" if filecmp.cmp(first, other, shallow=False) else "voxel for voxel"
+            files = os.path.isfile(first) and os.path.isfile(other)  # a DICOM series may be a folder
+            how = "byte for byte" if files and filecmp.cmp(first, other, shallow=False) else "voxel for voxel"
             yield _duplicate(first, other, how, is_label, {section[first], section[other]} - {UNUSED})
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import zlib
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from ...checks import class_problem, header_problem, label_values, raw_problem, unreadable
+from ...errors import UserError
+from ...reading import open_volume
+from ...volumes import Volume
 from .findings import REMARK, Finding, from_line
 from .geometry import geometry_findings
 
@@ -78,17 +80,19 @@ def inspect(file: str, is_label: bool, channels: int = 1, class_count: int | Non
         channels: that an image must have in its last dimension.
         class_count: classes with the background; None leaves label values unchecked.
     """
-    import nibabel
-
     report = FileReport(file, is_label, [])
     if line := header_problem({"label" if is_label else "image": file}, channels):
         report.findings.append(from_line(line, [file], "file"))
         return report
-    header: Any = nibabel.load(file)
-    report.findings += geometry_findings(file, header, is_label)
-    report.facts = _grid_facts(header)
+    volume = open_volume(file)
+    report.findings += geometry_findings(volume, is_label)
+    report.findings += [Finding(file, warning, "look at it", "reading", REMARK) for warning in volume.warnings]
+    report.facts = _grid_facts(volume)
     try:
-        voxels = np.asanyarray(header.dataobj)
+        voxels = volume.read()
+    except UserError as error:
+        report.findings.append(from_line(str(error), [file], "damaged"))
+        return report
     except (OSError, EOFError, ValueError, zlib.error) as error:
         report.findings.append(from_line(unreadable(file, error), [file], "damaged"))
         return report
@@ -101,10 +105,10 @@ def inspect(file: str, is_label: bool, channels: int = 1, class_count: int | Non
     return report
 
 
-def _grid_facts(header: Any) -> Facts:
+def _grid_facts(volume: Volume) -> Facts:
     from nibabel import io_orientation
 
-    affine, shape = np.asarray(header.affine, dtype=np.float64), tuple(int(size) for size in header.shape[:3])
+    affine, shape = volume.affine, volume.shape[:3]
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     order = np.argsort(io_orientation(affine)[:, 0])
     return Facts(shape, affine, tuple(shape[i] for i in order), tuple(float(spacing[i]) for i in order))

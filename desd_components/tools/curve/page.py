@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from desd_components.searching import result_name, stem
 from desd_components.tools import figures as draw
 from desd_components.tools import page as html
 from desd_components.tools import report
@@ -159,10 +160,10 @@ def predicted_cases(places: Places, study: Study, arms: Sequence[str]) -> list[C
     cases = []
     for record in find_labelled(places.data, data_split=places.split, val_fraction=0.0, **reading).test:
         image = Path(record["image"][0] if isinstance(record["image"], list) else record["image"])
-        found = {arm: next(iter((places.predictions / arm).rglob(image.name)), None) for arm in arms}
+        found = {arm: next(iter((places.predictions / arm).rglob(result_name(image))), None) for arm in arms}
         predictions = {arm: path for arm, path in found.items() if path is not None}
         if predictions and len(predictions) == len(arms):
-            cases.append(Case(image.name.split(".nii")[0], image, Path(record["label"]), predictions))
+            cases.append(Case(stem(image), image, Path(record["label"]), predictions))
     return cases
 
 

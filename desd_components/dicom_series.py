@@ -1,0 +1,254 @@
+"""DICOM series on disk: which files of a folder belong together, told by their headers and not by their names.
+
+A series is one ``SeriesInstanceUID`` within one folder. Its path is the folder where that holds no other series, else
+its first file, which stands for all of it. Left out, and said so: localizers, single images, and objects that are no
+slices in space (reports, structure sets, DICOM-SEG).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .errors import UserError
+from .volumes import needed
+
+logger = logging.getLogger(__name__)
+
+DICOM_SUFFIXES = (".dcm", ".ima")
+# files that people keep beside scans; the first bytes of anything else are looked at
+_OTHER_SUFFIXES = (
+    ".nii", ".gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".raw", ".json", ".txt", ".csv", ".tsv", ".md", ".png", ".jpg",
+    ".xml", ".npy", ".npz", ".zip", ".pt", ".py", ".yaml", ".yml", ".pdf", ".log",
+)  # fmt: skip
+_NO_SLICES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "DOC", "FID"}  # modalities
+_TAGS = [
+    "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "ImageType",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "SamplesPerPixel",
+    "NumberOfFrames",
+]  # fmt: skip
+_REMEMBERED_FOLDERS = 64
+
+
+class Slice(NamedTuple):
+    """What the header of one file says.
+
+    Attributes:
+        file: its path.
+        instance: ``SOPInstanceUID``.
+        position: of the centre of its first pixel, LPS+ in mm.
+        orientation: unit vectors along a row and down a column, LPS+.
+        spacing: mm between rows, mm between columns.
+        size: rows, columns.
+        samples: values of a pixel.
+        frames: more than one in a multi-frame object.
+        syntax: transfer syntax, that is, how its pixels are compressed.
+        has_pixels: whether there are any.
+    """
+
+    file: str
+    instance: str
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    spacing: tuple[float, ...] | None
+    size: tuple[int, int]
+    samples: int
+    frames: int
+    syntax: str
+    has_pixels: bool
+
+
+@dataclass(frozen=True)
+class Series:
+    """The slices of one series in one folder, by file name.
+
+    Attributes:
+        path: what a record names: the folder, or its first file.
+        uid: ``SeriesInstanceUID``; may be empty where a tool for anonymising took it away.
+        number: ``SeriesNumber``, or an empty text.
+        description: ``SeriesDescription``, or an empty text.
+        slices: all images of the series.
+        unreadable: files of the folder that look like DICOM and cannot be read; whose they are is not known.
+    """
+
+    path: str
+    uid: str
+    number: str
+    description: str
+    slices: tuple[Slice, ...]
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether it is more than a single image; a multi-frame object is."""
+        return _is_volume(self.slices)
+
+    def told(self) -> str:
+        """In a message: what it is, and the file to name it by."""
+        words = f"series {self.number or '?'} {self.description}".strip()
+        return f"{words} ({len(self.slices)} slices, {os.path.basename(self.slices[0].file)})"
+
+
+def may_be_dicom(file: str) -> bool:
+    """Whether a file is worth a look: by its suffix, or by the mark behind its preamble."""
+    lower = file.lower()
+    if lower.endswith(DICOM_SUFFIXES):
+        return True
+    return not lower.endswith(_OTHER_SUFFIXES) and is_dicom(file)
+
+
+def is_dicom(file: str) -> bool:
+    """Whether a file bears DICOM's suffix or mark."""
+    if file.lower().endswith(DICOM_SUFFIXES):
+        return os.path.isfile(file)
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def series_paths(folder: str | Path) -> list[Path]:
+    """The paths of all series of a folder that are volumes; what is left out goes to the log.
+
+    Raises:
+        UserError: when pydicom is not installed.
+    """
+    all_series = series_in(folder)
+    single = [series.told() for series in all_series if not series.is_volume]
+    if single:
+        logger.warning("%s: %d single images left out: %s", folder, len(single), ", ".join(single[:3]))
+    return [Path(series.path) for series in all_series if series.is_volume]
+
+
+def series_at(path: str | Path) -> Series:
+    """The series that a path names.
+
+    Args:
+        path: a folder that holds one series, or a file of the series.
+
+    Raises:
+        UserError: when there is none, when a folder holds several, or when pydicom is not installed.
+    """
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    known = series_in(folder)
+    if os.path.isdir(path):
+        volumes = [series for series in known if series.is_volume] or known
+        if len(volumes) > 1:
+            told = ", ".join(series.told() for series in volumes[:3])
+            raise UserError(
+                f"{path}: mixes {len(volumes)} series: {told}: name one by a file of it, or give each its own folder."
+            )
+        if volumes:
+            return volumes[0]
+        raise UserError(f"{path}: holds no DICOM series that can be read: name a file, or a folder with one series.")
+    name = os.path.abspath(path)
+    found = next((series for series in known if any(one.file == name for one in series.slices)), None)
+    if found is None:
+        raise UserError(f"{path}: is no slice of a DICOM series (or cannot be read as one): copy it again or leave it.")
+    return found
+
+
+def series_in(folder: str | Path) -> list[Series]:
+    """All series of a folder, its sub-folders not looked at, by their first file's name."""
+    absolute = os.path.abspath(folder)
+    return list(_series_in(absolute, os.stat(absolute).st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=_REMEMBERED_FOLDERS)
+def _series_in(folder: str, changed: int) -> tuple[Series, ...]:
+    """Remembered, for the check, the cache and the reader all ask; until the folder changes."""
+    files = [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+    headers = {file: _header(file) for file in files if os.path.isfile(file) and may_be_dicom(file)}
+    unreadable = tuple(file for file, header in headers.items() if header is None)
+    _tell_left_out(folder, unreadable, [header for header in headers.values() if isinstance(header, str)])
+    groups: dict[str, list[_Header]] = {}
+    for header in headers.values():
+        if isinstance(header, _Header):
+            groups.setdefault(header.uid, []).append(header)
+    slices = {uid: tuple(header.slice for header in group) for uid, group in groups.items()}
+    alone = sum(map(_is_volume, slices.values())) == 1
+    return tuple(
+        Series(_path_of(slices[uid], folder, alone), uid, first.number, first.description, slices[uid], unreadable)
+        for uid, (first, *_) in groups.items()
+    )
+
+
+def _tell_left_out(folder: str, unreadable: Sequence[str], reasons: Sequence[str]) -> None:
+    for reason, count in Counter(reasons).items():
+        logger.info("%s: %d DICOM files left out: %s", folder, count, reason)
+    if unreadable:
+        first = os.path.basename(unreadable[0])
+        logger.warning("%s: %d files look like DICOM and cannot be read (first: %s)", folder, len(unreadable), first)
+
+
+def _is_volume(slices: Sequence[Slice]) -> bool:
+    return len(slices) > 1 or slices[0].frames > 1
+
+
+def _path_of(slices: Sequence[Slice], folder: str, alone: bool) -> str:
+    """The folder, for the only volume in it; otherwise the first file."""
+    return folder if alone and _is_volume(slices) else slices[0].file
+
+
+class _Header(NamedTuple):
+    """A slice, and what its file says of its series."""
+
+    uid: str
+    number: str
+    description: str
+    slice: Slice
+
+
+def _header(file: str) -> _Header | str | None:
+    """What a file says of itself; why it is no slice, in words; or None for what cannot be read."""
+    pydicom = needed("pydicom", file, "reading DICOM")
+    try:
+        with open(file, "rb") as stream:
+            header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS)
+            has_pixels = stream.tell() < os.path.getsize(file)
+        if reason := _no_slice(header):
+            return reason
+        uid, number, words = (
+            str(header.get(f"Series{name}") or "") for name in ("InstanceUID", "Number", "Description")
+        )
+        return _Header(uid, number, words, _slice(file, header, has_pixels))
+    except (pydicom.errors.InvalidDicomError, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError):
+        return None
+
+
+def _no_slice(header: Any) -> str | None:
+    """Why a DICOM object is no slice of a volume, or None."""
+    modality = str(header.get("Modality") or "")
+    if modality in _NO_SLICES:
+        return f"no slices but {modality}"
+    kind = header.get("ImageType") or ()
+    if "LOCALIZER" in ([kind] if isinstance(kind, str) else kind):
+        return "localizers"
+    return None if header.get("Rows") and header.get("Columns") else "no images"
+
+
+def _slice(file: str, header: Any, has_pixels: bool) -> Slice:
+    meta = header.file_meta
+    return Slice(
+        file,
+        str(header.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""),
+        _numbers(header.get("ImagePositionPatient"), 3),
+        _numbers(header.get("ImageOrientationPatient"), 6),
+        _numbers(header.get("PixelSpacing"), 2),
+        (int(header.Rows), int(header.Columns)),
+        int(header.get("SamplesPerPixel") or 1),
+        int(header.get("NumberOfFrames") or 1),
+        str(meta.get("TransferSyntaxUID") or ""),
+        has_pixels,
+    )
+
+
+def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
+    return tuple(float(number) for number in value) if value is not None and len(value) == count else None

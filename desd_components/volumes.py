@@ -1,0 +1,70 @@
+"""What a scan of any format becomes: a grid in space, known before a voxel is read, and the values of its voxels.
+
+World coordinates are NIfTI's, RAS+ in mm. DICOM, NRRD and MetaImage count in LPS+; `to_ras` turns their affines, and
+nothing else does, so that it happens once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .errors import UserError
+
+INSTALL = 'pip install "desd-components[scans]"'
+
+
+class MissingPackage(UserError):
+    """An optional package that a file needs is not installed."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scan whose header was read.
+
+    Attributes:
+        path: as a record names it.
+        reader: the format that it was read as: NIfTI, NRRD, MetaImage or DICOM.
+        shape: voxels (X, Y, Z), or (X, Y, Z, C) where a file holds channels.
+        affine: (4, 4), voxel to RAS+ in mm.
+        dtype: of the values.
+        read: gives the values, of that shape; rescaled (DICOM: to HU) where the format says how.
+        warnings: what a user should know of how it was read, one phrase each.
+        header: nibabel's image, of NIfTI alone.
+    """
+
+    path: str
+    reader: str
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+    warnings: tuple[str, ...] = ()
+    header: Any = None
+
+
+def to_ras(affine: np.ndarray) -> np.ndarray:
+    """An affine (4, 4) from voxels to LPS+ as one from voxels to RAS+; or the other way round."""
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, dtype=np.float64)
+
+
+def needed(module: str, path: str, purpose: str) -> Any:
+    """A module of the optional packages, imported when the first file asks for it.
+
+    Args:
+        module: its name.
+        path: the file that needs it, named in the error.
+        purpose: what for, likewise.
+
+    Raises:
+        MissingPackage: saying how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise MissingPackage(f"{path}: {purpose} needs {package}, which is not installed: {INSTALL}") from error
