@@ -31,7 +31,6 @@ from .finetuning import (
     write_split,
 )
 from .handlers import (
-    FiniteLossHandler,
     FreezePrototypesHandler,
     LearningRateHandler,
     ProgressHandler,
@@ -46,6 +45,7 @@ from .labelled import LabelledData, find_labelled, with_background
 from .loss import DeepSelfDistillationLoss, DistillationOutput
 from .monitor import DistillationMonitor, starting_lines
 from .network import DeepSelfDistillationNetwork, ProjectionHead
+from .nonfinite import SkipNonFiniteHandler
 from .overlays import DrawOverlayd, draw_overlay
 from .pretraining import (
     decay_groups,

@@ -32,12 +32,15 @@ Scalars = Mapping[str, float]
 def effective_rank(features: torch.Tensor) -> float:
     """How many directions (N, C) features really use: exp of the entropy of their normalised singular values.
 
-    Features are centred first; the result lies between 1 and min(N - 1, C), and is 1 for features that do not vary.
+    Features are centred first; the result lies between 1 and min(N - 1, C), and is 1 for features that do not vary; NaN
+    where one of them is not finite.
     """
+    if not torch.isfinite(features).all():
+        return math.nan
     centred = features.double() - features.double().mean(dim=0)
     values = torch.linalg.svdvals(centred)
     total = values.sum()
-    if not torch.isfinite(total) or total <= 1e-12:
+    if total <= 1e-12:
         return 1.0
     shares = values / total
     return float(torch.exp(torch.special.entr(shares).sum()))
@@ -139,6 +142,8 @@ class DistillationMonitor:
             self._figures[f"gradient_norm_{stage}"] = total / scale
 
     def _look(self, engine: Workflow) -> None:
+        if getattr(engine.state, "step_skipped", False):  # its features are those of no step
+            return
         self._keep(engine.state.output[CommonKeys.PRED].features)
         if not self._due(engine):
             return
