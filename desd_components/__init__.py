@@ -8,6 +8,7 @@ from .bundles import bundle_file, require_version, run_or_bundle
 from .cache import VolumeCache
 from .checks import check_records, require_writable
 from .coding_rate import CodingRateTerm
+from .collapse import CollapseHandler
 from .data import ContextDataset, PreprocessedDataset
 from .dense import DenseDistillationLoss, PrepareDenseViews, ViewsWithPoints
 from .encoder import ResNet3DEncoder, pooled_stages, refuse_small_maps, shape_table

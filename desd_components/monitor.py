@@ -68,12 +68,13 @@ class DistillationMonitor:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._look_at_gradients)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
 
-    def _due(self, engine: Workflow) -> bool:
+    def due(self, engine: Workflow) -> bool:
+        """Whether it looks at this iteration: the first, every `interval`, and the last of an epoch."""
         iteration = engine.state.iteration
         return iteration == 1 or iteration % self.interval == 0 or iteration % (engine.state.epoch_length or 1) == 0
 
     def _look_at_gradients(self, engine: Workflow) -> None:
-        if not self._due(engine):
+        if not self.due(engine):
             return
         scaler = getattr(engine, "scaler", None)
         scale = scaler.get_scale() if scaler is not None else 1.0
@@ -89,7 +90,7 @@ class DistillationMonitor:
         if getattr(engine.state, "step_skipped", False):  # its features are those of no step
             return
         self._keep(engine.state.output[CommonKeys.PRED])
-        if self._due(engine):
+        if self.due(engine):
             self._look_at_features()
             self._look_at_teacher()
             done, whole = engine.state.iteration, (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
