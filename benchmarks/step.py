@@ -33,7 +33,7 @@ from desd_components import (
     ResNet3DEncoder,
     TeacherEMAHandler,
 )
-from desd_components.monitor import effective_rank
+from desd_components.health import effective_rank
 
 PROTOTYPES, INTERVAL, BUFFER = 60_000, 10, 256
 

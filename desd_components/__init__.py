@@ -8,6 +8,7 @@ from .bundles import bundle_file, require_version, run_or_bundle
 from .cache import VolumeCache
 from .checks import check_records, require_writable
 from .coding_rate import CodingRateTerm
+from .collapse import CollapseHandler
 from .continuation import scheduled_epochs
 from .data import ContextDataset, PreprocessedDataset
 from .dense import DenseDistillationLoss, PrepareDenseViews, ViewsWithPoints
@@ -31,7 +32,6 @@ from .finetuning import (
     write_split,
 )
 from .handlers import (
-    FiniteLossHandler,
     FreezePrototypesHandler,
     LearningRateHandler,
     ProgressHandler,
@@ -47,6 +47,7 @@ from .loading import ShareableCollate
 from .loss import DeepSelfDistillationLoss, DistillationOutput
 from .monitor import DistillationMonitor, starting_lines
 from .network import DeepSelfDistillationNetwork, ProjectionHead
+from .nonfinite import SkipNonFiniteHandler
 from .overlays import DrawOverlayd, draw_overlay
 from .preprocessing import preprocessing_settings, target_spacing
 from .pretraining import (

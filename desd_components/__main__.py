@@ -30,6 +30,7 @@ COMMANDS = {
     "publish": "desd_components.tools.publish:publish",
     "pack": "desd_components.tools.pack:pack",
     "export": "desd_components.tools.export:export",
+    "faults": "desd_components.tools.faults:faults",
     "import-official": "desd_components.tools.import_official:import_official",
 }
 

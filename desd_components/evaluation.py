@@ -17,8 +17,9 @@ from torch import nn
 
 from .encoder import ResNet3DEncoder
 from .errors import UserError
+from .health import retrieved
 from .labelled import LabelledData, find_labelled, label_subset
-from .probes import DenseProbe, Samples, StagePooling, retrieved
+from .probes import DenseProbe, Samples, StagePooling
 from .weights import manifest_path, read_manifest, write_json
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def probe_data(
 
 
 def rank_of_gram(gram: np.ndarray) -> float:
-    """Effective rank of features from their (N, N) Gram matrix, centred here; see `monitor.effective_rank`."""
+    """Effective rank of features from their (N, N) Gram matrix, centred here; see `health.effective_rank`."""
     centred = gram - gram.mean(axis=0) - gram.mean(axis=1, keepdims=True) + gram.mean()
     values = np.sqrt(np.linalg.eigvalsh(centred).clip(min=0))
     if values.sum() <= 1e-12:

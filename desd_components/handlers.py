@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ignite.distributed as idist
-import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
@@ -24,7 +23,6 @@ from monai.utils.enums import CommonKeys
 from torch import nn
 from torch.optim import Optimizer
 
-from .errors import UserError
 from .network import DeepSelfDistillationNetwork
 from .weights import save_weights
 
@@ -148,27 +146,6 @@ class FreezePrototypesHandler:
             for prototypes in self.network.prototypes():
                 # dropped, not zeroed: with zeros, momentum and weight decay would still move the prototypes
                 prototypes.grad = None
-
-
-class FiniteLossHandler:
-    """Stop the run at the first loss that is not finite, before the optimiser can spread it."""
-
-    def attach(self, engine: Workflow) -> None:
-        """Look at every loss."""
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
-
-    def __call__(self, engine: Workflow) -> None:
-        """Raise on a loss that is not finite.
-
-        Raises:
-            UserError: naming the step, and what to try.
-        """
-        loss = engine.state.output[CommonKeys.LOSS]
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"The loss became {loss.item()} in epoch {engine.state.epoch}, iteration {engine.state.iteration}. "
-                "Lower the learning rate, or set amp: false; the run can go on from its last state."
-            )
 
 
 class SaveWeightsHandler:

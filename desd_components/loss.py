@@ -70,6 +70,7 @@ class DeepSelfDistillationLoss(nn.Module):
             updated after use.
         stage_losses: (S,), of the last batch over all processes, detached.
         teacher_entropy: mean entropy of the last batch's targets, in nats; ln K when they are uniform, 0 when one-hot.
+        mean_targets: (1, K), or (S, K) for `same_stage`: what the last batch's targets of this process have in common.
 
     Raises:
         UserError: when the teacher's temperature is not below the student's, or a momentum or weight is out of range.
@@ -106,6 +107,7 @@ class DeepSelfDistillationLoss(nn.Module):
         self.terms = nn.ModuleList(terms)
         self.stage_losses = torch.zeros(len(stage_weights))
         self.teacher_entropy = torch.zeros(())
+        self.mean_targets = torch.full((1, num_prototypes), 1 / num_prototypes)
 
     @property
     def uniform_loss(self) -> float:
@@ -141,6 +143,7 @@ class DeepSelfDistillationLoss(nn.Module):
             stage_losses = (cross_entropy_STV * pairs_TV).sum(dim=(1, 2))
 
             entropy = -(targets_NTBK * log_targets_NTBK).sum(dim=-1).mean()
+            self.mean_targets = targets_NTBK.mean(dim=(1, 2))
             figures = mean_over_processes(torch.cat([stage_losses.detach(), entropy[None]]))
             self.stage_losses, self.teacher_entropy = figures[:-1], figures[-1]
             if self.training:
@@ -202,6 +205,8 @@ class DeepSelfDistillationLoss(nn.Module):
             "loss": float((self.stage_weights.to(self.stage_losses.device) * self.stage_losses).sum()),
             **losses,
             "teacher_entropy": entropy,
+            "marginal_entropy": float(torch.special.entr(self.mean_targets).sum(dim=-1).mean()),
+            "center_norm": float(self.center.square().sum(dim=-1).sqrt().mean()),
             "kl": float(self.stage_losses[-1]) - entropy,
             "teacher_temperature": self.teacher_temperature,
             **{name: value for term in self.terms for name, value in term.scalars().items()},  # type: ignore[operator]

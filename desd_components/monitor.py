@@ -1,9 +1,8 @@
 """Health of self-supervision, seen without labels: is the training learning, or has it collapsed?
 
 A collapse has two sides: targets that say nothing (teacher entropy at ln K, the loss frozen there) and targets that say
-the same for every volume (entropy and loss at 0). Neither shows in a falling loss alone, so the effective rank of the
-pooled features is watched too. Effective rank: Roy & Vetterli, 2007; as a label-free score: Garrido et al., "RankMe",
-ICML 2023.
+the same for every volume (entropy and loss at 0). Neither shows in a falling loss alone, so the features, the teacher's
+distance and the gradients are watched too. What is measured stands in `health`, what is alarming in `alarms`.
 """
 
 from __future__ import annotations
@@ -11,8 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,87 +19,32 @@ from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
 from monai.utils.enums import CommonKeys
 
-from .loss import DeepSelfDistillationLoss
+from .alarms import Scalars, all_alarms
+from .health import Movement, effective_rank, finite_rows, gradient_norm, relative_distance, spread, view_match
+from .loss import DeepSelfDistillationLoss, DistillationOutput
 from .network import DeepSelfDistillationNetwork
 
 logger = logging.getLogger(__name__)
 
-Scalars = Mapping[str, float]
-
-
-def effective_rank(features: torch.Tensor) -> float:
-    """How many directions (N, C) features really use: exp of the entropy of their normalised singular values.
-
-    Features are centred first; the result lies between 1 and min(N - 1, C), and is 1 for features that do not vary.
-    """
-    centred = features.double() - features.double().mean(dim=0)
-    values = torch.linalg.svdvals(centred)
-    total = values.sum()
-    if not torch.isfinite(total) or total <= 1e-12:
-        return 1.0
-    shares = values / total
-    return float(torch.exp(torch.special.entr(shares).sum()))
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """A condition on a run's figures that means harm when it lasts.
-
-    Args:
-        name: as in the records.
-        seen: figures -> whether the condition holds.
-        message: figures -> what was seen, and the remedies in order.
-    """
-
-    name: str
-    seen: Callable[[Scalars], bool]
-    message: Callable[[Scalars], str]
-
-
-def collapse_alarms(uniform_loss: float) -> list[Alarm]:
-    """The two sides of a collapse, and features that no longer vary; `uniform_loss` is ln K."""
-    return [
-        Alarm(
-            "uniform_collapse",
-            lambda s: s["teacher_entropy"] > 0.99 * uniform_loss,
-            lambda s: (
-                f"The teacher says the same of every prototype: entropy {s['teacher_entropy']:.3f}, ln K = "
-                f"{uniform_loss:.3f}. Lower teacher_temperature, then the learning rate; then use fewer prototypes."
-            ),
-        ),
-        Alarm(
-            "one_sided_collapse",
-            lambda s: s["teacher_entropy"] < 0.02 * uniform_loss and s["kl"] < 0.02 * uniform_loss,
-            lambda s: (
-                f"Student and teacher agree on one prototype for every view: KL {s['kl']:.3f}, entropy "
-                f"{s['teacher_entropy']:.3f}, ln K = {uniform_loss:.3f}. Raise teacher_temperature, lower "
-                "center_momentum, then the learning rate."
-            ),
-        ),
-        Alarm(
-            "feature_collapse",
-            lambda s: s["feature_rank_4"] < 2.0 and s["feature_rank_bound"] >= 8,
-            lambda s: (
-                f"The deepest features vary along {s['feature_rank_4']:.1f} directions of "
-                f"{s['feature_rank_bound']:.0f} possible. Check that views are larger than a few voxels at stage 4 and "
-                "that the volumes differ; lower "
-                "the learning rate; try another norm."
-            ),
-        ),
-    ]
+ENOUGH = 64  # volumes that a match of views is judged over, at least
 
 
 class DistillationMonitor:
-    """Watch a pre-training: feature rank per stage, gradient norms, and alarms on both sides of a collapse.
+    """Watch a pre-training: targets, features, teacher and gradients, with alarms on both sides of a collapse.
 
     Between two looks it only keeps references to features that the step made anyway, so that a step costs nothing more.
+    A look takes the singular values of the buffered features, one pass over the gradients and one over the parameters
+    of both halves. It sees the volumes of its own process.
 
     Args:
         network: the network itself, never its wrapper.
-        loss: whose entropy, losses and ln K are read.
+        loss: whose entropies, losses and ln K are read.
         interval: iterations between two looks; keep it the same as that of the run's record.
-        buffer: volumes whose features the rank is computed over.
+        buffer: volumes whose features rank, spread and match of views are computed over.
         patience: looks that a condition must last before its alarm sounds; it sounds once until the condition ends.
+
+    Attributes:
+        sounding: name -> message of the alarms whose condition has lasted so long, and still holds.
     """
 
     def __init__(
@@ -110,59 +53,91 @@ class DistillationMonitor:
         loss: DeepSelfDistillationLoss,
         interval: int = 10,
         buffer: int = 256,
-        patience: int = 5,
+        patience: int = 4,
     ) -> None:
         self.network, self.loss, self.interval, self.buffer, self.patience = network, loss, interval, buffer, patience
-        self.alarms = collapse_alarms(loss.uniform_loss)
+        self.alarms = all_alarms(network, loss)
+        self.sounding: dict[str, str] = {}
         self._lasted = dict.fromkeys((alarm.name for alarm in self.alarms), 0)
         self._features: deque[tuple[torch.Tensor, ...]] = deque()
         self._figures: dict[str, float] = {}
+        self._movements = {"student": Movement(network.student), "teacher": Movement(network.teacher)}
 
     def attach(self, engine: Workflow) -> None:
         """Watch the steps of a trainer."""
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._look_at_gradients)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
 
-    def _due(self, engine: Workflow) -> bool:
+    def due(self, engine: Workflow) -> bool:
+        """Whether it looks at this iteration: the first, every `interval`, and the last of an epoch."""
         iteration = engine.state.iteration
         return iteration == 1 or iteration % self.interval == 0 or iteration % (engine.state.epoch_length or 1) == 0
 
     def _look_at_gradients(self, engine: Workflow) -> None:
-        if not self._due(engine):
+        if not self.due(engine):
             return
         scaler = getattr(engine, "scaler", None)
         scale = scaler.get_scale() if scaler is not None else 1.0
-        encoder = self.network.student.encoder
-        for stage, module in enumerate(encoder.stage_modules, start=1):
-            norms = torch._foreach_norm([p.grad for p in module.parameters() if p.grad is not None])
-            total = float(torch.stack(norms).norm()) if norms else 0.0
-            self._figures[f"gradient_norm_{stage}"] = total / scale
+        student = self.network.student
+        modules: dict[str, Any] = {
+            **{f"gradient_norm_{n}": stage for n, stage in enumerate(student.encoder.stage_modules, start=1)},
+            **{f"head_{name.replace('stage', 'gradient_norm')}": head.mlp for name, head in student.heads.items()},
+            "teacher_gradient_norm": self.network.teacher,
+        }
+        self._figures |= {name: gradient_norm(module) / scale for name, module in modules.items()}
 
     def _look(self, engine: Workflow) -> None:
-        self._keep(engine.state.output[CommonKeys.PRED].features)
-        if not self._due(engine):
+        if getattr(engine.state, "step_skipped", False):  # its features are those of no step
             return
-        stages = [torch.cat(stage).float().cpu() for stage in zip(*self._features, strict=True)]
-        for number, features in enumerate(stages, start=1):
-            self._figures[f"feature_rank_{number}"] = effective_rank(features)
-        self._figures["feature_rank_bound"] = min(len(stages[-1]) - 1, stages[-1].shape[1])
-        self._sound(
-            {**self.loss.scalars(), **self._figures, "loss": engine.state.output[CommonKeys.LOSS].item()}, engine
-        )
+        self._keep(engine.state.output[CommonKeys.PRED])
+        if self.due(engine):
+            self._look_at_features()
+            self._look_at_teacher()
+            done, whole = engine.state.iteration, (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
+            self._sound({**self._figures, **self.loss.scalars(), "run_share": done / whole if whole else 0.0}, engine)
 
-    def _keep(self, features: tuple[torch.Tensor, ...]) -> None:
-        self._features.append(features)
-        while sum(len(kept[0]) for kept in self._features) > max(self.buffer, len(features[0])):
+    def _keep(self, output: DistillationOutput) -> None:
+        """Of every stage the pooled features of the first two views, (2, B, C) each."""
+        self._features.append(tuple(stage[:2].detach() for stage in output.pooled))
+        while sum(kept[0].shape[1] for kept in self._features) > max(self.buffer, self._features[-1][0].shape[1]):
             self._features.popleft()
+
+    def _look_at_features(self) -> None:
+        batches = [tuple(stage.float().cpu() for stage in step) for step in self._features]
+        for number, steps in enumerate(zip(*batches, strict=True), start=1):
+            features = finite_rows(torch.cat([step[0] for step in steps]))
+            bound = max(1, min(len(features) - 1, features.shape[1]))
+            rank = effective_rank(features) if len(features) else math.nan
+            self._figures[f"feature_rank_{number}"] = rank
+            self._figures[f"feature_rank_share_{number}"] = rank / bound
+            self._figures[f"feature_spread_{number}"] = spread(features)
+        self._figures["feature_rank_bound"] = bound
+        pairs = [(step[-1][0], step[-1][1]) for step in batches]
+        share, score = view_match(pairs) if sum(len(first) for first, _ in pairs) >= ENOUGH else (math.nan, math.nan)
+        self._figures |= {"view_match": share, "view_match_score": score}
+        # a target of T * B can name at most one of B volumes
+        self._figures["batch_information"] = min(math.log(pairs[-1][0].shape[0]), self.loss.uniform_loss)
+
+    def _look_at_teacher(self) -> None:
+        self._figures["teacher_distance"] = relative_distance(self.network.teacher, self.network.student)
+        for half, movement in self._movements.items():
+            self._figures[f"{half}_movement"] = movement.since_last()
 
     def _sound(self, figures: Scalars, engine: Workflow) -> None:
         for alarm in self.alarms:
-            self._lasted[alarm.name] = self._lasted[alarm.name] + 1 if alarm.seen(figures) else 0
-            self._figures[f"alarm_{alarm.name}"] = float(self._lasted[alarm.name] >= self.patience)
-            if self._lasted[alarm.name] == self.patience:
-                logger.warning(
-                    "Epoch %d, iteration %d: %s", engine.state.epoch, engine.state.iteration, alarm.message(figures)
-                )
+            lasted = self._lasted[alarm.name] + 1 if alarm.seen(figures) else 0
+            self._lasted[alarm.name] = lasted
+            self._figures[f"alarm_{alarm.name}"] = float(lasted >= self.patience)
+            if lasted < self.patience:
+                self.sounding.pop(alarm.name, None)
+            elif lasted == self.patience:
+                self.sounding[alarm.name] = message = alarm.message(figures)
+                logger.warning("Epoch %d, iteration %d: %s", engine.state.epoch, engine.state.iteration, message)
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the last look saw no condition of any alarm, not even a young one."""
+        return not any(self._lasted.values())
 
     def scalars(self) -> dict[str, float]:
         """What the last look saw."""
@@ -171,13 +146,22 @@ class DistillationMonitor:
     def state_dict(self) -> dict[str, Any]:
         """The features kept (of the first process, where there are several), the last figures, and how long alarms
         have lasted."""
-        return {"features": [list(step) for step in self._features], "figures": self._figures, "lasted": self._lasted}
+        return {
+            "features": [list(step) for step in self._features],
+            "figures": self._figures,
+            "lasted": self._lasted,
+            "sounding": self.sounding,
+            "movements": {half: movement.state_dict() for half, movement in self._movements.items()},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the features and the alarms of `state`."""
         device = next(self.network.parameters()).device
         self._features = deque(tuple(stage.to(device) for stage in step) for step in state["features"])
         self._figures, self._lasted = dict(state["figures"]), dict(state["lasted"])
+        self.sounding = dict(state["sounding"])
+        for half, movement in self._movements.items():
+            movement.load_state_dict(state["movements"][half])
 
 
 def starting_lines(loss: DeepSelfDistillationLoss, learning_rate: float, teacher_momentum: float, steps: int) -> str:

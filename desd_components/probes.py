@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from .encoder import ResNet3DEncoder, pooled_stages
 from .errors import UserError
-from .monitor import effective_rank
+from .health import effective_rank, retrieved
 
 if TYPE_CHECKING:
     from .network import DeepSelfDistillationNetwork
@@ -69,16 +69,6 @@ class TeacherPooling(nn.Module):
 def pooled_views(encoder: Any, views: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """V views (B, C, X, Y, Z) -> for each stage, pooled features (V, B, C)."""
     return [torch.stack(stage) for stage in zip(*(pooled_stages(encoder.stages(v)) for v in views), strict=True)]
-
-
-def retrieved(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """(N,) 1 where a volume's second view (N, C) is the nearest, by cosine of centred features, to its first."""
-    mean = torch.cat([first, second]).mean(dim=0)
-    a, b = functional.normalize(first - mean, dim=1), functional.normalize(second - mean, dim=1)
-    similarity = a @ b.T
-    hit = similarity.argmax(dim=1) == torch.arange(len(a), device=a.device)
-    # features that are all the same retrieve nothing, although argmax would name the first
-    return (hit & (similarity.amax(dim=1) > similarity.amin(dim=1))).to(first.dtype)
 
 
 def cross_view_retrieval(first: torch.Tensor, second: torch.Tensor) -> float:

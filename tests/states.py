@@ -27,7 +27,7 @@ def leaves(content: Any, name: str = "state") -> Iterator[tuple[str, Any]]:
 def same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
-    return type(a) is type(b) and a == b
+    return type(a) is type(b) and (a == b or (a != a and b != b))  # NaN is a figure that is not known
 
 
 def differing(one: Path, other: Path) -> list[str]:

@@ -10,7 +10,7 @@ from test_probes import CLASSES, labelled_volume
 
 from desd_components import DenseProbe, EncoderEvaluation, ResNet3DEncoder, UserError, evaluated_manifest, probe_data
 from desd_components.evaluation import compare, mean_over, rank_of_gram, rank_over, settle_batch_norms
-from desd_components.monitor import effective_rank
+from desd_components.health import effective_rank
 
 TINY = {"depth": 10, "width": 8, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False, "norm": "group"}
 

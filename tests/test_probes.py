@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from desd_components import DenseProbe, ResNet3DEncoder, UserError
-from desd_components.probes import cross_view_retrieval, probed_box, retrieved, voxel_features
+from desd_components.health import retrieved
+from desd_components.probes import cross_view_retrieval, probed_box, voxel_features
 
 CLASSES = ["background", "a", "b"]
 

@@ -60,7 +60,7 @@ def test_every_figure_is_there_with_axes_and_a_caption(html):
     titles = [chart.title for chart in (*report.PRETRAINING_CHARTS, *report.FINETUNING_CHARTS)]
     for title in ("Overlap with the truth, by class.", *titles):
         assert f"</svg><figcaption><b>{title}</b>" in html
-    assert html.count("<svg") == html.count("<figcaption>") == 1 + 8 + 2
+    assert html.count("<svg") == html.count("<figcaption>") == 1 + 11 + 2
     for label in ("optimiser step", "loss (nats)", "effective rank (directions)", "Dice (1 = same as the truth)"):
         assert f">{label}</text>" in html
 

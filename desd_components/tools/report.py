@@ -147,10 +147,14 @@ PRETRAINING_CHARTS = (
         ln_k=True,
     ),
     Chart(
-        {"teacher_entropy": "entropy of the teacher", "kl": "KL of student from teacher"},
+        {
+            "teacher_entropy": "entropy of the teacher",
+            "marginal_entropy": "entropy over the batch",
+            "kl": "KL of student from teacher",
+        },
         "nats",
         "Health of the teacher.",
-        "The loss is their sum. An entropy of ln K means “everything is alike”, of 0 “one prototype for all”.",
+        "Entropy and KL add up to the loss. ln K: “everything is alike”; 0 over the batch: “one prototype for all”.",
         ln_k=True,
     ),
     Chart(
@@ -158,6 +162,24 @@ PRETRAINING_CHARTS = (
         "effective rank (directions)",
         "Rank of the pooled features.",
         "In how many directions the features of different scans differ; 1 is collapse.",
+    ),
+    Chart(
+        {"view_match": "share found"},
+        "share found",
+        "Match of views.",
+        "How often the student's features of one view find the other view of the same scan in their batch.",
+    ),
+    Chart(
+        {"teacher_distance": "distance"},
+        "relative distance",
+        "Distance of the teacher.",
+        "From its student, as a share of the student's size; 0 means that they are the same.",
+    ),
+    Chart(
+        _stages("head_gradient_norm_{}"),
+        "gradient norm",
+        "Gradient of each head.",
+        "A head whose gradient is 0 learns nothing.",
     ),
     Chart(
         _stages("val_retrieval_{}"),

@@ -1,0 +1,191 @@
+"""Alarms: conditions on a run's figures that mean harm when they last, each with what was seen and what to do.
+
+A condition is a statement about the figures themselves, on a scale that does not depend on the data: ln K, the number
+of volumes of a batch, the luck of guessing, or exact zeros where a mechanism has stopped. A figure that is not known
+(NaN) raises no alarm. Ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .health import largest
+from .loss import DeepSelfDistillationLoss
+from .network import STAGES, DeepSelfDistillationNetwork
+
+Scalars = Mapping[str, float]
+
+GUESSING = 3.0  # standard scores above luck that a match of views must have
+DEAD = 1e-6  # of the largest gradient of a head
+LAST_SHARE = 0.9  # of a run, after which a teacher that no longer moves is as planned
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A condition on a run's figures that means harm when it lasts.
+
+    Args:
+        name: as in the records.
+        seen: figures -> whether the condition holds.
+        message: figures -> what was seen, and the remedies in order.
+    """
+
+    name: str
+    seen: Callable[[Scalars], bool]
+    message: Callable[[Scalars], str]
+
+
+def all_alarms(network: DeepSelfDistillationNetwork, loss: DeepSelfDistillationLoss) -> list[Alarm]:
+    """Every alarm of a self-distillation; those of stages that the loss weighs only."""
+    weights = zip(network.student_stages, loss.stage_weights.tolist(), strict=True)
+    stages = [stage for stage, weight in weights if weight > 0]
+    return [*target_alarms(loss.uniform_loss), *feature_alarms(), *teacher_alarms(), *gradient_alarms(stages)]
+
+
+def target_alarms(uniform_loss: float) -> list[Alarm]:
+    """What the teacher's targets say, against `uniform_loss`, which is ln K."""
+    ln_k = uniform_loss
+
+    def uniform(s: Scalars) -> bool:
+        return s["teacher_entropy"] > 0.99 * ln_k
+
+    def one_sided(s: Scalars) -> bool:
+        return s["marginal_entropy"] < math.log(2) and s["batch_information"] >= math.log(4)
+
+    def diverged(s: Scalars) -> bool:
+        return _worst_loss(s) > 1.5 * ln_k
+
+    return [
+        Alarm(
+            "uniform_collapse",
+            uniform,
+            lambda s: (
+                f"The teacher says the same of every prototype: entropy {s['teacher_entropy']:.3f}, ln K = "
+                f"{ln_k:.3f}. Lower teacher_temperature, then the learning rate; then use fewer prototypes."
+            ),
+        ),
+        Alarm(
+            "one_sided_collapse",
+            one_sided,
+            lambda s: (
+                f"The teacher names one prototype for every view: a batch shares {math.exp(s['marginal_entropy']):.1f} "
+                f"of them, KL {s['kl']:.3f}, ln K = {ln_k:.3f}. Raise teacher_temperature, lower center_momentum or "
+                "set centering: sinkhorn; then lower the learning rate."
+            ),
+        ),
+        Alarm(
+            "same_targets",
+            lambda s: _information(s) < 0.02 * s["batch_information"] and not (uniform(s) or one_sided(s)),
+            lambda s: (
+                f"The teacher says the same of every volume: its targets tell {_information(s):.3f} nats about which "
+                f"one they are of ({s['batch_information']:.3f} would name it; teacher entropy "
+                f"{s['teacher_entropy']:.3f}, ln K = {ln_k:.3f}). Look at the volumes: do they differ? Lower "
+                "teacher_temperature, then the learning rate; set centering: sinkhorn."
+            ),
+        ),
+        Alarm(
+            "divergence",
+            diverged,
+            lambda s: (
+                f"A student that knew nothing would do better: loss of its worst stage {_worst_loss(s):.3f}, ln K = "
+                f"{ln_k:.3f}. Lower the learning rate, lengthen the warm-up; check that heads end normalised."
+            ),
+        ),
+    ]
+
+
+def _information(s: Scalars) -> float:
+    """What a target tells about which volume of the batch it is of, in nats."""
+    return s["marginal_entropy"] - s["teacher_entropy"]
+
+
+def _worst_loss(s: Scalars) -> float:
+    return max((s[f"stage_{stage}_loss"] for stage in STAGES if f"stage_{stage}_loss" in s), default=math.nan)
+
+
+def feature_alarms() -> list[Alarm]:
+    """What the student's deepest pooled features say of volumes and views."""
+    return [
+        Alarm(
+            "feature_collapse",
+            lambda s: s["feature_rank_bound"] >= 8 and (s["feature_rank_4"] < 2 or s["feature_spread_4"] < 1e-4),
+            lambda s: (
+                f"The deepest features vary along {s['feature_rank_4']:.1f} directions of "
+                f"{s['feature_rank_bound']:.0f} possible, spread {s['feature_spread_4']:.2g} of 1. Check that views "
+                "are larger than a few voxels at stage 4 and that the volumes differ; lower the learning rate; try "
+                "another norm."
+            ),
+        ),
+        Alarm(
+            "unrelated_views",
+            lambda s: s["view_match_score"] < GUESSING,
+            lambda s: (
+                f"Two views of a volume are no more alike than views of different ones: {s['view_match']:.0%} find "
+                "their partner in the batch, as by luck. Check that both views come from the same volume and share "
+                "tissue (context_scale), and that the volumes differ; then use milder intensity changes, a lower "
+                "learning rate, or another norm."
+            ),
+        ),
+    ]
+
+
+def teacher_alarms() -> list[Alarm]:
+    """How the teacher stands to its student."""
+    return [
+        Alarm(
+            "teacher_follows_not",
+            lambda s: s["teacher_movement"] == 0 and s["student_movement"] > 0 and s["run_share"] < LAST_SHARE,
+            lambda s: (
+                f"The teacher stands still while the student moves (distance {s['teacher_distance']:.2g} of its size). "
+                "Set teacher_momentum below 1 (published: 0.996); see that its handler follows the optimiser."
+            ),
+        ),
+        Alarm(
+            "teacher_is_student",
+            lambda s: s["teacher_distance"] == 0 and s["student_movement"] > 0,
+            lambda s: (
+                "Teacher and student are the same, so the targets are the student's own. Set teacher_momentum above 0 "
+                "(published: 0.996; short runs: 0.95)."
+            ),
+        ),
+        Alarm(
+            "teacher_gradient",
+            lambda s: s["teacher_gradient_norm"] > 0,
+            lambda s: (
+                f"The teacher gets a gradient (norm {s['teacher_gradient_norm']:.2g}); it is to follow the student by "
+                "averaging alone. Detach its output, and give the optimiser the student's parameters only."
+            ),
+        ),
+    ]
+
+
+def gradient_alarms(stages: Sequence[int]) -> list[Alarm]:
+    """A stage of the encoder, or a head, that learns nothing; `stages` are those whose loss counts."""
+    encoder = [f"gradient_norm_{stage}" for stage in STAGES if stage <= max(stages)]
+    heads = [f"head_gradient_norm_{stage}" for stage in stages]
+    return [_no_gradient(), *map(_dead, (*encoder, *heads))]
+
+
+def _no_gradient() -> Alarm:
+    return Alarm(
+        "no_gradient",
+        lambda s: largest(s, "head_gradient_norm_") == 0,
+        lambda s: "No head gets a gradient: nothing is learnt. See that the loss is that of the student's own output.",
+    )
+
+
+def _dead(name: str) -> Alarm:
+    like = "head_gradient_norm_"
+    part = f"{'head' if name.startswith('head') else 'encoder'} of stage {name[-1]}"
+
+    def message(s: Scalars) -> str:
+        return (
+            f"The {part} learns nothing: gradient norm {s[name]:.2g}, heads up to {largest(s, like):.2g}. See "
+            "that nothing freezes or detaches it; if it has died, start anew with a lower learning rate or another "
+            "head_norm."
+        )
+
+    silent = name.replace("gradient_norm", "without_gradient")
+    return Alarm(silent, lambda s: s[name] <= DEAD * largest(s, like) and largest(s, like) > 0, message)

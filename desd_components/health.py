@@ -1,0 +1,129 @@
+"""Figures of health that need no label: how varied features are, how a teacher stands to its student, who learns.
+
+Effective rank: Roy & Vetterli, 2007; as a label-free score: Garrido et al., "RankMe", ICML 2023. Spread: as in Chen
+& He, "SimSiam", CVPR 2021. All are functions of tensors, or of modules; when to ask is `monitor`'s concern.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+SMALL = 65_536  # numbers; parameters of at most so many stand for a module where copies of all would cost memory
+
+
+def effective_rank(features: torch.Tensor) -> float:
+    """How many directions (N, C) features really use: exp of the entropy of their normalised singular values.
+
+    Features are centred first; the result lies between 1 and min(N - 1, C), and is 1 for features that do not vary; NaN
+    where one of them is not finite.
+    """
+    if not torch.isfinite(features).all():
+        return math.nan
+    centred = features.double() - features.double().mean(dim=0)
+    values = torch.linalg.svdvals(centred)
+    total = values.sum()
+    if total <= 1e-12:
+        return 1.0
+    shares = values / total
+    return float(torch.exp(torch.special.entr(shares).sum()))
+
+
+def spread(features: torch.Tensor) -> float:
+    """How far the directions of (N, C) features lie apart: 0 when all point one way, 1 when they cancel out."""
+    mean = functional.normalize(features.double(), dim=1).mean(dim=0)
+    return float((1 - mean.square().sum()).clamp_min(0).sqrt())
+
+
+def retrieved(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """(N,) 1 where a volume's second view (N, C) is the nearest, by cosine of centred features, to its first."""
+    mean = torch.cat([first, second]).mean(dim=0)
+    a, b = functional.normalize(first - mean, dim=1), functional.normalize(second - mean, dim=1)
+    similarity = a @ b.T
+    hit = similarity.argmax(dim=1) == torch.arange(len(a), device=a.device)
+    # features that are all the same retrieve nothing, although argmax would name the first
+    return (hit & (similarity.amax(dim=1) > similarity.amin(dim=1))).to(first.dtype)
+
+
+def view_match(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
+    """How often a volume's second view is the nearest to its first within its batch, and how far that is from luck.
+
+    Args:
+        batches: features (B, C) of the first and of the second view.
+
+    Returns:
+        The share of volumes, and the standard score of their number against guessing (a batch of B: 1 in B); NaN where
+        no batch has two volumes.
+    """
+    hits = expected = variance = volumes = 0.0
+    for first, second in batches:
+        chance = 1 / len(first)
+        hits += float(retrieved(first, second).sum())
+        expected, variance, volumes = expected + 1, variance + 1 - chance, volumes + len(first)
+    if variance == 0:
+        return math.nan, math.nan
+    return hits / volumes, (hits - expected) / math.sqrt(variance)
+
+
+def gradient_norm(module: nn.Module) -> float:
+    """The norm of the gradient of all parameters of a module; 0 where none has one."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    return float(torch.stack(torch._foreach_norm(gradients)).norm()) if gradients else 0.0
+
+
+@torch.no_grad()
+def relative_distance(module: nn.Module, reference: nn.Module) -> float:
+    """|a - b| / |b| over the parameters of `module`, each paired by name with one of `reference`."""
+    others = dict(reference.named_parameters())
+    pairs = [(p, others[name]) for name, p in module.named_parameters()]
+    gap = torch.stack([(a - b).square().sum() for a, b in pairs]).sum()  # one by one: no copy of the whole module
+    size = torch.stack([b.square().sum() for _, b in pairs]).sum()
+    return float((gap / size.clamp_min(torch.finfo(size.dtype).tiny)).sqrt())
+
+
+class Movement:
+    """How far a module's small parameters have moved since they were last asked.
+
+    Args:
+        module: whose norms, biases and small kernels stand for all of it.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._parameters = [p for p in module.parameters() if p.numel() <= SMALL]
+        self._last: list[torch.Tensor] = []
+
+    @torch.no_grad()
+    def since_last(self) -> float:
+        """The relative distance; NaN when asked for the first time. It is 0 only where not one bit has changed."""
+        last, self._last = self._last, [p.detach().clone() for p in self._parameters]
+        if not last or not self._parameters:
+            return math.nan
+        gaps = torch.stack(torch._foreach_norm(torch._foreach_sub(self._last, last))).norm()
+        return float(gaps / torch.stack(torch._foreach_norm(self._last)).norm())
+
+    def state_dict(self) -> list[torch.Tensor]:
+        """The parameters as last seen."""
+        return self._last
+
+    def load_state_dict(self, state: Sequence[torch.Tensor]) -> None:
+        """Compare with those of `state` next time."""
+        self._last = [kept.to(p.device) for kept, p in zip(state, self._parameters, strict=False)]
+
+
+def entropy(distribution: torch.Tensor) -> torch.Tensor:
+    """Mean entropy, in nats, of distributions along the last axis."""
+    return torch.special.entr(distribution).sum(dim=-1).mean()
+
+
+def finite_rows(features: torch.Tensor) -> torch.Tensor:
+    """The rows of (N, C) features that are finite."""
+    return features[torch.isfinite(features).all(dim=1)]
+
+
+def largest(figures: Mapping[str, float], prefix: str) -> float:
+    """The largest of the figures whose names begin so; 0 where there is none."""
+    return max((value for name, value in figures.items() if name.startswith(prefix)), default=0.0)
