@@ -19,6 +19,7 @@ from scan_files import write_json, write_label, write_scan
 LAST = ("evaluate", "multi_gpu_train")  # overlays that come after all others
 DOCS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 PAGES = ["README.md", "README.zh.md", "CONTRIBUTING.md", *DOCS]
+BUNDLE_PAGES = [f"bundles/{name}/docs/README.md" for name in ("desd_pretrain", "desd_seg_finetune")]
 
 #: task of the paper -> its labels, in the Decathlon's words
 TASKS = {
@@ -32,9 +33,15 @@ TASKS = {
 
 
 def shell_lines(page: str) -> list[str]:
-    """The lines of a page's bash blocks, comments cut off, in order."""
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), flags=re.S)
-    words = (shlex.join(shlex.split(line, comments=True)) for block in blocks for line in block.splitlines())
+    """A page's commands in order, comments cut off: bash blocks, and what starts Python in those of no language."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(), flags=re.S | re.M)
+    lines = [
+        line
+        for language, block in blocks
+        for line in block.splitlines()
+        if language == "bash" or (not language and line.startswith(("python ", "torchrun ")))
+    ]
+    words = (shlex.join(shlex.split(line, comments=True)) for line in lines)
     return [line for line in words if line]
 
 

@@ -15,11 +15,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import monai.bundle
 import pytest
 import torch
 from bundle_runs import ENVIRONMENT, ROOT, succeed
 from monai.bundle import ConfigParser
 from page_commands import (
+    BUNDLE_PAGES,
     PAGES,
     TASKS,
     bundle_commands,
@@ -37,7 +39,7 @@ from desd_components.__main__ import _find, _refuse_unknown_flags
 from desd_components.command_line import refuse_unknown_settings
 
 SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "slurm").glob("*.sbatch"))
-LINES = list(dict.fromkeys(line for page in PAGES for line in shell_lines(page)))
+LINES = list(dict.fromkeys(line for page in [*PAGES, *BUNDLE_PAGES] for line in shell_lines(page)))
 OTHERS = [line for line in bundle_commands(*PAGES) if line not in bundle_commands("README.md")]
 SAMPLE = next(line for line in OTHERS if "Task03_Liver" in line)
 
@@ -46,8 +48,12 @@ SAMPLE = next(line for line in OTHERS if "Task03_Liver" in line)
 
 
 def check_bundle_run(words: list[str]) -> None:
-    """What follows ``monai.bundle`` names configs that exist, and settings that they have."""
-    refuse_unknown_settings(["monai/bundle/__main__.py", *words])
+    """What follows ``monai.bundle``: configs that exist and settings that they have, or another command of MONAI's."""
+    if words[0] == "run":
+        refuse_unknown_settings(["monai/bundle/__main__.py", *words])
+    else:
+        command = getattr(monai.bundle, words[0])
+        inspect.signature(command).bind(words[1], **{flag[2:]: None for flag in words[2::2]})
 
 
 def check_torchrun(words: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -65,6 +66,8 @@ def test_every_file_says_the_same_version():
     version = desd_components.__version__
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == version
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    for metadata in (ROOT / "bundles").glob("*/configs/metadata.json"):
+        assert json.loads(metadata.read_text())["version"] == version
     released = re.findall(r"^## \[(\d[^\]]*)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)
     assert released[0] == version
 
