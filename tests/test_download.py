@@ -10,6 +10,7 @@ import json
 import tarfile
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from urllib.error import URLError
 
 import pytest
 from monai.apps import DecathlonDataset, utils
@@ -151,6 +152,18 @@ def test_no_network_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setitem(DecathlonDataset.resource, TASK, f"http://127.0.0.1:9/{TASK}.tar")  # nobody listens there
     assert "Is there a network?" in fails([TASK, "--dir", str(tmp_path)], capsys)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset by peer"), URLError("got only 10 out of 100 bytes")])
+def test_a_connection_that_breaks_is_one_line_about_the_network(error, served, tmp_path, monkeypatch, capsys):
+    served()
+
+    def breaks(*words, **named):
+        raise error
+
+    monkeypatch.setattr(utils, "urlretrieve", breaks)
+    assert "the download failed" in fails([TASK, "--dir", str(tmp_path / "data")], capsys)
+    assert not list((tmp_path / "data").iterdir())
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(served, tmp_path, monkeypatch, capsys):

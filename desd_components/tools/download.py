@@ -116,10 +116,10 @@ def _failures_in_one_line(name: str, folder: Path) -> Iterator[None]:
         ) from error
     except HTTPError as error:
         raise UserError(f"{name}: {error.url} answered {error.code} {error.reason}. Try again later.") from error
-    except URLError as error:
+    except (URLError, ConnectionError, TimeoutError) as error:
         raise UserError(
-            f"{name}: the download failed ({error.reason}). Is there a network? A folder that was fetched elsewhere "
-            f"can be put to {folder / name}."
+            f"{name}: the download failed ({getattr(error, 'reason', error)}). Is there a network? A folder that was "
+            f"fetched elsewhere can be put to {folder / name}."
         ) from error
     except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: a link, or a name that leads out
         raise UserError(f"{name}: the archive is refused ({error}). Nothing of it was kept.") from error
