@@ -261,7 +261,8 @@ def started_by(script: str, settings: dict[str, str], echo: bool = False, *more:
     """What a script starts on a cluster of one node with two GPUs, or the output of that."""
     stand_ins = 'scontrol() { echo localhost; }; srun() { if [ "$ECHO" ]; then printf "%q " "$@"; else "$@"; fi; }'
     variables = {"SLURM_JOB_NODELIST": "localhost", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "2"}
-    variables |= {"SLURM_JOB_ID": "7", "ENVIRONMENT": sys.prefix, "ECHO": "1" if echo else ""}
+    variables |= {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1"}
+    variables |= {"ENVIRONMENT": sys.prefix, "ECHO": "1" if echo else ""}
     words = ["bash", "-c", f'{stand_ins}; source "$0" "$@"', script, *more]
     done = subprocess.run(
         words, cwd=ROOT, env={**ENVIRONMENT, **variables, **settings}, capture_output=True, text=True, timeout=600
