@@ -20,6 +20,7 @@ from desd_components.errors import UserError, innermost_user_error
 # command: module and function that do it. One line per command.
 COMMANDS = {
     "demo": "desd_components.tools.demo:demo",
+    "download": "desd_components.tools.download:download",
     "check": "desd_components.tools.check:check",
     "check-config": "desd_components.tools.config_check:check_config",
     "deeplesion": "desd_components.tools.deeplesion:deeplesion",

@@ -63,6 +63,8 @@ def joined_processes() -> str:
     """
     if "LOCAL_RANK" not in os.environ:
         raise UserError("multi_gpu_train.yaml needs torchrun: torchrun --nproc_per_node=N -m monai.bundle run ...")
+    # In a SLURM job Ignite would take srun's local rank for this process's: 0 for all that torchrun starts on a node.
+    os.environ.pop("SLURM_JOB_ID", None)
     on_gpu = torch.cuda.is_available()
     device = f"cuda:{os.environ['LOCAL_RANK']}" if on_gpu else "cpu"
     if on_gpu:

@@ -1,7 +1,10 @@
 """Small answers that the pre-training configs ask for."""
 
+import os
+
 import pytest
 import torch
+from torch import distributed
 
 from desd_components import (
     DeepSelfDistillationNetwork,
@@ -76,3 +79,13 @@ def test_after_leaving_its_processes_a_program_is_alone_again(monkeypatch):
     leave_processes()
     assert not torch.distributed.is_initialized()
     assert total_batch(2) == 2
+
+
+def test_in_a_slurm_job_the_local_rank_stays_torchruns_and_not_sruns(monkeypatch):
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_rank", lambda: 0)
+    for name, value in {"LOCAL_RANK": "1", "SLURM_JOB_ID": "7", "SLURM_LOCALID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    joined_processes()
+    assert "SLURM_JOB_ID" not in os.environ, "by which Ignite decides to overwrite LOCAL_RANK"
+    assert os.environ["LOCAL_RANK"] == "1"
