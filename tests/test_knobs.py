@@ -134,6 +134,7 @@ SEGMENT = {
     "stitch_device": Same("cpu:0", why=GPU),
     "flip_axes": Change([0]),
     "save_probabilities": Change(True),
+    "dicom_seg": Same(True, why="these scans are NIfTI; test_scans_page has a series"),
     "overlays": Change(True),
     "separate_folder": Change(True),
     "device": Same("cpu:0", why=GPU),
