@@ -42,7 +42,7 @@ class LabelReads:
     def __init__(self, bundle: Path) -> None:
         self.parser: Any = ConfigParser()
         self.parser.read_config(str(bundle / "configs" / "inference.json"))
-        self.parser.config["bundle_root"] = str(bundle)
+        self.parser.set(str(bundle), "bundle_root")
         self.network = self.parser.get_parsed_content("network_def", instantiate=True)
         self.network.load_state_dict(torch.load(bundle / "models" / "model.pt", map_location="cpu"), strict=True)
         self.options = dict(self.parser.get("displayable_configs") or {})
@@ -50,9 +50,9 @@ class LabelReads:
     def __call__(self, scan: Path) -> Any:
         """What a request for `scan` gives, before it is written."""
         if self.options:  # a request states them anew
-            self.parser["displayable_configs"].update(self.options)
+            self.parser.set(dict(self.options), "displayable_configs")
             self.parser.parse()
-        sample = {"image": str(scan)}
+        sample: Any = {"image": str(scan)}
         for transform in self.transforms("preprocessing"):
             if isinstance(transform, LoadImaged):
                 transform._loader.image_only = False
