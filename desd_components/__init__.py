@@ -41,7 +41,15 @@ from .handlers import (
     shared,
 )
 from .history import RunRecordHandler
-from .inference import FlipInferer, ScanDataset, ScanLayout, SkipBadScans, refuse_overwriting, scans_root
+from .inference import (
+    FlipInferer,
+    ScanDataset,
+    ScanLayout,
+    SkipBadScans,
+    keep_subfolders,
+    refuse_overwriting,
+    scans_root,
+)
 from .labelled import LabelledData, find_labelled, with_background
 from .loading import ShareableCollate
 from .loss import DeepSelfDistillationLoss, DistillationOutput

@@ -1,9 +1,9 @@
 """Where a bundle lies, and whether this package is the one that it was packed with.
 
 `monai.bundle` tells no expression which file it stands in, and puts a bundle's folder on ``sys.path`` only when the
-run starts, after ``initialize``. So the callers are asked: a workflow knows the folder of its configs, and MONAI's
-exporters and checkers hold the path of theirs. A packed config asks in the same way, before this package can be
-imported; see `desd_components.tools.packed_configs`.
+run starts, after ``initialize``. So the callers are asked: a workflow knows the folder of its configs, MONAI's
+exporters and checkers hold the path of theirs, and MONAI Deploy's operator that of its bundle. A packed config asks in
+the same way, before this package can be imported; see `desd_components.tools.packed_configs`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ def config_folder() -> Path | None:
 def _place(names: dict[str, Any]) -> Path | None:
     if names.get("config_file_"):  # in monai.bundle's ckpt_export, onnx_export, verify_net_in_out
         return Path(str(ensure_tuple(names["config_file_"])[0])).absolute().parent
-    folder = getattr(names.get("self"), "__dict__", {}).get("config_root_path")  # a ConfigWorkflow's
-    return None if folder is None else Path(folder).absolute()
+    caller = getattr(names.get("self"), "__dict__", {})
+    if caller.get("config_root_path") is not None:  # a ConfigWorkflow's
+        return Path(caller["config_root_path"]).absolute()
+    bundle = caller.get("_bundle_path")  # a MonaiBundleInferenceOperator's, which leaves `bundle_root` as it is
+    return None if bundle is None else (Path(bundle) / "configs").absolute()
 
 
 def own_bundle() -> Path | None:

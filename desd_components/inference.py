@@ -205,7 +205,7 @@ class ScanLayout(FolderLayoutBase):
 
     Args:
         output_dir: the folder of results.
-        root: scans below it keep their sub-folders.
+        root: scans below it keep their sub-folders; None: only the name counts, until `keep_subfolders` says more.
         postfix: added to the name after an underscore; none by default.
         separate_folder: one folder for each scan, as MONAI writes by default; off here.
         extension: instead of the scan's own; by default ``.nii`` for such a scan, and ``.nii.gz`` for all others.
@@ -214,22 +214,34 @@ class ScanLayout(FolderLayoutBase):
     def __init__(
         self,
         output_dir: str | Path,
-        root: str | Path,
+        root: str | Path | None = None,
         postfix: str = "",
         separate_folder: bool = False,
         extension: str | None = None,
     ) -> None:
-        self.output_dir, self.root = Path(output_dir), _absolute(root)
+        self.output_dir, self.root = Path(output_dir), None if root is None else _absolute(root)
         self.postfix, self.separate_folder, self.extension = postfix, separate_folder, extension
 
     def filename(self, subject: Any = "subject", idx: Any = None, **kwargs: Any) -> str:
         """The path for the result of the scan `subject`; its folder is made."""
         scan = _absolute(str(subject))
         # the root itself may be the scan: a folder of one DICOM series
-        inside = scan.parent.relative_to(self.root) if self.root in scan.parents else Path()
+        inside = scan.parent.relative_to(self.root) if self.root and self.root in scan.parents else Path()
         folder = self.output_dir / inside / (stem(scan) if self.separate_folder else "")
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder / result_name(scan, f"_{self.postfix}" if self.postfix else "", self.extension))
+
+
+def keep_subfolders(dataset_dir: str | Path, records: Sequence[Record], layouts: Sequence[ScanLayout]) -> None:
+    """Tell `layouts` where the scans of a run lie; those who segment one scan of their own build them without a folder.
+
+    Args:
+        dataset_dir, records: as for `scans_root`.
+        layouts: where the results of this run go.
+    """
+    root = scans_root(dataset_dir, records)
+    for layout in layouts:
+        layout.root = root
 
 
 def refuse_overwriting(records: Sequence[Record], layout: ScanLayout) -> None:

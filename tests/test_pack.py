@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+import venv
 import zipfile
 
 import pytest
@@ -26,6 +28,7 @@ from desd_components import (
 )
 from desd_components.tools.pack import pack
 from desd_components.tools.pack_checks import check_commands, check_consumers, write_volumes
+from desd_components.tools.pack_rules import stated_versions
 from desd_components.tools.publish import publish
 
 SETTINGS = preprocessing_settings(None, "zscore", [-1024.0, 1024.0])
@@ -117,10 +120,29 @@ def test_training_evaluation_and_inference_run_from_a_foreign_folder(packed, tmp
     check_commands(packed, write_volumes(tmp_path / "data", classes))
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_the_packages_that_its_metadata_pin_are_all_that_it_needs(packed, tmp_path):
+    """A person's way after a download: an environment of its own, with the pinned packages and nothing else."""
+    pinned = stated_versions(json.loads((packed / "configs" / "metadata.json").read_text()))
+    venv.create(tmp_path / "fresh", with_pip=True)
+    python = tmp_path / "fresh" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", *(f"{name}=={version}" for name, version in pinned.items())]
+    subprocess.run(install, check=True, timeout=900)
+    classes = read_manifest(packed / "models" / "model.pt").get("class_names", ["background", "one", "two"])
+    check_commands(packed, write_volumes(tmp_path / "data", classes), python, tracking=False)
+
+
 def test_a_failing_check_is_named_with_its_last_words(one_packed, tmp_path):
     edit_metadata(one_packed, version=7)
     with pytest.raises(UserError, match=r"check 'metadata_fit_the_schema' fails: .*schema"):
         check_consumers(one_packed, write_volumes(tmp_path / "data", ["background", "left"]))
+
+
+def test_one_bundle_takes_at_most_ten_seconds(copied, tmp_path):
+    begun = time.process_time()  # of one core, whatever else the machine does
+    pack(str(copied), output=str(tmp_path / "zoo"))
+    assert time.process_time() - begun < 10
 
 
 def test_the_same_sources_make_the_same_bytes_under_sorted_names(packed, published, tmp_path):
@@ -177,6 +199,7 @@ RULES = {
     "metadata fields": (lambda b: edit_metadata(b, **{"version": "1.0"}) or drop(b, "copyright"), "copyright absent"),
     "changelog": (lambda b: edit_metadata(b, version="7.0.0"), "no entry for version 7.0.0"),
     "exact versions": (lambda b: edit_metadata(b, pytorch_version="2.13.0+cpu"), "torch is '2.13.0\\+cpu'"),
+    "no optional packages": (lambda b: edit_metadata(b, optional_packages_version={}), "Name all as required"),
     "package pins": (lambda b: edit_metadata(b, required_packages_version={}), "fire, which .* needs"),
     "README sections": (lambda b: (b / "docs" / "README.md").write_text("# DeSD\n"), "no heading has Description"),
     "no personal path": (

@@ -44,7 +44,6 @@ METADATA_SCHEMA: dict[str, Any] = {
         "pytorch_version": _VERSION,
         "numpy_version": _VERSION,
         "required_packages_version": _VERSIONS,
-        "optional_packages_version": _VERSIONS,
         **{
             name: {"type": "string"} for name in ("name", "task", "description", "authors", "copyright", "intended_use")
         },

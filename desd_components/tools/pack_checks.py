@@ -52,9 +52,11 @@ def foreign_environment() -> dict[str, str]:
     return kept | {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def run_foreign(arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess:
+def run_foreign(
+    arguments: Sequence[str], folder: Path, python: str | Path = sys.executable
+) -> subprocess.CompletedProcess:
     """Run Python in `folder`, which is not put on its ``sys.path`` either."""
-    command = [sys.executable, "-P", *arguments]
+    command = [str(python), "-P", *arguments]
     return subprocess.run(command, cwd=folder, env=foreign_environment(), capture_output=True, text=True)
 
 
@@ -87,21 +89,24 @@ def write_schema(path: Path) -> Path:
     return path
 
 
-def commands(bundle: Path, data: Path) -> dict[str, tuple[list[str], Path]]:
-    """What is done -> its command line, as a person types it, and a file that it must leave."""
+def commands(bundle: Path, data: Path, tracking: bool = True) -> dict[str, tuple[list[str], Path]]:
+    """What is done -> its command line, as a person types it, and a file that it must leave.
+
+    Training is also tracked by mlflow, which no bundle needs, where `tracking` says so.
+    """
     configs, runs = bundle / "configs", data.parent / f"runs_{bundle.name}"
     settings = {"dataset_dir": data, "cache_dir": data.parent / "cache"}
     training = [str(configs / f"{name}.json") for name in ("train", "smoke")]
     encoder = "samples_per_epoch" not in json.loads((configs / "train.json").read_text())
     trained = {"encoder_checkpoint": runs / "train" / "encoder.pt"} if encoder else {}
-    tracking = {"tracking": "mlflow", "output_dir": runs / "train"}
+    train = {**settings, "output_dir": runs / "train"} | ({"tracking": "mlflow"} if tracking else {})
     evaluation = runs / ("evaluation" if encoder else "train")
     evaluated = {**settings, **trained, "output_dir": evaluation}
     inferred = {"dataset_dir": data / "imagesTr", "output_dir": runs / "inference"}
     return {
-        "training with --tracking mlflow": (
-            run_command(training, {**settings, **tracking}, "training"),
-            runs / "train" / "mlruns.db",
+        "training with --tracking mlflow" if tracking else "training": (
+            run_command(training, train, "training"),
+            runs / "train" / ("mlruns.db" if tracking else f"{'encoder' if encoder else 'model'}.pt"),
         ),
         "evaluation": (
             run_command([*training, str(configs / "evaluate.json")], evaluated),
@@ -120,14 +125,14 @@ def run_command(files: Sequence[str], settings: dict, *words: str) -> list[str]:
     return ["-m", "monai.bundle", "run", *words, "--config_file", str(list(files)), *given]
 
 
-def check_commands(bundle: Path, data: Path) -> None:
-    """The command line.
+def check_commands(bundle: Path, data: Path, python: str | Path = sys.executable, tracking: bool = True) -> None:
+    """The command line, of the interpreter `python`; see `commands`.
 
     Raises:
         UserError: naming what fails.
     """
-    for name, (arguments, result) in commands(bundle, data).items():
-        done = run_foreign(arguments, data.parent)
+    for name, (arguments, result) in commands(bundle, data, tracking).items():
+        done = run_foreign(arguments, data.parent, python)
         if done.returncode != 0:
             raise UserError(f"{bundle}: {name} fails: {last_words(done)}")
         if not result.is_file():

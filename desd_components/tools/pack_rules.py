@@ -79,6 +79,8 @@ def check_metadata(path: Path) -> None:
     absent = [key for key in METADATA_SCHEMA["required"] if key not in content]
     if absent:
         refuse("metadata fields", path, f"{', '.join(absent)} absent. Write {'it' if len(absent) == 1 else 'them'} in.")
+    if "optional_packages_version" in content:
+        refuse("no optional packages", path, "MONAI puts them in place of the required ones. Name all as required.")
     if content["version"] not in content.get("changelog", {}):
         refuse("changelog", path, f"it has no entry for version {content['version']}. Say what is new in it.")
     for name, version in stated_versions(content).items():
@@ -92,7 +94,7 @@ def check_metadata(path: Path) -> None:
 def stated_versions(content: dict[str, Any]) -> dict[str, str]:
     """Distribution -> version, of all that the metadata name."""
     own = {name: content[key] for name, key in OWN_KEYS.items()}
-    return own | content["required_packages_version"] | content.get("optional_packages_version", {})
+    return own | content["required_packages_version"]
 
 
 def check_channels(path: Path, data: dict[str, Any]) -> None:
