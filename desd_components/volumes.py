@@ -15,7 +15,7 @@ import numpy as np
 
 from .errors import UserError
 
-INSTALL = 'pip install "desd-components[scans]"'
+INSTALL = "pip install pydicom highdicom SimpleITK pillow"
 
 
 class MissingPackage(UserError):
