@@ -30,6 +30,7 @@ from .finetuning import (
     target_spacing,
     write_split,
 )
+from .finish import finish_run
 from .handlers import (
     FiniteLossHandler,
     FreezePrototypesHandler,
@@ -47,6 +48,7 @@ from .loss import DeepSelfDistillationLoss, DistillationOutput
 from .monitor import DistillationMonitor, starting_lines
 from .network import DeepSelfDistillationNetwork, ProjectionHead
 from .overlays import DrawOverlayd, draw_overlay
+from .pictures import CasePictures, FeaturePictures, ScanPictures
 from .pretraining import (
     decay_groups,
     distributed_network,

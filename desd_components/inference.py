@@ -8,10 +8,12 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data import Dataset, FolderLayoutBase, MetaTensor
@@ -20,6 +22,7 @@ from monai.inferers import Inferer
 from .checks import header_problem
 from .errors import UserError
 from .scans import Record, is_decathlon, record_files, stem
+from .scoring import voxel_size, voxel_size_of
 from .weights import write_json
 
 logger = logging.getLogger(__name__)
@@ -98,19 +101,22 @@ def _one_line(error: BaseException) -> str:
 class SkipBadScans:
     """An evaluator's `iteration_update` and handler: a scan that fails is noted, and the rest goes on.
 
-    At the end a JSON file lists {"segmented": [...], "failed": [{"image", "error"}]}. The process ends with exit code 0
-    when at least one scan was segmented, and with 1 when none was.
+    At the end a JSON file lists {"segmented": [...], "failed": [{"image", "error"}], "scans": [...]}, the last as
+    `scan_facts` has it, and the seconds that each took. The process ends with exit code 0 when at least one scan was
+    segmented, and with 1 when none was.
 
     Args:
         report: the JSON file.
+        class_names: name of each label value, the background first; none where no label maps are made.
 
     Raises:
         UserError: at the end, when every scan failed.
     """
 
-    def __init__(self, report: str | Path) -> None:
-        self.report = Path(report)
+    def __init__(self, report: str | Path, class_names: Sequence[str] = ()) -> None:
+        self.report, self.class_names = Path(report), list(class_names)
         self.segmented: list[str] = []
+        self.scans: list[dict[str, Any]] = []
         self.failed: list[dict[str, str]] = []
 
     def __call__(self, engine: Any, batch: Mapping[str, Any]) -> Any:
@@ -120,14 +126,18 @@ class SkipBadScans:
             return None
         image = batch["image"]
         path = image.meta["filename_or_obj"] if isinstance(image, MetaTensor) else "a scan"
-        path = str(path[0] if isinstance(path, list | tuple) else path)
+        path, start = str(path[0] if isinstance(path, list | tuple) else path), time.monotonic()
         try:
             output = engine._iteration(engine, batch)
+            facts = scan_facts(path, image, engine.state.output, self.class_names)
         except Exception as error:
             logger.debug("the whole trace of %s", path, exc_info=True)
             self._note(path, _one_line(error))
             return None
         self.segmented.append(path)
+        self.scans.append(facts | {"seconds": round(time.monotonic() - start, 2)})
+        for warning in facts["warnings"]:
+            logger.warning("%s: %s", path, warning)
         logger.info("%s: done", path)
         return output
 
@@ -137,7 +147,7 @@ class SkipBadScans:
 
     def finish(self, engine: Engine) -> None:
         """Write the report and say how it went."""
-        write_json(self.report, {"segmented": self.segmented, "failed": self.failed})
+        write_json(self.report, {"segmented": self.segmented, "failed": self.failed, "scans": self.scans})
         logger.info("%d scans done, %d failed: %s", len(self.segmented), len(self.failed), self.report)
         if self.failed and not self.segmented:
             first = self.failed[0]
@@ -146,6 +156,47 @@ class SkipBadScans:
     def _note(self, path: str, why: str) -> None:
         self.failed.append({"image": path, "error": why})
         logger.error("%s could not be used: %s", path, why)
+
+
+def scan_facts(path: str, image: torch.Tensor, output: Any, class_names: Sequence[str]) -> dict[str, Any]:
+    """What there is to say of a scan and of the label map that was made of it.
+
+    Args:
+        path: its file.
+        image: the batch (1, C, X, Y, Z) that the network saw.
+        output: of the engine: a decollated [{"pred": (1, X, Y, Z)}] on the scan's own grid, or anything without labels.
+        class_names: name of each label value, the background first.
+
+    Returns:
+        "image"; "shape" and "spacing_mm" of the scan as stored; "volumes_ml" of each class; "warnings", in words.
+    """
+    facts: dict[str, Any] = {"image": path, **_stored_grid(image), "volumes_ml": {}, "warnings": []}
+    if not class_names or not isinstance(output, list):
+        return facts
+    labels = output[0]["pred"]
+    counts = np.bincount(np.asarray(labels[0].cpu()).round().astype(int).ravel(), minlength=len(class_names))
+    ml = float(np.prod(voxel_size(labels))) / 1000
+    facts["volumes_ml"] = {name: round(int(counts[i]) * ml, 3) for i, name in enumerate(class_names) if i}
+    if not counts[1:].any():
+        facts["warnings"].append("nothing was found: every voxel is background")
+    elif sides := _cut_off(labels[0]):
+        facts["warnings"].append(f"what was found reaches the border of the scan along {sides}: it may be cut off")
+    return facts
+
+
+def _stored_grid(image: torch.Tensor) -> dict[str, list]:
+    """Shape (voxels) and spacing (mm) of the file behind a preprocessed batch."""
+    meta = image.meta if isinstance(image, MetaTensor) else {}
+    shape = np.asarray(meta.get("spatial_shape", image.shape[2:])).reshape(-1)[:3]
+    affine = np.asarray(meta.get("original_affine", np.eye(4)), dtype=float).reshape(-1, 4, 4)[0]
+    return {"shape": [int(n) for n in shape], "spacing_mm": [round(float(s), 4) for s in voxel_size_of(affine)]}
+
+
+def _cut_off(labels: torch.Tensor) -> str:
+    """The axes at whose ends a label map (X, Y, Z) is not all background, as words."""
+    found = labels > 0
+    ends = {name: found.select(axis, 0).any() | found.select(axis, -1).any() for axis, name in enumerate("xyz")}
+    return ", ".join(name for name, cut in ends.items() if cut)
 
 
 def _absolute(path: str | Path) -> Path:

@@ -1,0 +1,156 @@
+"""Run folders as their runs left them, and cases with the predictions of several runs: what the pages are made of.
+
+Where from: ours. Reads only; a run that was stopped half way gives what it has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from desd_components.errors import UserError
+from desd_components.record import record_name
+
+#: what leaves records in a folder, by the beginning of their names; a training has none
+PARTS = ("", "evaluation", "inference")
+
+
+@dataclass
+class Part:
+    """The record of a training, or of an evaluation or inference: its config, environment and warnings."""
+
+    name: str
+    config: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """What one run left in its folder; whatever it did not write is empty."""
+
+    folder: Path
+    name: str
+    history: list[dict[str, Any]] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    scans: dict[str, Any] = field(default_factory=dict)
+    config: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def pretraining(self) -> bool:
+        """Whether it is a self-distillation: its history tells of a teacher."""
+        return any("teacher_entropy" in row or "stage_1_loss" in row for row in self.history)
+
+    @property
+    def kind(self) -> str:
+        """What it did, in words."""
+        if self.history:
+            return "pre-training" if self.pretraining else "fine-tuning"
+        if self.scans:
+            return "inference"
+        return "evaluation of an encoder" if "retrieval" in self.metrics else "evaluation"
+
+    def setting(self, key: str) -> Any:
+        """A top-level setting of the resolved config; None where there is none."""
+        return self.settings().get(key)
+
+    def settings(self) -> dict[str, Any]:
+        """The resolved config of the training, or of whatever else there is."""
+        import yaml
+
+        text = self.config or next((part.config for part in self.parts if part.config), "")
+        return (yaml.safe_load(text) or {}) if text else {}
+
+
+@dataclass
+class Case:
+    """One scan with its truth and each arm's prediction: files on one grid."""
+
+    name: str
+    image: Path
+    truth: Path
+    predictions: dict[str, Path]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds what a run leaves."""
+    return any((folder / name).is_file() for name in ("history.jsonl", "metrics.json", "report.json"))
+
+
+def read_run(folder: str | Path, name: str = "", metrics: str | Path = "") -> Run:
+    """Read a run's folder; ``metrics``: where its evaluation lies, when that is elsewhere.
+
+    Raises:
+        UserError: when the folder is missing or holds no part of a run, or a file in it cannot be read.
+    """
+    folder = Path(folder)
+    run, scores = Run(folder, name or folder.resolve().name), Path(metrics) if metrics else folder / "metrics.json"
+    if not is_run(folder) and not scores.is_file():
+        raise UserError(
+            f"{folder}: neither history.jsonl nor metrics.json nor report.json is there. Name the output_dir of a run."
+        )
+    try:
+        run.history = [json.loads(line) for line in _text(folder / "history.jsonl").splitlines() if line.strip()]
+        run.metrics, run.scans = _json(scores), _json(folder / "report.json")
+        run.parts = [part for part in (_part(folder, name) for name in PARTS) if part.config or part.environment]
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{folder}: a record of the run is not JSON ({error}). Run it again or mend the file."
+        ) from error
+    training = next((part for part in run.parts if not part.name), _part(folder, ""))
+    run.config, run.environment, run.warnings = training.config, training.environment, training.warnings
+    return run
+
+
+def _part(folder: Path, name: str) -> Part:
+    config = _text(folder / record_name(name, "config.yaml"))
+    environment = _json(folder / record_name(name, "environment.json"))
+    return Part(name, config, environment, _warnings(_text(folder / f"{name or 'train'}.log").splitlines()))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content = _text(path)
+    found = json.loads(content) if content else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _warnings(lines: Sequence[str]) -> list[str]:
+    """What was said at level WARNING by this package, each once, in order."""
+    return list(dict.fromkeys(_message(line) for line in lines if " WARNING desd_components" in line))
+
+
+def _message(line: str) -> str:
+    return line.partition(" WARNING ")[2].partition(": ")[2]
+
+
+def load_case(case: Case) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], list[float]]:
+    """Volumes of a case turned to RAS+ axes, and the spacing in mm.
+
+    Raises:
+        UserError: when a prediction or the truth does not lie on the image's grid.
+    """
+    import nibabel as nib
+
+    image = nib.nifti1.load(case.image)
+    volumes = {}
+    for what, path in {"truth": case.truth, **case.predictions}.items():
+        label = nib.nifti1.load(path)
+        if label.shape[:3] != image.shape[:3] or not np.allclose(label.affine, image.affine, atol=1e-3):
+            raise UserError(f"{path}: not on the grid of {case.image}. Write predictions on the scan's own grid.")
+        volumes[what] = np.asarray(nib.as_closest_canonical(label).dataobj).astype(np.int16)
+    canonical = nib.as_closest_canonical(image)
+    voxels = np.asarray(canonical.dataobj, np.float32)
+    voxels = voxels[..., 0] if voxels.ndim == 4 else voxels
+    return voxels, volumes.pop("truth"), volumes, [float(s) for s in canonical.header.get_zooms()[:3]]
