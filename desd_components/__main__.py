@@ -24,6 +24,7 @@ COMMANDS = {
     "phantom": "desd_components.tools.phantom:write_family",
     "label-curve": "desd_components.tools.label_curve:label_curve",
     "insert": "desd_components.tools.insert:insert",
+    "gallery": "desd_components.tools.gallery:gallery",
     "report": "desd_components.tools.report:report",
     "publish": "desd_components.tools.publish:publish",
     "pack": "desd_components.tools.pack:pack",

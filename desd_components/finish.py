@@ -14,6 +14,7 @@ from pathlib import Path
 import ignite.distributed as idist
 
 from .checks import one_line
+from .errors import innermost_user_error
 from .record import record_end
 from .stopping import was_stopped
 
@@ -27,7 +28,9 @@ def comfort(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         logger.debug("the whole trace of the warning below", exc_info=True)
-        logger.warning("%s: %s: %s. The run itself is complete.", what, type(error).__name__, one_line(error))
+        cause = innermost_user_error(error)
+        reason = str(cause) if cause is not None else f"{type(error).__name__}: {one_line(error)}."
+        logger.warning("%s: %s The run itself is complete.", what, reason)
 
 
 def finish_run(output_dir: str | Path, page: bool = True, part: str = "") -> None:

@@ -111,7 +111,7 @@ class CasePictures:
             "front (A), back (P), head, feet."
         )
         alt = f"Three planes of {stem(Path(case.path))}, the outlines of truth and prediction on them."
-        album.add(lambda path: figure.savefig(path, dpi=128), title, caption, alt)
+        album.add(lambda path: figure.savefig(path, dpi=128, facecolor="black"), title, caption, alt)
 
 
 def best_median_worst(cases: Sequence[KeptCase]) -> dict[str, KeptCase]:
@@ -162,7 +162,9 @@ class ScanPictures:
         words = ", ".join(self._name(value) for value in values) or "no class was found"
         caption = f"{words}; {window_words(_voxels(image))}; 20 mm about what was found."
         alt = f"Three planes of {stem(Path(path))}, outlined: {words}."
-        self._album.add(lambda file: figure.savefig(file, dpi=128), f"{stem(Path(path))}.", caption, alt)
+        self._album.add(
+            lambda file: figure.savefig(file, dpi=128, facecolor="black"), f"{stem(Path(path))}.", caption, alt
+        )
 
     def _name(self, value: int) -> str:
         from .pages.slices import color_word

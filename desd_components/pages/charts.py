@@ -97,7 +97,7 @@ FINETUNING_CHARTS = (
 #: beginnings of further names, with the unit of their axis
 UNITS = {
     "gradient_norm_": "gradient norm (loss per unit of weight)",
-    "val_rank_": "effective rank (directions)",
+    "val_rank_": "effective rank (share of the possible)",
     "val_dice_": "Dice (1 = same as the truth)",
     "val_hd95_": "95 % Hausdorff distance (mm)",
 }

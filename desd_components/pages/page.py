@@ -110,12 +110,34 @@ def figures(items: Iterable[str], small: bool = False) -> str:
     return f'<div class="figures{" small" if small else ""}">{"".join(items)}</div>'
 
 
-def legend(items: Mapping[str, str]) -> str:
-    """Words with their colours: words -> CSS colour."""
-    entries = (
-        f'<li><span class="key" style="background:{color}"></span>{text(words)}</li>' for words, color in items.items()
+def series_color(number: int) -> str:
+    """The page's colour of the curve `number`, from 0; they repeat after eight."""
+    return f"var(--series-{number % 8 + 1})"
+
+
+def card(
+    name: str, link: str, color: str, numbers: Mapping[str, str], settings: Mapping[str, str], thumbnail: str
+) -> str:
+    """A run in a row: its name as a link, its numbers, the settings that tell it from others, and a picture.
+
+    Args:
+        link: an address, already quoted.
+        color: of its curve, as CSS; none where it has no curve.
+        thumbnail: HTML, as `image` makes it.
+    """
+    dot = f'<span class="key" style="background:{color}"></span>' if color else ""
+    figures = "".join(
+        f"<div><b>{text(number)}</b><span>{text(words)}</span></div>" for words, number in numbers.items()
     )
-    return f'<ul class="legend">{"".join(entries)}</ul>'
+    told = "".join(f"<li><code>{text(key)}: {text(value)}</code></li>" for key, value in settings.items())
+    title = f'<h3>{dot}<a href="{text(link)}">{text(name)}</a></h3>'
+    facts = f'<div class="numbers">{figures}</div><ul class="settings">{told}</ul>'
+    return f'<article class="run"><div class="thumb">{thumbnail}</div><div>{title}{facts}</div></article>'
+
+
+def rows(cards: Iterable[str]) -> str:
+    """Cards below one another."""
+    return f'<div class="runs">{"".join(cards)}</div>'
 
 
 def tiles(items: Mapping[str, str]) -> str:

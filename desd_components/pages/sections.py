@@ -5,6 +5,7 @@ Where from: ours; read off the records that the run left.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -95,10 +96,11 @@ def scans_section(run: Run) -> html.Section:
     failed = [[scan["image"], scan["error"]] for scan in run.scans.get("failed", [])]
     parts = [html.table(["could not be used", "why"], failed)] if failed else []
     scans = run.scans.get("scans", [])
+    root = os.path.commonpath([os.path.dirname(scan["image"]) for scan in scans]) if scans else ""
     names = list(dict.fromkeys(name for scan in scans for name in scan.get("volumes_ml", {})))
     rows = [
         [
-            scan["image"],
+            os.path.relpath(scan["image"], root) if root else scan["image"],
             " x ".join(map(str, scan["shape"])),
             " x ".join(f"{side:.3g}" for side in scan["spacing_mm"]),
             scan["seconds"],
@@ -109,7 +111,8 @@ def scans_section(run: Run) -> html.Section:
     ]
     head = ["scan", "voxels", "spacing (mm)", "seconds", *(f"{name} (ml)" for name in names), "warnings"]
     if rows:
-        parts.append(html.paragraph("Scans with a warning stand first; a click on a heading sorts by it."))
+        where = f"In {root}. " if root else ""
+        parts.append(html.paragraph(f"{where}Scans with a warning stand first; a click on a heading sorts by it."))
         parts.append(html.sortable(head, rows, sorted_by=len(head) - 1, numbers_from=3, words=[len(head) - 1]))
     return html.Section("Scans", "\n".join(parts))
 

@@ -60,11 +60,18 @@ th[aria-sort="ascending"] button::after { content: "\\2191"; opacity: 1; }
 th[aria-sort="descending"] button::after { content: "\\2193"; opacity: 1; }
 .tall { max-height: 560px; overflow: auto; }
 .tall th { position: sticky; top: 0; background: var(--paper); box-shadow: 0 1px 0 var(--line); }
-.bar { display: inline-block; width: 64px; height: 7px; border-radius: 4px; background: var(--grid);
-  margin-right: 9px; vertical-align: middle; overflow: hidden; }
-.bar i { display: block; height: 100%; border-radius: 4px; background: var(--series-1); }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 13.5px; color: var(--soft);
-  margin: 10px 0 0; padding: 0; list-style: none; }
+.runs { display: grid; gap: 14px; margin: 18px 0; }
+.run { display: grid; grid-template-columns: 250px 1fr; gap: 22px; align-items: center; background: var(--card);
+  border: 1px solid var(--line); border-radius: 12px; padding: 14px 18px; }
+.run h3 { margin: 0 0 6px; overflow-wrap: anywhere; }
+.thumb { min-height: 60px; } .thumb:empty { border-radius: 6px; background: var(--wash); }
+.thumb img { display: block; width: 100%; max-height: 150px; object-fit: cover; border-radius: 6px; background: #000; }
+.numbers { display: flex; flex-wrap: wrap; gap: 4px 26px; font-variant-numeric: tabular-nums; }
+.numbers b { font-size: 20px; font-weight: 640; display: block; line-height: 1.25; }
+.numbers span { font-size: 13px; color: var(--soft); }
+.settings { list-style: none; margin: 8px 0 0; padding: 0; display: flex; flex-wrap: wrap; gap: 6px; }
+.settings code { background: var(--wash); border-radius: 6px; padding: 2px 7px; font-size: 12px;
+  overflow-wrap: anywhere; }
 code, pre { font-family: var(--mono); font-size: 13px; }
 td code { overflow-wrap: anywhere; }
 pre { background: var(--wash); border-radius: 8px; padding: 12px 14px; overflow-x: auto; line-height: 1.5;
@@ -79,7 +86,7 @@ summary { cursor: pointer; padding: 10px 0; font-weight: 560; }
 footer { max-width: 1080px; margin: 70px auto 40px; padding: 16px 28px 0; color: var(--soft); font-size: 13.5px; }
 .key { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin: 0 6px 0 0; }
 @media (max-width: 560px) { th, td { padding-right: 10px; } figure { padding: 12px 12px 10px; }
-  h2 { margin-top: 44px; } }
+  h2 { margin-top: 44px; } .run { grid-template-columns: 1fr; } }
 @media print { body { background: #fff; } figure, details, .tile { break-inside: avoid; } }
 """
 
