@@ -26,6 +26,7 @@ COMMANDS = {
     "insert": "desd_components.tools.insert:insert",
     "gallery": "desd_components.tools.gallery:gallery",
     "report": "desd_components.tools.report:report",
+    "method-figure": "desd_components.tools.method_figure:method_figure",
     "publish": "desd_components.tools.publish:publish",
     "pack": "desd_components.tools.pack:pack",
     "export": "desd_components.tools.export:export",
