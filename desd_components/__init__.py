@@ -31,6 +31,7 @@ from .finetuning import (
     split_of,
     write_split,
 )
+from .finish import finish_run
 from .handlers import (
     FreezePrototypesHandler,
     LearningRateHandler,
@@ -57,6 +58,7 @@ from .monitor import DistillationMonitor, starting_lines
 from .network import DeepSelfDistillationNetwork, ProjectionHead
 from .nonfinite import SkipNonFiniteHandler
 from .overlays import DrawOverlayd, draw_overlay
+from .pictures import CasePictures, FeaturePictures, ScanPictures
 from .preprocessing import preprocessing_settings, target_spacing
 from .pretraining import (
     decay_groups,

@@ -8,10 +8,12 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data import Dataset, FolderLayoutBase, MetaTensor
@@ -21,6 +23,7 @@ from .checks import header_problem
 from .errors import UserError, innermost_user_error
 from .loading import loader_fault
 from .scans import Record, is_decathlon, record_files
+from .scoring import voxel_size, voxel_size_of
 from .searching import result_name, stem
 from .weights import write_json
 
@@ -112,19 +115,22 @@ class SkipBadScans:
     """An evaluator's `iteration_update` and handler: a scan that fails is noted, and the rest goes on.
 
     At the end a table is logged, and a JSON file lists {"segmented": [...], "failed": [{"image", "error"}], "readers":
-    {image: format}, "warnings": {image: how it had to be read}}. The process ends with exit code 0 when at least one
-    scan was segmented, and with 1 when none was.
+    {image: format}, "warnings": {image: how it had to be read}, "scans": [...]}, the last as `scan_facts` has it, with
+    the seconds that each took. The process ends with exit code 0 when at least one scan was segmented, and with 1 when
+    none was.
 
     Args:
         report: the JSON file.
+        class_names: name of each label value, the background first; none where no label maps are made.
 
     Raises:
         UserError: at the end, when every scan failed.
     """
 
-    def __init__(self, report: str | Path) -> None:
-        self.report = Path(report)
+    def __init__(self, report: str | Path, class_names: Sequence[str] = ()) -> None:
+        self.report, self.class_names = Path(report), list(class_names)
         self.segmented: list[str] = []
+        self.scans: list[dict[str, Any]] = []
         self.failed: list[dict[str, str]] = []
         self.readers: dict[str, str] = {}
         self.warnings: dict[str, str] = {}
@@ -135,13 +141,14 @@ class SkipBadScans:
             self._note(batch["image"][0], batch["error"][0])
             return None
         image = batch["image"]
-        path = _of_one(image, "filename_or_obj") or "a scan"
+        path, start = _of_one(image, "filename_or_obj") or "a scan", time.monotonic()
         self.readers[path] = _of_one(image, "reader")
-        if warnings := _of_one(image, "warnings"):
-            self.warnings[path] = warnings
-            logger.warning("%s: %s", path, warnings)
+        if reading := _of_one(image, "warnings"):
+            self.warnings[path] = reading
+            logger.warning("%s: %s", path, reading)
         try:
             output = engine._iteration(engine, batch)
+            facts = scan_facts(path, image, engine.state.output, self.class_names)
         except Exception as error:
             if loader_fault(error):  # it says nothing about this scan, and there will be no further one
                 raise
@@ -149,6 +156,10 @@ class SkipBadScans:
             self._note(path, _one_line(error))
             return None
         self.segmented.append(path)
+        told = [*([reading] if reading else []), *facts["warnings"]]
+        self.scans.append(facts | {"warnings": told, "seconds": round(time.monotonic() - start, 2)})
+        for warning in facts["warnings"]:
+            logger.warning("%s: %s", path, warning)
         logger.info("%s: done", path)
         return output
 
@@ -158,7 +169,7 @@ class SkipBadScans:
 
     def finish(self, engine: Engine) -> None:
         """Write the report and say how it went."""
-        told = {"readers": self.readers, "warnings": self.warnings}
+        told = {"scans": self.scans, "readers": self.readers, "warnings": self.warnings}
         write_json(self.report, {"segmented": self.segmented, "failed": self.failed, **told})
         logger.info("\n".join(self._table()))
         logger.info("%d scans done, %d failed: %s", len(self.segmented), len(self.failed), self.report)
@@ -183,6 +194,47 @@ def _of_one(image: Any, key: str) -> str:
     """A text from the metadata of a batch of one scan, empty where there is none."""
     value = image.meta.get(key, "") if isinstance(image, MetaTensor) else ""
     return str(value[0] if isinstance(value, list | tuple) else value)
+
+
+def scan_facts(path: str, image: torch.Tensor, output: Any, class_names: Sequence[str]) -> dict[str, Any]:
+    """What there is to say of a scan and of the label map that was made of it.
+
+    Args:
+        path: its file.
+        image: the batch (1, C, X, Y, Z) that the network saw.
+        output: of the engine: a decollated [{"pred": (1, X, Y, Z)}] on the scan's own grid, or anything without labels.
+        class_names: name of each label value, the background first.
+
+    Returns:
+        "image"; "shape" and "spacing_mm" of the scan as stored; "volumes_ml" of each class; "warnings", in words.
+    """
+    facts: dict[str, Any] = {"image": path, **_stored_grid(image), "volumes_ml": {}, "warnings": []}
+    if not class_names or not isinstance(output, list):
+        return facts
+    labels = output[0]["pred"]
+    counts = np.bincount(np.asarray(labels[0].cpu()).round().astype(int).ravel(), minlength=len(class_names))
+    ml = float(np.prod(voxel_size(labels))) / 1000
+    facts["volumes_ml"] = {name: round(int(counts[i]) * ml, 3) for i, name in enumerate(class_names) if i}
+    if not counts[1:].any():
+        facts["warnings"].append("nothing was found: every voxel is background")
+    elif sides := _cut_off(labels[0]):
+        facts["warnings"].append(f"what was found reaches the border of the scan along {sides}: it may be cut off")
+    return facts
+
+
+def _stored_grid(image: torch.Tensor) -> dict[str, list]:
+    """Shape (voxels) and spacing (mm) of the file behind a preprocessed batch."""
+    meta = image.meta if isinstance(image, MetaTensor) else {}
+    shape = np.asarray(meta.get("spatial_shape", image.shape[2:])).reshape(-1)[:3]
+    affine = np.asarray(meta.get("original_affine", np.eye(4)), dtype=float).reshape(-1, 4, 4)[0]
+    return {"shape": [int(n) for n in shape], "spacing_mm": [round(float(s), 4) for s in voxel_size_of(affine)]}
+
+
+def _cut_off(labels: torch.Tensor) -> str:
+    """The axes at whose ends a label map (X, Y, Z) is not all background, as words."""
+    found = labels > 0
+    ends = {name: found.select(axis, 0).any() | found.select(axis, -1).any() for axis, name in enumerate("xyz")}
+    return ", ".join(name for name, cut in ends.items() if cut)
 
 
 def _absolute(path: str | Path) -> Path:

@@ -7,6 +7,7 @@ MONAI's ``LoadImaged``, all go through it. Differs from MONAI's readers: a DICOM
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ from .dicom_volume import dicom_volume
 from .errors import UserError
 from .searching import ITK_SUFFIXES, NIFTI_SUFFIXES
 from .volumes import Volume, needed, to_ras
+
+# MONAI warns, at every loader, that a GPU decoder which nobody asked for is not there
+logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 
 _DETACHED = (".mhd", ".nhdr")  # headers that keep their voxels in a file beside them: MetaImage's and NRRD's
 _DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)[ \t]*([^\r\n]+)", re.MULTILINE | re.IGNORECASE)

@@ -92,7 +92,11 @@ def voxel_size(image: torch.Tensor) -> tuple[float, ...]:
     """Voxel size in mm (x, y, z), from the affine of a `MetaTensor`; 1 mm for a plain tensor."""
     if not isinstance(image, MetaTensor):
         return (1.0, 1.0, 1.0)
-    affine = np.asarray(image.affine.cpu(), dtype=float)
+    return voxel_size_of(np.asarray(image.affine.cpu(), dtype=float))
+
+
+def voxel_size_of(affine: np.ndarray) -> tuple[float, ...]:
+    """Voxel size in mm (x, y, z), from an affine (4, 4)."""
     return tuple(float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
 
 
@@ -100,6 +104,15 @@ def scan_path(image: torch.Tensor) -> str | None:
     """The file behind a `MetaTensor`; None where it is not known."""
     path = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
     return None if path is None else str(path)
+
+
+def from_all_processes(items: list[Any]) -> list[Any]:
+    """The items of all processes, in the order of their ranks; every process must ask."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return items
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
 
 
 class SegmentationScores(Metric):
@@ -133,12 +146,7 @@ class SegmentationScores(Metric):
 
     def gathered(self) -> list[dict[str, Any]]:
         """The cases of all processes, each scan once, sorted by path."""
-        cases = self.cases
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            parts: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, cases)
-            cases = [case for part in parts for case in part]
-        unique = {case["path"]: case for case in cases}
+        unique = {case["path"]: case for case in from_all_processes(self.cases)}
         return [unique[path] for path in sorted(unique)]
 
     def compute(self) -> float:

@@ -77,6 +77,11 @@ class StopSignals:
             signal.raise_signal(number)
 
 
+def was_stopped() -> bool:
+    """Whether a signal ended the run of a bundle's command."""
+    return _answered is not None
+
+
 def exit_if_stopped() -> None:
     """Leave a bundle's command with 128 + the number of the signal that ended its run; otherwise do nothing."""
     if _answered is not None:

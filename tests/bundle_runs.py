@@ -30,6 +30,8 @@ def run_bundle(
         processes: more than one starts it by torchrun.
         settings: ``--name value`` each.
     """
+    if configs == "inference":  # it has no smoke overlay that turns the page off
+        settings = {"page": False, **settings}
     return run_files(config_files(bundle, *configs.split()), *words, processes=processes, **settings)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from desd_components.errors import UserError
-from desd_components.tools import compare as c
+from desd_components.pages import compare as c
 
 
 def _metrics(**dice: float | None) -> dict:

@@ -13,7 +13,8 @@ from run_folders import write_arm, write_pretraining
 
 from desd_components.__main__ import main
 from desd_components.errors import UserError
-from desd_components.tools import figures, phantom, report, runs
+from desd_components.pages import charts, figures, results, runs, slices
+from desd_components.tools import phantom
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +53,13 @@ def _cases(study: Path) -> list[runs.Case]:
 
 def test_the_page_refers_to_nothing_outside_itself(html):
     assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!#|data:)", html)
-    assert "http" not in html and "@import" not in html and "<script" not in html and "<link" not in html
+    assert "http:" not in html and "https:" not in html and "@import" not in html and "<link" not in html
+    assert "Content-Security-Policy" in html and "default-src 'none'" in html
     assert not re.search(r"url\((?!#)", html)
 
 
 def test_every_figure_is_there_with_axes_and_a_caption(html):
-    titles = [chart.title for chart in (*report.PRETRAINING_CHARTS, *report.FINETUNING_CHARTS)]
+    titles = [chart.title for chart in (*charts.PRETRAINING_CHARTS, *charts.FINETUNING_CHARTS[:2])]
     for title in ("Overlap with the truth, by class.", *titles):
         assert f"</svg><figcaption><b>{title}</b>" in html
     assert html.count("<svg") == html.count("<figcaption>") == 1 + 11 + 2
@@ -107,10 +109,10 @@ def test_no_fixed_color_of_the_charts_is_left(html):
 
 def test_best_median_and_worst_case_are_shown_for_both_arms(study):
     arms = [runs.read_run(study / name) for name in ("encoder", "scratch")]
-    chosen = report.pick_cases(_cases(study), arms)
-    means = {case.name: np.mean([report.score_of(arm, case) for arm in arms]) for case in _cases(study)}
+    chosen = results.pick_cases(_cases(study), arms)
+    means = {case.name: np.mean([results.score_of(arm, case) for arm in arms]) for case in _cases(study)}
     assert means[chosen["best"].name] == max(means.values()) and means[chosen["worst"].name] == min(means.values())
-    section = report.slices_section(_cases(study), arms).body
+    section = results.slices_section(_cases(study), arms).body
     assert section.count("<svg") == len(chosen) == 3
     assert section.count(">encoder</text>") == section.count(">scratch</text>") == 3
     assert "data:image/png;base64" in section and "20 mm" in section
@@ -139,13 +141,13 @@ def test_slices_show_the_plane_with_most_classes():
     truth = np.zeros((6, 5, 4), int)
     truth[2, 1:4, 1:3] = 1
     truth[4, 2, 3] = 2
-    assert figures.best_slices(truth) == (2, 2, 1), "most voxels along x and z, both classes along y"
+    assert slices.best_slices(truth) == (2, 2, 1), "most voxels along x and z, both classes along y"
 
 
 def test_a_plane_is_drawn_as_radiologists_look_at_it():
     volume = np.zeros((3, 4, 5))
     volume[2, 3, 4] = 1  # right, front, head
-    axial, coronal, sagittal = (figures._cut(volume, a, b, (2, 3, 4)) for _, a, b in figures._PLANES)
+    axial, coronal, sagittal = (slices._cut(volume, a, b, (2, 3, 4)) for _, a, b in slices._PLANES)
     assert axial.shape == (4, 3) and axial[3, 0] == 1, "right on the left, front on top"
     assert coronal.shape == (5, 3) and coronal[4, 0] == 1, "right on the left, head on top"
     assert sagittal.shape == (5, 4) and sagittal[4, 0] == 1, "front on the left, head on top"

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from desd_components.errors import UserError
+from desd_components.pages import charts, results
+from desd_components.pages import page as html
+from desd_components.pages import sections as common
+from desd_components.pages.compare import compare, verdict
+from desd_components.pages.runs import Case, read_run
 from desd_components.searching import result_name, stem
-from desd_components.tools import page as html
-from desd_components.tools import report, roles
-from desd_components.tools.compare import compare, verdict
-from desd_components.tools.runs import Case, read_run
+from desd_components.tools import roles
 from desd_components.tools.steps import Record, Step, StepRunner, usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -239,23 +241,22 @@ def demo_page(plan: Plan, records: Sequence[Record]) -> str:
         remarks.append(
             "The scans are synthetic: they show that the software works, not how well the method does on patients."
         )
-    scores = report.dice_section(arms, remarks)
+    scores = results.dice_section(arms, remarks)
     scores.body = html.tiles(tiles) + scores.body
     kind = "synthetic CT-like volumes" if plan.synthetic else plan.data.name
     lead = f"Deep self-distillation on {kind}: learn from scans without labels, then segment with few."
     sections = [
         scores,
-        report.slices_section(new_cases(plan), arms),
-        report.pretraining_section(pretraining),
-        report.finetuning_section(arms),
+        results.slices_section(new_cases(plan), arms),
+        common.alarms_section(pretraining),
+        charts.charts_section(pretraining),
+        charts.finetuning_section(arms),
         steps_section(records),
-        report.settings_section(runs),
-        report.provenance_section(runs),
-        report.files_section(runs, _places(plan)),
+        common.settings_section(runs),
+        common.provenance_section(runs),
+        common.files_section(runs, _places(plan)),
     ]
-    return html.page(
-        "From scans without labels to a segmentation", lead, sections, f"Written {report.now()} by desd_components."
-    )
+    return html.page("From scans without labels to a segmentation", lead, sections)
 
 
 def new_cases(plan: Plan) -> list[Case]:

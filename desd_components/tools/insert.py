@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from desd_components.errors import UserError
-from desd_components.tools.compare import class_names
+from desd_components.pages.compare import class_names
 
 PLACE = re.compile(r"(<!-- from (\S+) -->\n).*?(<!-- end -->)", flags=re.S)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from desd_components.tools.compare import class_names
+from desd_components.pages.compare import class_names
 
 REPLICATES = 2000
 FEW = 16  # labels; up to here `ours` is compared with every other arm

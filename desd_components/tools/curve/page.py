@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from desd_components.pages import figures as draw
+from desd_components.pages import page as html
+from desd_components.pages import results
+from desd_components.pages.runs import Case, Run
 from desd_components.searching import result_name, stem
-from desd_components.tools import figures as draw
-from desd_components.tools import page as html
-from desd_components.tools import report
 from desd_components.tools.curve import tables
 from desd_components.tools.curve.study import Study
 from desd_components.tools.curve.units import Places
-from desd_components.tools.runs import Case, Run
 
 Record = Mapping[str, Any]
 
@@ -108,7 +108,7 @@ def curve_page(
         html.Section("Provenance", html.paragraph(provenance(records))),
     ]
     lead = f"Fine-tuning on few labelled scans of {places.data.name}, from pre-trained encoders and from others."
-    return html.page("Label curve", lead, sections, f"Written {report.now()} by desd_components.")
+    return html.page("Label curve", lead, sections)
 
 
 def result_section(summary: Mapping[str, Any], remarks: Sequence[str]) -> html.Section:
@@ -140,7 +140,7 @@ def slices_section(places: Places, study: Study, records: Sequence[Record]) -> h
     cases = predicted_cases(places, study, [run.name for run in runs])
     if not cases or study.predictions is None:
         return html.Section("What it looks like", "")
-    section = report.slices_section(cases, runs)
+    section = results.slices_section(cases, runs)
     label, seed = study.predictions
     section.body = html.paragraph(f"Runs with {label} labels, seed {seed}.") + section.body
     return section

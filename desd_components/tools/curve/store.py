@@ -18,7 +18,7 @@ PARTS = {"settings": "settings", "data": "scans or split", "code": "code"}
 PACKAGE = Path(__file__).resolve().parents[2]
 BUNDLES = ("desd_pretrain", "desd_seg_finetune")
 Key = dict[str, str]
-IDLE = {"tools", "__main__.py"}  # no figure depends on them
+IDLE = {"tools", "pages", "pictures.py", "finish.py", "__main__.py"}  # no figure depends on them
 
 
 def text_hash(content: Any) -> str:

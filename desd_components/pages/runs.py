@@ -6,6 +6,7 @@ Where from: ours. Reads only; a run that was stopped half way gives what it has.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,20 @@ import numpy as np
 
 from desd_components.errors import UserError
 from desd_components.reading import open_volume
+from desd_components.record import record_name
+
+#: what leaves records in a folder, by the beginning of their names; a training has none
+PARTS = ("", "evaluation", "inference")
+
+
+@dataclass
+class Part:
+    """The record of a training, or of an evaluation or inference: its config, environment and warnings."""
+
+    name: str
+    config: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -24,20 +39,36 @@ class Run:
     name: str
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
+    scans: dict[str, Any] = field(default_factory=dict)
     config: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
 
     @property
     def pretraining(self) -> bool:
         """Whether it is a self-distillation: its history tells of a teacher."""
         return any("teacher_entropy" in row or "stage_1_loss" in row for row in self.history)
 
+    @property
+    def kind(self) -> str:
+        """What it did, in words."""
+        if self.history:
+            return "pre-training" if self.pretraining else "fine-tuning"
+        if self.scans:
+            return "inference"
+        return "evaluation of an encoder" if "retrieval" in self.metrics else "evaluation"
+
     def setting(self, key: str) -> Any:
         """A top-level setting of the resolved config; None where there is none."""
+        return self.settings().get(key)
+
+    def settings(self) -> dict[str, Any]:
+        """The resolved config of the training, or of whatever else there is."""
         import yaml
 
-        return (yaml.safe_load(self.config) or {}).get(key) if self.config else None
+        text = self.config or next((part.config for part in self.parts if part.config), "")
+        return (yaml.safe_load(text) or {}) if text else {}
 
 
 @dataclass
@@ -50,6 +81,11 @@ class Case:
     predictions: dict[str, Path]
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds what a run leaves."""
+    return any((folder / name).is_file() for name in ("history.jsonl", "metrics.json", "report.json"))
+
+
 def read_run(folder: str | Path, name: str = "", metrics: str | Path = "") -> Run:
     """Read a run's folder; ``metrics``: where its evaluation lies, when that is elsewhere.
 
@@ -57,26 +93,43 @@ def read_run(folder: str | Path, name: str = "", metrics: str | Path = "") -> Ru
         UserError: when the folder is missing or holds no part of a run, or a file in it cannot be read.
     """
     folder = Path(folder)
-    run = Run(folder, name or folder.name)
-    history, scores = folder / "history.jsonl", Path(metrics) if metrics else folder / "metrics.json"
-    if not history.is_file() and not scores.is_file():
-        raise UserError(f"{folder}: neither history.jsonl nor metrics.json is there. Name the output_dir of a run.")
+    run, scores = Run(folder, name or folder.resolve().name), Path(metrics) if metrics else folder / "metrics.json"
+    if not is_run(folder) and not scores.is_file():
+        raise UserError(
+            f"{folder}: neither history.jsonl nor metrics.json nor report.json is there. Name the output_dir of a run."
+        )
     try:
-        if history.is_file():
-            run.history = [json.loads(line) for line in history.read_text().splitlines() if line.strip()]
-        run.metrics = json.loads(scores.read_text()) if scores.is_file() else {}
-        if (folder / "environment.json").is_file():
-            run.environment = json.loads((folder / "environment.json").read_text())
+        run.history = [json.loads(line) for line in _text(folder / "history.jsonl").splitlines() if line.strip()]
+        run.metrics, run.scans = _json(scores), _json(folder / "report.json")
+        run.parts = [part for part in (_part(folder, name) for name in PARTS) if part.config or part.environment]
     except json.JSONDecodeError as error:
         raise UserError(
             f"{folder}: a record of the run is not JSON ({error}). Run it again or mend the file."
         ) from error
-    if (folder / "config.yaml").is_file():
-        run.config = (folder / "config.yaml").read_text()
-    if (folder / "train.log").is_file():
-        lines = (folder / "train.log").read_text(errors="replace").splitlines()
-        run.warnings = list(dict.fromkeys(_message(line) for line in lines if " WARNING desd_components" in line))
+    training = next((part for part in run.parts if not part.name), _part(folder, ""))
+    run.config, run.environment, run.warnings = training.config, training.environment, training.warnings
     return run
+
+
+def _part(folder: Path, name: str) -> Part:
+    config = _text(folder / record_name(name, "config.yaml"))
+    environment = _json(folder / record_name(name, "environment.json"))
+    return Part(name, config, environment, _warnings(_text(folder / f"{name or 'train'}.log").splitlines()))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content = _text(path)
+    found = json.loads(content) if content else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _warnings(lines: Sequence[str]) -> list[str]:
+    """What was said at level WARNING by this package, each once, in order."""
+    return list(dict.fromkeys(_message(line) for line in lines if " WARNING desd_components" in line))
 
 
 def _message(line: str) -> str:

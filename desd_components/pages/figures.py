@@ -19,7 +19,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Stand-ins that matplotlib draws with; `_to_svg` turns each into the page's CSS variable of that name.
+# Stand-ins that matplotlib draws with; `to_svg` turns each into the page's CSS variable of that name.
 COLORS = {
     "ink": "#101112",
     "muted": "#808182",
@@ -44,9 +44,6 @@ ON_WHITE = {
     "series-7": "#0d7f96",
     "series-8": "#6b6b6b",
 }
-TRUTH_COLOR = "#ffffff"  # on grey images, in both themes, as the arms' below
-ARM_COLORS = ("#4aa8ff", "#ff8a3c", "#3fd6a0", "#d59bff", "#ff7fa3", "#d3da4a", "#4fd3ea", "#c8c8c8")
-CT_WINDOW = (-160.0, 240.0)  # HU
 SMOOTHED_FROM = 60  # points; shorter series are drawn as they are
 
 
@@ -125,10 +122,11 @@ def curves(
             color=COLORS["muted"],
         )
     axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.margins(y=0.12)
     if len(lines) > 1:
         axes.legend(loc="best", fontsize=8.5, frameon=False, labelcolor=COLORS["ink"], handlelength=1.4)
-    return _to_svg(figure, name)
+    return to_svg(figure, name)
 
 
 def running_mean(values: Sequence[float], width: int) -> np.ndarray:
@@ -169,7 +167,26 @@ def dice_bars(scores: Mapping[str, Mapping[str, Sequence[float]]], name: str = "
     axes.legend(
         loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4, fontsize=9, frameon=False, labelcolor=COLORS["ink"]
     )
-    return _to_svg(figure, name)
+    return to_svg(figure, name)
+
+
+def intervals(stages: Mapping[str, Mapping[str, Any]], xlabel: str, name: str = "intervals") -> str:
+    """A row for each stage: the trained encoder's score filled, those of untrained ones hollow.
+
+    Args:
+        stages: name -> {"trained": score, "untrained_draws": [score, ...]}.
+        xlabel: what is scored, with the unit.
+        name: unique on the page.
+    """
+    figure, axes = _axes(6.0, 0.7 + 0.42 * len(stages))
+    for row, scores in enumerate(stages.values()):
+        draws = scores["untrained_draws"]
+        axes.scatter(draws, [row] * len(draws), s=26, facecolors="none", edgecolors=COLORS["series-8"], lw=1.1)
+        axes.scatter([scores["trained"]], [row], s=46, color=COLORS["series-1"], lw=0, zorder=3)
+    axes.set_yticks(range(len(stages)), [stage.replace("_", " ") for stage in stages])
+    axes.set(xlabel=xlabel, ylim=(len(stages) - 0.5, -0.5))
+    axes.margins(x=0.08)
+    return to_svg(figure, name)
 
 
 @dataclass
@@ -186,7 +203,7 @@ class Band:
 
 def label_curve(bands: Sequence[Band]) -> str:
     """Dice against the number of labels, for a page."""
-    return _to_svg(_label_curve(bands, COLORS), "label-curve")
+    return to_svg(_label_curve(bands, COLORS), "label-curve")
 
 
 def write_label_curve(bands: Sequence[Band], caption: str, *paths: Path) -> None:
@@ -223,121 +240,6 @@ def _label_curve(bands: Sequence[Band], colors: Mapping[str, str]) -> Figure:
     return figure
 
 
-def case_slices(
-    image: np.ndarray,
-    truth: np.ndarray,
-    predictions: Mapping[str, np.ndarray],
-    spacing: Sequence[float],
-    name: str = "slices",
-) -> str:
-    """Three planes through one case, one row per arm: the truth in white, the arm's outline in its colour.
-
-    Args:
-        image, truth, predictions: (X, Y, Z), axes towards the patient's right, front and head.
-        spacing: mm per voxel; panels keep the true proportions.
-    """
-    from matplotlib.figure import Figure
-
-    box = _box_of_interest(truth, predictions, spacing)
-    image, truth = image[box], truth[box]
-    predictions = {arm: volume[box] for arm, volume in predictions.items()}
-    cuts, (low, high) = best_slices(truth), window_of(image)
-    sizes = [(image.shape[a] * spacing[a], image.shape[b] * spacing[b]) for _, a, b in _PLANES]
-    height = 8.6 / sum(width / depth for width, depth in sizes)  # inches, so that all three planes fill the width
-    figure = Figure(figsize=(8.6, (height + 0.08) * len(predictions)))
-    grid = figure.subplots(len(predictions), 3, squeeze=False, gridspec_kw={"width_ratios": [w / d for w, d in sizes]})
-    for row, (arm, prediction), color in zip(grid, predictions.items(), ARM_COLORS, strict=False):
-        for axes, (plane, a, b) in zip(row, _PLANES, strict=True):
-            picture, outline, guess = (_cut(v, a, b, cuts) for v in (image, truth, prediction))
-            extent = (0, picture.shape[1] * spacing[a], 0, picture.shape[0] * spacing[b])
-            axes.imshow(
-                picture, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent, interpolation="bilinear"
-            )
-            _outline(axes, outline, extent, TRUTH_COLOR, 1.6)
-            _outline(axes, guess, extent, color, 1.25)
-            _dress(axes, plane, extent, arm if axes is row[0] else "", color)
-    figure.subplots_adjust(0, 0, 1, 1, wspace=0.015, hspace=0.02)
-    return _to_svg(figure, name)
-
-
-# plane, the volume's axis shown from left to right, and the one from bottom to top; x and y run backwards on the page
-_PLANES = (("axial", 0, 1), ("coronal", 0, 2), ("sagittal", 1, 2))
-_SIDES = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}  # left, right, top, bottom of the panel
-
-
-def best_slices(truth: np.ndarray) -> tuple[int, int, int]:
-    """Index per axis of the slice that shows most classes, and among those most of their voxels."""
-    classes = [c for c in np.unique(truth) if c != 0]
-    cuts = []
-    for axis in range(3):
-        others = tuple(a for a in range(3) if a != axis)
-        areas = np.array([(truth == c).sum(axis=others) for c in classes] or [np.zeros(truth.shape[axis])])
-        score = (areas > 0).sum(0) + areas.sum(0) / (1 + areas.sum(0).max())
-        cuts.append(int(score.argmax()) if classes else truth.shape[axis] // 2)
-    return cuts[0], cuts[1], cuts[2]
-
-
-def window_of(image: np.ndarray) -> tuple[float, float]:
-    """Grey window: that of soft tissue where values are HU (air is near -1000), else percentiles 1 to 99.5."""
-    if np.percentile(image, 1) < -500 and image.max() < 4000:
-        return CT_WINDOW
-    low, high = np.percentile(image, [1, 99.5])
-    return float(low), float(max(high, low + 1e-6))
-
-
-def _box_of_interest(truth: np.ndarray, predictions: Mapping[str, np.ndarray], spacing: Sequence[float]) -> tuple:
-    """Slices around everything that is labelled, with 20 mm about it."""
-    marked = truth > 0
-    for prediction in predictions.values():
-        marked = marked | (prediction > 0)
-    if not marked.any():
-        return (slice(None),) * 3
-    places = np.argwhere(marked)
-    margin = [round(20 / s) for s in spacing]
-    low, high = places.min(0), places.max(0) + 1
-    return tuple(slice(max(0, int(a) - m), int(b) + m) for a, b, m in zip(low, high, margin, strict=True))
-
-
-def _cut(volume: np.ndarray, a: int, b: int, cuts: tuple[int, int, int]) -> np.ndarray:
-    """Plane (rows: axis b from the bottom, columns: axis a reversed), as radiologists look at it."""
-    axis = 3 - a - b
-    plane = np.take(volume, cuts[axis], axis=axis).T
-    return plane[:, ::-1]
-
-
-def _outline(axes: Any, labels: np.ndarray, extent: tuple[float, ...], color: str, width: float) -> None:
-    """Border of each class at half way between voxels."""
-    for c in np.unique(labels):
-        if c != 0:
-            padded = np.pad((labels == c).astype(float), 1)
-            dx, dy = extent[1] / labels.shape[1], extent[3] / labels.shape[0]
-            xs = (np.arange(padded.shape[1]) - 0.5) * dx
-            ys = (np.arange(padded.shape[0]) - 0.5) * dy
-            axes.contour(xs, ys, padded, levels=[0.5], colors=[color], linewidths=width)
-
-
-def _dress(axes: Any, plane: str, extent: tuple[float, ...], arm: str, color: str) -> None:
-    """Letters of the patient's sides, a scale bar of 20 mm, the plane's and the arm's name."""
-    axes.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[], facecolor="black")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    shade = {"facecolor": "#000000", "alpha": 0.45, "pad": 1.2, "lw": 0}  # letters stay readable on bone
-    style = {"color": "#e8e8e8", "fontsize": 8.5, "transform": axes.transAxes, "bbox": shade, "zorder": 5}
-    places = (
-        (0.015, 0.5, "left", "center"),
-        (0.985, 0.5, "right", "center"),
-        (0.5, 0.985, "center", "top"),
-        (0.5, 0.015, "center", "bottom"),
-    )
-    for letter, (x, y, ha, va) in zip(_SIDES[plane], places, strict=True):
-        axes.text(x, y, letter, ha=ha, va=va, **style)
-    axes.text(0.985, 0.985, plane, ha="right", va="top", **style)
-    axes.text(0.015, 0.985, arm, ha="left", va="top", **{**style, "color": color, "fontweight": "bold"})
-    right, bottom = extent[1] * 0.97, extent[3] * 0.04
-    axes.plot([right - 20, right], [bottom, bottom], color="#e8e8e8", lw=2, solid_capstyle="butt")
-    axes.text(right - 10, bottom + extent[3] * 0.012, "20 mm", ha="center", va="bottom", color="#e8e8e8", fontsize=8)
-
-
 def _axes(width: float, height: float) -> tuple[Figure, Any]:
     """A figure with one pair of axes in the page's look; sizes in inches."""
     from matplotlib.figure import Figure
@@ -354,7 +256,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _to_svg(figure: Figure, name: str) -> str:
+def to_svg(figure: Figure, name: str) -> str:
     """Inline SVG of a figure: no outside reference, CSS variables for colours, ids unique to ``name``."""
     import matplotlib
 

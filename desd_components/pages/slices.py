@@ -1,0 +1,198 @@
+"""Three planes through a scan, with outlines: as radiologists look at it, in true proportion, the sides lettered.
+
+Where from: ours, drawn with matplotlib; as inline SVG for a page, or as a figure for a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .figures import to_svg
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TRUTH_COLOR = "#ffffff"  # on grey images, in both themes, as the arms' below
+COLOR_WORDS = {
+    "#4aa8ff": "blue",
+    "#ff8a3c": "orange",
+    "#3fd6a0": "green",
+    "#d59bff": "violet",
+    "#ff7fa3": "pink",
+    "#d3da4a": "yellow",
+    "#4fd3ea": "cyan",
+    "#c8c8c8": "grey",
+}
+ARM_COLORS = tuple(COLOR_WORDS)
+CT_WINDOW = (-160.0, 240.0)  # HU
+
+
+def case_slices(
+    image: np.ndarray,
+    truth: np.ndarray,
+    predictions: Mapping[str, np.ndarray],
+    spacing: Sequence[float],
+    name: str = "slices",
+) -> str:
+    """`case_figure` as inline SVG; ``name`` is unique on the page."""
+    return to_svg(case_figure(image, truth, predictions, spacing), name)
+
+
+def case_figure(
+    image: np.ndarray, truth: np.ndarray, predictions: Mapping[str, np.ndarray], spacing: Sequence[float]
+) -> Figure:
+    """Three planes through one case, one row per arm: the truth in white, the arm's outline in its colour.
+
+    Args:
+        image, truth, predictions: (X, Y, Z), axes towards the patient's right, front and head.
+        spacing: mm per voxel; panels keep the true proportions.
+    """
+    box = _box_of_interest([truth, *predictions.values()], spacing)
+    image, truth = image[box], truth[box]
+    predictions = {arm: volume[box] for arm, volume in predictions.items()}
+    cuts = best_slices(truth if truth.any() else next(iter(predictions.values())))
+    figure, grid = _panels(image.shape, spacing, len(predictions))
+    for row, (arm, prediction), color in zip(grid, predictions.items(), ARM_COLORS, strict=False):
+        for axes, plane in zip(row, _PLANES, strict=True):
+            extent = _show(axes, image, plane, cuts, spacing)
+            _outline(axes, _cut(truth, *plane[1:], cuts), extent, TRUTH_COLOR, 1.6)
+            _outline(axes, _cut(prediction, *plane[1:], cuts), extent, color, 1.25)
+            _dress(axes, plane[0], extent, arm if axes is row[0] else "", color)
+    return figure
+
+
+def labels_figure(image: np.ndarray, labels: np.ndarray, spacing: Sequence[float]) -> Figure:
+    """Three planes through a segmented scan, each class outlined in its own colour; see `class_color`.
+
+    Args:
+        image, labels: (X, Y, Z), axes towards the patient's right, front and head.
+        spacing: mm per voxel.
+    """
+    box = _box_of_interest([labels], spacing)
+    image, labels = image[box], labels[box]
+    cuts = best_slices(labels)
+    figure, grid = _panels(image.shape, spacing, 1)
+    for axes, plane in zip(grid[0], _PLANES, strict=True):
+        extent, cut = _show(axes, image, plane, cuts, spacing), _cut(labels, *plane[1:], cuts)
+        for value in np.unique(cut[cut > 0]):
+            _outline(axes, cut == value, extent, class_color(int(value)), 1.4)
+        _dress(axes, plane[0], extent, "", TRUTH_COLOR)
+    return figure
+
+
+def class_color(value: int) -> str:
+    """The colour of a label value in pictures; they repeat after eight classes."""
+    return ARM_COLORS[(value - 1) % len(ARM_COLORS)]
+
+
+def color_word(value: int) -> str:
+    """Its name, for a caption."""
+    return COLOR_WORDS[class_color(value)]
+
+
+def window_words(image: np.ndarray) -> str:
+    """How grey values are shown."""
+    low, high = window_of(image)
+    return f"grey from {low:.0f} to {high:.0f}" + (" HU" if (low, high) == CT_WINDOW else " (percentiles 1 and 99.5)")
+
+
+def _panels(shape: Sequence[int], spacing: Sequence[float], rows: int) -> tuple[Figure, Any]:
+    """A figure with three panels a row, which fill the width at the proportions of a volume."""
+    from matplotlib.figure import Figure
+
+    sizes = [(shape[a] * spacing[a], shape[b] * spacing[b]) for _, a, b in _PLANES]
+    height = 8.6 / sum(width / depth for width, depth in sizes)  # inches
+    figure = Figure(figsize=(8.6, (height + 0.08) * rows))
+    grid = figure.subplots(rows, 3, squeeze=False, gridspec_kw={"width_ratios": [w / d for w, d in sizes]})
+    figure.subplots_adjust(0, 0, 1, 1, wspace=0.015, hspace=0.02)
+    return figure, grid
+
+
+def _show(
+    axes: Any, image: np.ndarray, plane: tuple[str, int, int], cuts: tuple[int, int, int], spacing: Sequence[float]
+) -> tuple[float, float, float, float]:
+    """Draw the grey slice; returns its extent in mm."""
+    _, a, b = plane
+    (low, high), picture = window_of(image), _cut(image, a, b, cuts)
+    extent = (0.0, picture.shape[1] * spacing[a], 0.0, picture.shape[0] * spacing[b])
+    axes.imshow(picture, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent, interpolation="bilinear")
+    return extent
+
+
+# plane, the volume's axis shown from left to right, and the one from bottom to top; x and y run backwards on the page
+_PLANES = (("axial", 0, 1), ("coronal", 0, 2), ("sagittal", 1, 2))
+_SIDES = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}  # left, right, top, bottom of the panel
+
+
+def best_slices(truth: np.ndarray) -> tuple[int, int, int]:
+    """Index per axis of the slice that shows most classes, and among those most of their voxels."""
+    classes = [c for c in np.unique(truth) if c != 0]
+    cuts = []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        areas = np.array([(truth == c).sum(axis=others) for c in classes] or [np.zeros(truth.shape[axis])])
+        score = (areas > 0).sum(0) + areas.sum(0) / (1 + areas.sum(0).max())
+        cuts.append(int(score.argmax()) if classes else truth.shape[axis] // 2)
+    return cuts[0], cuts[1], cuts[2]
+
+
+def window_of(image: np.ndarray) -> tuple[float, float]:
+    """Grey window: that of soft tissue where values are HU (air is near -1000), else percentiles 1 to 99.5."""
+    if np.percentile(image, 1) < -500 and image.max() < 4000:
+        return CT_WINDOW
+    low, high = np.percentile(image, [1, 99.5])
+    return float(low), float(max(high, low + 1e-6))
+
+
+def _box_of_interest(volumes: Sequence[np.ndarray], spacing: Sequence[float]) -> tuple:
+    """Slices around everything that is labelled in any of the volumes, with 20 mm about it."""
+    marked = np.any([volume > 0 for volume in volumes], axis=0)
+    if not marked.any():
+        return (slice(None),) * 3
+    places = np.argwhere(marked)
+    margin = [round(20 / s) for s in spacing]
+    low, high = places.min(0), places.max(0) + 1
+    return tuple(slice(max(0, int(a) - m), int(b) + m) for a, b, m in zip(low, high, margin, strict=True))
+
+
+def _cut(volume: np.ndarray, a: int, b: int, cuts: tuple[int, int, int]) -> np.ndarray:
+    """Plane (rows: axis b from the bottom, columns: axis a reversed), as radiologists look at it."""
+    axis = 3 - a - b
+    plane = np.take(volume, cuts[axis], axis=axis).T
+    return plane[:, ::-1]
+
+
+def _outline(axes: Any, labels: np.ndarray, extent: tuple[float, ...], color: str, width: float) -> None:
+    """Border of each class at half way between voxels."""
+    for c in np.unique(labels):
+        if c != 0:
+            padded = np.pad((labels == c).astype(float), 1)
+            dx, dy = extent[1] / labels.shape[1], extent[3] / labels.shape[0]
+            xs = (np.arange(padded.shape[1]) - 0.5) * dx
+            ys = (np.arange(padded.shape[0]) - 0.5) * dy
+            axes.contour(xs, ys, padded, levels=[0.5], colors=[color], linewidths=width)
+
+
+def _dress(axes: Any, plane: str, extent: tuple[float, ...], arm: str, color: str) -> None:
+    """Letters of the patient's sides, a scale bar of 20 mm, the plane's and the arm's name."""
+    axes.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[], facecolor="black")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    shade = {"facecolor": "#000000", "alpha": 0.45, "pad": 1.2, "lw": 0}  # letters stay readable on bone
+    style = {"color": "#e8e8e8", "fontsize": 8.5, "transform": axes.transAxes, "bbox": shade, "zorder": 5}
+    places = (
+        (0.015, 0.5, "left", "center"),
+        (0.985, 0.5, "right", "center"),
+        (0.5, 0.985, "center", "top"),
+        (0.5, 0.015, "center", "bottom"),
+    )
+    for letter, (x, y, ha, va) in zip(_SIDES[plane], places, strict=True):
+        axes.text(x, y, letter, ha=ha, va=va, **style)
+    axes.text(0.985, 0.985, plane, ha="right", va="top", **style)
+    axes.text(0.015, 0.985, arm, ha="left", va="top", **{**style, "color": color, "fontweight": "bold"})
+    right, bottom = extent[1] * 0.97, extent[3] * 0.04
+    axes.plot([right - 20, right], [bottom, bottom], color="#e8e8e8", lw=2, solid_capstyle="butt")
+    axes.text(right - 10, bottom + extent[3] * 0.012, "20 mm", ha="center", va="bottom", color="#e8e8e8", fontsize=8)

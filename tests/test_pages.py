@@ -1,0 +1,195 @@
+"""Pages of run folders: what they show, that nothing in a name can change them, and what a browser makes of them."""
+
+from __future__ import annotations
+
+import html as entities
+import json
+import logging
+import re
+import resource
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from browsers import browse, with_probe
+from ignite.engine import Engine
+from monai.data import MetaTensor
+from run_folders import write_pretraining
+
+from desd_components import CasePictures, finish_run
+from desd_components.pages import charts, sections
+from desd_components.pages.run_page import run_page, write_run_page
+from desd_components.pages.runs import read_run
+
+EVIL = "<script>alert(1)</script>"
+
+
+def evaluate(folder: Path, count: int, size: int = 24) -> None:
+    """An evaluation of `count` scans by an engine with `CasePictures`, the first the best; writes metrics.json, too."""
+    records = []
+
+    def samples(engine: Engine, number: int) -> list[dict]:
+        label = torch.zeros(1, size, size, size)
+        label[:, 4:14, 5:15, 6:16] = 1
+        shift = number * 8 // count
+        affine = torch.diag(torch.tensor([1.0, 1.5, 2.0, 1.0], dtype=torch.float64))
+        path = folder / "scans" / f"scan_{number}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).normal(size=(size,) * 3).astype(np.float32)
+        nib.save(nib.Nifti1Image(noise + 3 * label[0].numpy(), affine.numpy()), path)
+        dice = 1 - shift / 10
+        records.append(
+            {"image": EVIL if number == 0 else path.name, "dice": {EVIL: dice}, "hd95": {EVIL: float(shift)}}
+        )
+        image = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"filename_or_obj": str(path)})
+        pred = MetaTensor(label.roll(shift, 1), affine=affine)
+        return [{"image": image, "label": MetaTensor(label, affine=affine), "pred": pred}]
+
+    engine = Engine(samples)
+    CasePictures(folder).attach(engine)
+    engine.run(range(count), max_epochs=1)
+    mean = {"dice": {EVIL: 0.5, "mean": 0.5}, "hd95": {EVIL: 4.0, "mean": 4.0}}
+    metrics = {"classes": ["background", EVIL], "cases": records, "mean": mean}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A pre-training with hostile names everywhere, and an evaluation of eight scans beside it."""
+    place = write_pretraining(tmp_path_factory.mktemp("pages") / f"run {EVIL.replace('/', '')}")
+    rows = [json.loads(line) for line in (place / "history.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row |= {"alarm_uniform_collapse": float(2 <= number < 9), "odd_thing_1": number / 7, "odd_thing_2": number / 5}
+    (place / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (place / "config.yaml").write_text(f"dataset_dir: '{EVIL}'\nnum_prototypes: 256\n")
+    evaluate(place, 8)
+    write_run_page(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    return (folder / "report.html").read_text()
+
+
+class References(HTMLParser):
+    """Everything that a page would fetch, and its scripts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outside: list[str] = []
+        self.scripts = 0
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.scripts += tag == "script"
+        self.outside += [
+            v for k, v in attrs if k in ("src", "href", "srcset", "action") and not v.startswith(("#", "data:"))
+        ]
+        self.outside += [f"<{tag}>" for _ in (1,) if tag in ("link", "iframe", "object", "embed", "base")]
+        self.outside += [k for k, _ in attrs if k.startswith("on")]
+
+
+def test_a_page_refers_to_nothing_outside_and_runs_its_own_script_alone(page):
+    found = References()
+    found.feed(page)
+    assert found.outside == [] and found.scripts == 1
+
+
+def test_names_and_settings_are_text_never_markup(page):
+    assert EVIL not in page
+    assert page.count(entities.escape(EVIL)) >= 4, "class, scan, setting"
+
+
+def test_cases_are_listed_the_worst_first(page):
+    table = page[page.index("Case by case</h2>") :]
+    dice = [float(value) for value in re.findall(r'<tr><td>.*?data-v="([\d.]+)"', table)][:8]
+    assert len(dice) == 8 and dice == sorted(dice) and dice[0] < dice[-1]
+
+
+def test_best_median_and_worst_case_are_pictures_with_words(folder, page):
+    pictures = json.loads((folder / "pictures" / "evaluation.json").read_text())
+    assert [p["title"] for p in pictures] == ["Best case.", "Median case.", "Worst case."]
+    assert [re.match(r"scan_(\d)", p["caption"])[1] for p in pictures] == ["0", "4", "7"]
+    assert all(f'alt="{p["alt"]}"' in page for p in pictures)
+
+
+def test_an_alarm_is_listed_once_with_the_step_at_which_it_began(page, folder):
+    onsets = list(sections.alarm_onsets(read_run(folder).history))
+    assert onsets == [(4.0, 1, "uniform_collapse")]
+    row = re.search(r"<tr><td>4</td><td>1</td><td>uniform collapse</td><td>(.*?)</td>", page)
+    assert row and "the teacher &lt;says&gt; the same." in row[1]
+
+
+def test_a_figure_that_no_one_foresaw_is_drawn_beside_its_siblings(folder, page):
+    found = charts.other_charts(read_run(folder), {k for c in charts.PRETRAINING_CHARTS for k in c.keys})
+    assert [list(chart.keys) for chart in found] == [["odd_thing_1", "odd_thing_2"]]
+    assert "<b>Odd thing.</b>" in page
+
+
+def test_every_picture_and_drawing_says_what_it_shows(page):
+    assert page.count("<svg ") == page.count('<svg role="img" aria-label="') > 8
+    assert page.count("<img ") == len(re.findall(r'<img [^>]*alt="[^"]+"', page)) == 3
+
+
+def test_probes_of_an_encoder_are_a_table_with_intervals(tmp_path):
+    scores = {"trained": 0.75, "untrained": 0.5, "untrained_draws": [0.4, 0.6], "difference": 0.25}
+    stages = {"stage_4": {**scores, "interval_95": [0.125, 0.375]}}
+    metrics = {"volumes": 6, "retrieval": stages, "interval_covers": EVIL}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    made = run_page(read_run(tmp_path))
+    assert "+0.125 to +0.375" in made and "share found" in made and EVIL not in made
+
+
+def test_scans_with_a_warning_stand_first(tmp_path):
+    common = {"shape": [9, 8, 7], "spacing_mm": [1.0, 1.0, 2.5], "seconds": 1.5}
+    scans = [
+        {"image": "/data/a.nii", **common, "volumes_ml": {"liver": 12.5}, "warnings": []},
+        {"image": f"/data/{EVIL}.nii", **common, "volumes_ml": {"liver": 0.0}, "warnings": ["nothing was found"]},
+    ]
+    report = {"segmented": ["a", "b"], "failed": [{"image": "c", "error": EVIL}], "scans": scans}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    made = run_page(read_run(tmp_path))
+    assert made.index("nothing was found") < made.index("a.nii</td>") and "liver (ml)" in made and EVIL not in made
+
+
+def test_a_page_that_fails_is_a_warning_with_its_cause_and_no_more(tmp_path, caplog):
+    (tmp_path / "history.jsonl").write_text("{broken\n")
+    with caplog.at_level(logging.WARNING):
+        finish_run(tmp_path)
+    [warning] = caplog.records
+    assert "no page was written" in warning.message and "not JSON" in warning.message and "\n" not in warning.message
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_without_page_nothing_is_written(tmp_path):
+    (tmp_path / "history.jsonl").write_text('{"step": 1, "epoch": 1, "seconds": 0, "loss": 1.0}\n')
+    finish_run(tmp_path, page=False)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_page_of_fifty_cases_takes_at_most_twenty_seconds_and_ten_megabytes(tmp_path):
+    folder = write_pretraining(tmp_path / "run")
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    evaluate(folder, 50)
+    path = write_run_page(folder)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 20
+    assert path.stat().st_size < 10e6
+
+
+@pytest.mark.parametrize("width", [1200, 400], ids=["desk", "phone"])
+def test_a_browser_shows_all_pictures_sorts_the_table_and_asks_for_nothing(folder, width):
+    made, _ = browse(with_probe(folder / "report.html"), width)
+    seen = json.loads(entities.unescape(re.search(r'data-probe="([^"]*)"', made)[1]))
+    assert seen["shown"] == seen["pictures"] == 3
+    assert seen["requests"] == []
+    assert seen["wide"] <= 0, "the page itself never scrolls sideways"
+    assert seen["after"] == sorted(seen["before"]) != seen["before"]
+
+
+def test_a_browser_has_nothing_to_complain_of(folder):
+    made, complaints = browse(folder / "report.html")
+    assert "Case by case" in made and complaints == []
