@@ -27,6 +27,8 @@ def write_pretraining(folder: Path, steps: int = 200, prototypes: int = 256) -> 
         row |= {f"head_gradient_norm_{s}": math.exp(-share) / s for s in (1, 2, 3, 4)}
         row |= {"view_match": 0.2 + 0.3 * share, "teacher_distance": 0.03 * (1 - share)}
         row |= {"marginal_entropy": entropy + 0.3 * share}
+        row |= {f"dense_stage_{s}_loss": entropy + kl + 0.2 / s for s in (1, 2, 3, 4)}
+        row |= {"dense_teacher_entropy": entropy, "dense_kl": kl}
         row |= {"teacher_entropy": entropy, "kl": kl, "learning_rate": 1e-3 * math.cos(1.5 * share)}
         row |= {
             "teacher_momentum": 1 - 0.01 * math.cos(1.5 * share),

@@ -62,7 +62,7 @@ def test_every_figure_is_there_with_axes_and_a_caption(html):
     titles = [chart.title for chart in (*charts.PRETRAINING_CHARTS, *charts.FINETUNING_CHARTS[:2])]
     for title in ("Overlap with the truth, by class.", *titles):
         assert f"</svg><figcaption><b>{title}</b>" in html
-    assert html.count("<svg") == html.count("<figcaption>") == 1 + 11 + 2
+    assert html.count("<svg") == html.count("<figcaption>") == 1 + 13 + 2
     for label in ("optimiser step", "loss (nats)", "effective rank (directions)", "Dice (1 = same as the truth)"):
         assert f">{label}</text>" in html
 

@@ -85,6 +85,18 @@ PRETRAINING_CHARTS = (
         "A head whose gradient is 0 learns nothing.",
     ),
     Chart(
+        _stages("dense_stage_{}_loss"),
+        "loss (nats)",
+        "Dense loss of each stage.",
+        "The same comparison, at single voxels that both views show.",
+    ),
+    Chart(
+        {"dense_teacher_entropy": "entropy of the teacher", "dense_kl": "KL of student from teacher"},
+        "nats",
+        "Health of the dense teacher.",
+        "As above, at single voxels.",
+    ),
+    Chart(
         _stages("val_retrieval_{}"),
         "share found",
         "Label-free score.",
