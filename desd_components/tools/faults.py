@@ -127,6 +127,7 @@ class Bench:
         healthy = reference[self.seed]
         harm = (healthy - found.score) / statistics.stdev(reference.values())
         step, name, message = found.alarms[0] if found.alarms else (None, "", "")
+        message = message.replace(f"{self.cache.parent}/", "")  # where the volumes lay is of no interest
         logger.info("%s: harm %.1f, %s after %s", fault.name, harm, name or "no alarm", step and step - self.onset)
         return {
             "fault": fault.name,
