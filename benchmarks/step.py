@@ -20,8 +20,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys
 
 from benchmarks.pairs import report, row, time_in_turn, verdict
 from benchmarks.views import contexts, our_views
@@ -33,7 +35,6 @@ from desd_components import (
     ResNet3DEncoder,
     TeacherEMAHandler,
 )
-from desd_components.health import effective_rank
 
 PROTOTYPES, INTERVAL, BUFFER = 60_000, 10, 256
 
@@ -83,20 +84,31 @@ class Contender:
 def additions(whole: Contender, batch: int) -> dict[str, Callable[[], Any]]:
     """The three additions, each by itself, on tensors of the sizes that a step has."""
     student = torch.randn(4, 2, batch, PROTOTYPES, requires_grad=True)
-    output = DistillationOutput(student, torch.randn(2, batch, PROTOTYPES))
-    stages = [torch.randn(BUFFER, count) for count in whole.network.student.encoder.stage_channels]
-    gradients = [torch.randn_like(parameter) for parameter in whole.network.student.encoder.parameters()]
-
-    def look() -> None:
-        torch.stack(torch._foreach_norm(gradients)).norm()
-        for features in stages:
-            effective_rank(features)
-
+    stages = tuple(torch.randn(2, batch, count) for count in whole.network.student.encoder.stage_channels)
+    output = DistillationOutput(student, torch.randn(2, batch, PROTOTYPES), pooled=stages)
     return {
         "loss": lambda: whole.loss(output).backward(),
         "EMA": lambda: whole.network.update_teacher(0.996),
-        "look": look,
+        "look": full_look(whole, output),
     }
+
+
+def full_look(whole: Contender, output: DistillationOutput) -> Callable[[], None]:
+    """A look of a monitor whose buffer is full, at the gradients and the parameters that a step has left."""
+    engine = Engine(lambda engine, batch: None)
+    engine.register_events(*IterationEvents)
+    DistillationMonitor(whole.network, whole.loss, interval=INTERVAL, buffer=BUFFER).attach(engine)
+    engine.state.output, engine.state.epoch_length, engine.state.max_epochs = {CommonKeys.PRED: output}, 10**6, 1
+    engine.state.iteration = INTERVAL + 1  # where it only keeps features
+    for _ in range(-(-BUFFER // len(output.teacher_logits[0]))):
+        engine.fire_event(Events.ITERATION_COMPLETED)
+    engine.state.iteration = INTERVAL
+
+    def look() -> None:
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        engine.fire_event(Events.ITERATION_COMPLETED)
+
+    return look
 
 
 def main(batch: int = 2, steps: int = 10) -> None:

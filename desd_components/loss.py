@@ -68,6 +68,7 @@ class DeepSelfDistillationLoss(nn.Module):
     Attributes:
         center: (1, K), or (S, K) for `same_stage`: running mean of teacher logits over views, batch and processes,
             updated after use.
+        temperature_bounds: least and greatest temperature of the teacher; `bound_teacher_temperature` moves them.
         stage_losses: (S,), of the last batch over all processes, detached.
         teacher_entropy: mean entropy of the last batch's targets, in nats; ln K when they are uniform, 0 when one-hot.
         mean_targets: (1, K), or (S, K) for `same_stage`: what the last batch's targets of this process have in common.
@@ -101,6 +102,7 @@ class DeepSelfDistillationLoss(nn.Module):
         self.student_temperature = student_temperature
         self.center_momentum = center_momentum
         self.same_stage = same_stage
+        self.temperature_bounds = (0.0, 1.0)
         self.set_teacher_temperature(teacher_temperature)
         self.register_buffer("stage_weights", torch.tensor(stage_weights, dtype=torch.float32), persistent=False)
         self.register_buffer("center", torch.zeros(len(stage_weights) if same_stage else 1, num_prototypes))
@@ -121,7 +123,13 @@ class DeepSelfDistillationLoss(nn.Module):
                 f"teacher_temperature={temperature} is not below student_temperature={self.student_temperature}: "
                 "the teacher must be the sharper one. Lower it (published: 0.04 to 0.07 against 0.1)."
             )
-        self.teacher_temperature = temperature
+        low, high = self.temperature_bounds
+        self.teacher_temperature = min(max(temperature, low), high)
+
+    def bound_teacher_temperature(self, low: float, high: float) -> None:
+        """Keep the teacher's temperature between `low` and `high`, now and whatever is set later."""
+        self.temperature_bounds = (low, high)
+        self.teacher_temperature = min(max(self.teacher_temperature, low), high)
 
     def forward(self, output: DistillationOutput, target: None = None) -> torch.Tensor:
         """The loss of a batch, a scalar; `target` stands for the label that a trainer passes and is not used.

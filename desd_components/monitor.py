@@ -139,6 +139,12 @@ class DistillationMonitor:
         """Whether the last look saw no condition of any alarm, not even a young one."""
         return not any(self._lasted.values())
 
+    def start_anew(self) -> None:
+        """Forget the features and how long conditions have lasted: the network is not the one that was watched."""
+        self._features.clear()
+        self.sounding.clear()
+        self._lasted = dict.fromkeys(self._lasted, 0)
+
     def scalars(self) -> dict[str, float]:
         """What the last look saw."""
         return dict(self._figures)

@@ -1,41 +1,55 @@
-"""An alarm stops a run where it can be resumed, if the run's settings ask for it."""
+"""An alarm stops a run where it can be resumed, or lets it be rescued, if the run's settings ask for it."""
+
+import logging
 
 import pytest
+import torch
 from ignite.engine import Events
+from states import differing, figures
 from test_resume import pretraining
 
-from desd_components import CollapseHandler, DistillationMonitor, UserError
+from desd_components import CollapseHandler, UserError
+from desd_components.rescue import copied
 from desd_components.statefile import read_state
 
 
 class SoundAt:
-    """Let an alarm sound in the look of an iteration, as the monitor does."""
+    """Let an alarm sound in the look after some iterations, as the monitor does."""
 
-    def __init__(self, iteration):
-        self.iteration = iteration
+    def __init__(self, monitor, iterations, name):
+        self.monitor, self.iterations, self.name = monitor, iterations, name
 
     def attach(self, engine):
-        engine.add_event_handler(Events.ITERATION_COMPLETED(once=self.iteration), self)
-        self.monitor = DistillationMonitor.__new__(DistillationMonitor)
-        self.monitor.interval, self.monitor.sounding = 2, {}
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine):
-        self.monitor.sounding = {"uniform_collapse": "The teacher says the same."}
+        if engine.state.iteration in self.iterations:
+            self.monitor.sounding = {self.name: "The teacher says the same."}
 
 
-class Collapse:
-    """The handler under test, made when the monitor is there."""
+class Watch:
+    """The network's state after each iteration."""
 
-    def __init__(self, sound, on_collapse):
-        self.sound, self.on_collapse = sound, on_collapse
+    def __init__(self):
+        self.after = {}
 
     def attach(self, engine):
-        CollapseHandler(self.sound.monitor, self.on_collapse).attach(engine)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine):
+        self.after[engine.state.iteration] = copied(engine.network.state_dict())
 
 
-def train(folder, iteration, on_collapse, **settings):
-    sound = SoundAt(iteration)
-    return pretraining(folder, epochs=3, keyed=True, more=[sound, Collapse(sound, on_collapse)], **settings)
+def train(folder, iteration, on_collapse, name="uniform_collapse", max_rescues=3, again=(), **settings):
+    """Twelve iterations, looked at every second; the alarm sounds at `iteration`, and `again`."""
+
+    def collapse(monitor, rate, teacher):
+        monitor.patience = 1
+        monitor.alarms = []  # so that none but the given one sounds
+        handler = CollapseHandler(monitor, rate, teacher, on_collapse, max_rescues)
+        return [SoundAt(monitor, {iteration, *again}, name), handler], {"collapse": handler}
+
+    return pretraining(folder, epochs=3, keyed=True, monitored=collapse, **settings)
 
 
 @pytest.mark.parametrize(("iteration", "accumulation_steps", "stopped"), [(2, 1, 2), (3, 1, 4), (4, 1, 4), (5, 2, 6)])
@@ -56,5 +70,49 @@ def test_warn_lets_the_run_go_on(tmp_path):
 
 
 def test_an_unknown_word_is_refused():
-    with pytest.raises(UserError, match="on_collapse='rescue': choose one of"):
-        CollapseHandler(None, "rescue")
+    with pytest.raises(UserError, match="on_collapse='wait': choose one of"):
+        CollapseHandler(None, None, None, "wait")
+
+
+def test_a_rescue_goes_back_to_the_last_healthy_state_and_says_what_it_changed(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        run = train(tmp_path, 6, "rescue", "divergence")
+    assert run.trainer.state.iteration == 12
+    assert "Iteration 6: rescue 1 of 3 from divergence." in caplog.text
+    assert "those of iteration 2 again; learning rate x 0.1 of its schedule from here on" in caplog.text
+
+
+def test_what_is_put_back_is_what_was_there(tmp_path):
+    watch = Watch()
+    train(tmp_path, 6, "rescue", "divergence", more=[watch])
+
+    def same(one, other):
+        return all(torch.equal(value, watch.after[other][name]) for name, value in watch.after[one].items())
+
+    assert same(2, 6)
+    assert not same(2, 5)
+    assert not same(2, 7)
+
+
+def test_a_rescued_run_that_is_resumed_ends_bit_for_bit_like_the_unbroken_one(tmp_path):
+    train(tmp_path / "whole", 3, "rescue", again=[7])
+    train(tmp_path / "broken", 3, "rescue", again=[7], stop_after=2)
+    train(tmp_path / "broken", 3, "rescue", again=[7])
+    assert differing(tmp_path / "whole", tmp_path / "broken") == []
+    assert figures(tmp_path / "whole") == figures(tmp_path / "broken")
+    assert read_state(tmp_path / "whole" / "state.pt")["objects"]["collapse"]["rescues"] == 2
+
+
+def test_a_rescued_run_keeps_its_settings_when_a_warning_is_enough(tmp_path):
+    train(tmp_path, 3, "rescue", "divergence", stop_after=1)
+    run = train(tmp_path, 99, "warn")
+    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * run.rate.schedule(12))
+
+
+@pytest.mark.parametrize(
+    ("name", "again", "words"),
+    [("teacher_gradient", [], "No setting"), ("divergence", [4, 6], "rescued 2 times already")],
+)
+def test_a_rescue_stops_where_no_setting_is_to_blame_or_too_many_have_failed(tmp_path, name, again, words):
+    with pytest.raises(UserError, match=f"on_collapse: rescue.*{words}"):
+        train(tmp_path, 2, "rescue", name, max_rescues=2, again=again)

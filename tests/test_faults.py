@@ -7,12 +7,11 @@ import torch
 
 from desd_components.tools.fault_list import FAULTS
 from desd_components.tools.fault_runs import Setting, known_again
-from desd_components.tools.faults import Bench, failures, faults, markdown
+from desd_components.tools.faults import Bench, failures, faults, markdown, nothing_left
 
 STEPS, ONSET = 60, 10
 BY_NAME = {fault.name: fault for fault in FAULTS}
 SAMPLE = {
-    "teacher temperature 0.3": "uniform_collapse",
     "EMA momentum 1": "teacher_follows_not",
     "teacher receives the gradient": "teacher_gradient",
     "head of stage 2 dead": "head_without_gradient_2",
@@ -34,9 +33,8 @@ def test_a_fault_is_reported_by_the_alarm_that_names_it(bench, name):
     assert message
 
 
-@pytest.mark.parametrize("setting", [Setting(seed=1), Setting(seed=2, centering="sinkhorn", norm="instance")])
-def test_a_healthy_run_is_quiet(bench, setting):
-    assert bench.run(setting).alarms == []
+def test_a_healthy_run_is_quiet(bench):
+    assert bench.run(Setting(seed=2, centering="sinkhorn", norm="instance")).alarms == []
 
 
 def test_to_be_known_again_is_to_be_nearest():
@@ -48,12 +46,12 @@ def test_to_be_known_again_is_to_be_nearest():
 
 def row(**changed):
     plain = {"fault": "a fault", "score": 0.6, "healthy_score": 0.8, "harm": 9.0, "harms": True, "loss": 1.0}
-    return plain | {"steps_to_alarm": 40, "alarm": "one", "message": "It was seen. Do this."} | changed
+    return plain | {"steps_to_alarm": 40, "alarm": "one", "message": "It was seen. Do this.", "rescue": None} | changed
 
 
 def table(*faulty, alarms=()):
     quiet = [{"setting": "plain", "seed": n, "score": 0.8 + n / 100, "alarms": list(alarms)} for n in range(3)]
-    return {"steps": 130, "onset": 30, "deadline": 100, "faults": list(faulty), "healthy": quiet}
+    return {"steps": 130, "onset": 30, "seed": 7, "deadline": 100, "faults": list(faulty), "healthy": quiet}
 
 
 def test_harm_that_is_late_or_unseen_fails_and_harmless_faults_do_not():
@@ -67,9 +65,30 @@ def test_harm_that_is_late_or_unseen_fails_and_harmless_faults_do_not():
 
 def test_the_table_says_what_was_seen_and_what_does_no_harm():
     text = markdown(table(row(), row(fault="mild", harms=False, steps_to_alarm=None, alarm="", harm=0.2)))
-    assert "| a fault | yes | 0.600 (0.800) | 9.0 | 1.000 | 30 | 40 | one: It was seen. |" in text
-    assert "| mild | not measurably | 0.600 (0.800) | 0.2 | 1.000 | 30 | – | none |" in text
+    assert "| a fault | yes | 0.600 (0.800) | 9.0 | 1.000 | 30 | 40 |  | one: It was seen. |" in text
+    assert "| mild | not measurably | 0.600 (0.800) | 0.2 | 1.000 | 30 | – |  | none |" in text
     assert "1 of 1 faults that harm" in text
+
+
+def test_the_table_says_which_faults_a_rescue_saves():
+    told = {"score": 0.79, "healthy_score": 0.8, "rescues": 1, "saved": True, "stopped": ""}
+    text = markdown(table(row(rescue=told), row(rescue=told | {"saved": False, "stopped": "Stopped."})))
+    assert "rescue saves 1 of the 2 faults" in text
+    assert "| yes: 0.790 (0.800) after 1 |" in text
+    assert "| stopped: 0.790 (0.800) after 1 |" in text
+
+
+def test_too_high_a_temperature_is_rescued(bench):
+    fault = BY_NAME["teacher temperature 0.3"]
+    saved = bench.run(Setting(), fault, "rescue", steps=2 * STEPS)
+    assert saved.rescues == 1  # by the alarm of a uniform collapse, which sounds at ln K
+    assert not nothing_left(saved.loss)
+
+
+def test_a_dead_head_is_not_rescued(bench):
+    found = bench.run(Setting(), BY_NAME["head of stage 2 dead"], "rescue")
+    assert found.rescues == 0
+    assert "No setting that a rescue could change is to blame" in found.stopped
 
 
 @pytest.mark.soak

@@ -22,6 +22,7 @@ HU = {"intensity": "hu"}
 WARMUP, LAYERS = {"preset": "encoder_warmup"}, {"preset": "layerwise_decay"}
 STANDING = {"learning_rate": 0.0, "final_learning_rate": 0.0, "max_epochs": 4, "early_stopping": True, "patience": 1}
 SHORT = {"max_epochs": 1}
+UNIFORM = {"max_epochs": 10}  # smoke.yaml learns nothing in so many steps, and the monitor says so
 
 COMMON = {
     "on_bad_volume": Change("skip"),
@@ -51,6 +52,9 @@ PRETRAIN = {
     "data_sections": Change(["train"], {"data_split": "SPLIT"}),
     "init_checkpoint": Change("ENCODER"),
     "record_interval": Change(2),
+    "max_skipped_steps": Change(0),
+    "on_collapse": Change("stop", UNIFORM),
+    "max_rescues": Change(1, {**UNIFORM, "on_collapse": "rescue"}),
     "save_minutes": Change(0, {**SHORT, "warmup_epochs": 0}),
     "val_volumes": Change(2),
     "slab_depth": Change(18),

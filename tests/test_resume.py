@@ -82,9 +82,13 @@ def pretraining(
     more=(),
     keyed=False,
     workers=0,
+    monitored=lambda monitor, rate, teacher: ((), {}),
     **others,
 ):
-    """Four iterations an epoch; `keyed` reads them through an `EpochSampler`, `others` are settings."""
+    """Four iterations an epoch; `keyed` reads them through an `EpochSampler`, `others` are settings.
+
+    `monitored` makes handlers, and parts of the state, from the parts of the run.
+    """
     torch.manual_seed(0)
     encoder = ResNet3DEncoder(depth=10, width=8, stem_kernel=3, stem_stride=1, stem_pool=False)
     accumulation_steps = others.get("accumulation_steps", 1)
@@ -106,10 +110,13 @@ def pretraining(
     run.log = Log(run.loss)
     parts = {"network": run.network, "optimizer": run.optimizer, "loss": run.loss, "rate": rate, "teacher": teacher}
     parts |= {"monitor": monitor, "record": record, "absent": None}
+    after_looks, more_parts = monitored(monitor, rate, teacher)
+    parts |= more_parts
+    run.rate = rate
     settings = {"max_epochs": scheduled_epochs(folder, resume, extend, epochs), **others}
     state = ResumeHandler(folder, parts, settings, resume, minutes=minutes, extend=extend)
-    handlers = (state, temperature, rate, teacher, FreezePrototypesHandler(run.network), monitor, record)
-    return run.train(*handlers, run.log, *more)
+    handlers = (state, temperature, rate, teacher, FreezePrototypesHandler(run.network), monitor)
+    return run.train(*handlers, *after_looks, record, run.log, *more)
 
 
 @pytest.mark.parametrize("stop_after", [1, 2])

@@ -6,6 +6,7 @@ step takes some 30 ms of one CPU core. The figure of merit asks the teacher's en
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from desd_components.coding_rate import CodingRateTerm
+from desd_components.collapse import CollapseHandler
 from desd_components.data import ContextDataset
 from desd_components.dense import DenseDistillationLoss, PrepareDenseViews
 from desd_components.encoder import ResNet3DEncoder
@@ -65,13 +67,15 @@ class Setting:
 
 @dataclass
 class Finding:
-    """What came of a run: alarms as (step, name, message), steps taken, score, and the error that ended it, if any."""
+    """What came of a run: alarms as (step, name, message), steps taken, score, the error that ended it, if any, and how
+    often it was rescued."""
 
     alarms: list[tuple[int, str, str]] = field(default_factory=list)
     steps: int = 0
     score: float = float("nan")
     loss: float = float("nan")
     stopped: str = ""
+    rescues: int = 0
 
 
 def volumes(folder: Path, count: int, seed: int = 0) -> list[dict[str, str]]:
@@ -108,23 +112,63 @@ def recipe() -> ViewRecipe:
     )
 
 
+class Remembered:
+    """Views of batches that were seen before, by all that a batch holds, for they cost as much as the step.
+
+    Args:
+        prepare: makes them; each is a function of its batch alone.
+        known: what is remembered, for other runs as well.
+    """
+
+    def __init__(self, prepare: PrepareViews, known: dict[bytes, Any]) -> None:
+        self.prepare, self.known = prepare, known
+
+    def __call__(self, batch: Mapping[str, torch.Tensor], *more: Any, **others: Any) -> Any:
+        """Views and target of a batch."""
+        hashed = hashlib.blake2b()
+        for name in sorted(batch):
+            hashed.update(batch[name].numpy().tobytes())
+        key = hashed.digest()
+        if key not in self.known:
+            self.known[key] = self.prepare(batch, *more, **others)
+        views, target = self.known[key]
+        return list(views), target
+
+
+def judged_views(records: list[dict[str, str]], cache: Path) -> list[list[torch.Tensor]]:
+    """Pairs of views (C, 1, W, H, D) of the volumes that no run trains on, the same for every run."""
+    dataset, views = contexts(records[-JUDGED:], cache, seed=0), MultiViews([recipe(), recipe()], 0)
+    keys = [[SampleKey(epoch, index) for index in range(len(dataset))] for epoch in range(1, ROUNDS + 1)]
+    return [views(**_without_volume(collate_contexts([dataset[key] for key in epoch]))) for epoch in keys]
+
+
 class TinyRun:
     """A pre-training that faults are put into, with its parts at hand.
 
     Args:
         setting: what it is made of.
-        records: of volumes; the last `JUDGED` of them are not trained on.
-        cache: folder of preprocessed volumes.
+        dataset: the contexts that it trains on.
+        judged: what its teacher's encoder is asked about; see `judged_views`.
         steps: of the run.
+        known: views that runs of the same setting have made; see `Remembered`.
+        on_collapse: what an alarm does; see `CollapseHandler`.
     """
 
-    def __init__(self, setting: Setting, records: list[dict[str, str]], cache: Path, steps: int) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        dataset: ContextDataset,
+        judged: list[list[torch.Tensor]],
+        steps: int,
+        known: dict[bytes, Any] | None = None,
+        on_collapse: str = "warn",
+    ) -> None:
         torch.manual_seed(setting.seed)
         self.setting, self.steps = setting, steps
-        self.dataset = contexts(records[:-JUDGED], cache, setting.seed, repeats=100)
-        self.judged = contexts(records[-JUDGED:], cache, seed=0)
-        self.views = MultiViews([recipe(), recipe()], setting.seed)
-        self.prepare: PrepareViews = PrepareDenseViews(self.views, 16) if setting.dense else PrepareViews(self.views)
+        self.dataset, self.judged = dataset, judged
+        views = MultiViews([recipe(), recipe()], setting.seed)
+        prepare = PrepareDenseViews(views, 16) if setting.dense else PrepareViews(views)
+        self.prepare: Callable[..., Any] = prepare if known is None else Remembered(prepare, known)
         self.network = self._network()
         self.loss = self._loss()
         self.optimizer = self._optimizer()
@@ -133,7 +177,7 @@ class TinyRun:
         self.teacher = TeacherEMAHandler(self.network, CosineSchedule(setting.teacher_momentum, 1.0, 10 * steps))
         self.monitor = DistillationMonitor(self.network, self.loss)
         self.skips = SkipNonFiniteHandler([self.network, self.loss])
-        self.on_start: list[Callable[[Any], None]] = []
+        self.collapse = CollapseHandler(self.monitor, self.rate, self.teacher, on_collapse)
 
     def _network(self) -> DeepSelfDistillationNetwork:
         s = self.setting
@@ -175,7 +219,7 @@ class TinyRun:
             optimizer=self.optimizer,
             loss_function=self.loss,
             prepare_batch=self.prepare,
-            train_handlers=[self.rate, self.teacher, self.skips, self.monitor],
+            train_handlers=[self.rate, self.teacher, self.skips, self.monitor, self.collapse],
             decollate=False,
             optim_set_to_none=True,
         )
@@ -186,7 +230,9 @@ class TinyRun:
             self.trainer.run()
         except UserError as error:
             finding.stopped = str(error)
-            finding.alarms.append((self.trainer.state.iteration, "not_finite", str(error)))
+            if self.collapse.on_collapse == "warn":
+                finding.alarms.append((self.trainer.state.iteration, "not_finite", str(error)))
+        finding.rescues = self.collapse.rescues
         finding.steps, finding.score = self.trainer.state.iteration, self.score()
         finding.loss = self.loss.scalars()["loss"]
         return finding
@@ -210,12 +256,9 @@ class TinyRun:
         """How well the teacher's encoder knows a judged volume again; see `known_again`. Mean over stages 3 and 4."""
         encoder = self.network.teacher.encoder.eval()
         found = []
-        for epoch in range(1, ROUNDS + 1):
-            keys = (SampleKey(epoch, index) for index in range(len(self.judged)))
-            batch = collate_contexts([self.judged[key] for key in keys])
+        for views in self.judged:
             with torch.no_grad():
-                stages = pooled_views(encoder, MultiViews([recipe(), recipe()], 0)(**_without_volume(batch)))
-            found += [known_again(first, second) for first, second in stages[2:]]
+                found += [known_again(first, second) for first, second in pooled_views(encoder, views)[2:]]
         encoder.train()
         return float(np.mean(found))
 

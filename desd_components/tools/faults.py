@@ -11,7 +11,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,16 @@ import torch
 from desd_components.errors import UserError
 from desd_components.record import environment
 from desd_components.tools.fault_list import FAULTS, Fault
-from desd_components.tools.fault_runs import Finding, Setting, TinyRun, varied_settings, volumes
+from desd_components.tools.fault_runs import (
+    JUDGED,
+    Finding,
+    Setting,
+    TinyRun,
+    contexts,
+    judged_views,
+    varied_settings,
+    volumes,
+)
 from desd_components.weights import write_atomically, write_json
 
 logger = logging.getLogger(__name__)
@@ -32,13 +41,14 @@ NOTHING_LEFT = 0.02  # of ln K; a loss so near to 0 or to ln K has nothing more 
 VOLUMES = 96
 
 
-def faults(steps: int = 130, onset: int = 30, healthy: int = 30, output: str = "results") -> int:
+def faults(steps: int = 130, onset: int = 30, healthy: int = 30, seed: int = 7, output: str = "results") -> int:
     """Measure the table of faults and write faults.json and faults.md.
 
     Args:
         steps: of each run.
         onset: steps before a fault is put in.
         healthy: runs of different seeds and settings that must stay quiet.
+        seed: of the runs that faults are put into; the alarms were made while looking at seed 0.
         output: folder of the two files.
 
     Returns:
@@ -51,13 +61,19 @@ def faults(steps: int = 130, onset: int = 30, healthy: int = 30, output: str = "
         raise UserError(f"steps={steps}: give at least {onset + DEADLINE} (onset + {DEADLINE}), and 3 healthy runs.")
     began = time.process_time()
     with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench(Path(scratch), steps, onset)
+        bench = Bench(Path(scratch), steps, onset, seed=seed)
         quiet = [bench.healthy_row(setting) for setting in healthy_settings(healthy)]
-        reference = [row["score"] for row in quiet if row["setting"] == "plain"]
+        reference = {row["seed"]: row["score"] for row in quiet if row["setting"] == "plain"}
+        if seed not in reference:
+            reference[seed] = bench.healthy_row(Setting(seed=seed))["score"]
         rows = [bench.fault_row(fault, reference) for fault in FAULTS]
+        for row, fault in zip(rows, FAULTS, strict=True):
+            curable = row["harms"] and fault.by_setting
+            row["rescue"] = bench.rescue_row(fault, reference.values()) if curable else None
     table = {
         "steps": steps,
         "onset": onset,
+        "seed": seed,
         "deadline": DEADLINE,
         "plain": asdict(Setting()),
         "faults": rows,
@@ -80,16 +96,22 @@ def healthy_settings(count: int) -> list[Setting]:
 
 
 class Bench:
-    """Runs on one set of volumes, which lie in `folder`."""
+    """Runs on one set of volumes, which lie in `folder`; those with a fault are of `seed`."""
 
-    def __init__(self, folder: Path, steps: int, onset: int, count: int = VOLUMES) -> None:
+    def __init__(self, folder: Path, steps: int, onset: int, count: int = VOLUMES, seed: int = 0) -> None:
         torch.set_num_threads(1)
         self.records, self.cache = volumes(folder / "volumes", count), folder / "cache"
-        self.steps, self.onset = steps, onset
+        self.steps, self.onset, self.seed = steps, onset, seed
+        self._judged, self._known = judged_views(self.records, self.cache), dict[bytes, Any]()
+        self._long: float | None = None
 
-    def run(self, setting: Setting, fault: Fault | None = None) -> Finding:
+    def run(
+        self, setting: Setting, fault: Fault | None = None, on_collapse: str = "warn", steps: int | None = None
+    ) -> Finding:
         """One run, with a fault or without."""
-        run = TinyRun(setting, self.records, self.cache, self.steps)
+        dataset = contexts(self.records[:-JUDGED], self.cache, setting.seed, repeats=100)
+        known = self._known if setting == Setting(seed=self.seed) else None
+        run = TinyRun(setting, dataset, self._judged, steps or self.steps, known, on_collapse)
         return run.run(fault.inject if fault else None, self.onset)
 
     def healthy_row(self, setting: Setting) -> dict[str, Any]:
@@ -99,18 +121,19 @@ class Bench:
         logger.info("healthy, %s, seed %d: score %.3f", row["setting"], setting.seed, found.score)
         return {**row, "alarms": [{"step": step, "name": name} for step, name, _ in found.alarms]}
 
-    def fault_row(self, fault: Fault, reference: Sequence[float]) -> dict[str, Any]:
-        """What a fault does; `reference`: scores of healthy runs of the plain setting, seed 0 first."""
-        found = self.run(Setting(), fault)
-        lost = reference[0] - found.score
-        harm = lost / statistics.stdev(reference)
+    def fault_row(self, fault: Fault, reference: Mapping[int, float]) -> dict[str, Any]:
+        """What a fault does; `reference`: seed -> score of healthy runs of the plain setting, with the bench's."""
+        found = self.run(Setting(seed=self.seed), fault)
+        healthy = reference[self.seed]
+        harm = (healthy - found.score) / statistics.stdev(reference.values())
         step, name, message = found.alarms[0] if found.alarms else (None, "", "")
+        message = message.replace(f"{self.cache.parent}/", "")  # where the volumes lay is of no interest
         logger.info("%s: harm %.1f, %s after %s", fault.name, harm, name or "no alarm", step and step - self.onset)
         return {
             "fault": fault.name,
             "by_setting": fault.by_setting,
             "score": found.score,
-            "healthy_score": reference[0],
+            "healthy_score": healthy,
             "harm": harm,
             "harms": harm > HARM or bool(found.stopped) or nothing_left(found.loss),
             "stopped": bool(found.stopped),
@@ -120,6 +143,23 @@ class Bench:
             "message": message,
             "alarms": [{"step": step, "name": name} for step, name, _ in found.alarms],
         }
+
+    def rescue_row(self, fault: Fault, reference: Collection[float]) -> dict[str, Any]:
+        """What `on_collapse: rescue` makes of a fault, against a healthy run as long.
+
+        Args:
+            fault: one that a setting causes.
+            reference: scores of healthy seeds.
+        """
+        steps = self.steps + DEADLINE  # for the alarm, and to learn again what was lost
+        found = self.run(Setting(seed=self.seed), fault, "rescue", steps)
+        if self._long is None:
+            self._long = self.run(Setting(seed=self.seed), steps=steps).score
+        lost = (self._long - found.score) / statistics.stdev(reference)
+        saved = lost <= HARM and not found.stopped and not nothing_left(found.loss)
+        logger.info("%s, with rescue: %d rescues, %.1f lost", fault.name, found.rescues, lost)
+        row = {"steps": steps, "rescues": found.rescues, "score": found.score, "healthy_score": self._long}
+        return {**row, "lost": lost, "loss": found.loss, "stopped": found.stopped, "saved": saved}
 
 
 def nothing_left(loss: float) -> bool:
@@ -150,8 +190,8 @@ def markdown(table: dict[str, Any]) -> str:
     lines = [
         *_preamble(table),
         "",
-        "| fault | harms? | score (healthy) | harm | loss | onset, step | steps to alarm | alarm |",
-        "|---|---|---|---|---|---|---|---|",
+        "| fault | harms? | score (healthy) | harm | loss | onset, step | steps to alarm | rescued | alarm |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(_line(row, table["onset"]) for row in table["faults"]),
         "",
         "Healthy runs: " + "; ".join(f"{row['setting']} (seed {row['seed']})" for row in table["healthy"]) + ".",
@@ -163,17 +203,23 @@ def _preamble(table: dict[str, Any]) -> list[str]:
     quiet, missed = table["healthy"], failures(table)
     harming = [row["fault"] for row in table["faults"] if row["harms"]]
     plain = [row["score"] for row in quiet if row["setting"] == "plain"]
+    rescues = [row["rescue"] for row in table["faults"] if row["rescue"]]
     return [
         f"{sum(name not in missed for name in harming)} of {len(harming)} faults that harm are reported within "
         f"{table['deadline']} steps; {sum(bool(row['alarms']) for row in quiet)} of {len(quiet)} healthy runs raised "
-        "an alarm.",
+        f"an alarm. on_collapse: rescue saves {sum(row['saved'] for row in rescues)} of the {len(rescues)} faults that "
+        "harm and come from a setting.",
         "",
-        f"Each fault is put into a healthy tiny run after {table['onset']} of {table['steps']} steps (seed 0; CPU, "
-        "generated volumes). Score: how often the teacher's encoder finds a volume that no run trained on more like "
+        f"Each fault is put into a healthy tiny run after {table['onset']} of {table['steps']} steps (seed "
+        f"{table['seed']}; the alarms were made while looking at seed 0; CPU, generated volumes). Score: how often the "
+        "teacher's encoder finds a volume that no run trained on more like "
         "another view of itself than another volume (0.5: luck). Harm: what the score lost against the healthy run of "
         f"the same seed, in standard deviations between {len(plain)} healthy seeds (mean {statistics.mean(plain):.3f}, "
         f"sd {statistics.stdev(plain):.3f}); above {HARM:g} it counts; so does a loss within {NOTHING_LEFT:.0%} "
         "of ln K from 0 or from ln K, where nothing is left to learn, and so does a run that had to stop.",
+        "",
+        f"Rescued: the same fault with on_collapse: rescue, {DEADLINE} steps longer, with its score (that of a healthy "
+        "run as long) and the number of rescues; saved when no harm is left by the same measure.",
     ]
 
 
@@ -186,9 +232,17 @@ def _line(row: dict[str, Any], onset: int) -> str:
         f"{row['loss']:.3f}",
         onset,
         "–" if row["steps_to_alarm"] is None else row["steps_to_alarm"],
+        _rescued(row["rescue"]),
         f"{row['alarm']}: {first_sentence(row['message'])}" if row["alarm"] else "none",
     ]
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _rescued(rescue: dict[str, Any] | None) -> str:
+    if rescue is None:
+        return ""
+    told = f"{rescue['score']:.3f} ({rescue['healthy_score']:.3f}) after {rescue['rescues']}"
+    return ("yes: " if rescue["saved"] else "stopped: " if rescue["stopped"] else "no: ") + told
 
 
 def first_sentence(message: str) -> str:
