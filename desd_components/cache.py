@@ -115,8 +115,8 @@ class VolumeCache:
         """
         state = []
         for file in record_files(record, self.keys):
-            if found := file_problem(file):
-                raise UserError(found)
+            if not os.path.exists(file):  # what else may be wrong with it is told with the faults of the others
+                raise UserError(file_problem(file) or f"{file}: is gone.")
             for part in parts(file):
                 status = os.stat(part)
                 state.append([os.path.abspath(part), status.st_size, status.st_mtime_ns])

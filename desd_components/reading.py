@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from .volumes import Volume, needed, to_ras
 
 # MONAI warns, at every loader, that a GPU decoder which nobody asked for is not there
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
 _DETACHED = (".mhd", ".nhdr")  # headers that keep their voxels in a file beside them: MetaImage's and NRRD's
 _DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)[ \t]*([^\r\n]+)", re.MULTILINE | re.IGNORECASE)
@@ -166,7 +168,7 @@ class ScanReader(ImageReader):
             array, channel_dim = np.stack(arrays), 0
         else:
             array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
-        warnings = dict.fromkeys(warning for volume in volumes for warning in volume.warnings)
+        told = dict.fromkeys(warning for volume in volumes for warning in volume.warnings)
         return array, {
             MetaKeys.AFFINE: first.affine,
             MetaKeys.ORIGINAL_AFFINE: first.affine.copy(),
@@ -174,5 +176,5 @@ class ScanReader(ImageReader):
             MetaKeys.ORIGINAL_CHANNEL_DIM: channel_dim,
             MetaKeys.SPACE: SpaceKeys.RAS,
             "reader": first.reader,
-            "warnings": "; ".join(warnings),
+            "warnings": "; ".join(told),
         }

@@ -233,7 +233,7 @@ def test_a_dicom_seg_in_the_tree_is_not_taken_for_a_scan(tmp_path):
 def test_without_pydicom_the_remedy_is_named(tmp_path, monkeypatch):
     folder = written(tmp_path)
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(UserError, match=r'reading DICOM needs pydicom.*pip install "desd-components\[scans\]"'):
+    with pytest.raises(UserError, match=r"reading DICOM needs pydicom.*pip install pydicom"):
         find_scans(folder)
 
 

@@ -25,6 +25,7 @@ SHORT = {"max_epochs": 1}
 UNIFORM = {"max_epochs": 10}  # smoke.yaml learns nothing in so many steps, and the monitor says so
 
 COMMON = {
+    "page": Change(True),
     "on_bad_volume": Change("skip"),
     "resume": Change("never", {}, earlier={"seed": 5}),
     "extend": Change("keep", {"max_epochs": 3}, earlier={}),
@@ -87,6 +88,7 @@ PRETRAIN = {
 }
 FINETUNE = {
     **COMMON,
+    "max_skipped_steps": Change(0),
     "encoder_checkpoint": Change("ENCODER"),
     "class_names": Change(["one"]),
     "val_fraction": Change(0.25),
@@ -116,6 +118,7 @@ FINETUNE = {
 FEATURES = {
     "dataset_dir": Change("OTHER"),
     "device": Same("cpu:0", why=GPU),
+    "page": Change(False),
     "feature_maps": Change(True),
     "overlap": Change(0.75),
     "window_batch_size": Same(1, why="speed and memory"),
@@ -137,6 +140,7 @@ SEGMENT = {
     "sw_mode": Change("constant"),
     "stitch_device": Same("cpu:0", why=GPU),
     "flip_axes": Change([0]),
+    "page": Change(False),
     "save_probabilities": Change(True),
     "dicom_seg": Same(True, why="these scans are NIfTI; test_scans_page has a series"),
     "overlays": Change(True),

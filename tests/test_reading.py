@@ -112,7 +112,7 @@ def test_a_file_of_no_known_format_is_refused(tmp_path):
 def test_without_simpleitk_the_remedy_is_named(tmp_path, monkeypatch):
     path = written(tmp_path, "a.nrrd")
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
-    with pytest.raises(UserError, match=r'reading NRRD needs SimpleITK.*pip install "desd-components\[scans\]"'):
+    with pytest.raises(UserError, match=r"reading NRRD needs SimpleITK.*pip install pydicom"):
         open_volume(path)
 
 
