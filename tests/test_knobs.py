@@ -87,6 +87,7 @@ PRETRAIN = {
 }
 FINETUNE = {
     **COMMON,
+    "max_skipped_steps": Change(0),
     "encoder_checkpoint": Change("ENCODER"),
     "class_names": Change(["one"]),
     "val_fraction": Change(0.25),
@@ -139,6 +140,7 @@ SEGMENT = {
     "flip_axes": Change([0]),
     "save_probabilities": Change(True),
     "overlays": Change(True),
+    "dicom_seg": Same(True, why="only DICOM series show it; see test_dicom_seg"),
     "separate_folder": Change(True),
     "device": Same("cpu:0", why=GPU),
     "amp": Same(True, why=GPU),
