@@ -32,6 +32,7 @@ def test_a_pretraining_shows_curves_health_and_feature_maps(place: Path) -> None
     assert page.count("data:image/png;base64") == 2
 
 
+@pytest.mark.soak
 def test_fine_tuning_evaluation_and_inference_show_curves_cases_and_scans(place: Path) -> None:
     name, settings = "desd_seg_finetune", {"class_names": CLASSES, "val_fraction": 0.34}
     page = run(place, name, "train small smoke", "training", output="arm", **settings)

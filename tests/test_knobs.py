@@ -144,7 +144,6 @@ SEGMENT = {
     "save_probabilities": Change(True),
     "dicom_seg": Same(True, why="these scans are NIfTI; test_scans_page has a series"),
     "overlays": Change(True),
-    "dicom_seg": Same(True, why="only DICOM series show it; see test_dicom_seg"),
     "separate_folder": Change(True),
     "device": Same("cpu:0", why=GPU),
     "amp": Same(True, why=GPU),

@@ -405,6 +405,7 @@ def test_a_second_call_repeats_nothing_and_another_config_is_refused(finished, f
         _call(other, family, output.parent)
 
 
+@pytest.mark.soak
 def test_a_pre_training_whose_encoder_is_gone_is_done_again_only_for_runs_that_need_it(
     finished, family, tmp_path, capsys
 ):

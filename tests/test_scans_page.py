@@ -147,6 +147,7 @@ def test_features_of_the_same_volume_agree_in_every_format(world):
             np.testing.assert_allclose(other[stage], first[stage], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.soak
 def test_pretraining_takes_all_formats_and_leaves_out_what_is_refused(world):
     done = run(command_with("training"), world)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
