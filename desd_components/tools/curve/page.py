@@ -16,7 +16,7 @@ from desd_components.pages import page as html
 from desd_components.pages import results
 from desd_components.pages.runs import Case, Run
 from desd_components.searching import result_name, stem
-from desd_components.tools.curve import tables
+from desd_components.tools.curve import probe_tables, tables
 from desd_components.tools.curve.study import Study
 from desd_components.tools.curve.units import Places
 
@@ -37,7 +37,7 @@ def write_outputs(
     words = [*remarks, *summary["interval_covers"], provenance(records)]
     pages = {
         "table.md": (tables.main_tables(summary), words),
-        "probes.md": (tables.probe_tables(summary), []),
+        "probes.md": (probe_tables.probe_tables(summary), []),
         "details.md": (tables.detail_tables(summary), words),
     }
     for name, (made, sentences) in pages.items():
@@ -100,7 +100,7 @@ def curve_page(
     sections = [
         result_section(summary, remarks),
         tables_section("Gains", tables.main_tables(summary)[2:]),
-        tables_section("Frozen encoders", tables.probe_tables(summary)),
+        tables_section("Frozen encoders", probe_tables.probe_tables(summary)),
         slices_section(places, study, records),
         tables_section("Details", tables.detail_tables(summary)),
         html.Section("Settings", html.folded("The study's config", study.text)),

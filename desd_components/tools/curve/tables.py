@@ -43,11 +43,6 @@ def detail_tables(summary: Mapping[str, Any]) -> list[Table]:
     return [table for table in made if table.rows]
 
 
-def probe_tables(summary: Mapping[str, Any]) -> list[Table]:
-    """Frozen encoders against each other, and against untrained ones: every table that has rows."""
-    return [table for table in (probe_difference_table(summary), probe_table(summary)) if table.rows]
-
-
 def markdown(tables: Sequence[Table], words: Sequence[str]) -> str:
     """Tables and sentences, to be included in a README."""
     parts = []
@@ -205,41 +200,6 @@ def class_table(summary: Mapping[str, Any], measure: str) -> Table:
     title = f"{'Dice' if measure == 'dice' else 'HD95 (mm)'} by class."
     head = ["arm", "class", *(f"{word} labels" for word in counts.values())]
     return Table(title, "With 95 % interval.", head, body, numbers_from=2)
-
-
-def probe_table(summary: Mapping[str, Any]) -> Table:
-    """Frozen probes of every stage."""
-    names = {"retrieval": "retrieval", "rank": "feature rank", "dense_dice": "dense Dice"}
-    rows = []
-    for probe in summary["probes"]:
-        for name, stages in probe["scores"].items():
-            digits = 1 if name == "rank" else 3
-            for stage, figures in stages.items():
-                rows.append(
-                    [
-                        *(probe["pretraining"], str(probe["seed"]), names[name], stage.replace("_", " ")),
-                        *(number(figures["trained"], digits), number(figures["untrained"], digits)),
-                        number(figures["difference"], digits, "+"),
-                        ends(figures["interval_95"], digits, "+"),
-                    ]
-                )
-    covers = summary["probes"][0]["covers"] if summary["probes"] else ""
-    head = ["pre-training", "seed", "score", "stage", "trained", "untrained", "difference", "95 % interval"]
-    return Table("Frozen encoders, stage by stage.", f"The interval covers {covers}", head, rows, numbers_from=4)
-
-
-def probe_difference_table(summary: Mapping[str, Any]) -> Table:
-    """Pre-trainings against each other at each stage."""
-    rows = [
-        [
-            *(row["pretraining"], row["against"], row["stage"].replace("_", " ")),
-            *(number(row["difference"], 1, "+"), ends(row["interval_95"], 1, "+"), "/".join(map(str, row["seeds"]))),
-        ]
-        for row in summary["probe_differences"]
-    ]
-    note = "Percentage points of the frozen dense probe's Dice, paired by volume, with 95 % interval over volumes."
-    head = ["pre-training", "against", "stage", "difference", "95 % interval", "pre-training seeds"]
-    return Table("What each stage knows, pre-trainings compared.", note, head, rows, numbers_from=3)
 
 
 def tuning_table(summary: Mapping[str, Any]) -> Table:
