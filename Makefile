@@ -37,8 +37,10 @@ env: $(DEV_STAMP)
 test: env
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not soak" -n 2 --dist loadfile
 
+# Its table goes into the README: python -m desd_components insert README.md
 soak: env
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak --junitxml=results/soak.xml; status=$$?; \
+	$(PY) tests/soak_table.py results/soak.md results/soak.xml && exit $$status
 
 demo: $(RUN_STAMP)
 	$(PY) -m desd_components demo $(if $(DATA),--data "$(DATA)") --output "$(OUTPUT)"
