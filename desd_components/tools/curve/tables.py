@@ -113,10 +113,9 @@ def difference_table(summary: Mapping[str, Any]) -> Table:
 
 
 def ours_table(summary: Mapping[str, Any]) -> Table:
-    """The arm that is ours against every other, with few labels; nothing where the reference is the only other."""
-    found = summary["ours_against_others"]
-    news = any(row["against"] != summary["reference"] for row in found)
-    return _differences(f"{summary['ours']} against the others.", "As above.", found if news else [])
+    """The arm that is ours against every other but the reference, with few labels."""
+    found = [row for row in summary["ours_against_others"] if row["against"] != summary["reference"]]
+    return _differences(f"{summary['ours']} against the others.", "As above.", found)
 
 
 def _differences(title: str, note: str, found: Sequence[Mapping[str, Any]]) -> Table:
