@@ -41,6 +41,14 @@ def test_the_interval_covers_the_difference_and_shrinks_with_more_volumes():
     assert widths[1] < 0.5 * widths[0]
 
 
+def test_the_interval_of_a_difference_of_ranks_contains_it_though_resampled_volumes_repeat():
+    rng = np.random.default_rng(0)
+    many, few = (rng.normal(size=(60, width)) for width in (40, 10))
+    found = compare(many @ many.T, [few @ few.T], rank_over, replicates=200, seed=0)
+    low, high = found["interval_95"]
+    assert 0 < low < found["difference"] < high
+
+
 def test_equal_encoders_differ_by_nothing():
     values = np.random.default_rng(0).normal(size=30)
     assert compare(values, [values, values], mean_over, 50, 0)["interval_95"] == [0.0, 0.0]
