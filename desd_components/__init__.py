@@ -79,6 +79,7 @@ from .reading import ScanReader
 from .reconstruction import PrepareMaskedViews, ReconstructionLoss, ReconstructionNetwork
 from .record import record_run, start_log
 from .resume import ResumeHandler
+from .run_settings import run_settings
 from .sampling import EpochSampler, SampleKey, collate_contexts
 from .scans import find_scans, records_hash
 from .schedules import CosineSchedule
