@@ -11,6 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_handlers import Run
 
 from desd_components import (
+    DeepSelfDistillationLoss,
+    DeepSelfDistillationNetwork,
     DistillationMonitor,
     LearningRateHandler,
     RunRecordHandler,
@@ -63,6 +65,16 @@ def test_the_record_has_a_line_for_each_interval_with_all_figures(tiny_encoder, 
     assert wanted <= set(records[-1])
     assert all(records[-1][f"gradient_norm_{stage}"] > 0 for stage in (1, 2, 3, 4))
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_the_only_stage_of_plain_self_distillation_is_recorded_by_its_number(tiny_encoder, tmp_path):
+    run = Run(tiny_encoder, epochs=1)
+    run.network = DeepSelfDistillationNetwork(tiny_encoder, 16, student_stages=(4,), head_hidden=16, head_bottleneck=8)
+    run.loss = DeepSelfDistillationLoss(16, stage_weights=(1.0,), student_stages=(4,))
+    run.train(RunRecordHandler(tmp_path, [run.loss]))
+    record = json.loads((tmp_path / "history.jsonl").read_text().splitlines()[-1])
+    assert [name for name in record if name.startswith("stage_")] == ["stage_4_loss"]
+    assert drawn(tmp_path, "stage_4_loss")[-1] == (4, float(torch.tensor(record["stage_4_loss"])))
 
 
 def test_a_fresh_run_keeps_no_record_of_the_one_before(tiny_encoder, tmp_path):
