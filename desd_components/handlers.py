@@ -258,8 +258,10 @@ class TimeEstimateHandler:
 
 
 def spoken_time(seconds: float) -> str:
-    """A duration for people: "45 s", "12 min", "3 h 20 min", "2 days 4 h"."""
+    """A duration for people: "0.45 s", "45 s", "12 min", "3 h 20 min", "2 days 4 h"."""
     minutes = round(seconds / 60)
+    if seconds < 10:
+        return f"{seconds:.2g} s"
     if seconds < 90:
         return f"{round(seconds)} s"
     if minutes < 60:
