@@ -7,6 +7,7 @@ Segmentation", MICCAI 2022. This is an independent implementation, written from 
 from .bundles import bundle_file, require_version, run_or_bundle
 from .cache import VolumeCache
 from .checks import check_records, require_writable
+from .class_names import with_background
 from .coding_rate import CodingRateTerm
 from .collapse import CollapseHandler
 from .continuation import scheduled_epochs
@@ -42,16 +43,8 @@ from .handlers import (
     shared,
 )
 from .history import RunRecordHandler
-from .inference import (
-    FlipInferer,
-    ScanDataset,
-    ScanLayout,
-    SkipBadScans,
-    keep_subfolders,
-    refuse_overwriting,
-    scans_root,
-)
-from .labelled import LabelledData, find_labelled, with_background
+from .inference import FlipInferer, ScanDataset, SkipBadScans
+from .labelled import LabelledData, find_labelled
 from .loading import ShareableCollate
 from .loss import DeepSelfDistillationLoss, DistillationOutput
 from .monitor import DistillationMonitor, starting_lines
@@ -78,10 +71,12 @@ from .quarantine import usable_labelled, usable_records
 from .reading import ScanReader
 from .reconstruction import PrepareMaskedViews, ReconstructionLoss, ReconstructionNetwork
 from .record import record_run, start_log
+from .records import records_hash
 from .resume import ResumeHandler
 from .run_settings import run_settings
 from .sampling import EpochSampler, SampleKey, collate_contexts
-from .scans import find_scans, records_hash
+from .scan_layout import ScanLayout, keep_subfolders, refuse_overwriting, scans_root
+from .scans import find_scans
 from .schedules import CosineSchedule
 from .scoring import MetricsReportHandler, SegmentationScores
 from .segmentation import (
@@ -95,7 +90,8 @@ from .segmentation import (
 )
 from .stopping import exit_if_stopped
 from .tracking import TrackableOutputHandler
-from .views import MultiViews, PrepareViews, ViewGeometry, ViewRecipe
+from .view_recipe import ViewRecipe
+from .views import MultiViews, PrepareViews, ViewGeometry
 from .weights import encoder_from, given, load_encoder, load_weights, read_manifest, save_weights
 
 __version__ = "0.1.0"

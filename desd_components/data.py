@@ -22,8 +22,8 @@ from torch.utils.data import Dataset
 from .cache import VolumeCache
 from .entries import is_label, open_array, read_meta
 from .errors import UserError
+from .records import Record
 from .sampling import AUGMENTATION_STREAM, CONTEXT_STREAM, SampleKey, generator, key_of
-from .scans import Record
 
 logger = logging.getLogger(__name__)
 

@@ -18,11 +18,13 @@ from monai.engines import Evaluator
 from monai.handlers import stopping_fn_from_metric
 from torch import nn
 
+from .class_names import with_background
+from .data_lists import read_json
 from .encoder import ResNet3DEncoder, shape_table
 from .errors import UserError
-from .labelled import LabelledData, find_labelled, with_background
+from .labelled import LabelledData, find_labelled
 from .preprocessing import target_spacing
-from .scans import Record, read_json
+from .records import Record
 from .segmentation import SegmentationNetwork
 from .weights import manifest_path, read_manifest, refuse_contradictions
 

@@ -22,7 +22,7 @@ from monai.bundle import ConfigParser
 
 from .bundles import bundle_path
 from .checks import require_writable
-from .scans import records_hash
+from .records import records_hash
 from .weights import write_atomically, write_json
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import DistributedSampler
 
-from .cache import distributed
 from .errors import UserError
+from .processes import distributed
 
 # One seed feeds several draws; a stream each keeps them apart.
 ORDER_STREAM, CONTEXT_STREAM, AUGMENTATION_STREAM = 0x0D1, 0xC0D, 0xA06
