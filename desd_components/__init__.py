@@ -19,7 +19,6 @@ from .errors import UserError, plain_errors
 from .evaluation import EncoderEvaluation, evaluated_manifest, probe_data
 from .features import SaveFeaturesHandler, StageInferer
 from .finetuning import (
-    EarlyStop,
     agree_with_encoder,
     announce_training,
     model_manifest,
@@ -34,12 +33,11 @@ from .finetuning import (
 )
 from .finish import finish_run
 from .handlers import (
+    EarlyStop,
     FreezePrototypesHandler,
     LearningRateHandler,
-    ProgressHandler,
     SaveWeightsHandler,
     TeacherEMAHandler,
-    TimeEstimateHandler,
     shared,
 )
 from .history import RunRecordHandler
@@ -67,6 +65,7 @@ from .pretraining import (
     warn_of_equal_boxes,
 )
 from .probes import CrossViewScore, DenseProbe, StagePooling, TeacherPooling
+from .progress import ProgressHandler, TimeEstimateHandler
 from .quarantine import usable_labelled, usable_records
 from .reading import ScanReader
 from .reconstruction import PrepareMaskedViews, ReconstructionLoss, ReconstructionNetwork

@@ -33,7 +33,7 @@ from .entries import is_label, read_meta
 from .entry_maker import EntryMaker
 from .errors import UserError
 from .fingerprint import describe, flat_transforms
-from .processes import distributed, gathered
+from .processes import distributed, patiently_gathered
 from .reading import parts
 from .records import Record, record_files
 from .searching import FORMATS
@@ -134,12 +134,12 @@ class VolumeCache:
         mine = {folder: wanted[folder] for folder in list(wanted)[rank::world] if not folder.exists()}
         full = self._disk_problem([wanted[folder] for folder in wanted if not folder.exists()], say=rank == 0)
         made = self._make(mine, num_workers, show=rank == 0) if not full and (skip or not problems) else {}
-        told = gathered([*full, *problems.items(), *_by_position(made, folders)])
+        told = patiently_gathered([*full, *problems.items(), *_by_position(made, folders)])
         raise_problems([line for line in told if isinstance(line, str)], len(records))
         problems = dict(line for line in told if not isinstance(line, str))
         if not problems or skip:
             good = {folder: wanted[folder] for n, folder in enumerate(folders) if folder and n not in problems}
-            problems |= dict(gathered(_by_position(self._completed(good, num_workers, rank == 0), folders)))
+            problems |= dict(patiently_gathered(_by_position(self._completed(good, num_workers, rank == 0), folders)))
         return [None if n in problems else folder for n, folder in enumerate(folders)], dict(sorted(problems.items()))
 
     def _refuse_incomplete(self, records: Sequence[Record]) -> None:

@@ -26,7 +26,8 @@ from .encoder import ResNet3DEncoder
 from .features import draw_feature_maps
 from .finish import comfort
 from .pages.pictures import Album
-from .scoring import dice_score, from_all_processes, scan_path, voxel_size
+from .processes import from_all_processes
+from .scoring import dice_score, scan_path, voxel_size
 from .searching import stem
 
 FAILED = "a picture for the page could not be drawn"

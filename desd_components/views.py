@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .augment import add_noise, along_axes, blur, change_contrast, change_gamma, hat_matrix
 from .errors import UserError
+from .sampling import keyed
 from .view_recipe import INTENSITY_DRAWS, ViewRecipe
 
 # Keeps these draws apart from others keyed by (seed, epoch, index), which numpy pads with zeros ("VIEW" in ASCII).
@@ -124,8 +125,7 @@ class MultiViews:
         keys = list(zip(epoch.tolist(), index.tolist(), strict=True))
         draws = []
         for view, recipe in enumerate(self.views):
-            streams = [np.random.SeedSequence((_STREAM, self.seed, epoch, index, view)) for epoch, index in keys]
-            rngs = [np.random.Generator(np.random.Philox(stream)) for stream in streams]
+            rngs = [keyed(_STREAM, self.seed, epoch, index, view) for epoch, index in keys]
             boxes = [recipe.draw_box(rng, size) for rng, size in zip(rngs, sizes, strict=True)]
             start, extent, flip = torch.from_numpy(np.stack(boxes, axis=1))
             intensity = np.array([recipe.draw_intensity(rng) for rng in rngs], dtype=INTENSITY_DRAWS)

@@ -16,7 +16,7 @@ from desd_components import (
     TeacherEMAHandler,
     read_manifest,
 )
-from desd_components.handlers import spoken_time
+from desd_components.progress import spoken_time
 
 
 class Run:

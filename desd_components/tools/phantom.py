@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from desd_components.errors import UserError
+from desd_components.sampling import keyed
 from desd_components.tools.patient import CLASS_NAMES, draw_patient
 from desd_components.tools.solids import average, paint, rotation
 
@@ -51,7 +52,7 @@ def make_case(seed: int, index: int, size: int = 64) -> PhantomCase:
     if size < SMALLEST_SIZE:
         raise UserError(f"phantom size {size} is too small for its organs. Choose --size {SMALLEST_SIZE} or more.")
     for attempt in itertools.count():
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index, attempt])))
+        rng = keyed(seed, index, attempt)
         case = _draw_case(rng, size / 64)
         if len(np.unique(case.label)) == len(CLASS_NAMES):
             return case

@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser
 
 from ...cache import readable
 from ...errors import UserError
-from ...handlers import spoken_time
+from ...progress import spoken_time
 from .overlay import Overlays
 
 BUNDLES = Path(__file__).resolve().parents[3] / "bundles"
