@@ -7,6 +7,7 @@ Segmentation", MICCAI 2022. This is an independent implementation, written from 
 from .bundles import bundle_file, require_version, run_or_bundle
 from .cache import VolumeCache
 from .checks import check_records, require_writable
+from .class_names import with_background
 from .coding_rate import CodingRateTerm
 from .collapse import CollapseHandler
 from .continuation import scheduled_epochs
@@ -18,7 +19,6 @@ from .errors import UserError, plain_errors
 from .evaluation import EncoderEvaluation, evaluated_manifest, probe_data
 from .features import SaveFeaturesHandler, StageInferer
 from .finetuning import (
-    EarlyStop,
     agree_with_encoder,
     announce_training,
     model_manifest,
@@ -33,25 +33,16 @@ from .finetuning import (
 )
 from .finish import finish_run
 from .handlers import (
+    EarlyStop,
     FreezePrototypesHandler,
     LearningRateHandler,
-    ProgressHandler,
     SaveWeightsHandler,
     TeacherEMAHandler,
-    TimeEstimateHandler,
     shared,
 )
 from .history import RunRecordHandler
-from .inference import (
-    FlipInferer,
-    ScanDataset,
-    ScanLayout,
-    SkipBadScans,
-    keep_subfolders,
-    refuse_overwriting,
-    scans_root,
-)
-from .labelled import LabelledData, find_labelled, with_background
+from .inference import FlipInferer, ScanDataset, SkipBadScans
+from .labelled import LabelledData, find_labelled
 from .loading import ShareableCollate
 from .loss import DeepSelfDistillationLoss, DistillationOutput
 from .monitor import DistillationMonitor, starting_lines
@@ -74,13 +65,17 @@ from .pretraining import (
     warn_of_equal_boxes,
 )
 from .probes import CrossViewScore, DenseProbe, StagePooling, TeacherPooling
+from .progress import ProgressHandler, TimeEstimateHandler
 from .quarantine import usable_labelled, usable_records
 from .reading import ScanReader
 from .reconstruction import PrepareMaskedViews, ReconstructionLoss, ReconstructionNetwork
 from .record import record_run, start_log
+from .records import records_hash
 from .resume import ResumeHandler
+from .run_settings import run_settings
 from .sampling import EpochSampler, SampleKey, collate_contexts
-from .scans import find_scans, records_hash
+from .scan_layout import ScanLayout, keep_subfolders, refuse_overwriting, scans_root
+from .scans import find_scans
 from .schedules import CosineSchedule
 from .scoring import MetricsReportHandler, SegmentationScores
 from .segmentation import (
@@ -94,7 +89,8 @@ from .segmentation import (
 )
 from .stopping import exit_if_stopped
 from .tracking import TrackableOutputHandler
-from .views import MultiViews, PrepareViews, ViewGeometry, ViewRecipe
+from .view_recipe import ViewRecipe
+from .views import MultiViews, PrepareViews, ViewGeometry
 from .weights import encoder_from, given, load_encoder, load_weights, read_manifest, save_weights
 
 __version__ = "0.1.0"

@@ -15,7 +15,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from desd_components.errors import UserError, innermost_user_error
+from desd_components.errors import UserError, ended_plainly
 
 # command: module and function that do it. One line per command.
 COMMANDS = {
@@ -42,17 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code, or 2 after printing a `UserError` as one line."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        if not arguments or arguments[0] in ("-h", "--help", "help"):
-            print(overview())
-            return 0
-        return _run(arguments[0], arguments[1:])
-    except Exception as error:
-        cause = innermost_user_error(error)
-        if cause is None:
-            raise
-        print(f"error: {cause}", file=sys.stderr)
-        return 2
+    return ended_plainly(lambda: _run(arguments))
 
 
 def overview() -> str:
@@ -68,10 +58,14 @@ def _find(name: str) -> Callable:
     return getattr(importlib.import_module(module), function)
 
 
-def _run(name: str, arguments: list[str]) -> int:
+def _run(words: list[str]) -> int:
     """Run a command; its exit code is what it returns, where that is an int."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
     import fire
 
+    name, arguments = words[0], words[1:]
     function = _find(name)
     _refuse_unknown_flags(name, function, arguments)
     result = fire.Fire(function, command=arguments, name=f"desd_components {name}", serialize=lambda _: None)

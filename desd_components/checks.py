@@ -19,7 +19,7 @@ import numpy as np
 
 from .errors import UserError
 from .reading import open_volume
-from .scans import Record, record_files
+from .records import Record, record_files
 from .searching import FORMATS, SUFFIXES
 from .volumes import Volume
 

@@ -18,7 +18,7 @@ from .loss import DistillationOutput
 
 
 def coding_rate(features: torch.Tensor, precision: float = 0.5) -> torch.Tensor:
-    """Bits (in nats) that describe centred, normalised features (N, C) up to `precision`: larger, more spread out."""
+    """Nats that describe features (N, C), centred and normalised, up to `precision`: the more, the more spread out."""
     centred = functional.normalize(features.float() - features.float().mean(dim=0), dim=1)
     count, channels = centred.shape
     # the smaller of the two Gram matrices has the same determinant

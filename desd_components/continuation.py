@@ -13,7 +13,8 @@ from .statefile import DamagedState, StatePair, read_state
 from .tensorfiles import differences
 from .weights import given
 
-PARTS = {"settings", "objects", "scaler", "epoch", "iteration", "epoch_length"}
+FORMAT = 2  # of a state; those before had no number, and did not note all settings
+TOLD, TOLD_LENGTH = 20, 80  # of settings that differ, and characters of a value
 EXTENSIONS = (None, "keep", "stretch")
 
 
@@ -30,8 +31,13 @@ def state_to_resume(states: StatePair, resume: str) -> tuple[Path, dict[str, Any
     if resume == "never" or (resume == "auto" and not states.exists()):
         return None
     path, state = states.read() if resume == "auto" else (Path(resume), _read_path(Path(resume)))
-    if not isinstance(state, dict) or set(state) != PARTS:
-        raise UserError(f"{path}: not the state of a run of this version. Give the state.pt of one, or resume: never.")
+    if not isinstance(state, dict) or "objects" not in state:
+        raise UserError(f"{path}: not the state of a run. Give the state.pt of one, or resume: never.")
+    if state.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: saved by another version, which noted other settings of its run. Let that version finish the "
+            "run, or start anew with resume: never or another output_dir."
+        )
     return path, state
 
 
@@ -107,16 +113,23 @@ def refuse_other_settings(
     is_longer = "max_epochs" in differing and settings.get("max_epochs", 0) > before.get("max_epochs", 0)
     if is_longer and extend == "stretch":
         differing.remove("max_epochs")
-    told = [f"{name} was {before.get(name)!r}, now {settings.get(name)!r}" for name in sorted(differing)]
+    told = [f"{name} was {_short(before.get(name))}, now {_short(settings.get(name))}" for name in sorted(differing)]
+    if len(told) > TOLD:
+        told[TOLD:] = [f"{len(told) - TOLD} more"]
     absent = sorted(parts ^ set(state["objects"]))
     if absent:
         told.append(f"saved and present parts differ in {', '.join(absent)}")
     if told:
         longer = " More epochs: extend: keep, or extend: stretch." if is_longer else ""
         raise UserError(
-            f"{path}: cannot go on, for {'; '.join(told)}. Set them back, or start anew with resume: never or "
-            f"another output_dir.{longer}"
+            f"{path}: cannot go on, for {'; '.join(told)}. Set them back (the run's config.yaml has all of them), or "
+            f"start anew with resume: never or another output_dir.{longer}"
         )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= TOLD_LENGTH else f"{text[: TOLD_LENGTH - 3]}..."
 
 
 def refuse_other_tensors(path: Path, state: Mapping[str, Any], modules: Mapping[str, nn.Module]) -> None:

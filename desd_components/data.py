@@ -22,8 +22,8 @@ from torch.utils.data import Dataset
 from .cache import VolumeCache
 from .entries import is_label, open_array, read_meta
 from .errors import UserError
+from .records import Record
 from .sampling import AUGMENTATION_STREAM, CONTEXT_STREAM, SampleKey, generator, key_of
-from .scans import Record
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,22 @@ def axis_scales(context_scale: Any) -> tuple[tuple[float, float] | None, ...]:
 
 def _is_range(scale: Any) -> bool:
     return isinstance(scale, tuple) and len(scale) == 2 and 1 <= scale[0] <= scale[1]
+
+
+def _check_contexts(
+    view_size: Sequence[int],
+    samples_per_volume: int,
+    trim_fraction: float,
+    slab_depth: int | None,
+    slab_stride: int | None,
+) -> None:
+    if len(view_size) != 3 or min(view_size) < 1 or samples_per_volume < 1 or not 0 <= trim_fraction < 0.5:
+        raise UserError(
+            f"view_size {list(view_size)} must be three positive sizes, samples_per_volume {samples_per_volume} at "
+            f"least 1, and trim_fraction {trim_fraction} from 0 to below 0.5."
+        )
+    if any(slices is not None and slices < 1 for slices in (slab_depth, slab_stride)):
+        raise UserError(f"slab_depth {slab_depth} and slab_stride {slab_stride} must be at least 1 slice, or null.")
 
 
 class ContextDataset(Dataset):
@@ -113,18 +129,7 @@ class ContextDataset(Dataset):
     ) -> None:
         self.view_size = tuple(int(size) for size in view_size)
         self.context_scale = axis_scales(context_scale)
-        if (
-            len(self.view_size) != 3
-            or min(self.view_size) < 1
-            or samples_per_volume < 1
-            or not 0 <= trim_fraction < 0.5
-        ):
-            raise UserError(
-                f"view_size {list(view_size)} must be three positive sizes, samples_per_volume {samples_per_volume} at "
-                f"least 1, and trim_fraction {trim_fraction} from 0 to below 0.5."
-            )
-        if (slab_depth is not None and slab_depth < 1) or (slab_stride is not None and slab_stride < 1):
-            raise UserError(f"slab_depth {slab_depth} and slab_stride {slab_stride} must be at least 1 slice, or null.")
+        _check_contexts(self.view_size, samples_per_volume, trim_fraction, slab_depth, slab_stride)
         self.data = as_records(data)
         self.samples_per_volume, self.seed = samples_per_volume, seed
         cache = VolumeCache(transform, cache_dir, ("image",), cache_dtype, in_channels)

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from .errors import UserError
 from .loss import DeepSelfDistillationLoss, DistillationOutput
+from .sampling import keyed
 from .views import MultiViews, PrepareViews, ViewGeometry
 
 _STREAM = 0x504F494E  # keeps these draws apart from others of one seed ("POIN" in ASCII)
@@ -86,12 +87,8 @@ class PrepareDenseViews(PrepareViews):
         return ViewsWithPoints(views, points.to(device), shared.to(device)), None
 
     def _fractions(self, index: Sequence[int], epoch: Sequence[int]) -> torch.Tensor:
-        draws = [
-            np.random.Generator(
-                np.random.Philox(np.random.SeedSequence((_STREAM, self.multi_views.seed, e, i)))
-            ).random((self.num_points, 3))
-            for i, e in zip(index, epoch, strict=True)
-        ]
+        seed, shape = self.multi_views.seed, (self.num_points, 3)
+        draws = [keyed(_STREAM, seed, e, i).random(shape) for i, e in zip(index, epoch, strict=True)]
         return torch.from_numpy(np.stack(draws))
 
 

@@ -86,6 +86,13 @@ class ResidualBlock(nn.Module):
         return self.activation(self.residual(x) + self.shortcut(x))
 
 
+def _stage(kind: str, blocks: int, in_channels: int, planes: int, stride: Triple, norm: str) -> nn.Sequential:
+    """Residual blocks in a row; the first has the stride, and takes the channels of the stage before."""
+    first = ResidualBlock(kind, in_channels, planes, stride, norm)
+    channels = planes * EXPANSION[kind]
+    return nn.Sequential(first, *(ResidualBlock(kind, channels, planes, (1, 1, 1), norm) for _ in range(blocks - 1)))
+
+
 class ResNet3DEncoder(nn.Module):
     """A 3D ResNet of four stages.
 
@@ -143,17 +150,8 @@ class ResNet3DEncoder(nn.Module):
         )
         self.pool = Pool[Pool.MAX, 3](3, stride=2, padding=1) if stem_pool else nn.Identity()
         sources = (width, *self.stage_channels[:3])
-        self.stage_modules = nn.ModuleList(
-            nn.Sequential(
-                *(
-                    ResidualBlock(kind, source if i == 0 else target, p, stride if i == 0 else (1, 1, 1), norm)
-                    for i in range(count)
-                )
-            )
-            for source, target, p, stride, count in zip(
-                sources, self.stage_channels, planes, stage_steps, block_counts, strict=True
-            )
-        )
+        plan = zip(block_counts, sources, planes, stage_steps, strict=True)
+        self.stage_modules = nn.ModuleList(_stage(kind, *each, norm) for each in plan)
         self._initialise()
 
     @staticmethod

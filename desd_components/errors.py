@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from types import TracebackType
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,18 @@ def plain_message(error: UserError) -> str:
     text = str(error)
     _, in_worker, message = text.rpartition(f"{UserError.__name__}: ")
     return message.strip() if in_worker and "Original Traceback" in text else text
+
+
+def ended_plainly(command: Callable[[], int]) -> int:
+    """The exit code of `command`; 2 after a `UserError` that ends it, which is printed as one line."""
+    try:
+        return command()
+    except Exception as error:
+        cause = innermost_user_error(error)
+        if cause is None:
+            raise
+        print(f"error: {plain_message(cause)}", file=sys.stderr)
+        return 2
 
 
 def plain_errors() -> None:

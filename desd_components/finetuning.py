@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-from ignite.engine import Engine, Events
-from ignite.handlers import EarlyStopping
-from monai.engines import Evaluator
-from monai.handlers import stopping_fn_from_metric
 from torch import nn
 
+from .class_names import with_background
+from .data_lists import read_json
 from .encoder import ResNet3DEncoder, shape_table
 from .errors import UserError
-from .labelled import LabelledData, find_labelled, with_background
+from .labelled import LabelledData, find_labelled
 from .preprocessing import target_spacing
-from .scans import Record, read_json
+from .records import Record
 from .segmentation import SegmentationNetwork
 from .weights import manifest_path, read_manifest, refuse_contradictions
 
@@ -194,40 +192,6 @@ def _as_written(asked: Mapping[str, Any]) -> dict[str, Any]:
 def network_from_manifest(manifest: Mapping[str, Any]) -> SegmentationNetwork:
     """The network that a manifest describes, with random weights."""
     return SegmentationNetwork(ResNet3DEncoder(**manifest["architecture"]), **manifest["decoder"])
-
-
-class EarlyStop:
-    """Stop the trainer when the validator's metric has not risen for `patience` validations.
-
-    MONAI's `EarlyStopHandler` belongs to the validator and holds the trainer, which holds the validator: a circle that
-    a config cannot write. This one is attached to the trainer and closes the circle then; a run that it has stopped
-    stays stopped when it is started again.
-    """
-
-    def __init__(self, validator: Evaluator, patience: int, key: str = "mean_dice") -> None:
-        self.validator, self.patience, self.key = validator, patience, key
-        self._handler: EarlyStopping | None = None
-
-    def attach(self, engine: Engine) -> None:
-        """Let the validator stop the trainer `engine`."""
-        self._handler = EarlyStopping(self.patience, stopping_fn_from_metric(self.key), trainer=engine)
-        # at the very end of a validation: the metrics are computed when its only epoch ends
-        self.validator.add_event_handler(Events.COMPLETED, self._handler)
-        engine.add_event_handler(Events.STARTED, self._stay_stopped)
-
-    def _stay_stopped(self, engine: Engine) -> None:
-        if self._handler is not None and self._handler.counter >= self.patience:
-            logger.info("Stopped early before, after %d validations without a better %s.", self.patience, self.key)
-            engine.terminate()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The best metric so far, and the validations since."""
-        return {} if self._handler is None else dict(self._handler.state_dict())
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from the count of `state`."""
-        if self._handler is not None:
-            self._handler.load_state_dict(state)
 
 
 def announce_training(

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ignite.distributed as idist
-from ignite.engine import Events
+from ignite.engine import Engine, Events
+from ignite.handlers import EarlyStopping
+from monai.engines import Evaluator
 from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
-from monai.utils.enums import CommonKeys
+from monai.handlers import stopping_fn_from_metric
 from torch import nn
 from torch.optim import Optimizer
 
@@ -29,8 +29,6 @@ from .weights import save_weights
 logger = logging.getLogger(__name__)
 
 Schedule = Callable[[int], float]
-
-
 Handler = TypeVar("Handler")
 
 
@@ -187,13 +185,8 @@ class SaveWeightsHandler:
         metric: str | None = None,
         interval: int = 1,
     ) -> None:
-        self.module, self.path, self.manifest, self.metric, self.interval = (
-            module,
-            Path(path),
-            manifest,
-            metric,
-            interval,
-        )
+        self.module, self.path, self.manifest = module, Path(path), manifest
+        self.metric, self.interval = metric, interval
         self.best = -math.inf
 
     def attach(self, engine: Workflow) -> None:
@@ -227,69 +220,35 @@ class SaveWeightsHandler:
         self.best = state["best"]
 
 
-class TimeEstimateHandler:
-    """Say after some iterations how long the run will take.
+class EarlyStop:
+    """Stop the trainer when the validator's metric has not risen for `patience` validations.
 
-    Args:
-        after: iterations to watch; the first few, which are slow, are left out of the estimate.
+    MONAI's `EarlyStopHandler` belongs to the validator and holds the trainer, which holds the validator: a circle that
+    a config cannot write. This one is attached to the trainer and closes the circle then; a run that it has stopped
+    stays stopped when it is started again.
     """
 
-    def __init__(self, after: int = 20) -> None:
-        self.after, self._started = after, 0.0
+    def __init__(self, validator: Evaluator, patience: int, key: str = "mean_dice") -> None:
+        self.validator, self.patience, self.key = validator, patience, key
+        self._handler: EarlyStopping | None = None
 
-    def attach(self, engine: Workflow) -> None:
-        """Watch the first iterations of this process, resumed or not."""
-        engine.add_event_handler(Events.STARTED, self._start)
+    def attach(self, engine: Engine) -> None:
+        """Let the validator stop the trainer `engine`."""
+        self._handler = EarlyStopping(self.patience, stopping_fn_from_metric(self.key), trainer=engine)
+        # at the very end of a validation: the metrics are computed when its only epoch ends
+        self.validator.add_event_handler(Events.COMPLETED, self._handler)
+        engine.add_event_handler(Events.STARTED, self._stay_stopped)
 
-    def _start(self, engine: Workflow) -> None:
-        first = engine.state.iteration
-        skipped = self.after // 4
+    def _stay_stopped(self, engine: Engine) -> None:
+        if self._handler is not None and self._handler.counter >= self.patience:
+            logger.info("Stopped early before, after %d validations without a better %s.", self.patience, self.key)
+            engine.terminate()
 
-        def watch(engine: Workflow) -> None:
-            done = engine.state.iteration - first
-            if done == skipped:
-                self._started = time.monotonic()
-            elif done == self.after:
-                seconds = (time.monotonic() - self._started) / (self.after - skipped)
-                left = engine.state.max_epochs * engine.state.epoch_length - engine.state.iteration
-                logger.info("%.2f s a step: about %s to go.", seconds, spoken_time(seconds * left))
+    def state_dict(self) -> dict[str, Any]:
+        """The best metric so far, and the validations since."""
+        return {} if self._handler is None else dict(self._handler.state_dict())
 
-        engine.add_event_handler(Events.ITERATION_COMPLETED, watch)
-
-
-def spoken_time(seconds: float) -> str:
-    """A duration for people: "45 s", "12 min", "3 h 20 min", "2 days 4 h"."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{round(seconds)} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes // 1440} days {minutes % 1440 // 60} h"
-
-
-class ProgressHandler:
-    """A progress bar for each epoch, with the loss; on the first process only.
-
-    Args:
-        label: what the bar stands for.
-    """
-
-    def __init__(self, label: str) -> None:
-        self.label = label
-
-    def attach(self, engine: Workflow) -> None:
-        """Show a bar on a terminal, and a line for each epoch elsewhere."""
-        if idist.get_rank() != 0:
-            return
-        if sys.stderr.isatty():
-            from ignite.handlers import ProgressBar  # late: it wants tqdm
-
-            bar = ProgressBar(desc=self.label)
-            bar.attach(engine, output_transform=lambda output: {"loss": output[CommonKeys.LOSS].item()})
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._line)
-
-    def _line(self, engine: Workflow) -> None:
-        loss = engine.state.output[CommonKeys.LOSS].item()
-        logger.info("%s: epoch %d of %d, loss %.4f", self.label, engine.state.epoch, engine.state.max_epochs, loss)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the count of `state`."""
+        if self._handler is not None:
+            self._handler.load_state_dict(state)

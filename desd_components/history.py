@@ -7,6 +7,7 @@ there, and what is repeated is not drawn twice.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
@@ -23,7 +24,67 @@ from monai.utils.enums import CommonKeys
 from .errors import UserError
 from .weights import write_atomically
 
-_clocks: dict[Path, float] = {}  # folder -> when its run would have started had it never stopped, as `time.monotonic`
+
+class HistoryFile:
+    """The records of a run, one JSON object a line, and how long it has worked; see `history_file`.
+
+    Args:
+        folder: the run's.
+
+    Attributes:
+        count: of the records. A state asks for it whenever it is saved, so the file is not read for it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "history.jsonl"
+        self.count = len(self._lines())
+        self._started = time.monotonic()  # when the run would have started had it never stopped
+
+    def _lines(self) -> list[str]:
+        return self.path.read_text().splitlines() if self.path.is_file() else []
+
+    def begin(self, kept: int) -> list[dict[str, Any]]:
+        """Start or go on with the first `kept` records, and drop later ones; those that are left."""
+        lines = self._lines()
+        if kept < len(lines):
+            lines = lines[:kept]
+            write_atomically(self.path, "".join(line + "\n" for line in lines).encode())
+        records = [json.loads(line) for line in lines]
+        worked = max((record["seconds"] for record in records), default=0.0)
+        self._started = time.monotonic() - worked  # whatever lay between the processes does not count
+        self.count = len(lines)
+        return records
+
+    def seconds(self) -> float:
+        """How long the run has worked."""
+        return time.monotonic() - self._started
+
+    def append(self, epoch: int, values: Mapping[str, float]) -> dict[str, Any]:
+        """Write a record, which is handed back.
+
+        Raises:
+            UserError: when the disk is full or fails.
+        """
+        # JSON knows no NaN: a figure that is none is written as null
+        figures = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        record = {"epoch": epoch, "seconds": round(self.seconds(), 2), **figures}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}). Make room there and start the same command again; "
+                "it goes on from the last state."
+            ) from error
+        self.count += 1
+        return record
+
+
+@functools.cache
+def history_file(folder: Path) -> HistoryFile:
+    """The one of a folder: trainer and evaluator write to the same."""
+    return HistoryFile(folder)
 
 
 class ScalarSource(Protocol):
@@ -52,9 +113,8 @@ class RunRecordHandler:
         self._kept = 0
 
     @property
-    def path(self) -> Path:
-        """The file of records, one JSON object a line."""
-        return self.output_dir / "history.jsonl"
+    def _file(self) -> HistoryFile:
+        return history_file(self.output_dir)
 
     def attach(self, engine: Workflow) -> None:
         """Record a trainer or an evaluator."""
@@ -69,27 +129,16 @@ class RunRecordHandler:
 
     def state_dict(self) -> dict[str, int]:
         """How many records there are, those of evaluations among them."""
-        return {"records": len(self._lines())}
+        return {"records": self._file.count}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Keep the records of `state`, and drop later ones when the run starts."""
         self._kept = state["records"]
 
-    def _lines(self) -> list[str]:
-        return self.path.read_text().splitlines() if self.path.is_file() else []
-
     def _start(self) -> None:
-        lines = self._lines()
-        kept, self._kept = lines[: self._kept], 0
-        if len(kept) < len(lines):
-            write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
-        records = [json.loads(line) for line in kept]
-        worked = max((record["seconds"] for record in records), default=0.0)
-        _clocks[self.output_dir] = time.monotonic() - worked  # whatever lay between the processes does not count
+        records = self._file.begin(self._kept)
+        self._kept = 0
         self._draw_anew(records)
-
-    def _seconds(self) -> float:
-        return time.monotonic() - _clocks.setdefault(self.output_dir, time.monotonic())
 
     def _draw_anew(self, records: Sequence[Mapping[str, Any]]) -> None:
         for old in (self.output_dir / "tensorboard").glob("events.out.tfevents.*"):
@@ -104,30 +153,15 @@ class RunRecordHandler:
         values = {"step": iteration, "loss": engine.state.output[CommonKeys.LOSS].item()}
         for source in self.sources:
             values |= source.scalars()
-        self._write(engine.state.epoch, values)
+        self._draw(self._file.append(engine.state.epoch, values))
 
     def _record_metrics(self, engine: Workflow) -> None:
         metrics = {f"val_{name}": float(value) for name, value in engine.state.metrics.items()}
-        self._write(engine.state.epoch, metrics)
-
-    def _write(self, epoch: int, values: Mapping[str, float]) -> None:
-        # JSON knows no NaN: a figure that is none is written as null
-        figures = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        record = {"epoch": epoch, "seconds": round(self._seconds(), 2), **figures}
-        try:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot be written ({error.strerror}). Make room there and start the same command again; "
-                "it goes on from the last state."
-            ) from error
-        self._draw(record)
+        self._draw(self._file.append(engine.state.epoch, metrics))
 
     def _draw(self, record: Mapping[str, Any]) -> None:
         """Give TensorBoard the figures of a record, at the time when they were written."""
-        moment = time.time() - self._seconds() + record["seconds"]
+        moment = time.time() - self._file.seconds() + record["seconds"]
         step = record.get("step", record["epoch"])
         for name, value in record.items():
             if name not in ("epoch", "seconds", "step"):

@@ -61,6 +61,7 @@ class DeepSelfDistillationLoss(nn.Module):
         teacher_temperature: softmax divisor of the teacher; `set_teacher_temperature` moves it.
         center_momentum: what the center keeps of itself at each step.
         stage_weights: weight of each student stage, shallow to deep.
+        student_stages: which stages these are, counted from 1; None for the first ones.
         same_stage: whether the teacher's logits come from each stage ((S, T, B, K)), not from the deepest alone.
         centering: "mean", the running center of the published recipe, or "sinkhorn", see `centering.sinkhorn`; ours.
         terms: further terms, each called with the output and added; ours, none in the published recipe.
@@ -74,7 +75,8 @@ class DeepSelfDistillationLoss(nn.Module):
         mean_targets: (1, K), or (S, K) for `same_stage`: what the last batch's targets of this process have in common.
 
     Raises:
-        UserError: when the teacher's temperature is not below the student's, or a momentum or weight is out of range.
+        UserError: when the teacher's temperature is not below the student's, a momentum or weight is out of range, or
+            weights and stages are not equally many.
     """
 
     center: torch.Tensor
@@ -90,15 +92,21 @@ class DeepSelfDistillationLoss(nn.Module):
         same_stage: bool = False,
         centering: str = "mean",
         terms: Sequence[nn.Module] = (),
+        student_stages: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        student_stages = tuple(range(1, len(stage_weights) + 1) if student_stages is None else student_stages)
+        if len(stage_weights) != len(student_stages):
+            raise UserError(
+                f"stage_weights={list(stage_weights)}: give one for each of student_stages={list(student_stages)}."
+            )
         if not 0.0 <= center_momentum <= 1.0:
             raise UserError(f"center_momentum={center_momentum}: it must lie in 0 to 1.")
         if min(stage_weights) < 0 or sum(stage_weights) <= 0:
             raise UserError(f"stage_weights={list(stage_weights)}: none may be negative, and one must be positive.")
         if centering not in CENTERINGS:
             raise UserError(f"centering={centering!r}: choose one of {list(CENTERINGS)}.")
-        self.num_prototypes, self.centering = num_prototypes, centering
+        self.num_prototypes, self.centering, self.student_stages = num_prototypes, centering, student_stages
         self.student_temperature = student_temperature
         self.center_momentum = center_momentum
         self.same_stage = same_stage
@@ -208,10 +216,10 @@ class DeepSelfDistillationLoss(nn.Module):
     def scalars(self) -> dict[str, float]:
         """What a log shows of the last batch."""
         entropy = float(self.teacher_entropy)
-        losses = {f"stage_{stage}_loss": float(value) for stage, value in enumerate(self.stage_losses, start=1)}
+        by_stage = zip(self.student_stages, self.stage_losses.tolist(), strict=True)
         return {
             "loss": float((self.stage_weights.to(self.stage_losses.device) * self.stage_losses).sum()),
-            **losses,
+            **{f"stage_{stage}_loss": value for stage, value in by_stage},
             "teacher_entropy": entropy,
             "marginal_entropy": float(torch.special.entr(self.mean_targets).sum(dim=-1).mean()),
             "center_norm": float(self.center.square().sum(dim=-1).sqrt().mean()),

@@ -183,9 +183,14 @@ class DeepSelfDistillationNetwork(nn.Module):
         if num_prototypes == 0:
             return nn.ModuleDict(), nn.ModuleDict()
         targets = self.student_stages if same_stage else STAGES[-1:]
+        if not set(targets) <= set(self.student_stages):
+            raise UserError(
+                f"student_stages={list(self.student_stages)}: the deepest target is a head of stage {STAGES[-1]} that "
+                "follows the student's. Add that stage, or set teacher_target (dense_target) to same_stage."
+            )
         heads = {
             f"stage_{stage}": ProjectionHead(encoder.stage_channels[stage - 1], num_prototypes, **shape)
-            for stage in sorted({*self.student_stages, *targets})
+            for stage in self.student_stages
         }
         copies = {f"stage_{stage}": copy.deepcopy(heads[f"stage_{stage}"]) for stage in targets}
         return nn.ModuleDict(heads), nn.ModuleDict(copies)

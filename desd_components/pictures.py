@@ -7,10 +7,10 @@ Scans are read again from their files, so that they are shown as stored, whateve
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ignite.distributed as idist
 import numpy as np
@@ -25,8 +25,10 @@ from torch.utils.data import Dataset
 from .encoder import ResNet3DEncoder
 from .features import draw_feature_maps
 from .finish import comfort
-from .scans import stem
-from .scoring import dice_score, from_all_processes, scan_path, voxel_size
+from .pages.pictures import Album
+from .processes import from_all_processes
+from .scoring import dice_score, scan_path, voxel_size
+from .searching import stem
 
 FAILED = "a picture for the page could not be drawn"
 
@@ -62,43 +64,77 @@ class KeptCase:
         return MetaTensor(torch.from_numpy(volume.copy())[None], affine=torch.as_tensor(self.affine))
 
 
-class CasePictures:
+class _Pictures:
+    """What the three have in common: an album for each run of an engine, and a guard, for no picture may end a run.
+
+    Args:
+        output_dir: the run's folder.
+        count: of the pictures that are drawn as scans come.
+    """
+
+    part: ClassVar[str]
+
+    def __init__(self, output_dir: str | Path, count: int) -> None:
+        self.output_dir, self.count = Path(output_dir), count
+        self._album = Album(self.output_dir, self.part)
+
+    def attach(self, engine: Workflow) -> None:
+        """Watch an engine from its start to its end; the first process writes the album."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._guarded, self._see)
+        engine.add_event_handler(Events.COMPLETED, self._guarded, self._end)
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.COMPLETED, self._guarded, lambda _: self._album.close())
+
+    def _start(self, engine: Workflow) -> None:
+        self._album = Album(self.output_dir, self.part)
+
+    def _guarded(self, engine: Workflow, act: Callable[[Workflow], None]) -> None:
+        with comfort(FAILED):
+            act(engine)
+
+    def _see(self, engine: Workflow) -> None:
+        """After each iteration."""
+
+    def _end(self, engine: Workflow) -> None:
+        """When all is done, before the album is closed."""
+
+    def _is_full(self) -> bool:
+        return len(self._album.pictures) >= self.count
+
+
+class CasePictures(_Pictures):
     """Draw an evaluation's best, median and worst case: three planes, the truth in white, the prediction in colour.
+
+    It watches an evaluator whose outputs are decollated and decoded.
 
     Args:
         output_dir: the run's folder.
     """
 
+    part = "evaluation"
+
     def __init__(self, output_dir: str | Path) -> None:
-        self.output_dir = Path(output_dir)
+        super().__init__(output_dir, count=3)
         self.cases: list[KeptCase] = []
 
-    def attach(self, engine: Workflow) -> None:
-        """Watch an evaluator whose outputs are decollated and decoded."""
-        engine.add_event_handler(Events.STARTED, self.cases.clear)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
-        engine.add_event_handler(Events.COMPLETED, self._draw)
+    def _start(self, engine: Workflow) -> None:
+        super()._start(engine)
+        self.cases.clear()
 
-    def _keep(self, engine: Workflow) -> None:
-        with comfort(FAILED):
-            for sample in engine.state.output:
-                path = scan_path(sample.get(CommonKeys.IMAGE, sample[CommonKeys.LABEL]))
-                if path is not None:
-                    self.cases.append(KeptCase.of(path, sample[CommonKeys.PRED], sample[CommonKeys.LABEL]))
+    def _see(self, engine: Workflow) -> None:
+        for sample in engine.state.output:
+            path = scan_path(sample.get(CommonKeys.IMAGE, sample[CommonKeys.LABEL]))
+            if path is not None:
+                self.cases.append(KeptCase.of(path, sample[CommonKeys.PRED], sample[CommonKeys.LABEL]))
 
-    def _draw(self, engine: Workflow) -> None:
+    def _end(self, engine: Workflow) -> None:
         cases = from_all_processes(self.cases)
-        if idist.get_rank() != 0:
-            return
-        with comfort(FAILED):
-            from .pages.pictures import Album
-
-            album = Album(self.output_dir, "evaluation")
+        if idist.get_rank() == 0:
             for word, case in best_median_worst(cases).items():
-                self._draw_case(album, word, case)
-            album.close()
+                self._draw(word, case)
 
-    def _draw_case(self, album: Any, word: str, case: KeptCase) -> None:
+    def _draw(self, word: str, case: KeptCase) -> None:
         from .pages.slices import case_figure, window_words
 
         truth, prediction = (ras(case.unpacked(what)) for what in (case.truth, case.prediction))
@@ -111,7 +147,7 @@ class CasePictures:
             "front (A), back (P), head, feet."
         )
         alt = f"Three planes of {stem(Path(case.path))}, the outlines of truth and prediction on them."
-        album.add(lambda path: figure.savefig(path, dpi=128, facecolor="black"), title, caption, alt)
+        self._album.add(lambda path: figure.savefig(path, dpi=128, facecolor="black"), title, caption, alt)
 
 
 def best_median_worst(cases: Sequence[KeptCase]) -> dict[str, KeptCase]:
@@ -121,8 +157,10 @@ def best_median_worst(cases: Sequence[KeptCase]) -> dict[str, KeptCase]:
     return {word: ranked[place] for word, place in places.items() if ranked and (word == "best" or place > 0)}
 
 
-class ScanPictures:
+class ScanPictures(_Pictures):
     """Draw the first scans of an inference, each class outlined in its colour.
+
+    It watches an evaluator whose outputs are decollated and decoded; a scan that failed has no output.
 
     Args:
         output_dir: the run's folder.
@@ -130,28 +168,17 @@ class ScanPictures:
         count: of the scans.
     """
 
+    part = "inference"
+
     def __init__(self, output_dir: str | Path, class_names: Sequence[str], count: int = 6) -> None:
-        self.output_dir, self.class_names, self.count = Path(output_dir), list(class_names), count
-        self._album: Any = None
+        super().__init__(output_dir, count)
+        self.class_names = list(class_names)
 
-    def attach(self, engine: Workflow) -> None:
-        """Watch an evaluator whose outputs are decollated and decoded; a scan that failed has no output."""
-        engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
-        engine.add_event_handler(Events.COMPLETED, self._close)
-
-    def _start(self, engine: Workflow) -> None:
-        with comfort(FAILED):
-            from .pages.pictures import Album
-
-            self._album = Album(self.output_dir, "inference")
-
-    def _look(self, engine: Workflow) -> None:
+    def _see(self, engine: Workflow) -> None:
         for sample in engine.state.output or []:
             path = scan_path(sample[CommonKeys.PRED])
-            if path is not None and self._album is not None and len(self._album.pictures) < self.count:
-                with comfort(FAILED):
-                    self._draw(path, sample[CommonKeys.PRED])
+            if path is not None and not self._is_full():
+                self._draw(path, sample[CommonKeys.PRED])
 
     def _draw(self, path: str, labels: torch.Tensor) -> None:
         from .pages.slices import labels_figure, window_words
@@ -171,13 +198,8 @@ class ScanPictures:
 
         return f"{self.class_names[value] if value < len(self.class_names) else value} ({color_word(value)})"
 
-    def _close(self, engine: Workflow) -> None:
-        if self._album is not None:
-            with comfort(FAILED):
-                self._album.close()
 
-
-class FeaturePictures:
+class FeaturePictures(_Pictures):
     """Draw what an encoder's four stages make of a few volumes, coloured by principal components.
 
     On a trainer: of the first volumes of a dataset, when the last epoch is over. On an evaluator of an encoder (see
@@ -190,6 +212,8 @@ class FeaturePictures:
         count: of the volumes.
     """
 
+    part = "features"
+
     def __init__(
         self,
         output_dir: str | Path,
@@ -197,45 +221,32 @@ class FeaturePictures:
         dataset: Dataset | None = None,
         count: int = 2,
     ) -> None:
-        self.output_dir, self.encoder, self.dataset, self.count = Path(output_dir), encoder, dataset, count
-        self._album: Any = None
+        super().__init__(output_dir, count)
+        self.encoder, self.dataset = encoder, dataset
 
     def attach(self, engine: Workflow) -> None:
-        """Draw at the end of a trainer, or while an evaluator sees its scans."""
-        if idist.get_rank() != 0:
-            return
-        engine.add_event_handler(Events.STARTED, self._start)
-        if self.encoder is None:
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
-        else:
-            engine.add_event_handler(Events.COMPLETED, self._draw_dataset)
-        engine.add_event_handler(Events.COMPLETED, self._close)
+        """Draw at the end of a trainer, or while an evaluator sees its scans; on the first process only."""
+        if idist.get_rank() == 0:
+            super().attach(engine)
 
-    def _start(self, engine: Workflow) -> None:
-        with comfort(FAILED):
-            from .pages.pictures import Album
-
-            self._album = Album(self.output_dir, "features")
-
-    def _look(self, engine: Workflow) -> None:
+    def _see(self, engine: Workflow) -> None:
         output: Mapping[str, Any] = engine.state.output or {}
-        if self._album is None or len(self._album.pictures) >= self.count or CommonKeys.PRED not in output:
-            return
-        with comfort(FAILED):
+        if self.encoder is None and not self._is_full() and CommonKeys.PRED in output:
             self._draw(output[CommonKeys.IMAGE][0], [stage[0] for stage in output[CommonKeys.PRED]])
 
+    def _end(self, engine: Workflow) -> None:
+        stopped_by_a_signal = engine.state.epoch < engine.state.max_epochs
+        if self.encoder is not None and self.dataset is not None and not stopped_by_a_signal:
+            self._draw_dataset(self.encoder, self.dataset)
+
     @torch.no_grad()
-    def _draw_dataset(self, engine: Workflow) -> None:
-        assert self.encoder is not None and self.dataset is not None
-        if engine.state.epoch < engine.state.max_epochs:
-            return  # a signal ended it
-        with comfort(FAILED):
-            device, was_training = next(self.encoder.parameters()).device, self.encoder.training
-            self.encoder.eval()
-            for index in range(min(self.count, len(self.dataset))):  # type: ignore[arg-type]
-                image = self.dataset[index][CommonKeys.IMAGE]
-                self._draw(image, [stage[0] for stage in self.encoder.stages(image[None].to(device))])
-            self.encoder.train(was_training)
+    def _draw_dataset(self, encoder: ResNet3DEncoder, dataset: Dataset) -> None:
+        device, was_training = next(encoder.parameters()).device, encoder.training
+        encoder.eval()
+        for index in range(min(self.count, len(dataset))):  # type: ignore[arg-type]
+            image = dataset[index][CommonKeys.IMAGE]
+            self._draw(image, [stage[0] for stage in encoder.stages(image[None].to(device))])
+        encoder.train(was_training)
 
     def _draw(self, image: torch.Tensor, maps: Sequence[torch.Tensor]) -> None:
         spacing = voxel_size(image)
@@ -249,11 +260,6 @@ class FeaturePictures:
         )
         alt = f"Grid of slices: {title} Rows are planes; columns are the scan and the maps of stages 1 to 4."
         self._album.add(lambda path: draw_feature_maps(volume, stages, path, spacing), title, caption, alt)
-
-    def _close(self, engine: Workflow) -> None:
-        if self._album is not None:
-            with comfort(FAILED):
-                self._album.close()
 
 
 def scan_as_stored(path: str) -> MetaTensor:

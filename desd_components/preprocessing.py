@@ -10,7 +10,7 @@ import numpy as np
 from .checks import file_problem, raise_problems
 from .errors import UserError
 from .reading import open_volume
-from .scans import Record, record_files
+from .records import Record, record_files
 
 INTENSITIES = ("hu", "zscore")
 

@@ -22,7 +22,7 @@ from .encoder import ResNet3DEncoder, shape_table
 from .errors import UserError
 from .loss import DeepSelfDistillationLoss
 from .monitor import starting_lines
-from .record import calling_workflow, config_hash, resolved_config
+from .record import calling_parser, config_hash, resolved_config
 from .weights import read_manifest, refuse_contradictions
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def encoder_manifest(
     """What ``encoder.json`` says beside ``encoder.pt``: enough to build the encoder and the way to its input again."""
     from . import __version__
 
-    workflow = calling_workflow()
+    parser = calling_parser()
     return {
         "kind": "encoder",
         "half": "teacher",
@@ -144,7 +144,7 @@ def encoder_manifest(
         "view_size": list(view_size),
         "volumes": volumes,
         "data_hash": data_hash,
-        "config_hash": None if workflow is None else config_hash(resolved_config(workflow.parser)),
+        "config_hash": None if parser is None else config_hash(resolved_config(parser)),
         "desd_components": __version__,
     }
 

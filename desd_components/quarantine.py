@@ -18,7 +18,7 @@ import ignite.distributed as idist
 from .cache import VolumeCache
 from .errors import UserError
 from .labelled import LabelledData
-from .scans import Record, record_files
+from .records import Record, record_files
 from .weights import write_json
 
 logger = logging.getLogger(__name__)

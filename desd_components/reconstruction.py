@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from .encoder import ResNet3DEncoder
 from .errors import UserError
+from .sampling import keyed
 from .views import MultiViews, PrepareViews
 
 _STREAM = 0x4D41534B  # keeps these draws apart from others of one seed ("MASK" in ASCII)
@@ -71,7 +71,7 @@ class PrepareMaskedViews(PrepareViews):
 
     def mask(self, size: Sequence[int], key: Sequence[int]) -> torch.Tensor:
         """(X, Y, Z), true where hidden; `key` is epoch, sample and view."""
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((_STREAM, self.multi_views.seed, *key))))
+        rng = keyed(_STREAM, self.multi_views.seed, *key)
         blocks = [-(-extent // self.block) for extent in size]
         hidden = torch.from_numpy(rng.random(blocks) < self.share)
         for axis, extent in enumerate(size):

@@ -18,11 +18,11 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 import yaml
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 
 from .bundles import bundle_path
 from .checks import require_writable
-from .scans import records_hash
+from .records import records_hash
 from .weights import write_atomically, write_json
 
 logger = logging.getLogger(__name__)
@@ -30,15 +30,15 @@ logger = logging.getLogger(__name__)
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scipy", "PyYAML", "pydicom", "SimpleITK")
 
 
-def calling_workflow() -> ConfigWorkflow | None:
-    """The bundle workflow whose config is being evaluated; None outside of one.
+def calling_parser() -> ConfigParser | None:
+    """The parser of the config that is being evaluated; None outside of one.
 
-    `monai.bundle` hands its config to no expression, so the workflow is looked for among the callers.
+    `monai.bundle` hands its config to no expression, so the parser is looked for among the callers.
     """
     frame = inspect.currentframe()
     while frame is not None:
         caller = frame.f_locals.get("self")
-        if isinstance(caller, ConfigWorkflow):
+        if isinstance(caller, ConfigParser):
             return caller
         frame = frame.f_back
     return None
@@ -130,9 +130,9 @@ def record_run(
         return
     folder = require_writable(output_dir)
     facts = environment(device)
-    workflow = calling_workflow()
-    if workflow is not None:
-        config = resolved_config(workflow.parser)
+    parser = calling_parser()
+    if parser is not None:
+        config = resolved_config(parser)
         facts["config_hash"] = config_hash(config)
         text = yaml.safe_dump(config, sort_keys=False, width=120)
         write_atomically(folder / record_name(part, "config.yaml"), text.encode())

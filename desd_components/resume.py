@@ -23,7 +23,7 @@ from ignite.engine import Events
 from monai.engines.workflow import Workflow
 from torch import nn
 
-from .continuation import known_extension, misfit, refuse_other_settings, refuse_other_tensors, state_to_resume
+from .continuation import FORMAT, known_extension, misfit, refuse_other_settings, refuse_other_tensors, state_to_resume
 from .errors import UserError
 from .statefile import StatePair
 from .stopping import StopSignals
@@ -54,8 +54,8 @@ class ResumeHandler:
         output_dir: the run's folder; the state lies there as ``state.pt``, the one before as ``state_previous.pt``.
         objects: name -> object with `state_dict` and `load_state_dict`: networks (never a wrapper for several
             processes), optimiser, loss, handlers. None stands for a part that this run has not.
-        settings: name -> plain value: what must be the same in the run that goes on; "max_epochs" is what its
-            schedules are made for.
+        settings: name -> plain value: what must be the same in the run that goes on (see `run_settings`);
+            "max_epochs" is what its schedules are made for.
         resume: "auto" goes on from the run's own state where there is one; "never" starts anew; a path goes on from
             that state.
         interval: epochs between two savings; the last epoch is always saved.
@@ -205,6 +205,7 @@ class ResumeHandler:
         scaler = getattr(engine, "scaler", None)
         self.states.write(
             {
+                "format": FORMAT,
                 "settings": self.settings,
                 "objects": {name: thing.state_dict() for name, thing in self.objects.items()},
                 "scaler": scaler.state_dict() if scaler is not None else None,

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import DistributedSampler
 
-from .cache import distributed
 from .errors import UserError
+from .processes import distributed
 
 # One seed feeds several draws; a stream each keeps them apart.
 ORDER_STREAM, CONTEXT_STREAM, AUGMENTATION_STREAM = 0x0D1, 0xC0D, 0xA06
@@ -32,9 +32,14 @@ def key_of(key: SampleKey | int | Sequence[int]) -> SampleKey:
     return SampleKey(int(key[0]), int(key[1])) if isinstance(key, Sequence) else SampleKey(0, int(key))
 
 
+def keyed(*key: int) -> np.random.Generator:
+    """A fresh generator that is a function of its key only."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
 def generator(seed: int, stream: int, epoch: int, index: int = 0) -> np.random.Generator:
-    """A fresh generator that is a function of its arguments only."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, stream, epoch, index])))
+    """The generator of one kind of draw for an epoch, or for a sample in it."""
+    return keyed(seed, stream, epoch, index)
 
 
 class EpochSampler(DistributedSampler):

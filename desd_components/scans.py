@@ -1,45 +1,29 @@
 """Finding scans: a folder, a Medical Segmentation Decathlon folder or a data list becomes records ``{"image": ...}``.
 
-A record is what MONAI's dictionary transforms take: ``{"image": path or [path per channel], "label": path}``. Data
-lists have MONAI's form (sections ``training``, ``validation``, ``test``; paths relative to the list's folder). Differs
-from ``monai.data.load_decathlon_datalist``: all sections are read at once, a test section may hold plain strings or
-dictionaries, and a recursive search leaves out label folders, masks and the ``._*`` files that macOS leaves behind.
+A recursive search leaves out label folders, masks and the ``._*`` files that macOS leaves behind. A split file chooses
+among what was found, by case ids.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from .data_lists import SECTION_NAMES, data_list_sections, is_decathlon, read_json
 from .errors import UserError
-from .reading import parts
+from .records import Record, first_names, note_links, present, record_files
 from .searching import FORMATS, SUFFIXES, scan_paths, stem
 
 logger = logging.getLogger(__name__)
 
-Record = dict[str, Any]  # {"image": path or list of paths, one per channel[, "label": path]}
 
-SECTION_NAMES = {"train": "train", "training": "train", "validation": "validation", "val": "validation", "test": "test"}
 _LABEL_WORD = r"(gm|wm|sc|lesion)?(seg|segs|segmentation|segmentations|label|labels|labelmap|mask|masks|gt)\d*"
 _LABEL_FOLDER = re.compile(rf"({_LABEL_WORD}|labels?t[rs]|annotations?|ground[_-]?truth)", re.IGNORECASE)
 _LABEL_TOKEN = re.compile(_LABEL_WORD, re.IGNORECASE)
 _CHANNEL_SUFFIX = re.compile(r"_\d{4}$")  # nnU-Net's file names: case_0000, case_0001, ... one file per channel
-
-
-def record_files(record: Record, keys: Sequence[str] = ("image", "label")) -> list[str]:
-    """All files of a record, in the order of ``keys``; an image of several files gives several."""
-    files: list[str] = []
-    for key in keys:
-        entry = record.get(key)
-        if entry is not None:
-            files.extend(str(file) for file in (entry if isinstance(entry, list | tuple) else [entry]))
-    return files
 
 
 def case_ids(record: Record) -> list[str]:
@@ -79,120 +63,6 @@ def existing(dataset_dir: str | Path) -> Path:
             f"({FORMATS}), a Medical Segmentation Decathlon folder, or a data-list JSON, with `--dataset_dir DIR`."
         )
     return path
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        UserError: when it cannot be read or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}): mend the file or give another one.") from error
-
-
-def entry_record(entry: Any, base: Path, source: Path, within: bool = False) -> Record:
-    """One entry of a data list (a path, or a dictionary with ``image`` and perhaps ``label``) with absolute paths.
-
-    Args:
-        entry: as the list has it.
-        base: what its paths are relative to.
-        source: the list.
-        within: refuse absolute paths that lead out of `base`, too; a relative one may never.
-
-    Raises:
-        UserError: when the entry has no image, or a path leads out of `base`.
-    """
-    fields = entry if isinstance(entry, dict) else {"image": entry}
-    image, label = fields.get("image"), fields.get("label")
-    if not image or not isinstance(image, str | list) or isinstance(label, list | dict):
-        raise UserError(
-            f'{source}: the entry {json.dumps(entry)[:120]} is not of the form {{"image": path or [path per channel], '
-            '"label": path}: mend it.'
-        )
-    # Links are not followed: stores such as git-annex keep a scan under a name that is none.
-    files = [_placed(file, base, source, within) for file in (image if isinstance(image, list) else [image])]
-    record: Record = {"image": files if isinstance(image, list) and len(files) > 1 else files[0]}
-    if label:
-        record["label"] = _placed(label, base, source, within)
-    return record
-
-
-def _placed(file: Any, base: Path, source: Path, within: bool) -> str:
-    """The absolute path of a file that a list names.
-
-    Raises:
-        UserError: when it leads where the list may not lead.
-    """
-    path = Path(os.path.abspath(base / str(file)))
-    if path.is_relative_to(os.path.abspath(base)) or (os.path.isabs(str(file)) and not within):
-        return str(path)
-    remedy = "A dataset.json names files of its own folder" if within else "Write an absolute path if you mean it"
-    raise UserError(f"{source}: {str(file)!r} leads out of {base}. {remedy}.")
-
-
-def data_list_sections(path: Path, base_dir: str | Path | None = None, within: bool = False) -> dict[str, list[Record]]:
-    """The records of a data list by section: ``train``, ``validation``, ``test``; paths are absolute, not looked up.
-
-    A list that somebody names may name files anywhere, by absolute paths; one that comes with a folder (`within`) only
-    files of that folder: a downloaded data set has no business elsewhere.
-    """
-    content = read_json(path)
-    base = Path(base_dir).expanduser() if base_dir else path.parent
-    sections: dict[str, list[Record]] = {}
-    if isinstance(content, dict):
-        for name, entries in content.items():
-            section = SECTION_NAMES.get(name)
-            if section and isinstance(entries, list):
-                sections.setdefault(section, []).extend(entry_record(entry, base, path, within) for entry in entries)
-    if not any(sections.values()):
-        raise UserError(
-            f'{path}: has no list of scans: write {{"training": [{{"image": "a.nii.gz", "label": "a_seg.nii.gz"}}], '
-            '"validation": [...]}, with paths relative to the file.'
-        )
-    return sections
-
-
-def is_decathlon(folder: Path) -> bool:
-    """Whether the folder's ``dataset.json`` lists the scans (nnU-Net's files of that name do not)."""
-    path = folder / "dataset.json"
-    if not path.is_file():
-        return False
-    content = read_json(path)
-    return isinstance(content, dict) and any(
-        isinstance(content.get(name), list) and content[name] for name in SECTION_NAMES
-    )
-
-
-def first_names(paths: Iterable[str | Path], count: int = 3) -> str:
-    """The first few file names, for a message."""
-    names = [Path(path).name for path in paths]
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
-
-
-def present(records: list[Record], source: Path) -> list[Record]:
-    """The records whose files exist; those left out are counted in the log (a Decathlon folder may come in part)."""
-    absent = [file for record in records for file in record_files(record) if not os.path.exists(file)]
-    if absent:
-        logger.warning("%s lists %d files that do not exist; left out: %s", source, len(absent), first_names(absent))
-    return [record for record in records if all(os.path.exists(file) for file in record_files(record))]
-
-
-def note_links(records: Sequence[Record], folder: Path) -> None:
-    """Count in the log the files that links lead out of a folder; they are read all the same, see SECURITY.md."""
-    root = Path(os.path.realpath(folder))
-    files = [file for record in records for file in record_files(record)]
-    outside = [file for file in files if not Path(os.path.realpath(file)).is_relative_to(root)]
-    if outside:
-        logger.info(
-            "%s: %d of %d files are links that lead out of it: %s",
-            folder,
-            len(outside),
-            len(files),
-            first_names(outside),
-        )
 
 
 def group_channels(images: Sequence[Path], in_channels: int) -> list[Record]:
@@ -331,20 +201,3 @@ def _images_of(sections: dict[str, list[Record]]) -> list[Record]:
     """The images of all sections, each once: a file may be listed in two sections."""
     unique = {tuple(record_files(record, ("image",))): record["image"] for part in sections.values() for record in part}
     return [{"image": image} for image in unique.values()]
-
-
-def records_hash(sections: dict[str, list[Record]]) -> str:
-    """A hash of what a run was given: section, names and sizes of all files; the place of the data does not enter."""
-    everything = [file for records in sections.values() for record in records for file in record_files(record)]
-    root = os.path.commonpath([os.path.dirname(file) for file in everything]) if everything else ""
-    lines = []
-    for section, records in sorted(sections.items()):
-        for record in records:
-            files = [(os.path.relpath(file, root), _size(file)) for file in record_files(record)]
-            lines.append(json.dumps([section, files]))
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
-
-
-def _size(file: str) -> int:
-    """Bytes of a scan, of all slices where it is a series; -1 where it is missing."""
-    return sum(map(os.path.getsize, parts(file))) if os.path.exists(file) else -1

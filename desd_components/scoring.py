@@ -21,6 +21,7 @@ from ignite.metrics import Metric
 from monai.data import MetaTensor
 from monai.metrics import compute_hausdorff_distance
 
+from .processes import from_all_processes
 from .weights import write_json
 
 logger = logging.getLogger(__name__)
@@ -104,15 +105,6 @@ def scan_path(image: torch.Tensor) -> str | None:
     """The file behind a `MetaTensor`; None where it is not known."""
     path = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
     return None if path is None else str(path)
-
-
-def from_all_processes(items: list[Any]) -> list[Any]:
-    """The items of all processes, in the order of their ranks; every process must ask."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return items
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, items)
-    return [item for part in parts for item in part]
 
 
 class SegmentationScores(Metric):

@@ -26,8 +26,8 @@ from monai.transforms import (
 from scan_files import loading, oblique_affine, write_label, write_nifti, write_scan
 
 from desd_components import UserError, VolumeCache
-from desd_components.cache import estimated_bytes
 from desd_components.entries import open_array, read_meta
+from desd_components.entry_maker import EntryMaker
 from desd_components.fingerprint import describe
 
 
@@ -141,7 +141,7 @@ def test_no_two_threads_share_a_reader(tmp_path):
 
     def loader(_: int) -> object:
         together.wait(timeout=20)
-        return cache._steps()[0]
+        return cache.maker.steps()[0]
 
     with ThreadPoolExecutor(3) as pool:
         assert len({id(each) for each in list(pool.map(loader, range(3)))}) == 3
@@ -198,7 +198,7 @@ def test_the_disk_need_is_said_beforehand_from_the_target_spacing(tmp_path, capl
     with caplog.at_level(logging.INFO):
         folders = cache.prepare(records)
     stored = open_array(folders[0], "image").nbytes
-    assert estimated_bytes(records[0], cache) == pytest.approx(stored, rel=0.05)
+    assert cache.maker.estimated_bytes(records[0]) == pytest.approx(stored, rel=0.05)
     assert "preprocessing 2 volumes into" in caplog.text and "of disk needed" in caplog.text
 
 
@@ -297,22 +297,22 @@ def test_memory_does_not_grow_with_the_number_of_volumes(tmp_path):
     assert peak < 60e6
 
 
-class CountingCache(VolumeCache):
+class CountingMaker(EntryMaker):
     """Counts the entries that this process makes, and takes its time over each when told to."""
 
     made, seconds = 0, 0.0
 
-    def _make_one(self, folder, record):
+    def make(self, folder, record):
         time.sleep(self.seconds)
         self.made += 1
-        return super()._make_one(folder, record)
+        return super().make(folder, record)
 
 
 def _records(data: Path) -> list[dict]:
     return [{"image": str(path)} for path in sorted(data.glob("*.nii.gz"))]
 
 
-def _outcome(data: Path, cache: CountingCache) -> str:
+def _outcome(data: Path, cache: VolumeCache) -> str:
     try:
         return "\n".join(map(str, cache.prepare(_records(data))))
     except UserError as error:
@@ -321,11 +321,13 @@ def _outcome(data: Path, cache: CountingCache) -> str:
 
 def _prepare_on_rank(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    cache = CountingCache(loading("image"), Path(folder, "cache"))
-    cache.seconds = 0.2 * rank  # whoever is done early must wait, and not do the other's work
+    cache = VolumeCache(loading("image"), Path(folder, "cache"))
+    maker = cache.maker
+    cache.maker = CountingMaker(maker.transforms, maker.lazy, maker.keys, maker.dtype, maker.in_channels)
+    cache.maker.seconds = 0.2 * rank  # whoever is done early must wait, and not do the other's work
     seen = {
         "good": _outcome(Path(folder, "good"), cache),
-        "made": cache.made,
+        "made": cache.maker.made,
         "bad": _outcome(Path(folder, "bad"), cache),
         "skipped": list(cache.attempt(_records(Path(folder, "bad")), skip=True)[1].items()),
         "description": json.dumps(describe(preprocessing()), sort_keys=True),

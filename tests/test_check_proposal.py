@@ -22,7 +22,7 @@ from desd_components.tools.checking.proposal import (
     view_size,
     window_size,
 )
-from desd_components.tools.checking.timing import bundle_config, spoken
+from desd_components.tools.checking.timing import bundle_config
 from desd_components.tools.checking.volume import Facts
 
 ONE_MM = np.ones(3)
@@ -82,11 +82,6 @@ def test_scans_of_unequal_spacing_are_resampled_to_the_median_of_each_axis():
     sizes = sizes_of([facts((10, 10, 10), (1.0, 1.0, z)) for z in (1.0, 2.0, 4.0)])
     assert sizes.spacing == [1.0, 1.0, 2.0]
     assert sizes.extents[1:, 2].tolist() == [10, 19]  # 9 steps of 4 mm are 18 of 2 mm
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(0.44, "0.44 s"), (15.2, "15 s"), (600, "10 min"), (7200, "2.0 h")])
-def test_durations_are_told_in_words(seconds, words):
-    assert spoken(seconds) == words
 
 
 @pytest.fixture(scope="module")

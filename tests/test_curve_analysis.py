@@ -9,7 +9,9 @@ import pytest
 from curve_runs import level, record
 
 from desd_components.tools.curve import analysis, tables
-from desd_components.tools.curve.analysis import Bootstrap, Curves, cells, reach
+from desd_components.tools.curve.analysis import Curves, reach
+from desd_components.tools.curve.bootstrap import Bootstrap
+from desd_components.tools.curve.cells import cells
 from desd_components.tools.curve.study import study_from
 from desd_components.tools.curve.summary import chosen_settings, summarize
 

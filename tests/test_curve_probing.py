@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from desd_components.tools.curve.analysis import Bootstrap
+from desd_components.tools.curve.bootstrap import Bootstrap
 from desd_components.tools.curve.probing import probe_differences, volume_scores
 
 

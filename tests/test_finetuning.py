@@ -11,9 +11,15 @@ import torch
 from ignite.engine import Engine, Events
 from scan_files import write_scan
 
-from desd_components import LearningRateHandler, ResNet3DEncoder, SegmentationNetwork, UserError, save_weights
-from desd_components.finetuning import (
+from desd_components import (
     EarlyStop,
+    LearningRateHandler,
+    ResNet3DEncoder,
+    SegmentationNetwork,
+    UserError,
+    save_weights,
+)
+from desd_components.finetuning import (
     agree_with_encoder,
     model_manifest,
     network_from_manifest,

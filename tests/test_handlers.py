@@ -16,6 +16,7 @@ from desd_components import (
     TeacherEMAHandler,
     read_manifest,
 )
+from desd_components.progress import spoken_time
 
 
 class Run:
@@ -126,3 +127,11 @@ def test_weights_are_saved_with_their_manifest_at_the_interval_and_at_the_end(ti
     )
     for name, tensor in torch.load(tmp_path / "encoder.pt", weights_only=True).items():
         torch.testing.assert_close(tensor, run.network.teacher.encoder.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.44, "0.44 s"), (15.2, "15 s"), (600, "10 min"), (7200, "2 h 0 min"), (200000, "2 days 7 h")],
+)
+def test_durations_are_told_in_words(seconds, words):
+    assert spoken_time(seconds) == words

@@ -6,11 +6,18 @@ import json
 from pathlib import Path
 
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_handlers import Run
 
-from desd_components import DistillationMonitor, LearningRateHandler, RunRecordHandler, TeacherEMAHandler
+from desd_components import (
+    DeepSelfDistillationLoss,
+    DeepSelfDistillationNetwork,
+    DistillationMonitor,
+    LearningRateHandler,
+    RunRecordHandler,
+    TeacherEMAHandler,
+)
 
 
 class GoOn:
@@ -60,6 +67,16 @@ def test_the_record_has_a_line_for_each_interval_with_all_figures(tiny_encoder, 
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
+def test_the_only_stage_of_plain_self_distillation_is_recorded_by_its_number(tiny_encoder, tmp_path):
+    run = Run(tiny_encoder, epochs=1)
+    run.network = DeepSelfDistillationNetwork(tiny_encoder, 16, student_stages=(4,), head_hidden=16, head_bottleneck=8)
+    run.loss = DeepSelfDistillationLoss(16, stage_weights=(1.0,), student_stages=(4,))
+    run.train(RunRecordHandler(tmp_path, [run.loss]))
+    record = json.loads((tmp_path / "history.jsonl").read_text().splitlines()[-1])
+    assert [name for name in record if name.startswith("stage_")] == ["stage_4_loss"]
+    assert drawn(tmp_path, "stage_4_loss")[-1] == (4, float(torch.tensor(record["stage_4_loss"])))
+
+
 def test_a_fresh_run_keeps_no_record_of_the_one_before(tiny_encoder, tmp_path):
     Run(tiny_encoder, epochs=2).train(RunRecordHandler(tmp_path, interval=4))
     Run(tiny_encoder, epochs=1).train(RunRecordHandler(tmp_path, interval=4))
@@ -76,6 +93,17 @@ def test_a_run_that_goes_on_repeats_no_record_and_loses_none(tiny_encoder, tmp_p
     Run(tiny_encoder, epochs=2).train(GoOn(again, lines=3), again)
     assert steps(tmp_path) == [(1, 1), (1, 2), (1, 4), (2, 6), (2, 8)]
     assert (tmp_path / "history.jsonl").read_text().splitlines()[:3] == before[:3]
+
+
+def test_a_state_counts_the_records_of_validations_too_without_reading_the_file(tiny_encoder, tmp_path, monkeypatch):
+    record, evaluator = RunRecordHandler(tmp_path, interval=4), Engine(lambda *_: None)
+    evaluator.state.metrics = {"dice": 0.5}
+    RunRecordHandler(tmp_path).attach(evaluator)
+    Run(tiny_encoder, epochs=1).train(record)
+    evaluator.run([0])
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 3
+    monkeypatch.setattr(Path, "read_text", None)
+    assert record.state_dict() == {"records": 3}
 
 
 def test_tensorboard_shows_each_record_once_even_if_a_killed_run_had_drawn_nothing(tiny_encoder, tmp_path):

@@ -1,4 +1,4 @@
-"""Promises of `desd_components.inference` and `desd_components.overlays`."""
+"""Promises of `desd_components.inference`, `desd_components.scan_layout` and `desd_components.overlays`."""
 
 from __future__ import annotations
 
@@ -20,15 +20,9 @@ from monai.inferers import SimpleInferer
 from monai.transforms import Compose, LoadImaged
 
 from desd_components import ScanReader, UserError
-from desd_components.inference import (
-    FlipInferer,
-    ScanDataset,
-    ScanLayout,
-    SkipBadScans,
-    refuse_overwriting,
-    scans_root,
-)
+from desd_components.inference import FlipInferer, ScanDataset, SkipBadScans
 from desd_components.overlays import DrawOverlayd, draw_overlay, middle
+from desd_components.scan_layout import ScanLayout, refuse_overwriting, scans_root
 
 LOAD = Compose([LoadImaged(keys="image", ensure_channel_first=True)])
 OBLIQUE = np.array([[0.8, -0.9, 0.2, 5.0], [0.6, 1.2, 0.1, -7.0], [0.0, 0.3, 2.5, 3.0], [0.0, 0.0, 0.0, 1.0]])

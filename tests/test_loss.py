@@ -112,6 +112,17 @@ def test_stage_losses_and_entropy_are_those_of_the_batch():
     assert loss.scalars()["kl"] == pytest.approx(float(loss.stage_losses[3] - loss.teacher_entropy))
 
 
+@pytest.mark.parametrize("stages", [(4,), (2, 4)])
+def test_the_log_names_stages_by_their_number_in_the_network(stages):
+    loss = DeepSelfDistillationLoss(8, stage_weights=[1.0] * len(stages), student_stages=stages)
+    loss(random_output(stages=len(stages)))
+    named = {
+        f"stage_{stage}_loss": pytest.approx(float(value))
+        for stage, value in zip(stages, loss.stage_losses, strict=True)
+    }
+    assert {name: value for name, value in loss.scalars().items() if name.startswith("stage_")} == named
+
+
 def test_half_precision_logits_give_a_float32_loss():
     output = DistillationOutput(*(t.bfloat16() for t in random_output(views=2)[:2]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -139,6 +150,7 @@ def test_other_shapes_and_a_single_view_are_refused():
         ({"center_momentum": 1.5}, "0 to 1"),
         ({"stage_weights": (-1.0, 1.0)}, "negative"),
         ({"stage_weights": (0.0,)}, "positive"),
+        ({"student_stages": (2, 4)}, r"give one for each of student_stages=\[2, 4\]"),
     ],
 )
 def test_settings_out_of_range_are_refused(arguments, words):

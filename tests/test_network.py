@@ -124,6 +124,7 @@ def test_logits_stay_in_float32_under_autocast(network, views):
         ({"student_stages": (1, 5)}, "some of"),
         ({"student_stages": ()}, "some of"),
         ({"student_stages": (2, 1)}, "in order"),
+        ({"student_stages": (1, 2)}, "a head of stage 4"),
         ({"num_global_views": 1}, "at least 2"),
         ({"head_norm": "instance"}, "head_norm='instance'"),
     ],

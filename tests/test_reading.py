@@ -15,7 +15,6 @@ from scan_files import oblique_affine, write_nifti
 
 from desd_components import ScanReader, UserError, VolumeCache, check_records
 from desd_components.__main__ import main
-from desd_components.cache import estimated_bytes
 from desd_components.entries import read_meta
 from desd_components.reading import open_volume, parts
 from desd_components.volumes import to_ras
@@ -156,9 +155,9 @@ def test_a_slice_that_is_written_anew_is_preprocessed_anew(tmp_path):
 def test_the_disk_need_of_a_series_is_estimated_from_its_headers(tmp_path):
     record = {"image": str(write_series(tmp_path / "series", hounsfield(), AFFINE))}
     cache = VolumeCache(LOADING, tmp_path / "cache")
-    assert estimated_bytes(record, cache) == 7 * 6 * 8 * 4
+    assert cache.maker.estimated_bytes(record) == 7 * 6 * 8 * 4
     spaced = Compose([*LOADING.transforms, Spacingd("image", pixdim=(0.8, 1.1, 1.25))])
-    assert estimated_bytes(record, VolumeCache(spaced, tmp_path / "cache")) == 7 * 6 * 15 * 4
+    assert VolumeCache(spaced, tmp_path / "cache").maker.estimated_bytes(record) == 7 * 6 * 15 * 4
 
 
 def test_check_reads_every_format_and_remarks_how(tmp_path, capsys):

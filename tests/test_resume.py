@@ -25,7 +25,7 @@ from desd_components import (
     UserError,
     scheduled_epochs,
 )
-from desd_components.statefile import read_state
+from desd_components.statefile import read_state, write_state
 
 
 class Draws:
@@ -284,6 +284,20 @@ def test_a_file_that_is_no_state_is_refused(tmp_path):
         pretraining(tmp_path, epochs=1, resume=str(tmp_path / "encoder.pt"))
     with pytest.raises(UserError, match="no such state"):
         pretraining(tmp_path, epochs=1, resume=str(tmp_path / "nothing.pt"))
+
+
+def test_a_state_of_an_earlier_version_is_refused_with_what_to_do(tmp_path):
+    pretraining(tmp_path, epochs=2, stop_after=1)
+    earlier = {name: part for name, part in read_state(tmp_path / "state.pt").items() if name != "format"}
+    write_state(tmp_path / "state.pt", earlier)
+    with pytest.raises(UserError, match=r"saved by another version.*Let that version finish the run, or start anew"):
+        pretraining(tmp_path, epochs=2)
+
+
+def test_many_differences_are_counted(tmp_path):
+    pretraining(tmp_path, epochs=1)
+    with pytest.raises(UserError, match=r"s09 was None, now 9; .*s19 was None, now 19; 10 more\. Set them back"):
+        pretraining(tmp_path, epochs=1, **{f"s{n:02d}": n for n in range(30)})
 
 
 def test_the_state_before_the_last_is_kept(tmp_path):

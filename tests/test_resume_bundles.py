@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,43 @@ def test_a_refused_resume_leaves_the_folder_as_it_was(train, whole, tmp_path, bu
     assert train(bundle, run, **(OTHER[other] or OTHER_TENSORS[bundle])) == [1]
     assert "start anew with resume: never" in (tmp_path / "run_0.txt").read_text()
     assert contents(run) == contents(whole[bundle])
+
+
+#: of both bundles, some settings of each kind: knobs, parts of components, entries of lists of components
+CHANGES: dict[str, dict[str, Any]] = {
+    "desd_pretrain": {
+        "slab_depth": 16,
+        "student_stages": [2, 3, 4],
+        "amp": True,
+        "view_2#gamma": [0.5, 1.5],
+        "optimizer#momentum": 0.5,
+        "loss_terms": [{"_target_": "desd_components.CodingRateTerm", "weight": 0.4}],
+    },
+    "desd_seg_finetune": {
+        "samples_per_epoch": 7,
+        "val_interval": 2,
+        "patience": 3,
+        "overlap": 0.5,
+        "train#augmentation#transforms#1#pos": 3,
+        "optimizer#betas": [0.8, 0.9],
+    },
+}
+
+
+@pytest.mark.parametrize(("bundle", "name"), [(bundle, name) for bundle in BUNDLES for name in CHANGES[bundle]])
+def test_a_changed_setting_is_refused_by_its_name(train, whole, tmp_path, bundle, name):
+    run = tmp_path / "run"
+    shutil.copytree(whole[bundle], run)
+    more = {"stage_weights": [0.4, 0.3, 0.3]} if name == "student_stages" else {}
+    assert train(bundle, run, **{name: CHANGES[bundle][name]}, **more) == [1]
+    assert re.search(f"cannot go on, for .*{name}(#0#weight)? was ", (tmp_path / "run_0.txt").read_text())
+
+
+def test_what_only_shows_or_ends_a_run_may_change(train, whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole["desd_pretrain"], run)
+    free = {"record_interval": 3, "val_volumes": 1, "on_collapse": "stop", "max_skipped_steps": 9, "save_minutes": 1}
+    assert train("desd_pretrain", run, **free) == [0]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

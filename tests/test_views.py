@@ -6,7 +6,8 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from desd_components import MultiViews, PrepareViews, UserError, ViewRecipe
-from desd_components.views import INTENSITY_DRAWS, ViewGeometry, make_view
+from desd_components.view_recipe import INTENSITY_DRAWS
+from desd_components.views import ViewGeometry, make_view
 
 PUBLISHED = {
     "size": [96, 96, 16],

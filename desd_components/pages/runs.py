@@ -48,7 +48,7 @@ class Run:
     @property
     def pretraining(self) -> bool:
         """Whether it is a self-distillation: its history tells of a teacher."""
-        return any("teacher_entropy" in row or "stage_1_loss" in row for row in self.history)
+        return any("teacher_entropy" in row for row in self.history)
 
     @property
     def kind(self) -> str:

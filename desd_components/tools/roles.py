@@ -96,7 +96,7 @@ def scans_hash(images: Sequence[Any], sections: Mapping[str, Sequence[Mapping[st
     The end of a ``.gz`` holds the checksum of its whole content, so that a changed scan is noticed without reading all
     of it. Neither the folder's place nor the files' dates enter: a copy has the same hash.
     """
-    from desd_components.scans import record_files
+    from desd_components.records import record_files
 
     parts = {**sections, "pretraining": [{"image": image} for image in images]}
     lines = [

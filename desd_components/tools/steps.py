@@ -166,9 +166,7 @@ class StepRunner:
         return process.returncode, peak
 
     def _fail(self, step: Step, status: int, log: Path) -> None:
-        lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()
-        for line in [line for line in lines if line.strip()][-LAST_LINES:]:
-            print(f"  | {line}")
+        print_end(log)
         raise UserError(
             f"step {step.name} ({step.title}) ended with exit code {status}; its whole log is {log}. Mend what it "
             "names and start again: finished steps are kept."
@@ -200,10 +198,21 @@ def quoted(command: Sequence[str]) -> str:
 
 def last_line(log: Path) -> str:
     """The last line of a log that is still being written; progress bars end theirs with a carriage return."""
+    return next(reversed(_last_lines(log, 2000)), "").strip()
+
+
+def print_end(log: Path) -> None:
+    """Print the last lines of a log."""
+    for line in _last_lines(log, 20000)[-LAST_LINES:]:
+        print(f"  | {line}")
+
+
+def _last_lines(log: Path, size: int) -> list[str]:
+    """What the last `size` bytes of a log hold, without blank lines."""
     with open(log, "rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 2000))
+        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
         lines = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return [line for line in lines if line.strip()]
 
 
 def _read(note: Path) -> dict[str, Any]:

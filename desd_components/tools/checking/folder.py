@@ -12,21 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...labelled import pair_folders, pairs_by_name, with_background
-from ...scans import (
-    SECTION_NAMES,
-    Record,
-    case_ids,
-    data_list_sections,
-    existing,
-    find_scans,
-    group_channels,
-    is_decathlon,
-    is_mask,
-    read_json,
-    read_split,
-    record_files,
-)
+from ...class_names import with_background
+from ...data_lists import SECTION_NAMES, data_list_sections, is_decathlon, read_json
+from ...labelled import pair_folders, pairs_by_name
+from ...records import Record, record_files
+from ...scans import case_ids, existing, find_scans, group_channels, is_mask, read_split
 from ...searching import scan_paths
 from .findings import REMARK, Finding
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...checks import grid_problem, threaded
-from ...scans import record_files
+from ...records import record_files
 from .findings import REMARK, Finding, from_line
 from .folder import UNUSED, Case, DataFolder
 from .intensity import intensity_findings, intensity_of

@@ -19,6 +19,7 @@ from monai.bundle import ConfigParser
 
 from ...cache import readable
 from ...errors import UserError
+from ...progress import spoken_time
 from .overlay import Overlays
 
 BUNDLES = Path(__file__).resolve().parents[3] / "bundles"
@@ -126,26 +127,20 @@ def add_notes(overlays: Overlays, classes: Sequence[str], in_channels: int, step
     batches, epochs = overlays.samples // pretrain["batch_size"], pretrain["max_epochs"]
     epoch = batches * first.seconds
     crops = finetune["samples_per_epoch"] // finetune["batch_size"]
+    crops_epoch = crops * second.seconds
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     peak = max(first.peak_bytes, second.peak_bytes)
     overlays.notes += [
         f"Estimates, from {steps} steps of each network on random voxels ({machine}), reading and validation aside:",
-        f"  pre-training: {first.seconds:.2f} s a step, {spoken(epoch)} an epoch of {batches} steps, "
-        f"{spoken(epoch * epochs)} in all",
-        f"  fine-tuning: {second.seconds:.2f} s a step, {spoken(crops * second.seconds)} an epoch of {crops} steps",
+        f"  pre-training: {first.seconds:.2f} s a step, {spoken_time(epoch)} an epoch of {batches} steps, "
+        f"{spoken_time(epoch * epochs)} in all",
+        f"  fine-tuning: {second.seconds:.2f} s a step, {spoken_time(crops_epoch)} an epoch of {crops} steps",
         f"  RAM: {readable(peak)} at most while these steps ran; preprocessing holds one volume a thread",
     ]
     return {
         "pretrain_step_seconds": first.seconds,
         "pretrain_epoch_seconds": epoch,
         "finetune_step_seconds": second.seconds,
-        "finetune_epoch_seconds": crops * second.seconds,
+        "finetune_epoch_seconds": crops_epoch,
         "peak_bytes": peak,
     }
-
-
-def spoken(seconds: float) -> str:
-    """A duration for people."""
-    if seconds < 90:
-        return f"{seconds:.2g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

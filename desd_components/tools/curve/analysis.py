@@ -1,129 +1,21 @@
 """What the runs of a label curve say: means, intervals, paired differences, and how many labels or steps they save.
 
-Where from: intervals are percentile bootstraps over cases and seeds, each drawn anew with replacement, crossed, since
-every seed is judged on the same cases (Owen, "The pigeonhole bootstrap", 2007). Pure functions on the runs' JSONs.
-Limits: with few seeds the bootstrap over seeds is somewhat too narrow, and draws of two or three seeds say little.
+Where from: ours, on the bootstrap of `desd_components.tools.curve.bootstrap`. Pure functions on the runs' JSONs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from desd_components.pages.compare import class_names
+from desd_components.tools.curve.bootstrap import Bootstrap, mean_without_nan, percentiles, seed_sd
+from desd_components.tools.curve.cells import Cell
 
-REPLICATES = 2000
 FEW = 16  # labels; up to here `ours` is compared with every other arm
-MEASURES = ("dice", "hd95")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The runs of one arm at one label count (or length): S seeds, C cases.
-
-    Attributes:
-        values: (measure, class or "mean") -> (S, C); NaN where a case has no score; "mean" is over a case's classes.
-        steps: optimiser steps of a run.
-    """
-
-    arm: str
-    labels: int
-    all_labels: bool
-    seeds: tuple[int, ...]
-    cases: tuple[str, ...]
-    values: Mapping[tuple[str, str], np.ndarray]
-    steps: int = 0
-    epochs: int = 0
-
-    @property
-    def dice(self) -> np.ndarray:
-        """(S, C), mean over classes."""
-        return self.values["dice", "mean"]
-
-
-def cells(records: Iterable[Mapping[str, Any]], kind: str = "final") -> list[Cell]:
-    """The cells of all records of a kind, by arm and then label count, and length; seeds sorted."""
-    groups: dict[tuple[str, int, bool, int], list[Mapping[str, Any]]] = {}
-    for record in records:
-        if record["kind"] == kind:
-            length = int(record["epochs"] or 0) if kind == "speed" else 0
-            place = (record["arm"], record["labels"], record["all_labels"], length)
-            groups.setdefault(place, []).append(record)
-    return [_cell(group) for _, group in sorted(groups.items())]
-
-
-def _cell(group: Sequence[Mapping[str, Any]]) -> Cell:
-    runs = sorted(group, key=lambda record: record["seed"])
-    scored = [{str(case["image"]): case for case in run["metrics"]["cases"]} for run in runs]
-    cases = tuple(sorted(set.intersection(*(set(scores) for scores in scored))))
-    values: dict[tuple[str, str], np.ndarray] = {}
-    for measure in MEASURES:
-        names = class_names(runs[0]["metrics"])
-        table = np.array([[[_number(s[c][measure].get(n)) for n in names] for c in cases] for s in scored])
-        values |= {(measure, name): table[..., place] for place, name in enumerate(names)}
-        values[measure, "mean"] = mean_without_nan(table)
-    first = runs[0]
-    place = (first["arm"], first["labels"], first["all_labels"])
-    seeds = tuple(run["seed"] for run in runs)
-    return Cell(*place, seeds, cases, values, int(first["steps"] or 0), int(first["epochs"] or 0))
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def mean_without_nan(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of what is no NaN; NaN where nothing is left."""
-    there = ~np.isnan(values)
-    count = there.sum(-1)
-    return np.where(count > 0, np.where(there, values, 0).sum(-1) / np.maximum(count, 1), math.nan)
-
-
-class Bootstrap:
-    """Draws of cases and seeds that all statistics share, so that arms stay paired.
-
-    Args:
-        replicates: draws.
-        seed: of the draws.
-    """
-
-    def __init__(self, replicates: int = REPLICATES, seed: int = 0) -> None:
-        self.replicates, self.seed = replicates, seed
-        self._weights: dict[tuple[int, int], np.ndarray] = {}
-
-    def weights(self, count: int, stream: int) -> np.ndarray:
-        """(replicates, count): how often each of `count` was drawn; the same for the same stream."""
-        if (count, stream) not in self._weights:
-            rng = np.random.default_rng([self.seed, stream, count])
-            self._weights[count, stream] = rng.multinomial(count, np.full(count, 1 / count), self.replicates) * 1.0
-        return self._weights[count, stream]
-
-    def means(self, values: np.ndarray, labels: int) -> np.ndarray:
-        """The mean of (S, C) in each replicate, (replicates,); seeds are drawn afresh for each label count."""
-        there = (~np.isnan(values)).astype(float)
-        seeds, cases = self.weights(values.shape[0], 1 + labels), self.weights(values.shape[1], 0)
-        total = ((seeds @ np.nan_to_num(values)) * cases).sum(1)
-        count = ((seeds @ there) * cases).sum(1)
-        return np.divide(total, count, out=np.full(len(total), math.nan), where=count > 0)
-
-    def interval(self, values: np.ndarray, labels: int) -> list[float]:
-        """95 % of the means."""
-        return percentiles(self.means(values, labels))
-
-
-def percentiles(draws: np.ndarray) -> list[float]:
-    """2.5 and 97.5 %; NaN where there is nothing."""
-    finite = draws[~np.isnan(draws)]
-    return [float(end) for end in np.percentile(finite, (2.5, 97.5))] if len(finite) else [math.nan, math.nan]
-
-
-def seed_sd(values: np.ndarray) -> float:
-    """Standard deviation over seeds of the mean over cases of (S, C); NaN for one seed."""
-    return float(np.std(mean_without_nan(values), ddof=1)) if len(values) > 1 else math.nan
 
 
 def common(first: Cell, second: Cell) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:

@@ -19,10 +19,10 @@ from typing import Any
 
 from desd_components.errors import UserError
 from desd_components.tools.curve.units import ROOT, Unit
+from desd_components.tools.steps import print_end
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 GRACE_SECONDS = 10  # for a child to end after it was asked to
-LAST_LINES = 15
 
 
 @dataclass
@@ -143,9 +143,7 @@ class Pool:
         )
 
     def _fail(self, job: Job, status: int) -> None:
-        lines = job.log.read_text(errors="replace").replace("\r", "\n").splitlines()
-        for line in [line for line in lines if line.strip()][-LAST_LINES:]:
-            print(f"  | {line}")
+        print_end(job.log)
         raise UserError(
             f"{job.unit.title}: ended with exit code {status}; its whole log is {job.log}. Mend what it names and "
             "start again: finished runs are kept."

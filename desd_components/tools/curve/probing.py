@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from desd_components.tools.curve.analysis import Bootstrap
+from desd_components.tools.curve.bootstrap import Bootstrap
 
 SCORE = "dense_dice"
 

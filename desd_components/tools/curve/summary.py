@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from desd_components.tools.curve import analysis, probing
+from desd_components.tools.curve.bootstrap import REPLICATES, Bootstrap
+from desd_components.tools.curve.cells import cells
 from desd_components.tools.curve.study import Study
 
 Record = Mapping[str, Any]
@@ -41,7 +43,7 @@ def mean_dice(run: Record) -> float:
     return run["metrics"]["mean"]["dice"]["mean"] or 0.0
 
 
-def summarize(records: Sequence[Record], study: Study, draws: analysis.Bootstrap | None = None) -> dict[str, Any]:
+def summarize(records: Sequence[Record], study: Study, draws: Bootstrap | None = None) -> dict[str, Any]:
     """Everything that table, plot and page show.
 
     Args:
@@ -49,8 +51,8 @@ def summarize(records: Sequence[Record], study: Study, draws: analysis.Bootstrap
         study: what was compared.
         draws: of the bootstrap.
     """
-    found = analysis.cells(records)
-    curves = analysis.Curves(found, study.reference, draws or analysis.Bootstrap())
+    found = cells(records)
+    curves = analysis.Curves(found, study.reference, draws or Bootstrap())
     others = [arm for arm in curves.arms if arm != study.reference]
     summary: dict[str, Any] = {
         "reference": study.reference,
@@ -71,7 +73,7 @@ def summarize(records: Sequence[Record], study: Study, draws: analysis.Bootstrap
         "interval_covers": coverage(records, study),
     }
     if study.speed is not None:
-        shorter = analysis.cells(records, "speed")
+        shorter = cells(records, "speed")
         summary["speed"] = analysis.speed(curves, shorter, study.speed.labels)
         summary["speed_gains"] = analysis.gains_when_stopped_early(curves, shorter)
     return summary
@@ -124,7 +126,7 @@ def coverage(records: Sequence[Record], study: Study) -> list[str]:
     finals = [record for record in records if record["kind"] == "final"]
     most = max((record["seed"] for record in finals), default=-1) + 1
     words = [
-        f"Intervals: 95 %, percentile bootstrap with {analysis.REPLICATES} draws over test cases and over seeds of the "
+        f"Intervals: 95 %, percentile bootstrap with {REPLICATES} draws over test cases and over seeds of the "
         f"fine-tuning (up to {most}). A seed chooses the labelled scans, the initialisation and the order of training, "
         "and is the same for every arm. With so few seeds the intervals are somewhat too narrow.",
         "Differences are paired: same seed, hence same labels, and same test cases. They do not cover the choice of "

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from desd_components.errors import innermost_user_error
+from desd_components.errors import ended_plainly
 from desd_components.tools.steps import peak_memory
 
 
@@ -43,8 +43,8 @@ def run_stage(stage: dict[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def run_spec(spec: dict[str, Any]) -> None:
-    """Run all stages and leave the result."""
+def run_spec(spec: dict[str, Any]) -> int:
+    """Run all stages and leave the result; 0, as an exit code."""
     from desd_components.record import environment
     from desd_components.weights import write_json
 
@@ -70,6 +70,7 @@ def run_spec(spec: dict[str, Any]) -> None:
         _keep(work / name, Path(target))
     write_json(Path(spec["result"]), result)
     shutil.rmtree(work)
+    return 0
 
 
 def _keep(source: Path, target: Path) -> None:
@@ -84,15 +85,7 @@ def main(path: str) -> int:
     import torch
 
     torch.set_num_threads(1)
-    try:
-        run_spec(json.loads(Path(path).read_text()))
-    except Exception as error:
-        cause = innermost_user_error(error)
-        if cause is None:
-            raise
-        print(f"error: {cause}", file=sys.stderr)
-        return 2
-    return 0
+    return ended_plainly(lambda: run_spec(json.loads(Path(path).read_text())))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,73 @@
+"""Records of scans, as MONAI's dictionary transforms take them: their files, which of these are there, and a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .reading import parts
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]  # {"image": path or list of paths, one per channel[, "label": path]}
+
+
+def record_files(record: Record, keys: Sequence[str] = ("image", "label")) -> list[str]:
+    """All files of a record, in the order of ``keys``; an image of several files gives several."""
+    files: list[str] = []
+    for key in keys:
+        entry = record.get(key)
+        if entry is not None:
+            files.extend(str(file) for file in (entry if isinstance(entry, list | tuple) else [entry]))
+    return files
+
+
+def first_names(paths: Iterable[str | Path], count: int = 3) -> str:
+    """The first few file names, for a message."""
+    names = [Path(path).name for path in paths]
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def present(records: list[Record], source: Path) -> list[Record]:
+    """The records whose files exist; those left out are counted in the log (a Decathlon folder may come in part)."""
+    absent = [file for record in records for file in record_files(record) if not os.path.exists(file)]
+    if absent:
+        logger.warning("%s lists %d files that do not exist; left out: %s", source, len(absent), first_names(absent))
+    return [record for record in records if all(os.path.exists(file) for file in record_files(record))]
+
+
+def note_links(records: Sequence[Record], folder: Path) -> None:
+    """Count in the log the files that links lead out of a folder; they are read all the same, see SECURITY.md."""
+    root = Path(os.path.realpath(folder))
+    files = [file for record in records for file in record_files(record)]
+    outside = [file for file in files if not Path(os.path.realpath(file)).is_relative_to(root)]
+    if outside:
+        logger.info(
+            "%s: %d of %d files are links that lead out of it: %s",
+            folder,
+            len(outside),
+            len(files),
+            first_names(outside),
+        )
+
+
+def records_hash(sections: dict[str, list[Record]]) -> str:
+    """A hash of what a run was given: section, names and sizes of all files; the place of the data does not enter."""
+    everything = [file for records in sections.values() for record in records for file in record_files(record)]
+    root = os.path.commonpath([os.path.dirname(file) for file in everything]) if everything else ""
+    lines = []
+    for section, records in sorted(sections.items()):
+        for record in records:
+            files = [(os.path.relpath(file, root), _size(file)) for file in record_files(record)]
+            lines.append(json.dumps([section, files]))
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def _size(file: str) -> int:
+    """Bytes of a scan, of all slices where it is a series; -1 where it is missing."""
+    return sum(map(os.path.getsize, parts(file))) if os.path.exists(file) else -1

@@ -1,0 +1,92 @@
+"""Where the results of an inference go: under each scan's own name and sub-folder, and never over a scan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.data import FolderLayoutBase
+
+from .data_lists import is_decathlon
+from .errors import UserError
+from .records import Record, record_files
+from .searching import result_name, stem
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(os.path.abspath(path))  # not resolved: a link to a scan keeps its own name
+
+
+def scans_root(dataset_dir: str | Path, records: Sequence[Record]) -> Path:
+    """The folder below which sub-folders are kept: `dataset_dir`, or what the scans of a list have in common.
+
+    A Decathlon folder is a list, too: its ``imagesTr`` says nothing about a scan.
+    """
+    path = _absolute(Path(dataset_dir).expanduser())
+    if path.is_dir() and not is_decathlon(path):
+        return path
+    return Path(os.path.commonpath([_absolute(record_files(record, ("image",))[0]).parent for record in records]))
+
+
+class ScanLayout(FolderLayoutBase):
+    """Where results go: under the scan's own name and sub-folder.
+
+    Args:
+        output_dir: the folder of results.
+        root: scans below it keep their sub-folders; None: only the name counts, until `keep_subfolders` says more.
+        postfix: added to the name after an underscore; none by default.
+        separate_folder: one folder for each scan, as MONAI writes by default; off here.
+        extension: instead of the scan's own; by default ``.nii`` for such a scan, and ``.nii.gz`` for all others.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        root: str | Path | None = None,
+        postfix: str = "",
+        separate_folder: bool = False,
+        extension: str | None = None,
+    ) -> None:
+        self.output_dir, self.root = Path(output_dir), None if root is None else _absolute(root)
+        self.postfix, self.separate_folder, self.extension = postfix, separate_folder, extension
+
+    def filename(self, subject: Any = "subject", idx: Any = None, **kwargs: Any) -> str:
+        """The path for the result of the scan `subject`; its folder is made."""
+        scan = _absolute(str(subject))
+        # the root itself may be the scan: a folder of one DICOM series
+        inside = scan.parent.relative_to(self.root) if self.root and self.root in scan.parents else Path()
+        folder = self.output_dir / inside / (stem(scan) if self.separate_folder else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        return str(folder / result_name(scan, f"_{self.postfix}" if self.postfix else "", self.extension))
+
+
+def keep_subfolders(dataset_dir: str | Path, records: Sequence[Record], layouts: Sequence[ScanLayout]) -> None:
+    """Tell `layouts` where the scans of a run lie; those who segment one scan of their own build them without a folder.
+
+    Args:
+        dataset_dir, records: as for `scans_root`.
+        layouts: where the results of this run go.
+    """
+    root = scans_root(dataset_dir, records)
+    for layout in layouts:
+        layout.root = root
+
+
+def refuse_overwriting(records: Sequence[Record], layout: ScanLayout) -> None:
+    """Refuse an output folder in which a result would replace a scan, or another scan's result.
+
+    Raises:
+        UserError: naming the first such scan.
+    """
+    taken: dict[str, str] = {}
+    for record in records:
+        path = record_files(record, ("image",))[0]
+        result = layout.filename(path)
+        if Path(result).resolve() == Path(path).resolve():
+            raise UserError(f"{path}: the result would overwrite the scan itself. Give another --output_dir.")
+        if taken.setdefault(result, path) != path:
+            raise UserError(
+                f"{path}: its result would overwrite that of {taken[result]} ({result}): rename one, or leave it out."
+            )
