@@ -19,7 +19,8 @@ from monai.data import FolderLayoutBase
 from monai.transforms import MapTransform
 
 from .dicom_series import series_at
-from .dicom_volume import Stack, stack_of
+from .dicom_slices import Slice, files_of
+from .dicom_volume import stack_of
 from .errors import UserError
 from .volumes import needed, to_ras
 
@@ -47,42 +48,64 @@ def write_dicom_seg(
     highdicom = needed("highdicom", scan, "writing DICOM-SEG")
     from . import __version__  # late: the package's names are complete by now
 
-    stack = stack_of(series_at(scan))
-    name = "DeSD segmentation"
-    segmentation = highdicom.seg.Segmentation(
-        source_images=_headers(scan, stack),
-        pixel_array=labels_on_slices(labels, affine, stack),
-        segmentation_type="BINARY",
-        segment_descriptions=_segments(highdicom, class_names, name, __version__),
-        series_instance_uid=highdicom.UID(),
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=highdicom.UID(),
-        instance_number=1,
-        manufacturer="desd_components",
-        manufacturer_model_name=name,
-        software_versions=__version__,
-        device_serial_number="1",
-        series_description=name,
-    )
+    slices = _as_referred_to(scan, stack_of(series_at(scan)).slices)
+    headers, name = _headers(scan, files_of(slices)), "DeSD segmentation"
+    try:
+        segmentation = highdicom.seg.Segmentation(
+            source_images=headers,
+            pixel_array=labels_on_slices(labels, affine, slices),
+            segmentation_type="BINARY",
+            segment_descriptions=_segments(highdicom, class_names, name, __version__),
+            series_instance_uid=highdicom.UID(),
+            series_number=SERIES_NUMBER,
+            sop_instance_uid=highdicom.UID(),
+            instance_number=1,
+            manufacturer="desd_components",
+            manufacturer_model_name=name,
+            software_versions=__version__,
+            device_serial_number="1",
+            series_description=name,
+        )
+    except (ValueError, TypeError, AttributeError, KeyError) as error:  # of headers that lack something
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{scan}: highdicom makes no DICOM-SEG of it ({reason}); its labels are written as NIfTI alone."
+        ) from error
     segmentation.save_as(path)
 
 
-def labels_on_slices(labels: np.ndarray, affine: np.ndarray, stack: Stack) -> np.ndarray:
+def _as_referred_to(scan: str, slices: Sequence[Slice]) -> Sequence[Slice]:
+    """The slices in the order in which highdicom counts them: the frames of one file, or one slice of each of many.
+
+    Raises:
+        UserError: when there are several files of frames.
+    """
+    if all(one.frame is None for one in slices):
+        return slices
+    if len(files_of(slices)) > 1:
+        raise UserError(
+            f"{scan}: consists of several multi-frame files, to which no DICOM-SEG is written; its labels are written "
+            "as NIfTI alone."
+        )
+    return sorted(slices, key=lambda one: one.frame or 0)
+
+
+def labels_on_slices(labels: np.ndarray, affine: np.ndarray, slices: Sequence[Slice]) -> np.ndarray:
     """What lies under the pixels of each slice: (slices, rows, columns) of the type that highdicom takes.
 
     Args:
         labels: (X, Y, Z), label values.
         affine: (4, 4), voxel to RAS+ in mm.
-        stack: the slices.
+        slices: of one size and direction, with a position.
     """
     from scipy import ndimage
 
     labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
-    rows, columns = stack.slices[0].size
+    rows, columns = slices[0].size
     planes = []
-    for one in stack.slices:
+    for one in slices:
         place = np.eye(4)  # pixel (column, row, 0) to LPS+
-        place[:3, :2] = stack.affine[:3, :2]
+        place[:3, :2] = np.reshape(np.array(one.orientation), (2, 3)).T * np.array(one.spacing)[::-1]
         place[:3, 3] = one.position
         voxel = np.linalg.inv(affine) @ to_ras(place)
         # "constant" would take a voxel on the border that is missed by 1e-9 for one outside
@@ -93,10 +116,10 @@ def labels_on_slices(labels: np.ndarray, affine: np.ndarray, stack: Stack) -> np
     return np.stack(planes)
 
 
-def _headers(scan: str, stack: Stack) -> list[Any]:
-    """The headers of the slices, with their identity where the file's own preamble alone holds it."""
+def _headers(scan: str, files: Sequence[str]) -> list[Any]:
+    """The headers of the files, with their identity where the file's own preamble alone holds it."""
     pydicom = needed("pydicom", scan, "reading DICOM")
-    headers = [pydicom.dcmread(one.file, stop_before_pixels=True) for one in stack.slices]
+    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
     for header in headers:
         header.SOPClassUID = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
         header.SOPInstanceUID = header.get("SOPInstanceUID") or header.file_meta.get("MediaStorageSOPInstanceUID")

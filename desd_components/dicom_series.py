@@ -1,8 +1,8 @@
 """DICOM series on disk: which files of a folder belong together, told by their headers and not by their names.
 
-A series is one ``SeriesInstanceUID`` within one folder. Its path is the folder where that holds no other series, else
-its first file, which stands for all of it. Left out, and said so: localizers, single images, and objects that are no
-slices in space (reports, structure sets, DICOM-SEG).
+A series is one ``SeriesInstanceUID`` within one folder: a file for each slice, or one of many frames. Its path is the
+folder where that holds no other series, else its first file, which stands for all of it. Left out, and said so:
+localizers, single images, and objects that are no slices in space (reports, structure sets, DICOM-SEG).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .dicom_slices import TAGS, Slice, files_of, slices_of
 from .errors import UserError
 from .volumes import needed
 
@@ -28,45 +29,13 @@ _OTHER_SUFFIXES = (
     ".xml", ".npy", ".npz", ".zip", ".pt", ".py", ".yaml", ".yml", ".pdf", ".log",
 )  # fmt: skip
 _NO_SLICES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "DOC", "FID"}  # modalities
-_TAGS = [
-    "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "ImageType",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "SamplesPerPixel",
-    "NumberOfFrames",
-]  # fmt: skip
+_TAGS = ["SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "ImageType", *TAGS]
 _REMEMBERED_FOLDERS = 64
-
-
-class Slice(NamedTuple):
-    """What the header of one file says.
-
-    Attributes:
-        file: its path.
-        instance: ``SOPInstanceUID``.
-        position: of the centre of its first pixel, LPS+ in mm.
-        orientation: unit vectors along a row and down a column, LPS+.
-        spacing: mm between rows, mm between columns.
-        size: rows, columns.
-        samples: values of a pixel.
-        frames: more than one in a multi-frame object.
-        syntax: transfer syntax, that is, how its pixels are compressed.
-        has_pixels: whether there are any.
-    """
-
-    file: str
-    instance: str
-    position: tuple[float, ...] | None
-    orientation: tuple[float, ...] | None
-    spacing: tuple[float, ...] | None
-    size: tuple[int, int]
-    samples: int
-    frames: int
-    syntax: str
-    has_pixels: bool
 
 
 @dataclass(frozen=True)
 class Series:
-    """The slices of one series in one folder, by file name.
+    """The slices of one series in one folder, by file name and frame.
 
     Attributes:
         path: what a record names: the folder, or its first file.
@@ -86,8 +55,13 @@ class Series:
 
     @property
     def is_volume(self) -> bool:
-        """Whether it is more than a single image; a multi-frame object is."""
-        return _is_volume(self.slices)
+        """Whether it is more than a single image."""
+        return len(self.slices) > 1
+
+    @property
+    def files(self) -> list[str]:
+        """The files that hold its slices."""
+        return files_of(self.slices)
 
     def told(self) -> str:
         """In a message: what it is, and the file to name it by."""
@@ -149,7 +123,7 @@ def series_at(path: str | Path) -> Series:
             return volumes[0]
         raise UserError(f"{path}: holds no DICOM series that can be read: name a file, or a folder with one series.")
     name = os.path.abspath(path)
-    found = next((series for series in known if any(one.file == name for one in series.slices)), None)
+    found = next((series for series in known if name in series.files), None)
     if found is None:
         raise UserError(f"{path}: is no slice of a DICOM series (or cannot be read as one): copy it again or leave it.")
     return found
@@ -172,8 +146,8 @@ def _series_in(folder: str, changed: int) -> tuple[Series, ...]:
     for header in headers.values():
         if isinstance(header, _Header):
             groups.setdefault(header.uid, []).append(header)
-    slices = {uid: tuple(header.slice for header in group) for uid, group in groups.items()}
-    alone = sum(map(_is_volume, slices.values())) == 1
+    slices = {uid: tuple(one for header in group for one in header.slices) for uid, group in groups.items()}
+    alone = sum(len(found) > 1 for found in slices.values()) == 1
     return tuple(
         Series(_path_of(slices[uid], folder, alone), uid, first.number, first.description, slices[uid], unreadable)
         for uid, (first, *_) in groups.items()
@@ -188,22 +162,18 @@ def _tell_left_out(folder: str, unreadable: Sequence[str], reasons: Sequence[str
         logger.warning("%s: %d files look like DICOM and cannot be read (first: %s)", folder, len(unreadable), first)
 
 
-def _is_volume(slices: Sequence[Slice]) -> bool:
-    return len(slices) > 1 or slices[0].frames > 1
-
-
 def _path_of(slices: Sequence[Slice], folder: str, alone: bool) -> str:
     """The folder, for the only volume in it; otherwise the first file."""
-    return folder if alone and _is_volume(slices) else slices[0].file
+    return folder if alone and len(slices) > 1 else slices[0].file
 
 
 class _Header(NamedTuple):
-    """A slice, and what its file says of its series."""
+    """The slices of a file, and what it says of its series."""
 
     uid: str
     number: str
     description: str
-    slice: Slice
+    slices: tuple[Slice, ...]
 
 
 def _header(file: str) -> _Header | str | None:
@@ -218,7 +188,7 @@ def _header(file: str) -> _Header | str | None:
         uid, number, words = (
             str(header.get(f"Series{name}") or "") for name in ("InstanceUID", "Number", "Description")
         )
-        return _Header(uid, number, words, _slice(file, header, has_pixels))
+        return _Header(uid, number, words, slices_of(file, header, has_pixels))
     except (pydicom.errors.InvalidDicomError, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError):
         return None
 
@@ -232,23 +202,3 @@ def _no_slice(header: Any) -> str | None:
     if "LOCALIZER" in ([kind] if isinstance(kind, str) else kind):
         return "localizers"
     return None if header.get("Rows") and header.get("Columns") else "no images"
-
-
-def _slice(file: str, header: Any, has_pixels: bool) -> Slice:
-    meta = header.file_meta
-    return Slice(
-        file,
-        str(header.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""),
-        _numbers(header.get("ImagePositionPatient"), 3),
-        _numbers(header.get("ImageOrientationPatient"), 6),
-        _numbers(header.get("PixelSpacing"), 2),
-        (int(header.Rows), int(header.Columns)),
-        int(header.get("SamplesPerPixel") or 1),
-        int(header.get("NumberOfFrames") or 1),
-        str(meta.get("TransferSyntaxUID") or ""),
-        has_pixels,
-    )
-
-
-def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    return tuple(float(number) for number in value) if value is not None and len(value) == count else None

@@ -2,8 +2,8 @@
 
 Differs from MONAI's ``PydicomReader``, which sorts by ``InstanceNumber`` or file order, takes the spacing of the first
 two slices and one rescale slope for all: here positions along the normal decide, every slice is rescaled by its own
-slope and intercept, and what is no grid is interpolated with a warning (missing or uneven slices, gantry tilt) or
-refused (mixed sizes, several images at one position, no pixels).
+slope and intercept, frames of a multi-frame file are slices like others, and what is no grid is interpolated with a
+warning (missing or uneven slices, gantry tilt) or refused (mixed sizes, several images at one position, no pixels).
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from .dicom_series import Series, Slice
+from .dicom_series import Series
+from .dicom_slices import Slice, files_of, opened, slice_values
 from .errors import UserError
 from .volumes import Volume, needed, to_ras
 
@@ -72,7 +74,7 @@ def stack_of(series: Series) -> Stack:
     slices = sorted(slices, key=lambda one: float(np.array(one.position) @ normal))
     positions = np.array([one.position for one in slices])
     heights = (positions - positions[0]) @ normal
-    step, count, gaps = _grid_along(series.path, heights)
+    step, count, gaps = _grid_along(series.path, heights, _parted(slices))
     between = np.array(slices[0].spacing)[::-1]  # mm from column to column, then from row to row
     offsets, extra, tilt = _tilt((positions - positions[0]) @ np.stack([row, column], axis=1), heights, between)
     affine = np.eye(4)
@@ -91,31 +93,24 @@ def _places(heights: np.ndarray, step: float) -> np.ndarray:
 
 def _without_copies(series: Series) -> tuple[list[Slice], list[str]]:
     """Each instance once: people copy folders into each other."""
-    unique: dict[str, Slice] = {}
+    unique: dict[tuple[str, int | None], Slice] = {}
     for one in series.slices:
-        unique.setdefault(one.instance or one.file, one)
-    warnings = []
-    if len(unique) < len(series.slices):
-        warnings.append(f"{len(series.slices) - len(unique)} files are copies of others and were passed over")
+        unique.setdefault((one.instance or one.file, one.frame), one)
+    slices, warnings = list(unique.values()), []
+    if copies := len(series.files) - len(files_of(slices)):
+        warnings.append(f"{copies} files are copies of others and were passed over")
     if series.unreadable:
         name = os.path.basename(series.unreadable[0])
         warnings.append(f"{len(series.unreadable)} files beside it cannot be read as DICOM (first: {name})")
-    return list(unique.values()), warnings
+    return slices, warnings
 
 
 def _refuse_what_is_no_volume(path: str, slices: Sequence[Slice]) -> None:
     """What has no pixels, no place in space, or another grid than its neighbours."""
-    for found in (_multi_frame(slices), _no_pixels(slices), _mixed(slices), _not_readable(slices)):
-        if found:
-            raise UserError(f"{path}: {found}")
+    if found := _no_pixels(slices) or _mixed(slices) or _not_readable(slices):
+        raise UserError(f"{path}: {found}")
     if len(slices) < 2:
         raise UserError(f"{path}: is a single slice, not a volume: leave it out, or put its series beside it.")
-
-
-def _multi_frame(slices: Sequence[Slice]) -> str | None:
-    if all(one.frames == 1 for one in slices):
-        return None
-    return "is a multi-frame DICOM, which is not read: convert it to NIfTI, for instance with dcm2niix."
 
 
 def _no_pixels(slices: Sequence[Slice]) -> str | None:
@@ -128,6 +123,13 @@ def _no_pixels(slices: Sequence[Slice]) -> str | None:
     return None
 
 
+def _parted(slices: Sequence[Slice]) -> str:
+    """How to part slices that are no volume together."""
+    if len(files_of(slices)) > 1:
+        return "give each part its own folder"
+    return "convert this file of several stacks to a NIfTI for each, for instance with dcm2niix"
+
+
 def _count(some: Sequence[Slice], slices: Sequence[Slice]) -> str:
     return f"{len(some)} of {len(slices)} slices (first: {os.path.basename(some[0].file)})"
 
@@ -137,11 +139,11 @@ def _mixed(slices: Sequence[Slice]) -> str | None:
     sizes = Counter(one.size for one in slices)
     if len(sizes) > 1:
         told = ", ".join(f"{count} of {rows} x {columns}" for (rows, columns), count in sizes.most_common(3))
-        return f"mixes slices of several sizes ({told}): move those that do not belong elsewhere."
-    for name, tolerance in (("spacing", _DIRECTION_TOLERANCE), ("orientation", _DIRECTION_TOLERANCE)):
+        return f"mixes slices of several sizes ({told}): {_parted(slices)}."
+    for name in ("spacing", "orientation"):
         values = np.array([getattr(one, name) for one in slices])
-        if np.abs(values - values[0]).max() > tolerance * max(1.0, float(np.abs(values[0]).max())):
-            return f"mixes slices of several {name}s: move those that do not belong elsewhere."
+        if np.abs(values - values[0]).max() > _DIRECTION_TOLERANCE * max(1.0, float(np.abs(values[0]).max())):
+            return f"mixes slices of several {name}s: {_parted(slices)}."
     return None
 
 
@@ -156,7 +158,7 @@ def _not_readable(slices: Sequence[Slice]) -> str | None:
     return None
 
 
-def _grid_along(path: str, heights: np.ndarray) -> tuple[float, int, list[str]]:
+def _grid_along(path: str, heights: np.ndarray, remedy: str) -> tuple[float, int, list[str]]:
     """Step (mm) and count of the grid's planes, and a warning where slices are missing or uneven.
 
     Raises:
@@ -164,7 +166,7 @@ def _grid_along(path: str, heights: np.ndarray) -> tuple[float, int, list[str]]:
     """
     gaps = np.diff(heights)
     step = float(np.median(gaps))
-    _refuse_gaps(path, gaps, step)
+    _refuse_gaps(path, gaps, step, remedy)
     count = round(float(heights[-1]) / step) + 1
     step = float(heights[-1]) / (count - 1)
     holes = np.diff(np.rint(heights / step)) > 1
@@ -177,17 +179,17 @@ def _grid_along(path: str, heights: np.ndarray) -> tuple[float, int, list[str]]:
     return step, count, [f"slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart: interpolated to {step:.4g} mm"]
 
 
-def _refuse_gaps(path: str, gaps: np.ndarray, step: float) -> None:
+def _refuse_gaps(path: str, gaps: np.ndarray, step: float, remedy: str) -> None:
     same = int((gaps <= max(TOLERANCE * step, 1e-3)).sum())
     if same:
         raise UserError(
             f"{path}: {same} of {len(gaps) + 1} slices lie where another one lies (several times, echoes or "
-            "reconstructions in one series): give each its own folder."
+            f"reconstructions in one series): {remedy}."
         )
     if gaps.max() > LARGEST_GAP * step:
         raise UserError(
             f"{path}: a gap of {gaps.max():.4g} mm after slice {int(gaps.argmax()) + 1} of {len(gaps) + 1} ({step:.4g} "
-            "mm apart elsewhere) is too wide to be filled: fetch the missing slices, or give each part its own folder."
+            f"mm apart elsewhere) is too wide to be filled: fetch the missing slices, or {remedy}."
         )
 
 
@@ -218,7 +220,8 @@ def _voxels(stack: Stack) -> np.ndarray:
     Raises:
         UserError: when a slice cannot be decoded.
     """
-    plane = functools.lru_cache(maxsize=2)(lambda n: _plane(stack, n))
+    dataset = functools.lru_cache(maxsize=1)(opened)  # the next slice may be another frame of the same file
+    plane = functools.lru_cache(maxsize=2)(lambda n: _plane(stack, n, dataset(stack.slices[n].file)))
     voxels = np.empty(stack.shape, dtype=np.float32, order="F")  # so that a slice is written in one go
     for z in range(stack.shape[2]):
         above = int(np.searchsorted(stack.places, z - 1e-6))
@@ -229,9 +232,9 @@ def _voxels(stack: Stack) -> np.ndarray:
     return voxels
 
 
-def _plane(stack: Stack, number: int) -> np.ndarray:
+def _plane(stack: Stack, number: int, dataset: Any) -> np.ndarray:
     """One slice (X, Y) in float32, shifted into the grid's plane where the stack leans."""
-    pixels = slice_values(stack.slices[number].file).T
+    pixels = slice_values(dataset, stack.slices[number]).T
     offset = stack.offsets[number]
     if stack.shape[:2] == pixels.shape and not offset.any():
         return pixels
@@ -240,21 +243,3 @@ def _plane(stack: Stack, number: int) -> np.ndarray:
     # outside of a slice is what its darkest pixel shows, which is air
     outside = {"order": 1, "mode": "grid-constant", "cval": float(pixels.min())}
     return ndimage.affine_transform(pixels, np.eye(2), -offset, output_shape=stack.shape[:2], **outside)
-
-
-def slice_values(file: str) -> np.ndarray:
-    """The pixels (rows, columns) of a file in float32, by its own rescale slope and intercept.
-
-    Raises:
-        UserError: when they cannot be decoded.
-    """
-    pydicom = needed("pydicom", file, "reading DICOM")
-    pixels = needed("pydicom.pixels", file, "reading DICOM")
-    try:
-        dataset = pydicom.dcmread(file)
-        return np.asarray(pixels.apply_modality_lut(dataset.pixel_array, dataset), dtype=np.float32)
-    except Exception as error:
-        raise UserError(
-            f"{file}: its pixels cannot be decoded ({' '.join(str(error).split())[:160]}): export it again, or leave "
-            "its series out."
-        ) from error

@@ -57,13 +57,13 @@ def open_volume(path: str | Path) -> Volume:
 
 
 def parts(path: str) -> list[str]:
-    """All files that a scan consists of: the slices of a series, a header with its data file, or the file alone."""
+    """All files that a scan consists of: those of a series, a header with its data file, or the file alone."""
     if path.endswith(_DETACHED):
         beside = os.path.join(os.path.dirname(path), _data_file(path))
         return [path, beside] if os.path.isfile(beside) else [path]
     if path.endswith((*NIFTI_SUFFIXES, *ITK_SUFFIXES)) or not (os.path.isdir(path) or is_dicom(path)):
         return [path]
-    return [slice_.file for slice_ in series_at(path).slices]
+    return series_at(path).files
 
 
 def _data_file(path: str) -> str:

@@ -7,6 +7,7 @@ made.
 
 from __future__ import annotations
 
+import re
 import zipfile
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,13 @@ from typing import Any
 import torch
 
 from .errors import UserError
+
+#: a key by which a checkpoint of another project is known -> what it is
+FOREIGN = {
+    "network_weights": "an nnU-Net checkpoint",
+    "pytorch-lightning_version": "a Lightning checkpoint",
+    "teacher": "a checkpoint with a teacher",
+}
 
 
 def load_tensors(path: str | Path, map_location: Any = "cpu") -> Any:
@@ -48,10 +56,30 @@ def _read(path: str | Path, map_location: Any, allowed: list[Any]) -> Any:
     except UserError:
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{path}: not a readable file of tensors ({reason}). Give a .pt or .safetensors that this project wrote."
+            f"{path}: not a readable file of tensors ({_why(error)}). Give a .pt or .safetensors that this project "
+            "wrote."
         ) from error
+
+
+def _why(error: Exception) -> str:
+    """Why a file could not be read: the object in it that is no tensor, or the first line of what torch says."""
+    other = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f"it holds a {other[1]}" if other else (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def contents(content: Any) -> str:
+    """What a file holds, in words for a message: its kind where that is known, and its first keys."""
+    if isinstance(content, torch.Tensor):
+        return f"a single tensor of shape {tuple(content.shape)}"
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    if not content:
+        return "an empty dict"
+    first = ", ".join(str(key) for key in list(content)[:3]) + (", ..." if len(content) > 3 else "")
+    kind = next((words for key, words in FOREIGN.items() if key in content), None)
+    what = "tensors" if all(isinstance(value, torch.Tensor) for value in content.values()) else "entries"
+    return f"{kind} ({first})" if kind else f"{len(content)} {what} ({first})"
 
 
 def safetensors_module() -> Any:
@@ -88,13 +116,17 @@ def flat_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of a weights file: a flat dict, each an ordinary tensor with all its values in the file.
 
     Raises:
-        UserError: when it is nested, or holds a tensor of another layout, or one that declares more than it holds.
+        UserError: when it is empty or nested, or holds a tensor of another layout or one that declares more than it
+            holds.
     """
     content = load_tensors(path)
-    if not isinstance(content, dict) or not all(
+    flat = isinstance(content, dict) and all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
-    ):
-        raise UserError(f"{path}: not a flat dict of tensors. Give the encoder.pt or model.pt of a run, not its state.")
+    )
+    if not flat or not content:
+        raise UserError(
+            f"{path}: not a flat dict of tensors but {contents(content)}. Give the encoder.pt or model.pt of a run."
+        )
     refuse_odd_tensors(path, content.items())
     return content
 

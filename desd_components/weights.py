@@ -20,11 +20,12 @@ from torch import nn
 
 from .encoder import ResNet3DEncoder, pooled_stages
 from .errors import UserError
-from .tensorfiles import differences, flat_tensors
+from .tensorfiles import contents, differences, flat_tensors, load_tensors
 
 logger = logging.getLogger(__name__)
 
 AXIS_ORDER = "x, y, z"
+_ANOTHER = "No name agrees, so that it is another network: give the encoder.pt or model.pt of a run"
 
 
 def manifest_path(path: str | Path) -> Path:
@@ -119,17 +120,23 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     """The manifest beside the weights file `path`.
 
     Raises:
-        UserError: when the weights or their manifest are missing, or the manifest is not JSON.
+        UserError: when the weights or their manifest are missing, or the manifest is none.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such weights file.")
     beside = manifest_path(path)
     if not beside.is_file():
-        raise UserError(f"{beside}: the manifest of {path} is missing. Copy it along with the weights.")
+        raise UserError(
+            f"{beside}: the manifest of {path} is missing; the file holds {contents(load_tensors(path))}. Give an "
+            "encoder.pt or model.pt of a run with its manifest beside it; those of other networks cannot be taken."
+        )
     try:
-        return json.loads(beside.read_text())
+        manifest = json.loads(beside.read_text())
     except ValueError as error:
         raise UserError(f"{beside}: not a JSON file ({error}). Copy it again from the run that wrote it.") from error
+    if not isinstance(manifest, dict):
+        raise UserError(f"{beside}: not a manifest but {contents(manifest)}. Copy it from the run that wrote {path}.")
+    return manifest
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
@@ -150,11 +157,13 @@ def refuse_misfit(module: nn.Module, path: str | Path, tensors: Mapping[str, tor
     Raises:
         UserError: when tensors are absent, left over or of another shape; the message names the first of each.
     """
-    differing = differences(module.state_dict(), tensors)
+    wanted = module.state_dict()
+    differing = differences(wanted, tensors)
     if differing:
+        known = "Use the settings of the run that wrote it" if wanted.keys() & tensors.keys() else _ANOTHER
         raise UserError(
-            f"{path} does not fit the {type(module).__name__}: {'; '.join(differing)}. "
-            "Use the settings of the run that wrote it, or set the checkpoint to null to start from scratch."
+            f"{path} does not fit the {type(module).__name__}: {'; '.join(differing)}. {known}, or set the checkpoint "
+            "to null to start from scratch."
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from desd_components.volumes import to_ras
 
@@ -86,6 +86,72 @@ def _identity(uids: dict[str, str], number: int) -> Dataset:
     data.StudyID, data.StudyDate, data.StudyTime, data.AccessionNumber = "1", "20240102", "120000", ""
     data.ReferringPhysicianName, data.Manufacturer = "", "none"
     return data
+
+
+def write_enhanced(
+    file: Path,
+    voxels: np.ndarray,
+    affine: np.ndarray,
+    order: Sequence[int] | None = None,
+    shared: Sequence[str] = ("PlaneOrientationSequence", "PixelMeasuresSequence"),
+    lean: float = 0.0,
+    change: Change | None = None,
+    whole: Callable[[Dataset], None] | None = None,
+    uid: str | None = None,
+) -> Path:
+    """Write what `write_series` writes as one file of many frames.
+
+    Args:
+        file: where to.
+        voxels: (X, Y, Z), whole HU.
+        affine: (4, 4), voxel to RAS+ in mm, without shear.
+        order: numbers of the slices as they follow each other in the file, some of them perhaps left out.
+        shared: functional groups that are said once for all frames.
+        lean: as there.
+        change: applied to the slice of each frame, as a classic file would hold it.
+        whole: applied to the dataset before it is written.
+        uid: of the series; None makes one.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    uids = {"series": uid or generate_uid(), "study": generate_uid(), "frame": generate_uid()}
+    numbers = range(voxels.shape[2]) if order is None else order
+    slices = [_slice(voxels[:, :, number], number, to_ras(affine), lean, uids) for number in numbers]
+    for number, one in zip(numbers, slices, strict=True):
+        if change is not None:
+            change(one, number)
+    data = slices[0].copy()
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    data.NumberOfFrames, data.PixelData = len(slices), b"".join(one.PixelData for one in slices)
+    groups = [_functional_groups(one) for one in slices]
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"):
+        del data[name]
+    for_all = Dataset()
+    for name in shared:
+        for_all[name] = groups[0][name]
+        for one in groups:
+            del one[name]
+    data.SharedFunctionalGroupsSequence, data.PerFrameFunctionalGroupsSequence = [for_all], groups
+    if whole is not None:
+        whole(data)
+    data.save_as(file, enforce_file_format=True)
+    return file
+
+
+def _functional_groups(one: Dataset) -> Dataset:
+    """What a classic slice says of itself, as an enhanced file says it of a frame."""
+    groups = Dataset()
+    for group, names in {
+        "PlanePositionSequence": ("ImagePositionPatient",),
+        "PlaneOrientationSequence": ("ImageOrientationPatient",),
+        "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
+        "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+    }.items():
+        item = Dataset()
+        for name in names:
+            item[name] = one[name]
+        setattr(groups, group, [item])
+    groups.PixelValueTransformationSequence[0].RescaleType = "HU"
+    return groups
 
 
 def stored_grid(voxels: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import highdicom
 import numpy as np
 import pytest
 import torch
-from dicom_files import hounsfield, read_back, write_series
+from dicom_files import hounsfield, read_back, write_enhanced, write_series
 from monai.data import MetaTensor
 from pydicom.dataset import Dataset
 from scan_files import oblique_affine
@@ -125,6 +125,39 @@ def test_a_leaning_series_is_segmented_on_its_own_slices(tmp_path):
     }
     steps = np.diff([rows[number][0] for number in sorted(rows)])
     assert len(rows) > 3 and set(np.abs(steps)) == {1}  # mm of lean per slice, in pixels of 1 mm
+
+
+def test_an_enhanced_file_is_segmented_at_the_same_place_in_the_world(tmp_path):
+    labels, order = some_labels(), [3, 0, 7, 1, 6, 2, 5, 4]
+    scan = write_enhanced(tmp_path / "in" / "scan.dcm", VOXELS, AFFINE, order=order)
+    write_dicom_seg(labels, AFFINE, str(scan), tmp_path / "seg.dcm", NAMES)
+    written, source = read_back(tmp_path / "seg.dcm"), read_back(scan)
+    referred = written.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert [item.ReferencedSOPInstanceUID for item in referred] == [source.SOPInstanceUID]
+    found = highdicom.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
+    for value in (1, 2):
+        there, here = (
+            np.array(sorted(map(tuple, np.round(np.argwhere(one == value) @ affine[:3, :3].T + affine[:3, 3], 3))))
+            for one, affine in ((found.array, to_ras(found.affine)), (labels, AFFINE))
+        )
+        np.testing.assert_allclose(there, here, atol=2e-3)
+
+
+def test_headers_that_highdicom_does_not_take_are_refused_in_one_line(tmp_path):
+    def nameless(dataset: Dataset, number: int) -> None:
+        del dataset.PatientName
+
+    series = write_series(tmp_path / "series", VOXELS, AFFINE, change=nameless)
+    with pytest.raises(UserError, match=r"series: highdicom makes no DICOM-SEG of it \(.*PatientName.*\)") as refusal:
+        write_dicom_seg(some_labels(), AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
+    assert "\n" not in str(refusal.value)
+
+
+def test_several_files_of_frames_get_no_segmentation_and_are_told_so(tmp_path):
+    for name, order in {"a.dcm": [0, 2, 4, 6], "b.dcm": [7, 5, 3, 1]}.items():
+        write_enhanced(tmp_path / "in" / name, VOXELS, AFFINE, order=order, uid="1.2.3")
+    with pytest.raises(UserError, match="consists of several multi-frame files, to which no DICOM-SEG is written"):
+        write_dicom_seg(some_labels(), AFFINE, str(tmp_path / "in"), tmp_path / "seg.dcm", NAMES)
 
 
 def test_slices_that_were_missing_get_no_frame(tmp_path):

@@ -133,7 +133,10 @@ SPOILT = {
     "an entry": (lambda c: c.update(scheduler={}), "the entry 'scheduler'"),
     "a tensor of the teacher": (lambda c: spoil_teacher(c, "module.backbone.fc.weight", torch.ones(1)), "fc.weight"),
     "a head": (lambda c: spoil_teacher(c, "module.head_4.mlp.0.weight", torch.ones(1)), "head_4"),
-    "no teacher": (lambda c: c.pop("teacher"), "no dict `teacher`"),
+    "no teacher": (
+        lambda c: c.pop("teacher"),
+        r"not the authors' checkpoint, .*, but 5 entries \(student, optimizer, epoch, ...\)",
+    ),
     "an absent tensor": (
         lambda c: c["teacher"].pop("module.backbone.layer4.2.conv3.weight"),
         "1 of 159 tensors are absent",

@@ -4,8 +4,22 @@ import json
 
 import pytest
 import torch
+from foreign_weights import foreign_weights
 
-from desd_components import ResNet3DEncoder, UserError, encoder_from, given, load_weights, read_manifest, save_weights
+from desd_components import (
+    ResNet3DEncoder,
+    UserError,
+    encoder_from,
+    given,
+    load_encoder,
+    load_weights,
+    read_manifest,
+    save_weights,
+)
+from desd_components.evaluation import evaluated_manifest
+from desd_components.finetuning import model_manifest
+from desd_components.tools.export import export
+from desd_components.tools.import_official import import_official
 
 SMALL = {"depth": 10, "width": 8, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
 
@@ -118,3 +132,40 @@ def test_the_canary_leaves_the_encoder_as_it_was(tmp_path):
 @pytest.mark.parametrize(("setting", "meant"), [("null", None), ("None", None), (None, None), ("a.pt", "a.pt")])
 def test_null_on_a_command_line_means_nothing(setting, meant):
     assert given(setting) == meant
+
+
+FOREIGN = foreign_weights()
+ENTRIES = {
+    "load_encoder": load_encoder,
+    "fine-tuning": encoder_from,
+    "evaluation": evaluated_manifest,
+    "inference": model_manifest,
+    "export": lambda path: export(str(path), "safetensors", str(path.with_name("out.safetensors"))),
+    "import-official": lambda path: import_official(str(path), str(path.with_name("out.pt"))),
+}
+
+
+@pytest.mark.parametrize("whose", FOREIGN)
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_weights_of_other_projects_are_refused_with_what_they_are(tmp_path, entry, whose):
+    content, words = FOREIGN[whose]
+    torch.save(content, tmp_path / "theirs.pt")
+    with pytest.raises(UserError, match=words) as refusal:
+        ENTRIES[entry](tmp_path / "theirs.pt")
+    assert "theirs." in str(refusal.value) and "\n" not in str(refusal.value) and "Give " in str(refusal.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs.pt"]
+
+
+@pytest.mark.parametrize("whose", FOREIGN)
+def test_a_manifest_of_ours_does_not_make_weights_of_other_projects_ours(checkpoint, whose):
+    content, words = FOREIGN[whose]
+    torch.save(content, checkpoint)
+    with pytest.raises(UserError, match=rf"encoder\.pt.*{words}.*[Gg]ive ") as refusal:
+        encoder_from(checkpoint)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_json_that_is_no_manifest_is_refused(checkpoint):
+    checkpoint.with_suffix(".json").write_text("[1]")
+    with pytest.raises(UserError, match=r"encoder\.json: not a manifest but a list"):
+        encoder_from(checkpoint)

@@ -20,7 +20,7 @@ import torch
 from ..encoder import ResNet3DEncoder
 from ..errors import UserError
 from ..preprocessing import preprocessing_settings
-from ..tensorfiles import load_tensors_and_namespace, refuse_odd_tensors
+from ..tensorfiles import contents, load_tensors_and_namespace, refuse_odd_tensors
 from ..weights import refuse_misfit, save_weights
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,10 @@ def sorted_out(path: str | Path, content: Any) -> tuple[dict[str, torch.Tensor],
         UserError: when the file is of another format, or holds a key that this one does not know.
     """
     if not isinstance(content, Mapping) or not isinstance(content.get("teacher"), Mapping):
-        raise UserError(f"{path}: not the authors' checkpoint, for it has no dict `teacher`.")
+        raise UserError(
+            f"{path}: not the authors' checkpoint, a dict of student, teacher and more, but {contents(content)}. Give "
+            "the file as published; weights of other networks cannot be taken."
+        )
     encoder: dict[str, torch.Tensor] = {}
     left: Counter[str] = Counter()
     for entry, value in content.items():
