@@ -1,11 +1,13 @@
 """Weights travel with a manifest and are loaded whole or not at all."""
 
 import json
+import math
 
 import pytest
 import torch
 
 from desd_components import ResNet3DEncoder, UserError, encoder_from, given, load_weights, read_manifest, save_weights
+from desd_components.weights import write_json
 
 SMALL = {"depth": 10, "width": 8, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
 
@@ -118,3 +120,10 @@ def test_the_canary_leaves_the_encoder_as_it_was(tmp_path):
 @pytest.mark.parametrize(("setting", "meant"), [("null", None), ("None", None), (None, None), ("a.pt", "a.pt")])
 def test_null_on_a_command_line_means_nothing(setting, meant):
     assert given(setting) == meant
+
+
+def test_json_holds_null_where_a_number_is_none(tmp_path):
+    path = tmp_path / "figures.json"
+    write_json(path, {"scores": [1.5, math.nan, (-math.inf,)], "table": {"count": 3, "name": "NaN", "yes": True}})
+    read = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert read == {"scores": [1.5, None, [None]], "table": {"count": 3, "name": "NaN", "yes": True}}
