@@ -83,7 +83,7 @@ def test_the_history_has_training_and_label_free_scores(trained):
 def test_whatever_a_run_writes_as_json_a_strict_reader_takes(trained):
     texts = [path.read_text() for path in trained[0].rglob("*.json")]
     lines = (trained[0] / "history.jsonl").read_text().splitlines()
-    assert len(texts) > 3
+    assert len(texts) >= 3
     read = [json.loads(text, parse_constant=pytest.fail) for text in [*texts, *lines]]
     assert any(value is None for record in read for value in record.values())  # what so short a run cannot know
 
