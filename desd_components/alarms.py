@@ -20,6 +20,10 @@ Scalars = Mapping[str, float]
 GUESSING = 3.0  # standard scores above luck that a match of views must have
 DEAD = 1e-6  # of the largest gradient of a head
 LAST_SHARE = 0.9  # of a run, after which a teacher that no longer moves is as planned
+FEW = 4  # prototypes that the targets of a batch share; in small batches half as many as there are volumes
+LITTLE = 0.15  # of what would name a volume of the batch
+SAME = 1e-3  # of the distance between volumes
+STRIDE = 0.008  # of the weights, moved in one step; a thousandth is usual, three where a warm-up ends
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,15 @@ def target_alarms(uniform_loss: float) -> list[Alarm]:
     def uniform(s: Scalars) -> bool:
         return s["teacher_entropy"] > 0.99 * ln_k
 
-    def one_sided(s: Scalars) -> bool:
+    def names_one(s: Scalars) -> bool:
         return s["marginal_entropy"] < math.log(2) and s["batch_information"] >= math.log(4)
+
+    def names_few(s: Scalars) -> bool:  # and which of them tells little: where a collapse passes on its way to one
+        few = min(math.log(FEW), s["batch_information"] - math.log(2))
+        return s["marginal_entropy"] < few and _information(s) < LITTLE * s["batch_information"]
+
+    def same(s: Scalars) -> bool:
+        return _information(s) < 0.02 * s["batch_information"] and not (uniform(s) or names_one(s))
 
     def diverged(s: Scalars) -> bool:
         return _worst_loss(s) > 1.5 * ln_k
@@ -68,21 +79,21 @@ def target_alarms(uniform_loss: float) -> list[Alarm]:
         ),
         Alarm(
             "one_sided_collapse",
-            one_sided,
+            lambda s: names_one(s) or names_few(s),
             lambda s: (
-                f"The teacher names one prototype for every view: a batch shares {math.exp(s['marginal_entropy']):.1f} "
-                f"of them, KL {s['kl']:.3f}, ln K = {ln_k:.3f}. Raise teacher_temperature, lower center_momentum or "
-                "set centering: sinkhorn; then lower the learning rate."
+                f"The teacher names the same prototypes for every view: a batch shares "
+                f"{math.exp(s['marginal_entropy']):.1f} of them, KL {s['kl']:.3f}, ln K = {ln_k:.3f}. Raise "
+                "teacher_temperature, lower center_momentum or set centering: sinkhorn; then lower the learning rate."
             ),
         ),
         Alarm(
             "same_targets",
-            lambda s: _information(s) < 0.02 * s["batch_information"] and not (uniform(s) or one_sided(s)),
+            same,
             lambda s: (
                 f"The teacher says the same of every volume: its targets tell {_information(s):.3f} nats about which "
                 f"one they are of ({s['batch_information']:.3f} would name it; teacher entropy "
-                f"{s['teacher_entropy']:.3f}, ln K = {ln_k:.3f}). Look at the volumes: do they differ? Lower "
-                "teacher_temperature, then the learning rate; set centering: sinkhorn."
+                f"{s['teacher_entropy']:.3f}, ln K = {ln_k:.3f}). Do the volumes differ? Lower "
+                "teacher_temperature, then the learning rate; set centering: sinkhorn, or head_norm: batch."
             ),
         ),
         Alarm(
@@ -128,12 +139,29 @@ def feature_alarms() -> list[Alarm]:
                 "learning rate, or another norm."
             ),
         ),
+        Alarm(
+            "same_views",
+            lambda s: s["view_distance"] < SAME,
+            lambda s: (
+                f"Both views of a volume are the same: at stage 1 they lie {s['view_distance']:.1g} of the distance "
+                "between volumes apart, and to tell one from the other teaches nothing. See that every view is drawn "
+                "anew; widen context_scale; then use stronger intensity changes."
+            ),
+        ),
     ]
 
 
 def teacher_alarms() -> list[Alarm]:
-    """How the teacher stands to its student."""
+    """How the teacher stands to its student, and how far the student strides."""
     return [
+        Alarm(
+            "steps_too_large",
+            lambda s: s["student_stride"] > STRIDE,
+            lambda s: (
+                f"A step moves the student by {s['student_stride']:.1%} of its weights (a thousandth is usual), so it "
+                "leaves behind what it has learnt. Lower the learning rate, then lengthen the warm-up."
+            ),
+        ),
         Alarm(
             "teacher_follows_not",
             lambda s: s["teacher_movement"] == 0 and s["student_movement"] > 0 and s["run_share"] < LAST_SHARE,
@@ -165,7 +193,7 @@ def gradient_alarms(stages: Sequence[int]) -> list[Alarm]:
     """A stage of the encoder, or a head, that learns nothing; `stages` are those whose loss counts."""
     encoder = [f"gradient_norm_{stage}" for stage in STAGES if stage <= max(stages)]
     heads = [f"head_gradient_norm_{stage}" for stage in stages]
-    return [_no_gradient(), *map(_dead, (*encoder, *heads))]
+    return [_no_gradient(), *map(_dead, (*encoder, *heads)), _still_frozen(stages)]
 
 
 def _no_gradient() -> Alarm:
@@ -189,3 +217,19 @@ def _dead(name: str) -> Alarm:
 
     silent = name.replace("gradient_norm", "without_gradient")
     return Alarm(silent, lambda s: s[name] <= DEAD * largest(s, like) and largest(s, like) > 0, message)
+
+
+def _still_frozen(stages: Sequence[int]) -> Alarm:
+    names = [f"prototype_gradient_norm_{stage}" for stage in stages]
+
+    def seen(s: Scalars) -> bool:
+        return s["prototypes_frozen"] == 0 and min(s[name] for name in names) == 0 < largest(s, "head_gradient_norm_")
+
+    return Alarm(
+        "prototypes_without_gradient",
+        seen,
+        lambda s: (
+            f"The prototypes of stage {' and '.join(name[-1] for name in names if s[name] == 0)} get no gradient, "
+            "although frozen_prototype_epochs are over. See that nothing else freezes or detaches them."
+        ),
+    )

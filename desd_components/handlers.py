@@ -144,7 +144,7 @@ class TeacherEMAHandler:
 
 
 class FreezePrototypesHandler:
-    """Leave the prototypes untrained for the first epochs.
+    """Leave the prototypes untrained for the first epochs; ``engine.state.prototypes_frozen`` tells the monitor.
 
     Args:
         network: whose student's prototypes are meant.
@@ -160,7 +160,8 @@ class FreezePrototypesHandler:
 
     def __call__(self, engine: Workflow) -> None:
         """Drop the gradients of the prototypes while the run is in its first epochs."""
-        if engine.state.epoch <= self.epochs:
+        engine.state.prototypes_frozen = engine.state.epoch <= self.epochs
+        if engine.state.prototypes_frozen:
             for prototypes in self.network.prototypes():
                 # dropped, not zeroed: with zeros, momentum and weight decay would still move the prototypes
                 prototypes.grad = None

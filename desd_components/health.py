@@ -69,9 +69,16 @@ def view_match(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[fl
     return hits / volumes, (hits - expected) / math.sqrt(variance)
 
 
-def gradient_norm(module: nn.Module) -> float:
-    """The norm of the gradient of all parameters of a module; 0 where none has one."""
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+def view_distance(first: torch.Tensor, second: torch.Tensor) -> float:
+    """How far two views (B, C) of a volume lie apart, over how far volumes do; NaN where volumes do not differ."""
+    first, second = first.double(), second.double()
+    between = (first - first.mean(dim=0)).norm(dim=1).mean()
+    return float((first - second).norm(dim=1).mean() / between) if between > 0 else math.nan
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
+    """The norm of the gradient of all parameters; 0 where none has one."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
     return float(torch.stack(torch._foreach_norm(gradients)).norm()) if gradients else 0.0
 
 

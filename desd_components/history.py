@@ -22,7 +22,7 @@ from monai.engines.workflow import Workflow
 from monai.utils.enums import CommonKeys
 
 from .errors import UserError
-from .weights import write_atomically
+from .weights import json_text, write_atomically
 
 
 class HistoryFile:
@@ -65,13 +65,11 @@ class HistoryFile:
         Raises:
             UserError: when the disk is full or fails.
         """
-        # JSON knows no NaN: a figure that is none is written as null
-        figures = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        record = {"epoch": epoch, "seconds": round(self.seconds(), 2), **figures}
+        record = {"epoch": epoch, "seconds": round(self.seconds(), 2), **values}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json_text(record) + "\n")
         except OSError as error:
             raise UserError(
                 f"{self.path}: cannot be written ({error.strerror}). Make room there and start the same command again; "

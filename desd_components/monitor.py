@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,9 +18,19 @@ from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
 from monai.utils.enums import CommonKeys
+from torch import nn
 
 from .alarms import Scalars, all_alarms
-from .health import Movement, effective_rank, finite_rows, gradient_norm, relative_distance, spread, view_match
+from .health import (
+    Movement,
+    effective_rank,
+    finite_rows,
+    gradient_norm,
+    relative_distance,
+    spread,
+    view_distance,
+    view_match,
+)
 from .loss import DeepSelfDistillationLoss, DistillationOutput
 from .network import DeepSelfDistillationNetwork
 
@@ -61,6 +71,7 @@ class DistillationMonitor:
         self._lasted = dict.fromkeys((alarm.name for alarm in self.alarms), 0)
         self._features: deque[tuple[torch.Tensor, ...]] = deque()
         self._figures: dict[str, float] = {}
+        self._looked = 0  # the iteration of the last look
         self._movements = {"student": Movement(network.student), "teacher": Movement(network.teacher)}
 
     def attach(self, engine: Workflow) -> None:
@@ -78,13 +89,19 @@ class DistillationMonitor:
             return
         scaler = getattr(engine, "scaler", None)
         scale = scaler.get_scale() if scaler is not None else 1.0
+        self._figures |= {name: gradient_norm(parameters) / scale for name, parameters in self._taught().items()}
+
+    def _taught(self) -> dict[str, Iterable[nn.Parameter]]:
+        """Name of a gradient's norm -> the parameters that are meant."""
         student = self.network.student
-        modules: dict[str, Any] = {
-            **{f"gradient_norm_{n}": stage for n, stage in enumerate(student.encoder.stage_modules, start=1)},
-            **{f"head_{name.replace('stage', 'gradient_norm')}": head.mlp for name, head in student.heads.items()},
-            "teacher_gradient_norm": self.network.teacher,
+        stages = enumerate(student.encoder.stage_modules, start=1)
+        heads: dict[str, Any] = {name.replace("stage", "gradient_norm"): head for name, head in student.heads.items()}
+        return {
+            **{f"gradient_norm_{number}": stage.parameters() for number, stage in stages},
+            **{f"head_{name}": head.mlp.parameters() for name, head in heads.items()},
+            **{f"prototype_{name}": [head.prototypes] for name, head in heads.items()},
+            "teacher_gradient_norm": self.network.teacher.parameters(),
         }
-        self._figures |= {name: gradient_norm(module) / scale for name, module in modules.items()}
 
     def _look(self, engine: Workflow) -> None:
         if getattr(engine.state, "step_skipped", False):  # its features are those of no step
@@ -92,9 +109,11 @@ class DistillationMonitor:
         self._keep(engine.state.output[CommonKeys.PRED])
         if self.due(engine):
             self._look_at_features()
-            self._look_at_teacher()
+            self._look_at_movement(engine)
             done, whole = engine.state.iteration, (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
-            self._sound({**self._figures, **self.loss.scalars(), "run_share": done / whole if whole else 0.0}, engine)
+            more = {"run_share": done / whole if whole else 0.0}
+            more["prototypes_frozen"] = float(getattr(engine.state, "prototypes_frozen", False))
+            self._sound({**self._figures, **self.loss.scalars(), **more}, engine)
 
     def _keep(self, output: DistillationOutput) -> None:
         """Of every stage the pooled features of the first two views, (2, B, C) each."""
@@ -112,16 +131,20 @@ class DistillationMonitor:
             self._figures[f"feature_rank_share_{number}"] = rank / bound
             self._figures[f"feature_spread_{number}"] = spread(features)
         self._figures["feature_rank_bound"] = bound
+        self._figures["view_distance"] = view_distance(batches[-1][0][0], batches[-1][0][1])
         pairs = [(step[-1][0], step[-1][1]) for step in batches]
         share, score = view_match(pairs) if sum(len(first) for first, _ in pairs) >= ENOUGH else (math.nan, math.nan)
         self._figures |= {"view_match": share, "view_match_score": score}
         # a target of T * B can name at most one of B volumes
         self._figures["batch_information"] = min(math.log(pairs[-1][0].shape[0]), self.loss.uniform_loss)
 
-    def _look_at_teacher(self) -> None:
+    def _look_at_movement(self, engine: Workflow) -> None:
         self._figures["teacher_distance"] = relative_distance(self.network.teacher, self.network.student)
         for half, movement in self._movements.items():
             self._figures[f"{half}_movement"] = movement.since_last()
+        passed, self._looked = engine.state.iteration - self._looked, engine.state.iteration
+        steps = max(1.0, passed / getattr(engine, "accumulation_steps", 1))
+        self._figures["student_stride"] = self._figures["student_movement"] / steps
 
     def _sound(self, figures: Scalars, engine: Workflow) -> None:
         for alarm in self.alarms:
@@ -140,8 +163,10 @@ class DistillationMonitor:
         return not any(self._lasted.values())
 
     def start_anew(self) -> None:
-        """Forget the features and how long conditions have lasted: the network is not the one that was watched."""
+        """Forget the features, the last step and how long conditions have lasted: the network is another one."""
         self._features.clear()
+        for movement in self._movements.values():
+            movement.load_state_dict([])
         self.sounding.clear()
         self._lasted = dict.fromkeys(self._lasted, 0)
 
@@ -157,6 +182,7 @@ class DistillationMonitor:
             "figures": self._figures,
             "lasted": self._lasted,
             "sounding": self.sounding,
+            "looked": self._looked,
             "movements": {half: movement.state_dict() for half, movement in self._movements.items()},
         }
 
@@ -166,6 +192,7 @@ class DistillationMonitor:
         self._features = deque(tuple(stage.to(device) for stage in step) for step in state["features"])
         self._figures, self._lasted = dict(state["figures"]), dict(state["lasted"])
         self.sounding = dict(state["sounding"])
+        self._looked = state["looked"]
         for half, movement in self._movements.items():
             movement.load_state_dict(state["movements"][half])
 

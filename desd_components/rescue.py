@@ -193,6 +193,7 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
     "same_targets": (_published_center, _lower_temperature, _sinkhorn, _lower_rate),
     "divergence": (_lower_rate,),
     "feature_collapse": (_lower_rate,),
+    "steps_too_large": (_lower_rate,),
     "teacher_follows_not": (_teacher_follows,),
     "teacher_is_student": (_teacher_lags,),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -49,9 +50,22 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def json_text(content: Any, indent: int | None = None) -> str:
+    """`content` as JSON that every reader takes: it knows no NaN and no infinity, so numbers that are none are null."""
+    return json.dumps(_without_nan(content), indent=indent, allow_nan=False)
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically."""
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    """Write `content` as indented JSON, atomically; see `json_text`."""
+    write_atomically(path, (json_text(content, indent=2) + "\n").encode())
 
 
 def save_tensors(path: Path, content: Any) -> None:

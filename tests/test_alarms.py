@@ -18,22 +18,32 @@ HEALTHY = {
     "feature_spread_4": 0.3,
     "view_match": 0.4,
     "view_match_score": 9.0,
+    "view_distance": 0.9,
     "teacher_movement": 1e-3,
     "student_movement": 2e-3,
+    "student_stride": 2e-4,
     "teacher_distance": 0.02,
     "teacher_gradient_norm": 0.0,
     "run_share": 0.5,
+    "prototypes_frozen": 0.0,
     **{f"stage_{stage}_loss": 0.9 * LN_K for stage in (1, 2, 3, 4)},
     **{f"gradient_norm_{stage}": 0.1 for stage in (1, 2, 3, 4)},
     **{f"head_gradient_norm_{stage}": 0.1 for stage in (1, 2, 3, 4)},
+    **{f"prototype_gradient_norm_{stage}": 0.1 for stage in (1, 2, 3, 4)},
 }
 HARM = {
     "uniform_collapse": ({"teacher_entropy": 0.995 * LN_K, "marginal_entropy": 0.999 * LN_K}, "ln K = 2.773"),
-    "one_sided_collapse": ({"teacher_entropy": 0.01, "marginal_entropy": 0.02}, "one prototype for every view"),
+    "one_sided_collapse": (
+        {"teacher_entropy": 0.01, "marginal_entropy": 0.02},
+        "the same prototypes for every view: a batch shares 1.0",
+    ),
     "same_targets": ({"marginal_entropy": 0.605 * LN_K}, "the same of every volume"),
     "divergence": ({"stage_2_loss": 5.0}, "A student that knew nothing"),
     "feature_collapse": ({"feature_rank_4": 1.2}, r"1.2 directions of 63"),
     "unrelated_views": ({"view_match_score": 0.3}, "find their partner"),
+    "same_views": ({"view_distance": 0.0}, "Both views of a volume are the same"),
+    "steps_too_large": ({"student_stride": 0.04}, "moves the student by 4.0% of its weights"),
+    "prototypes_without_gradient": ({"prototype_gradient_norm_2": 0.0}, "prototypes of stage 2 get no gradient"),
     "teacher_follows_not": ({"teacher_movement": 0.0}, "stands still"),
     "teacher_is_student": ({"teacher_distance": 0.0}, "are the same"),
     "teacher_gradient": ({"teacher_gradient_norm": 0.1}, "gets a gradient"),
@@ -45,6 +55,13 @@ HARMLESS = {
     "the last tenth of a run, where the momentum nears 1": {"teacher_movement": 0.0, "run_share": 0.95},
     "a learning rate of 0, as at the start of a warm-up": {"teacher_distance": 0.0, "student_movement": 0.0},
     "a teacher sure of itself that tells volumes apart": {"teacher_entropy": 0.001, "marginal_entropy": 2.0, "kl": 0.0},
+    "prototypes that the recipe freezes": {"prototype_gradient_norm_1": 0.0, "prototypes_frozen": 1.0},
+    "a teacher that names three prototypes, and by them the volume": {"teacher_entropy": 0.5, "marginal_entropy": 1.1},
+    "a small batch that shares three prototypes": {
+        "teacher_entropy": 0.5,
+        "marginal_entropy": math.log(3),
+        "batch_information": math.log(4),
+    },
     "a buffer too small to have a rank": {"feature_rank_4": 1.0, "feature_rank_bound": 3.0},
     "figures that are not known": dict.fromkeys(HEALTHY, math.nan),
 }
@@ -63,6 +80,12 @@ def test_each_harm_has_its_alarm_and_no_other(tiny_encoder, name):
     said = sounding(tiny_encoder, changed)
     assert set(said) == {name}
     assert words in said[name]
+
+
+def test_a_collapse_is_seen_on_its_way(tiny_encoder):
+    said = sounding(tiny_encoder, {"teacher_entropy": 0.9, "marginal_entropy": 1.1})
+    assert set(said) == {"one_sided_collapse"}
+    assert "a batch shares 3.0 of them" in said["one_sided_collapse"]
 
 
 @pytest.mark.parametrize("case", HARMLESS)

@@ -80,6 +80,14 @@ def test_the_history_has_training_and_label_free_scores(trained):
     assert all(0 <= scores[-1][f"val_{kind}_{stage}"] <= 1 for kind in ("retrieval", "rank") for stage in (1, 2, 3, 4))
 
 
+def test_whatever_a_run_writes_as_json_a_strict_reader_takes(trained):
+    texts = [path.read_text() for path in trained[0].rglob("*.json")]
+    lines = (trained[0] / "history.jsonl").read_text().splitlines()
+    assert len(texts) >= 3
+    read = [json.loads(text, parse_constant=pytest.fail) for text in [*texts, *lines]]
+    assert any(value is None for record in read for value in record.values())  # what so short a run cannot know
+
+
 def test_a_run_repeats_from_the_config_that_it_wrote(trained, tmp_path):
     succeed(run_files([str(trained[0] / "config.yaml")], "training", output_dir=tmp_path / "again"))
     first = torch.load(trained[0] / "encoder.pt", weights_only=True)

@@ -1,10 +1,13 @@
 """An alarm stops a run where it can be resumed, or lets it be rescued, if the run's settings ask for it."""
 
 import logging
+import re
 
 import pytest
 import torch
+from forked_runs import overlay, run_forked
 from ignite.engine import Events
+from scan_files import write_pairs
 from states import differing, figures
 from test_resume import pretraining
 
@@ -116,3 +119,43 @@ def test_a_rescued_run_keeps_its_settings_when_a_warning_is_enough(tmp_path):
 def test_a_rescue_stops_where_no_setting_is_to_blame_or_too_many_have_failed(tmp_path, name, again, words):
     with pytest.raises(UserError, match=f"on_collapse: rescue.*{words}"):
         train(tmp_path, 2, "rescue", name, max_rescues=2, again=again)
+
+
+@pytest.fixture
+def in_two_processes(tmp_path):
+    """Run a bundle whose second process alone hears an alarm; exit codes, and what each process said."""
+    write_pairs(tmp_path / "scans", [f"case_{number}" for number in range(8)], shape=(16, 17, 16))
+
+    def train(on_collapse, iteration=2):
+        sound = {"_target_": "interruptions.SoundAlarm", "iteration": iteration, "rank": 1, "name": "divergence"}
+        more = overlay(tmp_path / "sound.yaml", {**sound, "monitor": "@monitor"})
+        settings = {"dataset_dir": tmp_path / "scans", "cache_dir": tmp_path / "cache", "val_volumes": 2}
+        settings |= {"on_collapse": on_collapse, "max_epochs": 3}
+        run = tmp_path / "run"
+        codes = run_forked("desd_pretrain", "train smoke multi_gpu_train", run, more, processes=2, **settings)
+        return codes, [(tmp_path / f"run_{rank}.txt").read_text() for rank in (0, 1)]
+
+    return train
+
+
+def networks(said):
+    """The network after each iteration, as a digest."""
+    return [digest for _, digest in re.findall(r"after iteration (\d+): (\w+)", said)]
+
+
+def test_stop_ends_both_processes_with_the_line_of_the_one_that_saw_the_alarm(in_two_processes, tmp_path):
+    codes, said = in_two_processes("stop")
+    assert codes == [1, 1], said
+    line = "Stopped after 2 iterations by on_collapse: stop. The teacher says the same. The state is saved"
+    assert all(line in words for words in said)
+    assert read_state(tmp_path / "run" / "state.pt")["iteration"] == 2
+
+
+def test_a_rescue_takes_both_processes_back_alike(in_two_processes):
+    codes, said = in_two_processes("rescue")
+    assert codes == [0, 0], said
+    first, second = map(networks, said)
+    assert len(first) == 6
+    assert first == second
+    assert len(set(first)) == 6
+    assert "Iteration 2: rescue 1 of 3 from divergence" in said[0]

@@ -14,6 +14,7 @@ from desd_components.health import (
     gradient_norm,
     relative_distance,
     spread,
+    view_distance,
     view_match,
 )
 
@@ -82,10 +83,17 @@ def test_movement_goes_on_from_a_state():
 
 def test_the_gradient_norm_is_that_of_all_parameters_together():
     module = nn.Linear(3, 2)
-    assert gradient_norm(module) == 0
+    assert gradient_norm(module.parameters()) == 0
     for parameter in module.parameters():
         parameter.grad = torch.full_like(parameter, 2)
-    assert gradient_norm(module) == pytest.approx(2 * math.sqrt(8))
+    assert gradient_norm(module.parameters()) == pytest.approx(2 * math.sqrt(8))
+
+
+def test_views_are_as_far_apart_as_volumes_are_from_their_mean():
+    volumes = torch.randn(500, 8)
+    assert view_distance(volumes, volumes) == 0
+    assert view_distance(volumes, 0.1 * torch.randn(500, 8) + volumes) == pytest.approx(0.1, rel=0.1)
+    assert math.isnan(view_distance(torch.ones(3, 8), torch.zeros(3, 8)))
 
 
 def test_rows_that_are_not_finite_are_left_out():

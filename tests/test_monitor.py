@@ -57,7 +57,7 @@ CASES = {
     "one_sided": (
         lambda: (torch.eye(16)[0].expand(2, 16, 16) * 9, torch.eye(16)[0].expand(4, 2, 16, 16) * 9),
         varied,
-        "names one prototype for every view",
+        "names the same prototypes for every view",
     ),
     "flat features": (
         lambda: (torch.rand(2, 16, 16) * 0.3, torch.rand(4, 2, 16, 16) * 0.1),
@@ -90,6 +90,22 @@ def test_the_rank_is_taken_over_a_buffer_of_volumes(monitor):
     for _ in range(5):
         look(monitor, step, torch.rand(2, 16, 16), torch.rand(4, 2, 16, 16), varied())
     assert monitor.scalars()["feature_rank_bound"] == min(47, 32)
+
+
+def test_the_stride_is_how_far_a_step_moves_the_student(monitor):
+    step = Step()
+
+    def stride_after(iterations):
+        with torch.no_grad():
+            for parameter in monitor.network.student.parameters():
+                parameter.mul_(1.25)  # a fifth of what it becomes
+        step.iteration += iterations - 1
+        look(monitor, step, torch.rand(2, 16, 16), torch.rand(4, 2, 16, 16), varied())
+        return monitor.scalars()["student_stride"]
+
+    stride_after(1)
+    assert stride_after(1) == pytest.approx(0.2, rel=1e-3)
+    assert stride_after(5) == pytest.approx(0.04, rel=1e-3)
 
 
 def test_the_starting_lines_say_half_life_and_ln_k():

@@ -5,8 +5,8 @@ Where from: ours. A fault is a function of a `TinyRun` whose trainer is running.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,12 +25,14 @@ class Fault:
     Args:
         name: for the table.
         inject: puts it into a run.
-        by_setting: whether a setting of the run causes it, so that another setting may cure it.
+        by_setting: whether a setting causes it that can change within a run, so that another may cure it.
+        setting: what is different from the first step on, for a fault that cannot be put in later.
     """
 
     name: str
     inject: Callable[[TinyRun], None]
     by_setting: bool = False
+    setting: Mapping[str, Any] = field(default_factory=dict)
 
 
 # centring and temperature
@@ -175,6 +177,7 @@ FAULTS = (
     Fault("encoder stage 3 frozen", _frozen_stage),
     Fault("encoder frozen", _frozen_encoder),
     Fault("prototypes frozen for ever", _frozen_prototypes),
+    Fault("heads with layer norm", lambda run: None, setting={"head_norm": "layer"}),
     Fault("heads without their last normalisation", _without_normalisation),
     Fault("half-precision overflow", _overflow),
 )

@@ -1,7 +1,7 @@
 """The table of faults: which of them harm a pre-training, how soon its alarms say so, and that healthy runs are quiet.
 
-Where from: ours. Every row is measured on tiny runs over generated volumes (see `fault_runs`): harm is what the
-teacher's encoder has lost against the healthy run of the same seed, in units of what healthy seeds differ by.
+Where from: ours. Every row is measured on tiny runs over generated volumes (see `fault_runs`). The measure was fixed,
+and the alarms were made, while looking at the seeds 0 to 9 and their settings' seeds from 100 on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,60 +21,56 @@ import torch
 from desd_components.errors import UserError
 from desd_components.record import environment
 from desd_components.tools.fault_list import FAULTS, Fault
-from desd_components.tools.fault_runs import (
-    JUDGED,
-    Finding,
-    Setting,
-    TinyRun,
-    contexts,
-    judged_views,
-    varied_settings,
-    volumes,
-)
+from desd_components.tools.fault_runs import Finding, Setting, TinyRun, contexts, healthy_settings, volumes
+from desd_components.tools.fault_scores import KnownAgain
+from desd_components.tools.fault_table import failures, markdown
 from desd_components.weights import write_atomically, write_json
 
 logger = logging.getLogger(__name__)
 
 DEADLINE = 100  # steps from the onset of a fault that harms to its first alarm
-HARM = 3.0  # standard deviations between healthy seeds that a score must fall to count as harm
+HARM = 2.0  # standard deviations between healthy seeds that the mean score must fall to count as harm
 NOTHING_LEFT = 0.02  # of ln K; a loss so near to 0 or to ln K has nothing more to teach
-VOLUMES = 96
+TRAINED, JUDGED = 48, 64  # volumes
+PLAIN = 10  # healthy runs of the plain setting, at least: the seeds that harm is measured against
 
 
-def faults(steps: int = 130, onset: int = 30, healthy: int = 30, seed: int = 7, output: str = "results") -> int:
+def faults(
+    steps: int = 330, onset: int = 30, healthy: int = 30, seed: int = 11, seeds: int = 2, output: str = "results"
+) -> int:
     """Measure the table of faults and write faults.json and faults.md.
 
     Args:
         steps: of each run.
         onset: steps before a fault is put in.
         healthy: runs of different seeds and settings that must stay quiet.
-        seed: of the runs that faults are put into; the alarms were made while looking at seed 0.
+        seed: the first of all runs; the alarms were made while looking at seeds from 0 on.
+        seeds: runs that each fault is put into.
         output: folder of the two files.
 
     Returns:
-        0 when every fault that harms was reported in time and no healthy run was; 1 otherwise.
+        0 when every fault that harms was reported in time in each of its runs and no healthy run was; 1 otherwise.
 
     Raises:
-        UserError: when a run is too short for its faults, or too few runs are healthy.
+        UserError: when runs are too short for their faults, or too few are healthy.
     """
-    if steps < onset + DEADLINE or healthy < 3:
-        raise UserError(f"steps={steps}: give at least {onset + DEADLINE} (onset + {DEADLINE}), and 3 healthy runs.")
+    if steps < onset + DEADLINE:
+        raise UserError(f"steps={steps}: give at least {onset + DEADLINE}, the onset and {DEADLINE} more.")
+    if healthy < PLAIN or not 1 <= seeds <= PLAIN:
+        raise UserError(
+            f"healthy={healthy}, seeds={seeds}: give at least {PLAIN} healthy runs, and 1 to {PLAIN} seeds."
+        )
     began = time.process_time()
     with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench(Path(scratch), steps, onset, seed=seed)
-        quiet = [bench.healthy_row(setting) for setting in healthy_settings(healthy)]
-        reference = {row["seed"]: row["score"] for row in quiet if row["setting"] == "plain"}
-        if seed not in reference:
-            reference[seed] = bench.healthy_row(Setting(seed=seed))["score"]
-        rows = [bench.fault_row(fault, reference) for fault in FAULTS]
-        for row, fault in zip(rows, FAULTS, strict=True):
-            curable = row["harms"] and fault.by_setting
-            row["rescue"] = bench.rescue_row(fault, reference.values()) if curable else None
+        bench = Bench(Path(scratch), steps, onset, range(seed, seed + seeds))
+        quiet = [bench.healthy_row(setting) for setting in healthy_settings(healthy, seed, PLAIN)]
+        rows = bench.fault_rows(FAULTS, quiet[:PLAIN])
     table = {
         "steps": steps,
         "onset": onset,
-        "seed": seed,
+        "seeds": list(bench.seeds),
         "deadline": DEADLINE,
+        "harm": HARM,
         "plain": asdict(Setting()),
         "faults": rows,
         "healthy": quiet,
@@ -88,78 +84,122 @@ def faults(steps: int = 130, onset: int = 30, healthy: int = 30, seed: int = 7, 
     return int(bool(failures(table)))
 
 
-def healthy_settings(count: int) -> list[Setting]:
-    """A third of them plain, of different seeds; the others with one setting changed."""
-    plain = max(3, count // 3)
-    varied = [replace(setting, seed=100 + setting.seed) for setting in varied_settings(count - plain + 1)[1:]]
-    return [Setting(seed=seed) for seed in range(plain)] + varied
-
-
 class Bench:
-    """Runs on one set of volumes, which lie in `folder`; those with a fault are of `seed`."""
+    """Runs on one set of volumes, which lie in `folder`; those with a fault are of `seeds`."""
 
-    def __init__(self, folder: Path, steps: int, onset: int, count: int = VOLUMES, seed: int = 0) -> None:
+    def __init__(self, folder: Path, steps: int, onset: int, seeds: Sequence[int], count: int = TRAINED) -> None:
         torch.set_num_threads(1)
-        self.records, self.cache = volumes(folder / "volumes", count), folder / "cache"
-        self.steps, self.onset, self.seed = steps, onset, seed
-        self._judged, self._known = judged_views(self.records, self.cache), dict[bytes, Any]()
-        self._long: float | None = None
+        records, self.cache = volumes(folder / "volumes", count + JUDGED), folder / "cache"
+        self.records, self.judge = records[:count], KnownAgain(records[count:], self.cache)
+        self.steps, self.onset, self.seeds = steps, onset, seeds
+        self._known = {seed: dict[bytes, Any]() for seed in seeds}
 
     def run(
         self, setting: Setting, fault: Fault | None = None, on_collapse: str = "warn", steps: int | None = None
     ) -> Finding:
         """One run, with a fault or without."""
-        dataset = contexts(self.records[:-JUDGED], self.cache, setting.seed, repeats=100)
-        known = self._known if setting == Setting(seed=self.seed) else None
-        run = TinyRun(setting, dataset, self._judged, steps or self.steps, known, on_collapse)
-        return run.run(fault.inject if fault else None, self.onset)
+        setting = replace(setting, **fault.setting) if fault else setting
+        dataset = contexts(self.records, self.cache, setting.seed, repeats=100)
+        plain = setting == Setting(seed=setting.seed)
+        known = self._known.get(setting.seed) if plain else None
+        run = TinyRun(setting, dataset, self.judge, steps or self.steps, known, on_collapse)
+        return run.run(fault.inject if fault else None, self._onset(fault))
+
+    def _onset(self, fault: Fault | None) -> int:
+        return 0 if fault is None or fault.setting else self.onset
 
     def healthy_row(self, setting: Setting) -> dict[str, Any]:
         """What a healthy run shows."""
         found = self.run(setting)
-        row = {"setting": described(setting), "seed": setting.seed, "score": found.score, "loss": found.loss}
+        row = {"setting": described(setting), "seed": setting.seed, "score": found.score, "untrained": found.untrained}
         logger.info("healthy, %s, seed %d: score %.3f", row["setting"], setting.seed, found.score)
-        return {**row, "alarms": [{"step": step, "name": name} for step, name, _ in found.alarms]}
+        return {**row, "loss": found.loss, "alarms": named(found)}
 
-    def fault_row(self, fault: Fault, reference: Mapping[int, float]) -> dict[str, Any]:
-        """What a fault does; `reference`: seed -> score of healthy runs of the plain setting, with the bench's."""
-        found = self.run(Setting(seed=self.seed), fault)
-        healthy = reference[self.seed]
-        harm = (healthy - found.score) / statistics.stdev(reference.values())
-        step, name, message = found.alarms[0] if found.alarms else (None, "", "")
-        message = message.replace(f"{self.cache.parent}/", "")  # where the volumes lay is of no interest
-        logger.info("%s: harm %.1f, %s after %s", fault.name, harm, name or "no alarm", step and step - self.onset)
+    def fault_rows(self, listed: Sequence[Fault], plain: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What each fault does, and what a rescue makes of those that harm and that a setting causes.
+
+        Args:
+            listed: faults.
+            plain: rows of healthy runs of the plain setting, those of the bench's seeds among them.
+        """
+        spread = statistics.stdev(row["score"] for row in plain)
+        short, long = {row["seed"]: row["score"] for row in plain}, dict[int, float]()
+        rows = [self.fault_row(fault, short, spread) for fault in listed]
+        for row, fault in zip(rows, listed, strict=True):
+            if row["harms"] and fault.by_setting:
+                long = long or {seed: self.run(Setting(seed=seed), steps=self._long).score for seed in self.seeds}
+                row["rescue"] = self.rescue_row(fault, long, spread)
+        return rows
+
+    @property
+    def _long(self) -> int:
+        """Steps of a run that is rescued: for the alarm, and to learn again what was lost."""
+        return self.steps + DEADLINE
+
+    def fault_row(self, fault: Fault, healthy: Mapping[int, float], spread: float) -> dict[str, Any]:
+        """What a fault does to each of the bench's seeds.
+
+        Args:
+            fault: put into a run of each.
+            healthy: seed -> score of its healthy run.
+            spread: standard deviation between such scores.
+        """
+        found, onset = {seed: self.run(Setting(seed=seed), fault) for seed in self.seeds}, self._onset(fault)
+        lost = lost_score(found, healthy) / spread
+        runs = [
+            {
+                "seed": seed,
+                "score": one.score,
+                "loss": one.loss,
+                "stopped": bool(one.stopped),
+                "steps_to_alarm": one.alarms[0][0] - onset if one.alarms else None,
+                "alarms": named(one),
+            }
+            for seed, one in found.items()
+        ]
+        logger.info("%s: harm %.1f, alarms after %s", fault.name, lost, [run["steps_to_alarm"] for run in runs])
         return {
             "fault": fault.name,
             "by_setting": fault.by_setting,
-            "score": found.score,
-            "healthy_score": healthy,
-            "harm": harm,
-            "harms": harm > HARM or bool(found.stopped) or nothing_left(found.loss),
-            "stopped": bool(found.stopped),
-            "loss": found.loss,
-            "steps_to_alarm": None if step is None else step - self.onset,
-            "alarm": name,
-            "message": message,
-            "alarms": [{"step": step, "name": name} for step, name, _ in found.alarms],
+            "onset": onset,
+            "harm": lost,
+            "harms": lost > HARM or any(map(ended, found.values())),
+            "runs": runs,
+            "message": self._message(found.values()),
+            "rescue": None,
         }
 
-    def rescue_row(self, fault: Fault, reference: Collection[float]) -> dict[str, Any]:
-        """What `on_collapse: rescue` makes of a fault, against a healthy run as long.
+    def _message(self, found: Iterable[Finding]) -> str:
+        """Of the first alarm of the first run that has one; where the volumes lay is of no interest."""
+        messages = (one.alarms[0][2] for one in found if one.alarms)
+        return next(messages, "").replace(f"{self.cache.parent}/", "")
 
-        Args:
-            fault: one that a setting causes.
-            reference: scores of healthy seeds.
-        """
-        steps = self.steps + DEADLINE  # for the alarm, and to learn again what was lost
-        found = self.run(Setting(seed=self.seed), fault, "rescue", steps)
-        if self._long is None:
-            self._long = self.run(Setting(seed=self.seed), steps=steps).score
-        lost = (self._long - found.score) / statistics.stdev(reference)
-        saved = lost <= HARM and not found.stopped and not nothing_left(found.loss)
-        logger.info("%s, with rescue: %d rescues, %.1f lost", fault.name, found.rescues, lost)
-        row = {"steps": steps, "rescues": found.rescues, "score": found.score, "healthy_score": self._long}
-        return {**row, "lost": lost, "loss": found.loss, "stopped": found.stopped, "saved": saved}
+    def rescue_row(self, fault: Fault, healthy: Mapping[int, float], spread: float) -> dict[str, Any]:
+        """What `on_collapse: rescue` makes of a fault; see `fault_row`. The healthy runs are as long."""
+        found = {seed: self.run(Setting(seed=seed), fault, "rescue", self._long) for seed in self.seeds}
+        lost = lost_score(found, healthy) / spread
+        runs = [
+            {"seed": seed, "score": one.score, "loss": one.loss, "rescues": one.rescues, "stopped": one.stopped}
+            for seed, one in found.items()
+        ]
+        logger.info("%s, with rescue: %s rescues, %.1f lost", fault.name, [run["rescues"] for run in runs], lost)
+        return {
+            "steps": self._long,
+            "healthy_score": statistics.mean(healthy.values()),
+            "harm": lost,
+            "saved": lost <= HARM and not any(map(ended, found.values())),
+            "runs": runs,
+        }
+
+
+def lost_score(found: Mapping[int, Finding], healthy: Mapping[int, float]) -> float:
+    """What runs lost on the mean against the healthy runs of the same seeds."""
+    return statistics.mean(healthy[seed] - one.score for seed, one in found.items())
+
+
+def ended(found: Finding) -> bool:
+    """Whether a run had to stop, or has nothing left to learn from."""
+    return bool(found.stopped) or nothing_left(found.loss)
 
 
 def nothing_left(loss: float) -> bool:
@@ -168,83 +208,13 @@ def nothing_left(loss: float) -> bool:
     return share < NOTHING_LEFT or abs(1 - share) < NOTHING_LEFT
 
 
+def named(found: Finding) -> list[dict[str, Any]]:
+    """When which alarm sounded."""
+    return [{"step": step, "name": name} for step, name, _ in found.alarms]
+
+
 def described(setting: Setting) -> str:
     """What differs from the plain setting, beside the seed."""
-    plain = asdict(Setting())
-    changed = {key: value for key, value in asdict(setting).items() if value != plain[key] and key != "seed"}
+    plain = asdict(replace(Setting(), seed=setting.seed))
+    changed = {key: value for key, value in asdict(setting).items() if value != plain[key]}
     return ", ".join(f"{key} {value}" for key, value in changed.items()) or "plain"
-
-
-def failures(table: dict[str, Any]) -> list[str]:
-    """Faults that harm and were not reported in time, and healthy runs that were."""
-    late = [
-        row["fault"]
-        for row in table["faults"]
-        if row["harms"] and (row["steps_to_alarm"] is None or not 0 < row["steps_to_alarm"] <= table["deadline"])
-    ]
-    return late + [f"healthy: {row['setting']}, seed {row['seed']}" for row in table["healthy"] if row["alarms"]]
-
-
-def markdown(table: dict[str, Any]) -> str:
-    """The table for people."""
-    lines = [
-        *_preamble(table),
-        "",
-        "| fault | harms? | score (healthy) | harm | loss | onset, step | steps to alarm | rescued | alarm |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(_line(row, table["onset"]) for row in table["faults"]),
-        "",
-        "Healthy runs: " + "; ".join(f"{row['setting']} (seed {row['seed']})" for row in table["healthy"]) + ".",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _preamble(table: dict[str, Any]) -> list[str]:
-    quiet, missed = table["healthy"], failures(table)
-    harming = [row["fault"] for row in table["faults"] if row["harms"]]
-    plain = [row["score"] for row in quiet if row["setting"] == "plain"]
-    rescues = [row["rescue"] for row in table["faults"] if row["rescue"]]
-    return [
-        f"{sum(name not in missed for name in harming)} of {len(harming)} faults that harm are reported within "
-        f"{table['deadline']} steps; {sum(bool(row['alarms']) for row in quiet)} of {len(quiet)} healthy runs raised "
-        f"an alarm. on_collapse: rescue saves {sum(row['saved'] for row in rescues)} of the {len(rescues)} faults that "
-        "harm and come from a setting.",
-        "",
-        f"Each fault is put into a healthy tiny run after {table['onset']} of {table['steps']} steps (seed "
-        f"{table['seed']}; the alarms were made while looking at seed 0; CPU, generated volumes). Score: how often the "
-        "teacher's encoder finds a volume that no run trained on more like "
-        "another view of itself than another volume (0.5: luck). Harm: what the score lost against the healthy run of "
-        f"the same seed, in standard deviations between {len(plain)} healthy seeds (mean {statistics.mean(plain):.3f}, "
-        f"sd {statistics.stdev(plain):.3f}); above {HARM:g} it counts; so does a loss within {NOTHING_LEFT:.0%} "
-        "of ln K from 0 or from ln K, where nothing is left to learn, and so does a run that had to stop.",
-        "",
-        f"Rescued: the same fault with on_collapse: rescue, {DEADLINE} steps longer, with its score (that of a healthy "
-        "run as long) and the number of rescues; saved when no harm is left by the same measure.",
-    ]
-
-
-def _line(row: dict[str, Any], onset: int) -> str:
-    cells = [
-        row["fault"],
-        "yes" if row["harms"] else "not measurably",
-        f"{row['score']:.3f} ({row['healthy_score']:.3f})",
-        f"{row['harm']:.1f}",
-        f"{row['loss']:.3f}",
-        onset,
-        "–" if row["steps_to_alarm"] is None else row["steps_to_alarm"],
-        _rescued(row["rescue"]),
-        f"{row['alarm']}: {first_sentence(row['message'])}" if row["alarm"] else "none",
-    ]
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def _rescued(rescue: dict[str, Any] | None) -> str:
-    if rescue is None:
-        return ""
-    told = f"{rescue['score']:.3f} ({rescue['healthy_score']:.3f}) after {rescue['rescues']}"
-    return ("yes: " if rescue["saved"] else "stopped: " if rescue["stopped"] else "no: ") + told
-
-
-def first_sentence(message: str) -> str:
-    """What was seen; the remedies follow it in the log."""
-    return message.split(". ")[0] + "."

@@ -6,7 +6,6 @@ Where from: ours, with the template and figures of the other pages.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ def write_outputs(
     from desd_components.weights import write_atomically, write_json
 
     output = places.output
-    write_json(output / "summary.json", _plain({**summary, "remarks": list(remarks)}))
+    write_json(output / "summary.json", {**summary, "remarks": list(remarks)})
     words = [*remarks, *summary["interval_covers"], provenance(records)]
     pages = {
         "table.md": (tables.main_tables(summary), words),
@@ -48,15 +47,6 @@ def write_outputs(
     page = curve_page(places, study, summary, records, remarks)
     write_atomically(output / "index.html", page.encode())
     return output / "index.html"
-
-
-def _plain(content: Any) -> Any:
-    """The same without NaN, which is no JSON."""
-    if isinstance(content, Mapping):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def bands(summary: Mapping[str, Any]) -> list[draw.Band]:
