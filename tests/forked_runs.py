@@ -5,9 +5,11 @@ A forked process can be killed like any other; several of them form a process gr
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -61,7 +63,7 @@ def run_forked(
     if kill_after is not None:
         children[0].join(kill_after)
         for child in children:
-            child.kill()
+            _kill(child)
     return [_exit_code(child, children, timeout) for child in children]
 
 
@@ -72,12 +74,23 @@ def _plain(value: Any) -> Any:
 def _exit_code(child: Any, children: list[Any], timeout: float) -> int:
     child.join(timeout)
     if child.exitcode is None:
-        child.kill()
+        _kill(child)
         child.join()
     if child.exitcode < 0:  # as torchrun does: the others would wait for one that is gone
         for other in children:
-            other.kill()
+            _kill(other)
     return child.exitcode
+
+
+def _kill(child: Any) -> None:
+    """Kill a process, and its loader processes: one that was just being started would wait for it for ever.
+
+    It remembers its parent too late to notice that it is gone (torch's `ManagerWatchdog`), and holds open what
+    multiprocessing waits for.
+    """
+    child.kill()
+    with contextlib.suppress(ProcessLookupError):  # killed before it had a group of its own
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def _free_port() -> int:
@@ -94,6 +107,7 @@ def _train(
     settings: dict[str, Any],
     prepare: Callable[[], None] | None,
 ) -> None:
+    os.setpgid(0, 0)
     os.chdir(ROOT)
     os.environ.update(CUDA_VISIBLE_DEVICES="", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))

@@ -10,7 +10,7 @@ from desd_components.errors import UserError
 from desd_components.tools.fault_list import FAULTS
 from desd_components.tools.fault_runs import Finding, Setting, healthy_settings
 from desd_components.tools.fault_scores import known_again
-from desd_components.tools.fault_table import failures, markdown
+from desd_components.tools.fault_table import failures, in_time, markdown
 from desd_components.tools.faults import Bench, described, ended, faults, lost_score, nothing_left
 
 STEPS, ONSET = 60, 10
@@ -142,6 +142,19 @@ def test_a_dead_head_is_not_rescued(bench):
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_every_fault_that_harms_is_reported_in_time_and_thirty_healthy_runs_are_quiet(tmp_path):
+def test_every_fault_that_harms_is_reported_in_time_and_thirty_healthy_runs_are_quiet(tmp_path, record_property):
     code = faults(output=str(tmp_path))
-    assert code == 0, failures(json.loads((tmp_path / "faults.json").read_text()))
+    table = json.loads((tmp_path / "faults.json").read_text())
+    harming = [row for row in table["faults"] if row["harms"]]
+    reported = sum(in_time(row, table["deadline"]) for row in harming)
+    wrong = sum(bool(row["alarms"]) for row in table["healthy"])
+    rescues = [row["rescue"] for row in table["faults"] if row["rescue"]]
+    record_property("fault", "faults put into the training itself, of which some harm (see the table of faults)")
+    record_property("tried", f"{len(table['faults'])}, of which {len(harming)} harm")
+    record_property("survived", f"{reported} reported")
+    record_property(
+        "seen",
+        f"alarms within {table['deadline']} steps: right {reported} of {len(harming)}, wrong {wrong} of "
+        f"{len(table['healthy'])} healthy runs; rescue saves {sum(row['saved'] for row in rescues)} of {len(rescues)}",
+    )
+    assert code == 0, failures(table)
