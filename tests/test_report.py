@@ -153,6 +153,12 @@ def test_a_plane_is_drawn_as_radiologists_look_at_it():
     assert sagittal.shape == (5, 4) and sagittal[4, 0] == 1, "front on the left, head on top"
 
 
+def test_a_long_curve_that_stays_the_same_is_not_smoothed_for_rounding_would_be_all_to_see():
+    steps = list(range(100))
+    still, moving = (figures.curves([figures.Line("x", steps, [0.3 + up * s for s in steps])], "y") for up in (0, 1))
+    assert "opacity: 0.28" in moving and "opacity: 0.28" not in still
+
+
 def test_running_mean_equals_the_written_out_one():
     values = [3.0, 1.0, 4.0, 1.0, 5.0]
     expected = [sum(values[max(0, i - 1) : i + 2]) / len(values[max(0, i - 1) : i + 2]) for i in range(5)]

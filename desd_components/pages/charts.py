@@ -136,7 +136,7 @@ UNITS = {
     "val_hd95_": "95 % Hausdorff distance (mm)",
 }
 #: of a record, not of the training
-BOOKKEEPING = {"step", "epoch", "seconds", "feature_rank_bound"}
+BOOKKEEPING = {"step", "epoch", "seconds", "feature_rank_bound", "batch_information"}
 MAX_LINES = 8  # of a chart, as there are colours
 
 

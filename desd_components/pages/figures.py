@@ -93,7 +93,7 @@ def curves(
     for line in lines:
         color = COLORS[f"series-{line.color}"]
         marker = "o" if line.points or len(line.values) < 4 else ""
-        noisy = smooth and len(line.values) >= SMOOTHED_FROM and not line.points
+        noisy = smooth and len(line.values) >= SMOOTHED_FROM and not line.points and np.ptp(line.values) > 0
         axes.plot(
             line.steps,
             line.values,
