@@ -11,6 +11,7 @@ import inspect
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -170,10 +171,14 @@ def world(tmp_path_factory):
     encoder = ResNet3DEncoder(depth=10, width=8, stem_kernel=3, stem_stride=1, stem_pool=False)
     about = {"kind": "encoder", "architecture": encoder.architecture}
     about["preprocessing"] = preprocessing_settings(None, "zscore", [-1024, 1024])
-    path = folder / "runs" / "desd_pretrain" / "default" / "encoder.pt"
-    path.parent.mkdir(parents=True)
-    save_weights(encoder, path, about)
+    save_weights(encoder, folder / "pretrained" / "encoder.pt", about)
+    leave_encoder(folder)
     return folder
+
+
+def leave_encoder(world: Path) -> None:
+    """Put the encoder where a page's pre-training leaves it; that of another page has other preprocessing."""
+    shutil.copytree(world / "pretrained", world / "runs" / "desd_pretrain" / "default", dirs_exist_ok=True)
 
 
 def link_kits(folder: Path) -> None:
@@ -216,6 +221,7 @@ def _read(value):
 
 
 def run(line: str, world: Path) -> None:
+    leave_encoder(world)
     command = smoke_command(line, world)
     succeed(command.run())
     assert any(command.settings["output_dir"].iterdir())
