@@ -37,9 +37,9 @@ def scans_root(dataset_dir: str | Path, records: Sequence[Record]) -> Path:
 def _listed(path: Path) -> list[Record]:
     """All records of a list or of a Decathlon folder; none of one scan."""
     source = path / "dataset.json" if path.is_dir() else path
-    return (
-        [record for part in data_list_sections(source).values() for record in part] if source.suffix == ".json" else []
-    )
+    if source.suffix != ".json":
+        return []
+    return [record for part in data_list_sections(source).values() for record in part]
 
 
 class ScanLayout(FolderLayoutBase):
