@@ -6,6 +6,7 @@ Segmentation", MICCAI 2022. This is an independent implementation, written from 
 
 from .bundles import bundle_file, require_version, run_or_bundle
 from .cache import VolumeCache
+from .case_names import CaseNames
 from .checks import check_records, require_writable
 from .class_names import with_background
 from .coding_rate import CodingRateTerm

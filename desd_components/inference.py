@@ -18,6 +18,7 @@ from ignite.engine import Engine, Events
 from monai.data import Dataset, MetaTensor
 from monai.inferers import Inferer
 
+from .case_names import CaseNames
 from .checks import header_problem
 from .errors import UserError, innermost_user_error
 from .loading import loader_fault
@@ -179,7 +180,8 @@ class SkipBadScans:
         """``scan | read as | result``, a row for each scan."""
         results = {path: self.warnings.get(path, "done") for path in self.segmented}
         results |= {failed["image"]: failed["error"].removeprefix(f"{failed['image']}: ") for failed in self.failed}
-        rows = [(Path(path).name, self.readers.get(path) or "-", result) for path, result in results.items()]
+        names = CaseNames({"image": path} for path in results)
+        rows = [(names.file(path), self.readers.get(path) or "-", result) for path, result in results.items()]
         width = max([len(name) for name, _, _ in rows], default=0)
         return ["scan | read as | result", *(f"{name:<{width}} | {kind:<9} | {what}" for name, kind, what in rows)]
 

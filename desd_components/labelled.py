@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from .case_names import CaseNames
 from .class_names import with_background
 from .data_lists import data_list_sections, is_decathlon, read_json
 from .errors import UserError
 from .records import Record, first_names, note_links, present, record_files, records_hash
-from .scans import case_ids, existing, group_channels, read_split, select_cases
+from .scans import existing, group_channels, read_split, select_cases
 from .searching import scan_paths, stem
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class LabelledData:
         class_names: names by label value; index 0 is ``background``.
         training, validation, test: records ``{"image": ..., "label": ...}``; ``test`` may be empty.
         origin: how the sections came about, in words.
+        case_names: what cases are called, told from all that the data hold, whatever is used of them.
     """
 
     class_names: list[str]
@@ -44,6 +46,7 @@ class LabelledData:
     validation: list[Record]
     test: list[Record] = field(default_factory=list)
     origin: str = ""
+    case_names: CaseNames = field(default_factory=CaseNames, compare=False)
 
     @property
     def sections(self) -> dict[str, list[Record]]:
@@ -57,7 +60,7 @@ class LabelledData:
 
     def record(self) -> dict[str, Any]:
         """What a run writes down: classes, case ids by section, origin and hash; usable again as a split file."""
-        cases = {name: [case_ids(record)[0] for record in part] for name, part in self.sections.items()}
+        cases = {name: [self.case_names.id(record) for record in part] for name, part in self.sections.items()}
         return {
             **cases,
             "class_names": self.class_names,
@@ -109,9 +112,9 @@ def find_labelled(
     if not any(sections.values()):
         raise UserError(f"{path}: no image has a label: fine-tuning needs pairs of equal names, or a data-list JSON.")
     origin = "sections of the data"
+    everything = [record for part in sections.values() for record in part]
     if data_split is not None:
         split = read_split(data_split, path if path.is_dir() else path.parent)
-        everything = [record for part in sections.values() for record in part]
         sections = {name: select_cases(everything, cases, str(data_split)) for name, cases in split.items() if cases}
         origin = f"split file {Path(data_split).name}"
     training, validation = sections.get("train", []), sections.get("validation", [])
@@ -123,7 +126,7 @@ def find_labelled(
     if num_labels is not None:
         training = label_subset(training, num_labels, seed)
         origin += f", {num_labels} training labels drawn with seed={seed}"
-    data = LabelledData(names, training, validation, sections.get("test", []), origin)
+    data = LabelledData(names, training, validation, sections.get("test", []), origin, CaseNames(everything))
     logger.info("%s: %s", path, data.summary())
     if path.is_dir():
         note_links([record for part in data.sections.values() for record in part], path)

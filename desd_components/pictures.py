@@ -22,13 +22,14 @@ from monai.transforms import LoadImage, Orientation
 from monai.utils.enums import CommonKeys
 from torch.utils.data import Dataset
 
+from .case_names import CaseNames
 from .encoder import ResNet3DEncoder
 from .features import draw_feature_maps
 from .finish import comfort
 from .pages.pictures import Album
 from .processes import from_all_processes
+from .scan_layout import ScanLayout
 from .scoring import dice_score, scan_path, voxel_size
-from .searching import stem
 
 FAILED = "a picture for the page could not be drawn"
 
@@ -70,12 +71,13 @@ class _Pictures:
     Args:
         output_dir: the run's folder.
         count: of the pictures that are drawn as scans come.
+        case_names: what scans are called: as in the data, or as their results; by default by their files alone.
     """
 
     part: ClassVar[str]
 
-    def __init__(self, output_dir: str | Path, count: int) -> None:
-        self.output_dir, self.count = Path(output_dir), count
+    def __init__(self, output_dir: str | Path, count: int, case_names: CaseNames | ScanLayout | None) -> None:
+        self.output_dir, self.count, self.case_names = Path(output_dir), count, case_names or CaseNames()
         self._album = Album(self.output_dir, self.part)
 
     def attach(self, engine: Workflow) -> None:
@@ -110,12 +112,13 @@ class CasePictures(_Pictures):
 
     Args:
         output_dir: the run's folder.
+        case_names: what scans are called; by default by their files alone.
     """
 
     part = "evaluation"
 
-    def __init__(self, output_dir: str | Path) -> None:
-        super().__init__(output_dir, count=3)
+    def __init__(self, output_dir: str | Path, case_names: CaseNames | None = None) -> None:
+        super().__init__(output_dir, 3, case_names)
         self.cases: list[KeptCase] = []
 
     def _start(self, engine: Workflow) -> None:
@@ -139,14 +142,14 @@ class CasePictures(_Pictures):
 
         truth, prediction = (ras(case.unpacked(what)) for what in (case.truth, case.prediction))
         image, spacing = scan_as_stored(case.path), voxel_size(truth)
-        title, grey = f"{word.capitalize()} case.", window_words(_voxels(image))
+        title, grey, name = f"{word.capitalize()} case.", window_words(_voxels(image)), self.case_names.image(case.path)
         figure = case_figure(_voxels(image), _voxels(truth), {"prediction": _voxels(prediction)}, spacing)
         caption = (
-            f"{stem(Path(case.path))}: Dice {case.dice:.3f}, mean of its classes. White: truth; blue: prediction. "
+            f"{name}: Dice {case.dice:.3f}, mean of its classes. White: truth; blue: prediction. "
             f"Each plane is the one that shows most of the truth; {grey}; letters: the patient's right, left, "
             "front (A), back (P), head, feet."
         )
-        alt = f"Three planes of {stem(Path(case.path))}, the outlines of truth and prediction on them."
+        alt = f"Three planes of {name}, the outlines of truth and prediction on them."
         self._album.add(lambda path: figure.savefig(path, dpi=128, facecolor="black"), title, caption, alt)
 
 
@@ -166,12 +169,19 @@ class ScanPictures(_Pictures):
         output_dir: the run's folder.
         class_names: name of each label value, the background first.
         count: of the scans.
+        case_names: what scans are called; here the layout of their results says it.
     """
 
     part = "inference"
 
-    def __init__(self, output_dir: str | Path, class_names: Sequence[str], count: int = 6) -> None:
-        super().__init__(output_dir, count)
+    def __init__(
+        self,
+        output_dir: str | Path,
+        class_names: Sequence[str],
+        count: int = 6,
+        case_names: CaseNames | ScanLayout | None = None,
+    ) -> None:
+        super().__init__(output_dir, count, case_names)
         self.class_names = list(class_names)
 
     def _see(self, engine: Workflow) -> None:
@@ -188,10 +198,9 @@ class ScanPictures(_Pictures):
         figure = labels_figure(_voxels(image), _voxels(found).round().astype(np.int16), voxel_size(found))
         words = ", ".join(self._name(value) for value in values) or "no class was found"
         caption = f"{words}; {window_words(_voxels(image))}; 20 mm about what was found."
-        alt = f"Three planes of {stem(Path(path))}, outlined: {words}."
-        self._album.add(
-            lambda file: figure.savefig(file, dpi=128, facecolor="black"), f"{stem(Path(path))}.", caption, alt
-        )
+        name = self.case_names.image(path)
+        alt = f"Three planes of {name}, outlined: {words}."
+        self._album.add(lambda file: figure.savefig(file, dpi=128, facecolor="black"), f"{name}.", caption, alt)
 
     def _name(self, value: int) -> str:
         from .pages.slices import color_word
@@ -210,6 +219,7 @@ class FeaturePictures(_Pictures):
         encoder: which sees the volumes of `dataset`; None on an evaluator.
         dataset: samples {"image": (C, X, Y, Z)}, preprocessed; None on an evaluator.
         count: of the volumes.
+        case_names: what scans are called; in an inference the layout of their results says it.
     """
 
     part = "features"
@@ -220,8 +230,9 @@ class FeaturePictures(_Pictures):
         encoder: ResNet3DEncoder | None = None,
         dataset: Dataset | None = None,
         count: int = 2,
+        case_names: CaseNames | ScanLayout | None = None,
     ) -> None:
-        super().__init__(output_dir, count)
+        super().__init__(output_dir, count, case_names)
         self.encoder, self.dataset = encoder, dataset
 
     def attach(self, engine: Workflow) -> None:
@@ -253,7 +264,7 @@ class FeaturePictures(_Pictures):
         volume = image[0].as_subclass(torch.Tensor).float().cpu().numpy()
         stages = [stage.as_subclass(torch.Tensor).float().cpu() for stage in maps]
         name = scan_path(image)
-        title = f"{stem(Path(name))}." if name else f"Volume {len(self._album.pictures) + 1}."
+        title = f"{self.case_names.image(name)}." if name else f"Volume {len(self._album.pictures) + 1}."
         caption = (
             "Middle slices of a scan and of its four stage maps, as preprocessed. Red, green and blue are the first "
             "three principal components of a map's channels: what has one colour looks alike to the encoder."

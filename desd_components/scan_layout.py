@@ -9,7 +9,8 @@ from typing import Any
 
 from monai.data import FolderLayoutBase
 
-from .data_lists import is_decathlon
+from .case_names import CaseNames
+from .data_lists import data_list_sections, is_decathlon
 from .errors import UserError
 from .records import Record, record_files
 from .searching import result_name, stem
@@ -22,12 +23,23 @@ def _absolute(path: str | Path) -> Path:
 def scans_root(dataset_dir: str | Path, records: Sequence[Record]) -> Path:
     """The folder below which sub-folders are kept: `dataset_dir`, or what the scans of a list have in common.
 
-    A Decathlon folder is a list, too: its ``imagesTr`` says nothing about a scan.
+    A Decathlon folder is a list, too: its ``imagesTr`` says nothing about a scan. A folder that tells a scan from
+    others of its list is kept, even if the records are this scan alone.
     """
     path = _absolute(Path(dataset_dir).expanduser())
     if path.is_dir() and not is_decathlon(path):
         return path
-    return Path(os.path.commonpath([_absolute(record_files(record, ("image",))[0]).parent for record in records]))
+    names = CaseNames(_listed(path))
+    scans = [_absolute(record_files(record, ("image",))[0]) for record in records]
+    return Path(os.path.commonpath([scan.parents[names.file(scan).count("/")] for scan in scans]))
+
+
+def _listed(path: Path) -> list[Record]:
+    """All records of a list or of a Decathlon folder; none of one scan."""
+    source = path / "dataset.json" if path.is_dir() else path
+    if source.suffix != ".json":
+        return []
+    return [record for part in data_list_sections(source).values() for record in part]
 
 
 class ScanLayout(FolderLayoutBase):
@@ -55,11 +67,17 @@ class ScanLayout(FolderLayoutBase):
     def filename(self, subject: Any = "subject", idx: Any = None, **kwargs: Any) -> str:
         """The path for the result of the scan `subject`; its folder is made."""
         scan = _absolute(str(subject))
-        # the root itself may be the scan: a folder of one DICOM series
-        inside = scan.parent.relative_to(self.root) if self.root and self.root in scan.parents else Path()
-        folder = self.output_dir / inside / (stem(scan) if self.separate_folder else "")
+        folder = self.output_dir / self._inside(scan) / (stem(scan) if self.separate_folder else "")
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder / result_name(scan, f"_{self.postfix}" if self.postfix else "", self.extension))
+
+    def image(self, scan: str | Path) -> str:
+        """What a scan is called, as `CaseNames.image` does: its sub-folder and name, which its results have, too."""
+        return (self._inside(_absolute(scan)) / stem(scan)).as_posix()
+
+    def _inside(self, scan: Path) -> Path:
+        # the root itself may be the scan: a folder of one DICOM series
+        return scan.parent.relative_to(self.root) if self.root and self.root in scan.parents else Path()
 
 
 def keep_subfolders(dataset_dir: str | Path, records: Sequence[Record], layouts: Sequence[ScanLayout]) -> None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from .case_names import CaseNames, case_ids, without_channel
 from .data_lists import SECTION_NAMES, data_list_sections, is_decathlon, read_json
 from .errors import UserError
 from .records import Record, first_names, note_links, present, record_files
@@ -23,16 +24,6 @@ logger = logging.getLogger(__name__)
 _LABEL_WORD = r"(gm|wm|sc|lesion)?(seg|segs|segmentation|segmentations|label|labels|labelmap|mask|masks|gt)\d*"
 _LABEL_FOLDER = re.compile(rf"({_LABEL_WORD}|labels?t[rs]|annotations?|ground[_-]?truth)", re.IGNORECASE)
 _LABEL_TOKEN = re.compile(_LABEL_WORD, re.IGNORECASE)
-_CHANNEL_SUFFIX = re.compile(r"_\d{4}$")  # nnU-Net's file names: case_0000, case_0001, ... one file per channel
-
-
-def case_ids(record: Record) -> list[str]:
-    """The names under which a split file may list a record, the likeliest first."""
-    first = Path(record_files(record, ("image",))[0])
-    names = [stem(first), _CHANNEL_SUFFIX.sub("", stem(first)), f"{first.parent.name}/{stem(first)}", first.parent.name]
-    if "label" in record:
-        names.insert(0, stem(record["label"]))
-    return list(dict.fromkeys(names))
 
 
 def is_mask(path: Path, root: Path) -> bool:
@@ -71,7 +62,7 @@ def group_channels(images: Sequence[Path], in_channels: int) -> list[Record]:
         return [{"image": str(path)} for path in images]
     cases: dict[tuple[Path, str], list[str]] = {}
     for path in images:
-        cases.setdefault((path.parent, _CHANNEL_SUFFIX.sub("", stem(path))), []).append(str(path))
+        cases.setdefault((path.parent, without_channel(stem(path))), []).append(str(path))
     return [{"image": files if len(files) > 1 else files[0]} for files in cases.values()]
 
 
@@ -135,13 +126,14 @@ def select_cases(records: Sequence[Record], cases: Sequence[str], source: str) -
             by_name.setdefault(name, []).append(record)
     crowded = next((case for case in cases if len(by_name.get(case, ())) > 1), None)
     if crowded is not None:
-        files = first_names((record_files(record)[0] for record in by_name[crowded]), 2)
+        names = CaseNames(by_name[crowded])
+        files = ", ".join(names.file(record_files(record, ("image",))[0]) for record in by_name[crowded][:2])
         raise UserError(
             f"{source}: {crowded!r} fits {len(by_name[crowded])} scans ({files}): write folder/name instead."
         )
     absent = [case for case in cases if case not in by_name]
     if cases and len(absent) == len(cases):
-        example = case_ids(records[0])[0] if records else "none"
+        example = CaseNames(records).id(records[0]) if records else "none"
         raise UserError(
             f"{source}: none of its {len(cases)} case ids (first: {cases[0]!r}) names a scan (a scan is called "
             f"{example!r}): use file names without their suffix."

@@ -21,6 +21,7 @@ from ignite.metrics import Metric
 from monai.data import MetaTensor
 from monai.metrics import compute_hausdorff_distance
 
+from .case_names import CaseNames
 from .processes import from_all_processes
 from .weights import write_json
 
@@ -134,7 +135,7 @@ class SegmentationScores(Metric):
             label = sample["label"]
             scores = case_scores(sample["pred"], label, self.class_names, voxel_size(label))
             path = scan_path(sample.get("image", label)) or f"case {len(self.cases) + 1}"
-            self.cases.append({"image": Path(path).name, "path": path, **scores})
+            self.cases.append({"path": path, **scores})
 
     def gathered(self) -> list[dict[str, Any]]:
         """The cases of all processes, each scan once, sorted by path."""
@@ -157,9 +158,12 @@ class SegmentationScores(Metric):
         engine.state.metric_details["cases"] = cases  # type: ignore[attr-defined]
 
 
-def metrics_report(cases: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
-    """What ``metrics.json`` holds: the classes, each case's scores, their means."""
-    shown = [{key: case[key] for key in ("image", "dice", "hd95")} for case in cases]
+def metrics_report(
+    cases: Sequence[Mapping[str, Any]], class_names: Sequence[str], case_names: CaseNames | None = None
+) -> dict[str, Any]:
+    """What ``metrics.json`` holds: the classes, each case's scores under its name, their means."""
+    names = case_names or CaseNames({"image": case["path"]} for case in cases)
+    shown = [{"image": names.file(case["path"]), "dice": case["dice"], "hd95": case["hd95"]} for case in cases]
     return {"classes": list(class_names), "cases": shown, "mean": mean_scores(cases, class_names)}
 
 
@@ -183,10 +187,18 @@ class MetricsReportHandler:
         path: the JSON file, written whole or not at all.
         class_names: name of each label value, the background first.
         about: what else the file should say, such as the checkpoint.
+        case_names: what the scans are called; by default told from those that were scored.
     """
 
-    def __init__(self, path: str | Path, class_names: Sequence[str], about: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        class_names: Sequence[str],
+        about: Mapping[str, Any] | None = None,
+        case_names: CaseNames | None = None,
+    ) -> None:
         self.path, self.class_names, self.about = Path(path), list(class_names), dict(about or {})
+        self.case_names = case_names
 
     def attach(self, engine: Engine) -> None:
         """Report when `engine`, an evaluator with `SegmentationScores`, has finished."""
@@ -197,7 +209,7 @@ class MetricsReportHandler:
         if idist.get_rank() > 0:
             return
         cases = engine.state.metric_details["cases"]  # type: ignore[attr-defined]
-        report = metrics_report(cases, self.class_names)
+        report = metrics_report(cases, self.class_names, self.case_names)
         write_json(self.path, {**report, **self.about})
         print(metrics_table(report))
         logger.info("scores of %d scans written to %s", len(report["cases"]), self.path)

@@ -21,7 +21,12 @@ _SUFFIX = re.compile(r"\.(nii(\.gz)?|nrrd|nhdr|mha|mhd|dcm|ima)$", re.IGNORECASE
 
 def stem(path: str | Path) -> str:
     """The name of a scan: that of its file without the format's suffix, or that of its series' folder."""
-    return _SUFFIX.sub("", Path(path).name)
+    return without_suffix(Path(path).name)
+
+
+def without_suffix(path: str) -> str:
+    """A path without the suffix of a scan's format; the folders in front stay."""
+    return _SUFFIX.sub("", path)
 
 
 def result_name(path: str | Path, postfix: str = "", extension: str | None = None) -> str:

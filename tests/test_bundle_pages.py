@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 from bundle_runs import run_bundle, succeed
+from forked_runs import run_forked
 from test_bundle_finetune import CLASSES, SHAPES, write_pair
+
+from desd_components.pictures import FAILED
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,27 @@ def test_a_pretraining_shows_curves_health_and_feature_maps(place: Path) -> None
     for words in ("Total loss.", "No alarm sounded", "What the encoder sees", "peak memory (MB)", "num_prototypes: 64"):
         assert words in page
     assert page.count("data:image/png;base64") == 2
+
+
+def test_a_pretraining_in_two_processes_leaves_one_page_without_a_complaint(place: Path) -> None:
+    output, settings = place / "two_processes", {"dataset_dir": place / "data", "cache_dir": place / "cache"}
+    codes = run_forked(
+        "desd_pretrain",
+        "train smoke multi_gpu_train",
+        output,
+        processes=2,
+        batch_size=1,
+        page=True,
+        val_volumes=2,
+        **settings,
+    )
+    said = [place.joinpath(f"two_processes_{rank}.txt").read_text() for rank in (0, 1)]
+    assert codes == [0, 0], "".join(said)[-3000:]
+    assert [path.relative_to(output).as_posix() for path in output.rglob("report.html")] == ["report.html"]
+    assert ["page: " in words for words in said] == [True, False]
+    assert not any(fault in words for words in said for fault in (FAILED, "no page was written", "Traceback"))
+    page = (output / "report.html").read_text()
+    assert "Total loss." in page and page.count("data:image/png;base64") == 2
 
 
 @pytest.mark.soak

@@ -18,6 +18,7 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose, LoadImaged
+from scan_files import write_json
 
 from desd_components import ScanReader, UserError
 from desd_components.inference import FlipInferer, ScanDataset, SkipBadScans
@@ -190,7 +191,8 @@ def test_a_scan_outside_the_root_never_escapes_the_output(tmp_path: Path) -> Non
 
 def test_root_of_a_list_is_what_its_scans_have_in_common(tmp_path: Path) -> None:
     records = [{"image": str(tmp_path / "in" / "x" / "a.nii")}, {"image": [str(tmp_path / "in" / "y" / "b.nii")]}]
-    assert scans_root(tmp_path / "list.json", records) == (tmp_path / "in").resolve()
+    listed = write_json(tmp_path / "list.json", {"training": records})
+    assert scans_root(listed, records) == (tmp_path / "in").resolve()
     assert scans_root(tmp_path, records) == tmp_path.resolve()
 
 

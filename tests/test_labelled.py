@@ -7,7 +7,7 @@ import pytest
 from scan_files import write_json, write_label, write_pairs, write_scan
 
 from desd_components import UserError, find_labelled, with_background
-from desd_components.scans import case_ids
+from desd_components.case_names import case_ids
 
 CASES = [f"case_{number:02d}" for number in range(10)]
 

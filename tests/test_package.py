@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -53,6 +53,12 @@ def test_it_installs_alone_with_everything_that_it_needs_of_its_own(installed):
     assert not missing
 
 
+def test_the_installed_distribution_has_the_version_of_the_package(installed):
+    """Read without importing it, for where a package is built there is no torch."""
+    [found] = [each.version for each in distributions(name="desd-components", path=[str(installed)])]
+    assert found == desd_components.__version__
+
+
 def test_desd_is_the_same_as_python_dash_m(installed, tmp_path):
     environment = {**ENVIRONMENT, "PYTHONPATH": str(installed)}
     done = subprocess.run(
@@ -60,16 +66,6 @@ def test_desd_is_the_same_as_python_dash_m(installed, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"^  download +Fetch TASK", done.stdout, flags=re.M)
-
-
-def test_every_file_says_the_same_version():
-    version = desd_components.__version__
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == version
-    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
-    for metadata in (ROOT / "bundles").glob("*/configs/metadata.json"):
-        assert json.loads(metadata.read_text())["version"] == version
-    released = re.findall(r"^## \[(\d[^\]]*)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)
-    assert released[0] == version
 
 
 def test_the_change_log_has_the_form_of_keep_a_changelog():

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from desd_components.searching import stem
+from desd_components.searching import without_suffix
 
 from . import figures as draw
 from . import page as html
@@ -144,4 +144,4 @@ def pick_cases(cases: Sequence[Case], runs: Sequence[Run]) -> dict[str, Case]:
 
 def score_of(run: Run, case: Case) -> float:
     """Mean Dice over classes of one case in one run; NaN where it was not scored."""
-    return next((v for image, v in case_scores(run.metrics).items() if stem(image) == stem(case.image)), math.nan)
+    return next((v for image, v in case_scores(run.metrics).items() if without_suffix(image) == case.name), math.nan)

@@ -5,17 +5,21 @@ Where from: ours. Reads only; a run that was stopped half way gives what it has.
 
 from __future__ import annotations
 
+import glob
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
+from desd_components.case_names import CaseNames
 from desd_components.errors import UserError
 from desd_components.reading import open_volume
 from desd_components.record import record_name
+from desd_components.records import Record, record_files
+from desd_components.searching import result_name
 
 #: what leaves records in a folder, by the beginning of their names; a training has none
 PARTS = ("", "evaluation", "inference")
@@ -79,6 +83,23 @@ class Case:
     image: Path
     truth: Path
     predictions: dict[str, Path]
+
+
+def find_case(record: Record, names: CaseNames, folders: Mapping[str, Path]) -> Case | None:
+    """The case of a labelled record that every arm has segmented; None where a prediction is missing.
+
+    Args:
+        record: ``{"image": ..., "label": ...}``.
+        names: of the data that it belongs to.
+        folders: by arm, where the results of its inference lie; a result bears the name of its scan.
+    """
+    image = record_files(record, ("image",))[0]
+    result = PurePath(names.file(image)).with_name(result_name(image))
+    found = {arm: sorted(folder.rglob(glob.escape(str(result)))) for arm, folder in folders.items()}
+    if not all(found.values()):
+        return None
+    predictions = {arm: paths[0] for arm, paths in found.items()}
+    return Case(names.image(image), Path(image), Path(record["label"]), predictions)
 
 
 def is_run(folder: Path) -> bool:

@@ -18,8 +18,7 @@ from desd_components.pages import charts, results
 from desd_components.pages import page as html
 from desd_components.pages import sections as common
 from desd_components.pages.compare import compare, verdict
-from desd_components.pages.runs import Case, read_run
-from desd_components.searching import result_name, stem
+from desd_components.pages.runs import Case, find_case, read_run
 from desd_components.tools import roles
 from desd_components.tools.steps import Record, Step, StepRunner, usable_cores
 
@@ -263,18 +262,10 @@ def new_cases(plan: Plan) -> list[Case]:
     """The test scans with truth and both arms' results."""
     from desd_components import find_labelled
 
-    cases = []
-    for record in find_labelled(plan.data, data_split=plan.split).test:
-        image = record["image"][0] if isinstance(record["image"], list) else record["image"]
-        found = {words: _result(plan.output / f"new_scans_{arm}", result_name(image)) for arm, words in ARMS.items()}
-        predictions = {words: path for words, path in found.items() if path is not None}
-        if len(predictions) == len(ARMS):
-            cases.append(Case(stem(image), Path(image), Path(record["label"]), predictions))
-    return cases
-
-
-def _result(folder: Path, name: str) -> Path | None:
-    return next(iter(sorted(folder.rglob(name))), None)
+    labelled = find_labelled(plan.data, data_split=plan.split)
+    folders = {words: plan.output / f"new_scans_{arm}" for arm, words in ARMS.items()}
+    found = [find_case(record, labelled.case_names, folders) for record in labelled.test]
+    return [case for case in found if case is not None]
 
 
 def steps_section(records: Sequence[Record]) -> html.Section:

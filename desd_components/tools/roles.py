@@ -56,11 +56,11 @@ def ensure_split(data: Path, split: Path, **reading: Any) -> None:
         UserError: when the scans are too few for three sections.
     """
     from desd_components import find_labelled
-    from desd_components.scans import case_ids
 
     if split.is_file():
         return
-    names = sorted(case_ids(record)[0] for record in find_labelled(data, val_fraction=0.0, **reading).training)
+    labelled = find_labelled(data, val_fraction=0.0, **reading)
+    names = sorted(labelled.case_names.id(record) for record in labelled.training)
     first, second = (int(share * len(names) + 0.5) for share in (0.6, 0.75))  # halves upwards, so that 6 are enough
     if min(first, second - first, len(names) - second) < 1:
         raise UserError(f"{data}: {len(names)} labelled scans are too few to train, validate and test. Bring 6.")

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...case_names import case_ids
 from ...class_names import with_background
 from ...data_lists import SECTION_NAMES, data_list_sections, is_decathlon, read_json
 from ...labelled import pair_folders, pairs_by_name
 from ...records import Record, record_files
-from ...scans import case_ids, existing, find_scans, group_channels, is_mask, read_split
+from ...scans import existing, find_scans, group_channels, is_mask, read_split
 from ...searching import scan_paths
 from .findings import REMARK, Finding
 

@@ -13,8 +13,7 @@ from typing import Any
 from desd_components.pages import figures as draw
 from desd_components.pages import page as html
 from desd_components.pages import results
-from desd_components.pages.runs import Case, Run
-from desd_components.searching import result_name, stem
+from desd_components.pages.runs import Case, Run, find_case
 from desd_components.tools.curve import probe_tables, tables
 from desd_components.tools.curve.study import Study
 from desd_components.tools.curve.units import Places
@@ -147,14 +146,10 @@ def predicted_cases(places: Places, study: Study, arms: Sequence[str]) -> list[C
     from desd_components import find_labelled
 
     reading = {name: study.common[name] for name in ("class_names", "in_channels") if name in study.common}
-    cases = []
-    for record in find_labelled(places.data, data_split=places.split, val_fraction=0.0, **reading).test:
-        image = Path(record["image"][0] if isinstance(record["image"], list) else record["image"])
-        found = {arm: next(iter((places.predictions / arm).rglob(result_name(image))), None) for arm in arms}
-        predictions = {arm: path for arm, path in found.items() if path is not None}
-        if predictions and len(predictions) == len(arms):
-            cases.append(Case(stem(image), image, Path(record["label"]), predictions))
-    return cases
+    labelled = find_labelled(places.data, data_split=places.split, val_fraction=0.0, **reading)
+    folders = {arm: places.predictions / arm for arm in arms}
+    found = [find_case(record, labelled.case_names, folders) for record in labelled.test] if arms else []
+    return [case for case in found if case is not None]
 
 
 def commands_section(records: Sequence[Record]) -> html.Section:
