@@ -130,6 +130,16 @@ def test_the_gap_to_all_labels_is_closed_by_the_share_of_the_way():
     assert rows[4]["share"] == pytest.approx(0.25) and rows[8]["share"] == pytest.approx(-1 / 3)
 
 
+def test_an_arm_of_fewer_seeds_gets_no_merit_from_their_easier_labels():
+    seeds = {0: 0.7, 1: 0.5}  # seed 0 draws labels that are worth more, in every arm
+    runs = [level("scratch", 4, seed, dice) for seed, dice in seeds.items()]
+    runs += [level("scratch", 120, seed, 0.8, all_labels=True) for seed in seeds] + [level("ours", 4, 0, 0.7)]
+    curves = _curves(*runs)
+    [row] = curves.gap_closed("ours")
+    assert row["share"] == pytest.approx(0)
+    assert curves.label_saving("ours")[0]["factor"] == pytest.approx(1)
+
+
 def test_steps_saved_are_read_off_the_shorter_runs():
     shorter = [level(a, 8, 0, d, kind="speed", epochs=e, steps=10 * e) for a, e, d in SHORT]
     curves = _curves(level("scratch", 8, 0, 0.7), level("ours", 8, 0, 0.8))

@@ -127,6 +127,19 @@ class Curves:
         found = [paired(cell, other, self.draws) for cell, other in pairs if other is not None]
         return [row for row in found if row is not None]
 
+    def level(self, cell: Cell) -> tuple[float, np.ndarray]:
+        """A cell's mean Dice and its draws, as if it had all seeds of the reference: that one's, and the paired gain.
+
+        An arm that ran fewer seeds saw other labelled scans on the mean, and its plain mean would count them as merit.
+        """
+        start = self.at(self.reference, cell.labels)
+        mine, theirs, seeds = common(cell, start) if start is not None else (cell.dice, cell.dice, ())
+        if start is None or not seeds:
+            return float(np.nanmean(cell.dice)), self.draws.means(cell.dice, cell.labels)
+        gain = mine - theirs
+        drawn = self.draws.means(start.dice, cell.labels) + self.draws.means(gain, cell.labels)
+        return float(np.nanmean(start.dice) + np.nanmean(gain)), drawn
+
     def label_saving(self, arm: str) -> list[dict[str, Any]]:
         """How many times the labels the reference needs for the arm's Dice, at each label count of the arm."""
         curve = self.of(self.reference)
@@ -136,8 +149,8 @@ class Curves:
         drawn = np.stack([self.draws.means(cell.dice, cell.labels) for cell in curve], axis=1)
         rows = []
         for cell in self.of(arm):
-            needed, bound = reach(places, [float(np.nanmean(c.dice)) for c in curve], float(np.nanmean(cell.dice)))
-            targets = self.draws.means(cell.dice, cell.labels)
+            target, targets = self.level(cell)
+            needed, bound = reach(places, [float(np.nanmean(c.dice)) for c in curve], target)
             spread = np.array([reach(places, h, t)[0] for h, t in zip(drawn.tolist(), targets.tolist(), strict=True)])
             rows.append(
                 {
@@ -159,8 +172,9 @@ class Curves:
             start = self.at(self.reference, cell.labels)
             if full is None or start is None or cell.all_labels:
                 continue
-            ends = [float(np.nanmean(c.dice)) for c in (cell, start, full)]
-            mine, low, high = (self.draws.means(c.dice, c.labels) for c in (cell, start, full))
+            mean, mine = self.level(cell)
+            ends = [mean, *(float(np.nanmean(c.dice)) for c in (start, full))]
+            low, high = (self.draws.means(c.dice, c.labels) for c in (start, full))
             gap = np.where(high > low, high - low, math.nan)
             share = (ends[0] - ends[1]) / (ends[2] - ends[1]) if ends[2] > ends[1] else math.nan
             interval = percentiles((mine - low) / gap)
@@ -178,7 +192,7 @@ def speed(curves: Curves, shorter: Sequence[Cell], labels: int) -> list[dict[str
         full = curves.at(arm, labels)
         own = {cell.steps: cell for cell in shorter if cell.arm == arm and cell.labels == labels}
         own |= {full.steps: full} if full is not None else {}
-        if own:
+        if len(own) > 1:
             steps = sorted(own)
             heights = [float(np.nanmean(own[step].dice)) for step in steps]
             found, bound = reach(steps, heights, target)
