@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 logger = logging.getLogger(__name__)
@@ -20,12 +20,19 @@ class UserError(ValueError):
 
 def innermost_user_error(error: BaseException | None) -> UserError | None:
     """The `UserError` that started a chain of re-raised exceptions, or None when there is none in it."""
-    found = None
-    while error is not None:
-        if isinstance(error, UserError):
-            found = error
+    return next((each for each in reversed(list(chain_of(error))) if isinstance(each, UserError)), None)
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from or while handling, and so on; each once.
+
+    A chain may close on itself, for anybody may raise an error from itself.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
         error = error.__cause__ or error.__context__
-    return found
 
 
 def _print_plainly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,13 +17,15 @@ import torch
 from monai.data import MetaTensor, list_data_collate
 from torch.utils.data import get_worker_info
 
-from .errors import UserError
+from .errors import UserError, chain_of
 
 NO_SPACE = (
     "/dev/shm: no space left for the batches of the loader's processes. Enlarge it (docker run --shm-size 8g; in "
     "Kubernetes an emptyDir of medium Memory), use fewer with --num_workers N, or do without: --num_workers 0."
 )
 _LOST = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (?:is killed by signal: (.+?)\.|exited unexpectedly)")
+# What a run meets that is taking over a batch, when its process dies and the kernel has not yet said so.
+_BROKEN_OFF = (ConnectionError, EOFError, FileNotFoundError)
 _AGAIN = "The same command starts again; a training goes on from its last state."
 
 
@@ -67,28 +70,32 @@ def move_to_shared_memory(batch: Any) -> None:
 
 def loader_fault(error: BaseException | None) -> str | None:
     """The line for an error whose chain says that a loader process was lost or found no memory; None for others."""
-    while error is not None:
-        if lost := _LOST.search(str(error)):
-            return _lost_line(*lost.groups())
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC and _is_of_semaphore(error):
+    for each in chain_of(error):
+        if lost := _LOST.search(str(each)):
+            processes, signal_name = lost.groups()
+            if signal_name is not None and signal_name.startswith("Bus error"):
+                return f"{NO_SPACE} (A loader process, {processes}, ended with a bus error.)"
+            return _lost_line(f"was killed ({signal_name})" if signal_name else "is gone", f" (process {processes})")
+        if isinstance(each, _BROKEN_OFF) and "_try_get_data" in _functions(each):
+            return _lost_line("is gone")
+        if isinstance(each, OSError) and each.errno == errno.ENOSPC and _is_of_semaphore(each):
             return NO_SPACE
-        error = error.__cause__ or error.__context__
     return None
 
 
-def _lost_line(processes: str, signal_name: str | None) -> str:
-    if signal_name is not None and signal_name.startswith("Bus error"):
-        return f"{NO_SPACE} (A loader process, {processes}, ended with a bus error.)"
-    how = f"was killed ({signal_name})" if signal_name else "is gone"
+def _lost_line(how: str, which: str = "") -> str:
     return (
-        f"A process of the loader {how} (process {processes}): somebody ended it, or the machine ran out of memory; "
+        f"A process of the loader {how}{which}: somebody ended it, or the machine ran out of memory; "
         f"`dmesg` tells. Use fewer with --num_workers N, or do without: --num_workers 0. {_AGAIN}"
     )
 
 
+def _functions(error: BaseException) -> list[str]:
+    """The names of the functions that an error passed, outermost first."""
+    return [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+
+
 def _is_of_semaphore(error: BaseException) -> bool:
     """Whether an error comes from the making of a semaphore, which lies in ``/dev/shm``."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_code.co_filename.endswith("synchronize.py")
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_code.co_filename.endswith("synchronize.py")

@@ -64,7 +64,9 @@ def write_state(path: Path, content: Any) -> None:
             try:
                 torch.save(content, cast(BinaryIO, hashing))
             except RuntimeError as error:
-                raise (hashing.failure or error) from error
+                if hashing.failure is None:
+                    raise
+                raise hashing.failure from error
             file.write(MARK + hashing.hash.hexdigest().encode())
             file.flush()
             os.fsync(file.fileno())

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import torch
 from forked_runs import overlay, run_forked
 from monai.data import MetaTensor, list_data_collate
 from scan_files import write_pairs
+from torch.utils.data import DataLoader
 
 from desd_components import ShareableCollate, UserError, loading
+from desd_components.errors import chain_of
 from desd_components.inference import SkipBadScans
 from desd_components.loading import NO_SPACE, loader_fault
 
@@ -41,6 +44,7 @@ def failed(bundle: str, folder: Path, *overlays: Path, **more: Any) -> str:
     assert run_forked(bundle, "train smoke", folder / "run", *overlays, **more) == [1]
     assert time.monotonic() - began < 60
     said = (folder / "run_0.txt").read_text()
+    assert "\nerror: " in said
     return said[said.index("\nerror: ") + 1 :].splitlines()[0]
 
 
@@ -120,9 +124,41 @@ def test_torch_s_words_about_a_lost_process_are_understood(words, told):
     assert told in loader_fault(wrapped)
 
 
+@pytest.mark.parametrize("broken_off", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_batch_that_breaks_off_is_a_lost_process_before_torch_knows(broken_off):
+    """A dying process closes its sockets first; for a moment it is still alive for whoever asks."""
+
+    class DyingQueue:
+        @staticmethod
+        def get(timeout: float) -> None:
+            raise broken_off
+
+    batches = iter(DataLoader(range(4), num_workers=1))
+    next(batches)
+    received, batches._data_queue = batches._data_queue, DyingQueue()
+    with pytest.raises(type(broken_off)) as error:
+        next(batches)
+    batches._data_queue = received
+    assert loader_fault(error.value).startswith("A process of the loader is gone: somebody ended it")
+
+
+def test_a_connection_that_breaks_off_elsewhere_is_no_fault_of_the_loader():
+    with pytest.raises(ConnectionResetError) as error:
+        raise ConnectionResetError(104, "Connection reset by peer")
+    assert loader_fault(error.value) is None
+
+
 def test_other_errors_are_no_fault_of_the_loader():
     assert loader_fault(RuntimeError("out of memory")) is None
     assert loader_fault(OSError(28, os.strerror(28))) is None  # a full disk
+
+
+def test_a_chain_of_errors_that_closes_on_itself_ends():
+    error, other = RuntimeError("an error"), RuntimeError("another")
+    error.__cause__, other.__cause__ = error, other
+    other.__context__ = error
+    assert list(islice(chain_of(error), 5)) == [error]
+    assert list(islice(chain_of(other), 5)) == [other]
 
 
 def test_inference_takes_a_lost_process_for_no_bad_scan(tmp_path):

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -96,6 +97,15 @@ def test_a_full_disk_ends_in_one_line_with_the_older_states_intact(pair, tmp_pat
         "there and start the same command again."
     )
     assert numbers(tmp_path) == {"state.pt": 3, "state_previous.pt": 2}
+
+
+def test_another_error_while_saving_passes_as_it_is(pair, monkeypatch):
+    """Such as torch's for a lost loader process, which a signal raises wherever the program is."""
+    lost = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    monkeypatch.setattr(statefile.torch, "save", Mock(side_effect=lost))
+    with pytest.raises(RuntimeError, match="DataLoader worker") as error:
+        pair.write(content(4))
+    assert error.value is lost and lost.__cause__ is None
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

@@ -64,7 +64,8 @@ def spread_table(summary: Mapping[str, Any]) -> Table:
 def score_table(summary: Mapping[str, Any], measure: str) -> Table:
     """Mean and interval of every arm at every label count."""
     if measure == "dice":
-        note = "Mean of classes, with 95 % interval. Arms of fewer seeds saw other labelled scans: the gains below pair them."
+        seeds = "Arms of fewer seeds saw other labelled scans: the gains below pair them."
+        note = f"Mean of classes, with 95 % interval. {seeds}"
         return _by_labels(summary, measure, "Dice on the test cases.", note, _dice)
     note = "Mean of classes, with 95 % interval; a case without the class on either side has none, as counted."
     return _by_labels(summary, measure, "HD95 (mm) on the test cases.", note, _hd95)
