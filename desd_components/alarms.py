@@ -34,11 +34,13 @@ class Alarm:
         name: as in the records.
         seen: figures -> whether the condition holds.
         message: figures -> what was seen, and the remedies in order.
+        patience: how long it must last, in times of the monitor's patience.
     """
 
     name: str
     seen: Callable[[Scalars], bool]
     message: Callable[[Scalars], str]
+    patience: int = 1
 
 
 def all_alarms(network: DeepSelfDistillationNetwork, loss: DeepSelfDistillationLoss) -> list[Alarm]:
@@ -84,6 +86,16 @@ def target_alarms(uniform_loss: float) -> list[Alarm]:
                 f"The teacher names the same prototypes for every view: a batch shares "
                 f"{math.exp(s['marginal_entropy']):.1f} of them, KL {s['kl']:.3f}, ln K = {ln_k:.3f}. Raise "
                 "teacher_temperature, lower center_momentum or set centering: sinkhorn; then lower the learning rate."
+            ),
+            patience=2,  # a center that moves may yet win
+        ),
+        Alarm(
+            "center_stands_still",
+            lambda s: s["center_movement"] == 0 and s["student_movement"] > 0,
+            lambda s: (
+                f"The center stands still (norm {s['center_norm']:.3g}) while the student moves, and nothing keeps the "
+                f"teacher from naming one prototype for every view: KL {s['kl']:.3f}, ln K = {ln_k:.3f}. Set "
+                "center_momentum below 1 (published: 0.9), or centering: sinkhorn."
             ),
         ),
         Alarm(

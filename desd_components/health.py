@@ -7,7 +7,7 @@ Effective rank: Roy & Vetterli, 2007; as a label-free score: Garrido et al., "Ra
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -93,32 +93,37 @@ def relative_distance(module: nn.Module, reference: nn.Module) -> float:
 
 
 class Movement:
-    """How far a module's small parameters have moved since they were last asked.
+    """How far tensors have moved since it was last asked.
 
     Args:
-        module: whose norms, biases and small kernels stand for all of it.
+        tensors: gives them as they are now.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._parameters = [p for p in module.parameters() if p.numel() <= SMALL]
+    def __init__(self, tensors: Callable[[], Sequence[torch.Tensor]]) -> None:
+        self._tensors = tensors
         self._last: list[torch.Tensor] = []
 
     @torch.no_grad()
     def since_last(self) -> float:
         """The relative distance; NaN when asked for the first time. It is 0 only where not one bit has changed."""
-        last, self._last = self._last, [p.detach().clone() for p in self._parameters]
-        if not last or not self._parameters:
+        last, self._last = self._last, [tensor.detach().clone() for tensor in self._tensors()]
+        if not last or not self._last:
             return math.nan
-        gaps = torch.stack(torch._foreach_norm(torch._foreach_sub(self._last, last))).norm()
-        return float(gaps / torch.stack(torch._foreach_norm(self._last)).norm())
+        gap = torch.stack(torch._foreach_norm(torch._foreach_sub(self._last, last))).norm()
+        return float(gap / torch.stack(torch._foreach_norm(self._last)).norm()) if gap != 0 else 0.0
 
     def state_dict(self) -> list[torch.Tensor]:
-        """The parameters as last seen."""
+        """The tensors as last seen."""
         return self._last
 
     def load_state_dict(self, state: Sequence[torch.Tensor]) -> None:
         """Compare with those of `state` next time."""
-        self._last = [kept.to(p.device) for kept, p in zip(state, self._parameters, strict=False)]
+        self._last = [kept.to(tensor.device) for kept, tensor in zip(state, self._tensors(), strict=False)]
+
+
+def small_parameters(module: nn.Module) -> list[torch.Tensor]:
+    """The norms, biases and small kernels of a module, which stand for all of it where copies would cost memory."""
+    return [parameter for parameter in module.parameters() if parameter.numel() <= SMALL]
 
 
 def entropy(distribution: torch.Tensor) -> torch.Tensor:

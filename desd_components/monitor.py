@@ -27,6 +27,7 @@ from .health import (
     finite_rows,
     gradient_norm,
     relative_distance,
+    small_parameters,
     spread,
     view_distance,
     view_match,
@@ -51,7 +52,8 @@ class DistillationMonitor:
         loss: whose entropies, losses and ln K are read.
         interval: iterations between two looks; keep it the same as that of the run's record.
         buffer: volumes whose features rank, spread and match of views are computed over.
-        patience: looks that a condition must last before its alarm sounds; it sounds once until the condition ends.
+        patience: looks that a condition must last before its alarm sounds, for some alarms twice as many; it sounds
+            once until the condition ends.
 
     Attributes:
         sounding: name -> message of the alarms whose condition has lasted so long, and still holds.
@@ -72,7 +74,11 @@ class DistillationMonitor:
         self._features: deque[tuple[torch.Tensor, ...]] = deque()
         self._figures: dict[str, float] = {}
         self._looked = 0  # the iteration of the last look
-        self._movements = {"student": Movement(network.student), "teacher": Movement(network.teacher)}
+        self._movements = {
+            "student": Movement(lambda: small_parameters(network.student)),
+            "teacher": Movement(lambda: small_parameters(network.teacher)),
+            "center": Movement(lambda: [loss.center]),
+        }
 
     def attach(self, engine: Workflow) -> None:
         """Watch the steps of a trainer."""
@@ -140,8 +146,10 @@ class DistillationMonitor:
 
     def _look_at_movement(self, engine: Workflow) -> None:
         self._figures["teacher_distance"] = relative_distance(self.network.teacher, self.network.student)
-        for half, movement in self._movements.items():
-            self._figures[f"{half}_movement"] = movement.since_last()
+        for part, movement in self._movements.items():
+            self._figures[f"{part}_movement"] = movement.since_last()
+        if self.loss.centering != "mean":
+            self._figures["center_movement"] = math.nan  # there is none
         passed, self._looked = engine.state.iteration - self._looked, engine.state.iteration
         steps = max(1.0, passed / getattr(engine, "accumulation_steps", 1))
         self._figures["student_stride"] = self._figures["student_movement"] / steps
@@ -150,10 +158,11 @@ class DistillationMonitor:
         for alarm in self.alarms:
             lasted = self._lasted[alarm.name] + 1 if alarm.seen(figures) else 0
             self._lasted[alarm.name] = lasted
-            self._figures[f"alarm_{alarm.name}"] = float(lasted >= self.patience)
-            if lasted < self.patience:
+            patience = alarm.patience * self.patience
+            self._figures[f"alarm_{alarm.name}"] = float(lasted >= patience)
+            if lasted < patience:
                 self.sounding.pop(alarm.name, None)
-            elif lasted == self.patience:
+            elif lasted == patience:
                 self.sounding[alarm.name] = message = alarm.message(figures)
                 logger.warning("Epoch %d, iteration %d: %s", engine.state.epoch, engine.state.iteration, message)
 
@@ -183,7 +192,7 @@ class DistillationMonitor:
             "lasted": self._lasted,
             "sounding": self.sounding,
             "looked": self._looked,
-            "movements": {half: movement.state_dict() for half, movement in self._movements.items()},
+            "movements": {part: movement.state_dict() for part, movement in self._movements.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -193,8 +202,8 @@ class DistillationMonitor:
         self._figures, self._lasted = dict(state["figures"]), dict(state["lasted"])
         self.sounding = dict(state["sounding"])
         self._looked = state["looked"]
-        for half, movement in self._movements.items():
-            movement.load_state_dict(state["movements"][half])
+        for part, movement in self._movements.items():
+            movement.load_state_dict(state["movements"][part])
 
 
 def starting_lines(loss: DeepSelfDistillationLoss, learning_rate: float, teacher_momentum: float, steps: int) -> str:

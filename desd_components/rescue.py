@@ -190,6 +190,7 @@ def _teacher_lags(parts: Parts, steps: int) -> str:
 REMEDIES: dict[str, tuple[Remedy, ...]] = {
     "uniform_collapse": (_lower_temperature, _lower_rate),
     "one_sided_collapse": (_published_center, _raise_temperature, _sinkhorn, _lower_rate),
+    "center_stands_still": (_published_center, _sinkhorn),
     "same_targets": (_published_center, _lower_temperature, _sinkhorn, _lower_rate),
     "divergence": (_lower_rate,),
     "feature_collapse": (_lower_rate,),

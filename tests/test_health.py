@@ -13,6 +13,7 @@ from desd_components.health import (
     finite_rows,
     gradient_norm,
     relative_distance,
+    small_parameters,
     spread,
     view_distance,
     view_match,
@@ -59,7 +60,7 @@ def test_a_match_of_single_volumes_is_unknown():
 
 def test_distance_and_movement_are_relative_and_zero_only_for_the_same_bits():
     module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    other, movement = copy.deepcopy(module), Movement(module)
+    other, movement = copy.deepcopy(module), Movement(lambda: small_parameters(module))
     assert relative_distance(module, other) == 0
     assert math.isnan(movement.since_last())
     assert movement.since_last() == 0
@@ -75,10 +76,16 @@ def test_distance_and_movement_are_relative_and_zero_only_for_the_same_bits():
 
 def test_movement_goes_on_from_a_state():
     module = nn.Linear(3, 4)
-    before, after = Movement(module), Movement(module)
+    before, after = (Movement(lambda: small_parameters(module)) for _ in range(2))
     before.since_last()
     after.load_state_dict(before.state_dict())
     assert after.since_last() == 0
+
+
+def test_tensors_of_zeros_that_stay_so_do_not_move():
+    movement = Movement(lambda: [torch.zeros(3)])
+    assert math.isnan(movement.since_last())
+    assert movement.since_last() == 0
 
 
 def test_the_gradient_norm_is_that_of_all_parameters_together():

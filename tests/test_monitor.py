@@ -1,6 +1,7 @@
 """The monitor tells learning from both sides of a collapse."""
 
 import logging
+import math
 import re
 
 import pytest
@@ -71,9 +72,9 @@ CASES = {
 def test_an_alarm_sounds_once_after_its_patience_and_only_where_there_is_harm(monitor, caplog, case):
     logits, features, words = CASES[case]
     monitor.loss.center_momentum = 1.0  # the centre stays, so that the case stays what it is
-    step = Step()
+    step, patience = Step(), 6 if case == "one_sided" else 3
     with caplog.at_level(logging.WARNING):
-        for _ in range(2):
+        for _ in range(patience - 1):
             look(monitor, step, *logits(), features())
         assert not caplog.records
         for _ in range(3):
@@ -90,6 +91,23 @@ def test_the_rank_is_taken_over_a_buffer_of_volumes(monitor):
     for _ in range(5):
         look(monitor, step, torch.rand(2, 16, 16), torch.rand(4, 2, 16, 16), varied())
     assert monitor.scalars()["feature_rank_bound"] == min(47, 32)
+
+
+def test_a_center_that_does_not_follow_is_told_from_one_that_does_and_one_that_is_not_used(monitor):
+    step = Step()
+
+    def movement():
+        for _ in range(2):
+            look(monitor, step, torch.rand(2, 16, 16), torch.rand(4, 2, 16, 16), varied())
+        return monitor.scalars()["center_movement"]
+
+    assert movement() > 0
+    monitor.loss.to(torch.float64).to(torch.float32)  # other tensors, as when a run moves to its device
+    assert movement() > 0
+    monitor.loss.center_momentum = 1.0
+    assert movement() == 0
+    monitor.loss.centering = "sinkhorn"
+    assert math.isnan(movement())
 
 
 def test_the_stride_is_how_far_a_step_moves_the_student(monitor):

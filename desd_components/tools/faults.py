@@ -1,7 +1,7 @@
 """The table of faults: which of them harm a pre-training, how soon its alarms say so, and that healthy runs are quiet.
 
 Where from: ours. Every row is measured on tiny runs over generated volumes (see `fault_runs`). The measure was fixed,
-and the alarms were made, while looking at the seeds 0 to 9 and their settings' seeds from 100 on.
+and the alarms were made, while looking at the seeds 0 to 12 and their settings' seeds, 100 to 130.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PLAIN = 10  # healthy runs of the plain setting, at least: the seeds that harm i
 
 
 def faults(
-    steps: int = 330, onset: int = 30, healthy: int = 30, seed: int = 11, seeds: int = 2, output: str = "results"
+    steps: int = 330, onset: int = 30, healthy: int = 30, seed: int = 31, seeds: int = 2, output: str = "results"
 ) -> int:
     """Measure the table of faults and write faults.json and faults.md.
 
@@ -44,7 +44,7 @@ def faults(
         steps: of each run.
         onset: steps before a fault is put in.
         healthy: runs of different seeds and settings that must stay quiet.
-        seed: the first of all runs; the alarms were made while looking at seeds from 0 on.
+        seed: the first of all runs; the alarms were made while looking at those up to 12.
         seeds: runs that each fault is put into.
         output: folder of the two files.
 
