@@ -40,7 +40,8 @@ class HistoryFile:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "history.jsonl"
-        self.count, self.step = len(self._lines()), 0
+        self.count = len(self._lines())
+        self.step: float = 0
         self._started = time.monotonic()  # when the run would have started had it never stopped
 
     def _lines(self) -> list[str]:
@@ -168,7 +169,9 @@ class RunRecordHandler:
         moment = time.time() - self._file.seconds() + record["seconds"]
         for name, value in record.items():
             if name not in PLACE:
-                self._tensorboard().add_scalar(name, math.nan if value is None else value, record.get("step", 0), moment)
+                self._tensorboard().add_scalar(
+                    name, math.nan if value is None else value, record.get("step", 0), moment
+                )
 
     def _tensorboard(self) -> Any:
         if self._writer is None:

@@ -21,7 +21,13 @@ def write_pretraining(folder: Path, steps: int = 200, prototypes: int = 256) -> 
         share = step / steps
         entropy = math.log(prototypes) * (0.95 - 0.4 * share) + draw.normal(0, 0.03)
         kl = 0.4 + 0.5 * math.exp(-4 * share) + draw.normal(0, 0.05)
-        row = {"step": step, "iteration": 2 * step, "epoch": 1 + step // 50, "seconds": 0.4 * step, "loss": entropy + kl}
+        row = {
+            "step": step,
+            "iteration": 2 * step,
+            "epoch": 1 + step // 50,
+            "seconds": 0.4 * step,
+            "loss": entropy + kl,
+        }
         row |= {f"stage_{s}_loss": entropy + kl + 0.3 / s + draw.normal(0, 0.03) for s in (1, 2, 3, 4)}
         row |= {f"feature_rank_{s}": 4 + 6 * share + s + draw.normal(0, 0.3) for s in (1, 2, 3, 4)}
         row |= {f"head_gradient_norm_{s}": math.exp(-share) / s for s in (1, 2, 3, 4)}
