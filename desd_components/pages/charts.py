@@ -59,8 +59,8 @@ PRETRAINING_CHARTS = (
         },
         "nats",
         "Health of the teacher.",
-        "Entropy and KL add up to the deepest stage's loss. ln K: “everything is alike”; 0 over the batch: “one prototype "
-        "for all”.",
+        "Entropy and KL add up to the deepest stage's loss. ln K: “everything is alike”; 0 over the batch: “one "
+        "prototype for all”.",
         ln_k=True,
     ),
     Chart(
