@@ -10,6 +10,10 @@ import torch
 
 from desd_components import ResNet3DEncoder
 
+# also without make: tests fork, and a child waits for ever for threads that its parent had
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _same_draws_in_every_order() -> None:
