@@ -90,7 +90,7 @@ class CollapseHandler:
                 self._stopped = " ".join(filter(None, [message, refused]))
                 engine.terminate()
             else:
-                self._rescue(engine, name, message)
+                self._rescue(engine, name)
         elif self.on_collapse == "rescue":
             self._healthy.look(verdict == HEALTHY, engine.state.iteration)
 
@@ -108,7 +108,7 @@ class CollapseHandler:
             return "No setting that a rescue could change is to blame."
         return f"It was rescued {self.rescues} times already." if self.rescues >= self.max_rescues else ""
 
-    def _rescue(self, engine: Workflow, name: str, message: str) -> None:
+    def _rescue(self, engine: Workflow, name: str) -> None:
         iteration, length = engine.state.iteration, engine.state.epoch_length
         steps = engine.state.max_epochs * length // getattr(engine, "accumulation_steps", 1)
         back = self._healthy.put_back()

@@ -29,11 +29,13 @@ class ViewsWithPoints(NamedTuple):
         views: V tensors (B, C, X, Y, Z), the T global ones first.
         points: (T, B, N, 3) in -1 to 1 across each view, axes x, y, z.
         shared: (B,) whether the global views of a sample overlap at all; where they do not, its points mean nothing.
+        flips: (T, B, 3) whether a view runs against the axis.
     """
 
     views: list[torch.Tensor]
     points: torch.Tensor
     shared: torch.Tensor
+    flips: torch.Tensor
 
 
 def points_in_views(geometries: Sequence[ViewGeometry], fractions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,12 +86,31 @@ class PrepareDenseViews(PrepareViews):
         size, index, epoch = (torch.as_tensor(batchdata[name]) for name in ("context_size", "index", "epoch"))
         geometries = self.multi_views.geometry(size, index, epoch)[: self.multi_views.num_global_views]
         points, shared = points_in_views(geometries, self._fractions(index.tolist(), epoch.tolist()))
-        return ViewsWithPoints(views, points.to(device), shared.to(device)), None
+        flips = torch.stack([geometry.flip for geometry in geometries])
+        return ViewsWithPoints(views, points.to(device), shared.to(device), flips.to(device)), None
 
     def _fractions(self, index: Sequence[int], epoch: Sequence[int]) -> torch.Tensor:
         seed, shape = self.multi_views.seed, (self.num_points, 3)
         draws = [keyed(_STREAM, seed, e, i).random(shape) for i, e in zip(index, epoch, strict=True)]
         return torch.from_numpy(np.stack(draws))
+
+
+def on_map(
+    points: torch.Tensor, flips: torch.Tensor, view_size: Sequence[int], map_size: Sequence[int]
+) -> torch.Tensor:
+    """Where on a stage map to read points of views, so that views with and without a flip are read at the same tissue.
+
+    A cell of a strided convolution is centred on the first of its s voxels, but read as if on the middle of them. That
+    is (s - 1) / 2 voxels off, to the same side in all views: the same tissue, until a flip exchanges the sides.
+
+    Args:
+        points: (B, N, 3) in -1 to 1 across the views.
+        flips: (B, 3) whether a view runs against the axis.
+        view_size: voxels (x, y, z).
+        map_size: cells (x, y, z).
+    """
+    view, cells = (torch.tensor(size, device=points.device) for size in (view_size, map_size))
+    return points + (flips * (2 / cells - 2 / view))[:, None]  # s - 1 voxels, in half extents of the view
 
 
 def features_at(feature_map: torch.Tensor, points: torch.Tensor) -> torch.Tensor:

@@ -213,7 +213,7 @@ def pairs_by_name(images_dir: Path, labels_dir: Path, in_channels: int = 1) -> F
     """Pair the images of one folder with the labels of another by their names, sorted."""
     images = {}
     for record in group_channels(scan_paths(images_dir), in_channels):
-        images[_pair_name(record, images_dir, in_channels)] = record
+        images[_pair_name(record, images_dir)] = record
     labels = {_relative_stem(path, labels_dir): path for path in scan_paths(labels_dir)}
     # nnU-Net writes one channel, too, as case_0000 beside the label case
     for name in [name for name in images if name not in labels and name.endswith("_0000")]:
@@ -242,7 +242,7 @@ def _pairs_in_folder(folder: Path, in_channels: int) -> list[Record]:
     return found.pairs
 
 
-def _pair_name(record: Record, root: Path, in_channels: int) -> str:
+def _pair_name(record: Record, root: Path) -> str:
     files = record_files(record)
     name = _relative_stem(Path(files[0]), root)
     return name[:-5] if len(files) > 1 else name  # case_0000, case_0001, ... are called case

@@ -26,14 +26,12 @@ class DistillationOutput(NamedTuple):
     Attributes:
         student_logits: (S, V, B, K).
         teacher_logits: (T, B, K) of the deepest stage, or (S, T, B, K) for ``teacher_target="same_stage"``.
-        features: the student's pooled features of the first view at each of its four stages, (B, C) each, detached.
         pooled: the student's pooled features at each of its four stages, (V, B, C) each, with their gradient.
         dense: the same for points that the global views share, in place of the batch; None without a dense term.
     """
 
     student_logits: torch.Tensor
     teacher_logits: torch.Tensor
-    features: tuple[torch.Tensor, ...] = ()
     pooled: tuple[torch.Tensor, ...] = ()
     dense: DistillationOutput | None = None
 
@@ -72,7 +70,7 @@ class DeepSelfDistillationLoss(nn.Module):
         temperature_bounds: least and greatest temperature of the teacher; `bound_teacher_temperature` moves them.
         stage_losses: (S,), of the last batch over all processes, detached.
         teacher_entropy: mean entropy of the last batch's targets, in nats; ln K when they are uniform, 0 when one-hot.
-        mean_targets: (1, K), or (S, K) for `same_stage`: what the last batch's targets of this process have in common.
+        mean_targets: (1, K), or (S, K) for `same_stage`: mean target of the last batch, this process only.
 
     Raises:
         UserError: when the teacher's temperature is not below the student's, a momentum or weight is out of range, or

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .dense import ViewsWithPoints, features_at
+from .dense import ViewsWithPoints, features_at, on_map
 from .encoder import ResNet3DEncoder, pooled_stages
 from .errors import UserError
 from .loss import DistillationOutput
@@ -90,20 +90,28 @@ class EncoderWithHeads(nn.Module):
         self._stages = [int(key.removeprefix("stage_")) for key in heads]
         self._dense_stages = [int(key.removeprefix("stage_")) for key in dense_heads]
 
-    def forward(self, views: Sequence[torch.Tensor], points: torch.Tensor | None = None) -> HalfOutput:
+    def forward(
+        self, views: Sequence[torch.Tensor], points: torch.Tensor | None = None, flips: torch.Tensor | None = None
+    ) -> HalfOutput:
         """Logits of V views (B, C, X, Y, Z), the T global ones first, and of points (T, B, N, 3) in those.
 
-        A point is a place in its view, -1 to 1 across it along x, y, z. R of the output is B * N, sample by sample.
+        A point is a place in its view, -1 to 1 across it along x, y, z; `flips` (T, B, 3) are those of the views. R of
+        the output is B * N, sample by sample.
         """
         pooled, global_maps = self._encode(views)
         flat = [feature.flatten(0, 1) for feature in pooled]
         logits = torch.stack([self.heads[f"stage_{stage}"](flat[stage - 1]) for stage in self._stages])
-        dense = None if points is None or not self._dense_stages else self._dense(global_maps, points)
+        dense = None
+        if points is not None and flips is not None and self._dense_stages:
+            dense = self._dense(global_maps, points, flips, views[0].shape[2:])
         return HalfOutput(logits.unflatten(1, pooled[0].shape[:2]), pooled, dense)
 
-    def _dense(self, maps: Sequence[torch.Tensor], points: torch.Tensor) -> torch.Tensor:
+    def _dense(
+        self, maps: Sequence[torch.Tensor], points: torch.Tensor, flips: torch.Tensor, size: Sequence[int]
+    ) -> torch.Tensor:
         views, samples, number = points.shape[:3]
-        rows = [features_at(m, points.flatten(0, 1)).flatten(0, 1) for m in maps]
+        points, flips = points.flatten(0, 1), flips.flatten(0, 1)
+        rows = [features_at(m, on_map(points, flips, size, m.shape[2:])).flatten(0, 1) for m in maps]
         logits = torch.stack([self.dense_heads[f"stage_{s}"](rows[s - 1]) for s in self._dense_stages])
         return logits.unflatten(1, (views, samples * number))
 
@@ -201,21 +209,20 @@ class DeepSelfDistillationNetwork(nn.Module):
         Raises:
             UserError: when there are dense heads, but no points.
         """
-        points, shared = None, None
+        points, shared, flips = None, None, None
         if isinstance(views, ViewsWithPoints):
-            views, points, shared = views
+            views, points, shared, flips = views
         elif self.student.dense_heads:
             raise UserError(
                 "dense_prototypes: the dense heads would learn nothing, for no points come with the views. Use "
                 "PrepareDenseViews and a dense term in loss_terms, as small.yaml does, or dense_prototypes: 0."
             )
-        student = self.student(views, points)
+        student = self.student(views, points, flips)
         with torch.no_grad():
-            teacher = self.teacher(views[: self.num_global_views], points)
+            teacher = self.teacher(views[: self.num_global_views], points, flips)
         return DistillationOutput(
             student.logits,
             teacher.logits if self.same_stage else teacher.logits[0],
-            tuple(feature[0].detach() for feature in student.pooled),
             tuple(student.pooled),
             self._dense_output(student, teacher, points, shared),
         )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional
 
 from desd_components import (
     DeepSelfDistillationLoss,
@@ -13,7 +14,7 @@ from desd_components import (
     UserError,
     ViewRecipe,
 )
-from desd_components.dense import features_at, points_in_views
+from desd_components.dense import features_at, on_map, points_in_views
 
 SIZE = [16, 16, 16]
 HEADS = {"num_prototypes": 12, "head_hidden": 16, "head_bottleneck": 8}
@@ -38,13 +39,29 @@ def ramps():
 
 
 def test_points_show_the_same_tissue_in_both_views(ramps):
-    (views, points, shared), _ = PrepareDenseViews(multi_views(), num_points=40)(context_batch(ramps))
+    (views, points, shared, _), _ = PrepareDenseViews(multi_views(), num_points=40)(context_batch(ramps))
     assert shared.all() and points.shape == (2, 6, 40, 3)
     inside = (points.abs() < 1 - 3 / 16).all(dim=-1).all(dim=0)  # near their border, enlarged views are constant
     first, second = (features_at(v, p)[..., 0] for v, p in zip(views, points, strict=True))
     assert inside.sum() > 20
     torch.testing.assert_close(first[inside], second[inside], rtol=1e-4, atol=1.0)
     assert first.std() > 1000
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_maps_of_flipped_views_are_read_at_the_same_tissue(ramps, levels):
+    """As strided convolutions make them, here by the mean of 3 x 3 x 3 voxels, which leaves a ramp a ramp."""
+    prepare = PrepareDenseViews(multi_views(scale=[[1.0, 1.0]] * 3), num_points=400)
+    (views, points, _, flips), _ = prepare(context_batch(ramps))
+    read = []
+    for view, places, flip in zip(views, points, flips, strict=True):
+        maps = view
+        for _ in range(levels):
+            maps = functional.avg_pool3d(maps, 3, stride=2, padding=1, count_include_pad=False)
+        read.append(features_at(maps, on_map(places, flip, SIZE, maps.shape[2:]))[..., 0])
+    inside = (points.abs() < 0.4).all(dim=-1).all(dim=0)  # far from borders, at which a mean leans inwards
+    assert inside.sum() > 10 and (flips[0] != flips[1])[inside.any(dim=1)].any(dim=0).all()
+    torch.testing.assert_close(read[0][inside], read[1][inside], rtol=1e-5, atol=0.1)
 
 
 def test_points_are_a_function_of_seed_epoch_and_sample_alone(ramps):
@@ -113,7 +130,8 @@ def test_dense_logits_are_those_of_the_maps_at_the_points(tiny_encoder, ramps):
     output = network(prepared)
     for view in range(2):
         maps = network.student.encoder.stages(prepared.views[view])
-        rows = features_at(maps[1], prepared.points[view]).flatten(0, 1)
+        places = on_map(prepared.points[view], prepared.flips[view], SIZE, maps[1].shape[2:])
+        rows = features_at(maps[1], places).flatten(0, 1)
         expected = network.student.dense_heads["stage_2"](rows)
         torch.testing.assert_close(output.dense.student_logits[1, view], expected, rtol=1e-4, atol=1e-5)
 

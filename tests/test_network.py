@@ -38,7 +38,7 @@ def test_every_student_stage_and_the_deepest_teacher_speak(network, views):
     output = network([*views, local, local])
     assert output.student_logits.shape == (4, 4, 3, 12)
     assert output.teacher_logits.shape == (2, 3, 12)
-    assert [tuple(f.shape) for f in output.features] == [(3, c) for c in (8, 16, 32, 64)]
+    assert [tuple(f.shape) for f in output.pooled] == [(4, 3, c) for c in (8, 16, 32, 64)]
 
 
 def test_same_stage_targets_come_from_every_teacher_stage(tiny_encoder, views):
