@@ -60,8 +60,8 @@ def scheduled_epochs(output_dir: str | Path, resume: str, extend: str | None, ma
     - "stretch": from the seam on, the schedules are those of the longer run: optimiser step s gets what a run of
       `max_epochs` epochs would have given it at s. Steps and optimiser state go on, what was learnt stays as it is,
       and learning rate and teacher momentum jump at the seam from the shorter curve to the longer one: at the end of
-      a cosine, back up to its middle. Groups of parameters that were to rest for some steps rest no longer than first
-      planned.
+      a cosine, back up to its middle. Parameter groups that are frozen at the start stay so only for the number of
+      steps first planned.
 
     Where there is no state to go on from, both mean a plain run of `max_epochs`.
 

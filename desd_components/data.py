@@ -214,8 +214,8 @@ class PreprocessedDataset(Dataset):
 
     ``dataset[key]`` takes a `SampleKey` or an index and gives what ``augmentation`` makes of ``{"image": MetaTensor
     float32 (C, X, Y, Z), "label": MetaTensor (1, X, Y, Z) whole numbers}``, with the affine of the preprocessed grid.
-    Both lie on a memory map: a transform that crops reads the voxels of its crop. ``Invertd`` finds no record of the
-    preprocessing in them: what is to be written back on the scan's own grid takes a stock dataset.
+    Both lie on a memory map: a transform that crops reads the voxels of its crop. They carry no record of the
+    preprocessing, so ``Invertd`` does not work on them: to write results on a scan's own grid, use a stock dataset.
 
     Args:
         data: records ``{"image": ..., "label": ...}``.

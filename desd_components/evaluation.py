@@ -221,7 +221,7 @@ class EncoderEvaluation:
 
 @torch.no_grad()
 def settle_batch_norms(encoder: nn.Module, batches: Sequence[Sequence[torch.Tensor]]) -> None:
-    """Give an untrained encoder the running statistics that it would have, lest it is judged without any."""
+    """Compute the running statistics of an untrained encoder, so that it is judged fairly."""
     norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return

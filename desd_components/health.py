@@ -126,11 +126,6 @@ def small_parameters(module: nn.Module) -> list[torch.Tensor]:
     return [parameter for parameter in module.parameters() if parameter.numel() <= SMALL]
 
 
-def entropy(distribution: torch.Tensor) -> torch.Tensor:
-    """Mean entropy, in nats, of distributions along the last axis."""
-    return torch.special.entr(distribution).sum(dim=-1).mean()
-
-
 def finite_rows(features: torch.Tensor) -> torch.Tensor:
     """The rows of (N, C) features that are finite."""
     return features[torch.isfinite(features).all(dim=1)]

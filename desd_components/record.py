@@ -114,7 +114,7 @@ def record_run(
 ) -> None:
     """Write ``config.yaml``, ``environment.json`` and ``data.json`` in the run's folder.
 
-    They tell of the run that left the folder's results, so a run that may yet be refused writes them only afterwards.
+    They describe the run whose results are in the folder, so write them only once the run can no longer be refused.
 
     Args:
         output_dir: the run's folder; made if it is not there.

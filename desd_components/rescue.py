@@ -185,8 +185,8 @@ def _teacher_lags(parts: Parts, steps: int) -> str:
     return f"teacher_momentum at least {parts.teacher.bounds[0]:.4g}"
 
 
-#: alarm -> remedies in order; the first that finds something to change is taken. Alarms that stand here not at all are
-#: of a mistake in code or volumes, which no setting cures.
+#: alarm -> remedies in order; the first that finds something to change is taken. An alarm that is not listed comes
+#: from a mistake in code or data, which no setting can cure.
 REMEDIES: dict[str, tuple[Remedy, ...]] = {
     "uniform_collapse": (_lower_temperature, _lower_rate),
     "one_sided_collapse": (_published_center, _raise_temperature, _sinkhorn, _lower_rate),

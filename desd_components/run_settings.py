@@ -1,7 +1,7 @@
 """What must be the same in a run that goes on: every entry of its config, but for those that are named as free.
 
-A list of the entries that count would forget the next one. Here an entry counts unless somebody has decided, and
-written beside the others in the config's ``state#settings#may_differ``, that it changes no step of the run.
+A list of the settings to compare would miss new ones, so every setting is compared unless the config's
+``state#settings#may_differ`` names it as one that changes no step of the run.
 """
 
 from __future__ import annotations
