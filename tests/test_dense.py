@@ -21,7 +21,7 @@ HEADS = {"num_prototypes": 12, "head_hidden": 16, "head_bottleneck": 8}
 
 
 def multi_views(**settings):
-    recipe = ViewRecipe(size=SIZE, **{"scale": [[0.8, 1.2]] * 3, "flip_probability": [0.5] * 3, **settings})
+    recipe = ViewRecipe(**{"size": SIZE, "scale": [[0.8, 1.2]] * 3, "flip_probability": [0.5] * 3, **settings})
     return MultiViews([recipe, recipe], seed=3)
 
 
@@ -31,11 +31,15 @@ def context_batch(image):
     return {"image": image, "context_size": size, "index": torch.arange(count), "epoch": torch.full((count,), 5)}
 
 
+def ramp(shape):
+    """Contexts whose value tells the place: x + 100 y + 10000 z; linear, so that resizing keeps it."""
+    x, y, z = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in shape), indexing="ij")
+    return (x + 100 * y + 10000 * z).expand(6, 1, -1, -1, -1)
+
+
 @pytest.fixture
 def ramps():
-    """Contexts whose value tells the place: x + 100 y + 10000 z; linear, so that resizing keeps it."""
-    x, y, z = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in (22, 20, 21)), indexing="ij")
-    return (x + 100 * y + 10000 * z).expand(6, 1, -1, -1, -1)
+    return ramp((22, 20, 21))
 
 
 def test_points_show_the_same_tissue_in_both_views(ramps):
@@ -49,16 +53,17 @@ def test_points_show_the_same_tissue_in_both_views(ramps):
 
 
 @pytest.mark.parametrize("levels", [1, 2])
-def test_maps_of_flipped_views_are_read_at_the_same_tissue(ramps, levels):
+def test_maps_of_flipped_views_are_read_at_the_same_tissue(levels):
     """As strided convolutions make them, here by the mean of 3 x 3 x 3 voxels, which leaves a ramp a ramp."""
-    prepare = PrepareDenseViews(multi_views(scale=[[1.0, 1.0]] * 3), num_points=400)
-    (views, points, _, flips), _ = prepare(context_batch(ramps))
+    size = [32, 32, 32]
+    prepare = PrepareDenseViews(multi_views(size=size, scale=[[1.0, 1.0]] * 3), num_points=60)
+    (views, points, _, flips), _ = prepare(context_batch(ramp((40, 38, 42))))
     read = []
     for view, places, flip in zip(views, points, flips, strict=True):
         maps = view
         for _ in range(levels):
             maps = functional.avg_pool3d(maps, 3, stride=2, padding=1, count_include_pad=False)
-        read.append(features_at(maps, on_map(places, flip, SIZE, maps.shape[2:]))[..., 0])
+        read.append(features_at(maps, on_map(places, flip, size, maps.shape[2:]))[..., 0])
     inside = (points.abs() < 0.4).all(dim=-1).all(dim=0)  # far from borders, at which a mean leans inwards
     assert inside.sum() > 10 and (flips[0] != flips[1])[inside.any(dim=1)].any(dim=0).all()
     torch.testing.assert_close(read[0][inside], read[1][inside], rtol=1e-5, atol=0.1)
