@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import UserError
-from .volumes import needed
+from .volumes import MissingPackage, needed
 
 #: what `slices_of` reads of a header
 TAGS = [
@@ -55,6 +55,27 @@ class Slice(NamedTuple):
     samples: int
     syntax: str
     has_pixels: bool
+
+
+def read_dicom(source: Any, file: str, **options: Any) -> Any:
+    """A DICOM data set, be its preamble there or not: old archives leave it out, and some the group behind it, too.
+
+    Args:
+        source: the file, or a stream of it.
+        file: its path, for errors.
+        options: of ``pydicom.dcmread``.
+
+    Raises:
+        pydicom.errors.InvalidDicomError: when it is no DICOM object.
+    """
+    pydicom = needed("pydicom", file, "reading DICOM")
+    data = pydicom.dcmread(source, force=True, **options)
+    if data.preamble is None and not ("Rows" in data or "SOPClassUID" in data):
+        raise pydicom.errors.InvalidDicomError(f"{file} has neither DICOM's mark nor its elements")
+    if "TransferSyntaxUID" not in data.file_meta:
+        little = pydicom.uid.ImplicitVRLittleEndian if data.original_encoding[0] else pydicom.uid.ExplicitVRLittleEndian
+        data.file_meta.TransferSyntaxUID = little if data.original_encoding[1] else pydicom.uid.ExplicitVRBigEndian
+    return data
 
 
 def slices_of(file: str, header: Any, has_pixels: bool) -> tuple[Slice, ...]:
@@ -110,9 +131,10 @@ def opened(file: str) -> Any:
     Raises:
         UserError: when it cannot be read.
     """
-    pydicom = needed("pydicom", file, "reading DICOM")
     try:
-        return pydicom.dcmread(file)
+        return read_dicom(file, file)
+    except MissingPackage:
+        raise
     except Exception as error:
         raise _cannot_be_decoded(file, error) from error
 

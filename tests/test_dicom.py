@@ -9,10 +9,13 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from dicom_files import hounsfield, localizer, stored_grid, write_series
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEGLosslessSV1, generate_uid
+from pydicom.filebase import DicomFileLike
+from pydicom.filewriter import write_dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLosslessSV1, generate_uid
 from scan_files import oblique_affine
 
 from desd_components import UserError, find_scans
@@ -203,6 +206,35 @@ def test_pixels_that_are_torn_off_are_refused_naming_the_file(tmp_path):
     (folder / "4.dcm").write_bytes((folder / "4.dcm").read_bytes()[:-20])
     with pytest.raises(UserError, match=r"4.dcm: its pixels cannot be decoded"):
         open_volume(folder).read()
+
+
+def without_preamble(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[132:])
+
+
+def without_its_group(file: Path) -> None:
+    dataset = pydicom.dcmread(file)
+    with file.open("wb") as stream:
+        raw = DicomFileLike(stream)
+        raw.is_implicit_VR, raw.is_little_endian = dataset.original_encoding
+        write_dataset(raw, dataset)
+
+
+@pytest.mark.parametrize("strip", [without_preamble, without_its_group])
+@pytest.mark.parametrize("name", ["{}.dcm", "IM{}"])
+def test_files_of_old_archives_without_preamble_are_a_series_like_any_other(tmp_path, name, strip):
+    folder = written(tmp_path, names=name.format)
+    for file in folder.iterdir():
+        strip(file)
+    assert scan_paths(tmp_path) == [folder]
+    np.testing.assert_array_equal(open_volume(folder).read(), stored_grid(VOXELS))
+
+
+def test_a_deflated_series_is_read(tmp_path):
+    def deflated(dataset: Dataset, number: int) -> None:
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+
+    np.testing.assert_array_equal(open_volume(written(tmp_path, change=deflated)).read(), stored_grid(VOXELS))
 
 
 def test_a_slice_stands_for_its_series_and_a_folder_without_one_is_refused(tmp_path):
