@@ -80,9 +80,7 @@ class Run:
             found = yaml.safe_load(text)
         except yaml.YAMLError as error:
             reason = " ".join(str(error).split())[:160]
-            raise UserError(
-                f"{self.folder}: its config is not YAML ({reason}). Run it again or mend it."
-            ) from error
+            raise UserError(f"{self.folder}: its config is not YAML ({reason}). Run it again or mend it.") from error
         return found if isinstance(found, dict) else {}
 
 
