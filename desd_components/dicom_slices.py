@@ -26,6 +26,7 @@ _PLACE = (
     ("PlaneOrientationSequence", "ImageOrientationPatient"),
     ("PixelMeasuresSequence", "PixelSpacing"),
 )
+_DIRECTION_TOLERANCE = 0.01  # of lengths and the cosine between them: headers are rounded
 _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 
 
@@ -93,7 +94,7 @@ def _slice(file: str, header: Any, frame: int | None, has_pixels: bool) -> Slice
         frame,
         str(header.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""),
         _numbers(position, 3),
-        _numbers(orientation, 6),
+        _directions(_numbers(orientation, 6)),
         _positive(_numbers(spacing, 2)),
         (int(header.Rows), int(header.Columns)),
         int(header.get("SamplesPerPixel") or 1),
@@ -118,7 +119,16 @@ def _group(header: Any, frame: int, name: str) -> Any:
 
 
 def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    return tuple(float(number) for number in value) if value is not None and len(value) == count else None
+    numbers = tuple(float(number) for number in value) if value is not None and len(value) == count else None
+    return numbers if numbers is not None and np.isfinite(numbers).all() else None
+
+
+def _directions(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """The two directions, if they are unit vectors at a right angle: any others make no grid."""
+    if values is None:
+        return None
+    vectors = np.reshape(values, (2, 3))
+    return values if np.abs(vectors @ vectors.T - np.eye(2)).max() <= _DIRECTION_TOLERANCE else None
 
 
 def _positive(values: tuple[float, ...] | None) -> tuple[float, ...] | None:

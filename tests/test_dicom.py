@@ -15,7 +15,7 @@ from dicom_files import hounsfield, localizer, stored_grid, write_series
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomFileLike
 from pydicom.filewriter import write_dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLosslessSV1, generate_uid
+from pydicom.uid import MPEG4HP42STEREO, DeflatedExplicitVRLittleEndian, JPEGLosslessSV1, generate_uid
 from scan_files import oblique_affine
 
 from desd_components import UserError, find_scans
@@ -159,6 +159,24 @@ def aimless(dataset: Dataset, number: int) -> None:
     del dataset.ImageOrientationPatient, dataset.PixelSpacing
 
 
+def nowhere_in_numbers(dataset: Dataset, number: int) -> None:
+    if number == 3:
+        dataset.ImagePositionPatient = [0.0, float("nan"), 1.0]
+
+
+def skewed(dataset: Dataset, number: int) -> None:
+    dataset.ImageOrientationPatient = [1, 0, 0, 0.5, 0.866, 0]
+
+
+def stretched(dataset: Dataset, number: int) -> None:
+    dataset.ImageOrientationPatient = [2 * value for value in dataset.ImageOrientationPatient]
+
+
+def video(dataset: Dataset, number: int) -> None:
+    compressed(dataset, number)
+    dataset.file_meta.TransferSyntaxUID = MPEG4HP42STEREO
+
+
 def compressed(dataset: Dataset, number: int) -> None:
     dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
     dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
@@ -175,6 +193,10 @@ def compressed(dataset: Dataset, number: int) -> None:
         (nowhere, r"8 of 8 slices .* do not say where they lie"),
         (colored, r"holds RGB pixels"),
         (aimless, r"8 of 8 slices .* do not say where they lie"),
+        (nowhere_in_numbers, r"1 of 8 slices \(first: 3.dcm\) do not say where they lie"),
+        (skewed, r"8 of 8 slices .* do not say where they lie"),
+        (stretched, r"8 of 8 slices .* do not say where they lie"),
+        (video, r"is compressed \(MPEG-4.*\), for which there is no decoder: export it again"),
         (compressed, r"is compressed \(JPEG Lossless.*\), and no decoder for it is installed: pip install pylibjpeg"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
