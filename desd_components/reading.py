@@ -74,7 +74,7 @@ def _data_file(path: str) -> str:
 
 
 def _refuse_voxels_elsewhere(path: str) -> None:
-    """Refuse a header whose voxels lie outside of its folder: a scan has no business there, see SECURITY.md; or nowhere.
+    """Refuse a header whose voxels are missing, or outside of its folder: it has no business there, see SECURITY.md.
 
     Raises:
         UserError: naming both.
