@@ -1,11 +1,11 @@
-"""Run benchmarks by name, or all of them: ``python -m benchmarks [views] [reading] [step] [small] [inference]``."""
+"""Run benchmarks by name, or all of them: ``python -m benchmarks [NAME ...]``."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-NAMES = ("views", "reading", "step", "small", "inference")
+NAMES = ("views", "reading", "step", "small", "inference", "tools")
 
 for name in sys.argv[1:] or NAMES:
     if name not in NAMES:

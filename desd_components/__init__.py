@@ -60,7 +60,6 @@ from .pretraining import (
     leave_processes,
     log_start,
     optimizer_steps,
-    refuse_other_preprocessing,
     scaled_learning_rate,
     total_batch,
     warn_of_equal_boxes,

@@ -195,7 +195,7 @@ class VolumeCache:
             return []
         return [
             f"{self.cache_dir}: the preprocessed volumes need about {readable(need)}, but {readable(free)} are free: "
-            "set `cache_dir` to a larger disk, cache as float16, or choose a coarser spacing."
+            "set `cache_dir` to a larger disk, set `cache_dtype: float16`, or choose a coarser spacing."
         ]
 
     def _meta_problems(self, wanted: dict[Path, Record]) -> dict[Path, str]:

@@ -28,7 +28,7 @@ def coding_rate(features: torch.Tensor, precision: float = 0.5) -> torch.Tensor:
 
 
 class CodingRateTerm(nn.Module):
-    """Minus the coding rate of the student's pooled features, mean over stages and global views.
+    """Minus the coding rate of the student's pooled features, mean over stages and views.
 
     Args:
         weight: factor of the term in the loss.

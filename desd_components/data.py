@@ -100,6 +100,7 @@ class ContextDataset(Dataset):
         slab_stride: slices between the starts of two slabs; None means ``slab_depth``.
         trim_wider_than: slices wider than that (voxels) lose their in-plane borders; None never trims.
         trim_fraction: of the width, taken off each in-plane border.
+        one_slab: the middle slab of each volume only, as for a validation.
         samples_per_volume: items per slab and epoch, each with a draw of its own.
         num_workers: threads for the preprocessing.
         seed: of all draws.
@@ -121,6 +122,7 @@ class ContextDataset(Dataset):
         slab_stride: int | None = None,
         trim_wider_than: int | None = None,
         trim_fraction: float = 0.1,
+        one_slab: bool = False,
         samples_per_volume: int = 1,
         num_workers: int = 0,
         seed: int = 0,
@@ -135,12 +137,17 @@ class ContextDataset(Dataset):
         cache = VolumeCache(transform, cache_dir, ("image",), cache_dtype, in_channels)
         self.folders = [str(folder) for folder in cache.prepare(self.data, num_workers)]
         shapes = [read_meta(folder)["image"]["shape"][1:] for folder in self.folders]
-        self.slabs = self._slab_table(shapes, slab_depth, slab_stride, trim_wider_than, trim_fraction)
+        self.slabs = self._slab_table(shapes, slab_depth, slab_stride, trim_wider_than, trim_fraction, one_slab)
         logger.info(self.describe())
 
     @staticmethod
     def _slab_table(
-        shapes: Sequence[Sequence[int]], depth: int | None, stride: int | None, wide: int | None, fraction: float
+        shapes: Sequence[Sequence[int]],
+        depth: int | None,
+        stride: int | None,
+        wide: int | None,
+        fraction: float,
+        one_slab: bool,
     ) -> np.ndarray:
         """One row per slab: volume, first voxel (x, y, z), extent (x, y, z); int32, so that 100,000 slabs take 3 MB."""
         rows = []
@@ -148,9 +155,8 @@ class ContextDataset(Dataset):
             trimmed = wide is not None and max(x, y) > wide
             left, top = (int(fraction * size) if trimmed else 0 for size in (x, y))
             thick = z if depth is None else min(depth, z)
-            rows += [
-                (volume, left, top, start, x - 2 * left, y - 2 * top, thick) for start in slab_starts(z, depth, stride)
-            ]
+            starts = [(z - thick) // 2] if one_slab else slab_starts(z, depth, stride)
+            rows += [(volume, left, top, start, x - 2 * left, y - 2 * top, thick) for start in starts]
         return np.array(rows, dtype=np.int32)
 
     def describe(self) -> str:

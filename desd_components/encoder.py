@@ -34,7 +34,7 @@ NORMS: dict[str, tuple[str, dict]] = {
     "batch": ("batch", {}),
     "group": ("group", {"num_groups": 8}),
 }
-#: a map with fewer voxels than this loses each sample's channel means to instance norm (METHOD.md, trap 4)
+#: a map with fewer voxels than this loses each sample's channel means to instance norm
 SMALL_MAP_VOXELS = 8
 
 Triple = tuple[int, int, int]

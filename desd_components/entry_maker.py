@@ -106,7 +106,7 @@ class EntryMaker:
             stored = array.astype(self.dtype)
         if not np.isfinite(stored).all():
             raise UserError(
-                f"{file}: reaches {np.abs(array).max():.3g}, too much for float16: cache with dtype float32."
+                f"{file}: reaches {np.abs(array).max():.3g}, too much for float16: set cache_dtype: float32."
             )
         return stored
 

@@ -112,13 +112,13 @@ def segmentation_classes(dataset_dir: str | Path, class_names: Any, metadata: st
     return with_background(labels, f"{source}, labels") if labels else find_labelled(path).class_names
 
 
-def agree_with_encoder(checkpoint: str | Path | None, settings: Mapping[str, Any], allow: bool = False) -> None:
+def agree_with_encoder(checkpoint: str | Path | None, settings: Mapping[str, Any], allow: bool | None = None) -> None:
     """Refuse volumes that are preprocessed unlike those that an encoder was pre-trained on.
 
     Args:
         checkpoint: weights with a manifest, or None.
         settings: as of `preprocessing_settings`.
-        allow: only log the differences.
+        allow: only log the differences; None where a run has no such setting.
 
     Raises:
         UserError: listing the differences.
@@ -134,10 +134,8 @@ def agree_with_encoder(checkpoint: str | Path | None, settings: Mapping[str, Any
     if not differing:
         return
     if not allow:
-        raise UserError(
-            f"{checkpoint} was pre-trained on other volumes: {'; '.join(differing)}. Use its settings, or accept the "
-            "difference with --allow_other_preprocessing true."
-        )
+        remedy = "Use its settings." if allow is None else "Use its settings, or --allow_other_preprocessing true."
+        raise UserError(f"{checkpoint} was pre-trained on other volumes: {'; '.join(differing)}. {remedy}")
     logger.warning("%s was pre-trained on other volumes, which is accepted: %s", checkpoint, "; ".join(differing))
 
 

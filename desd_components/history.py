@@ -24,6 +24,8 @@ from monai.utils.enums import CommonKeys
 from .errors import UserError
 from .weights import json_text, write_atomically
 
+PLACE = ("epoch", "seconds", "step", "iteration")  # of a record: where in the run it was written
+
 
 class HistoryFile:
     """The records of a run, one JSON object a line, and how long it has worked; see `history_file`.
@@ -33,11 +35,13 @@ class HistoryFile:
 
     Attributes:
         count: of the records. A state asks for it whenever it is saved, so the file is not read for it.
+        step: of the last record of a trainer.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "history.jsonl"
         self.count = len(self._lines())
+        self.step: float = 0
         self._started = time.monotonic()  # when the run would have started had it never stopped
 
     def _lines(self) -> list[str]:
@@ -52,7 +56,7 @@ class HistoryFile:
         records = [json.loads(line) for line in lines]
         worked = max((record["seconds"] for record in records), default=0.0)
         self._started = time.monotonic() - worked  # whatever lay between the processes does not count
-        self.count = len(lines)
+        self.count, self.step = len(lines), max((record.get("step", 0) for record in records), default=0)
         return records
 
     def seconds(self) -> float:
@@ -60,12 +64,12 @@ class HistoryFile:
         return time.monotonic() - self._started
 
     def append(self, epoch: int, values: Mapping[str, float]) -> dict[str, Any]:
-        """Write a record, which is handed back.
+        """Write a record, which is handed back. One of an evaluation has the step of the trainer's last one.
 
         Raises:
             UserError: when the disk is full or fails.
         """
-        record = {"epoch": epoch, "seconds": round(self.seconds(), 2), **values}
+        record = {"epoch": epoch, "seconds": round(self.seconds(), 2), "step": self.step, **values}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a") as file:
@@ -75,7 +79,7 @@ class HistoryFile:
                 f"{self.path}: cannot be written ({error.strerror}). Make room there and start the same command again; "
                 "it goes on from the last state."
             ) from error
-        self.count += 1
+        self.count, self.step = self.count + 1, record["step"]
         return record
 
 
@@ -97,7 +101,8 @@ class RunRecordHandler:
 
     On a trainer: loss and the scalars of all sources, every `interval` iterations and at the end of an epoch. On an
     evaluator: its metrics, ``val_`` before each name, at the end of an evaluation. Only the first process writes.
-    The trainer's is part of the run's state: without being restored, a run starts the file anew.
+    The trainer's is part of the run's state: without being restored, a run starts the file anew. A trainer that is run
+    again, as in federated rounds, adds to it.
 
     Args:
         output_dir: the run's folder.
@@ -108,7 +113,7 @@ class RunRecordHandler:
     def __init__(self, output_dir: str | Path, sources: Sequence[ScalarSource] = (), interval: int = 10) -> None:
         self.output_dir, self.sources, self.interval = Path(output_dir), sources, interval
         self._writer: Any = None
-        self._kept = 0
+        self._restored: int | None = None  # records of the state that the run goes on from
 
     @property
     def _file(self) -> HistoryFile:
@@ -119,7 +124,7 @@ class RunRecordHandler:
         if idist.get_rank() != 0:
             return
         if isinstance(engine, Trainer):
-            engine.add_event_handler(Events.STARTED, lambda: self._start())
+            engine.add_event_handler(Events.STARTED, self._start)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._record_step)
         else:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._record_metrics)
@@ -131,11 +136,13 @@ class RunRecordHandler:
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Keep the records of `state`, and drop later ones when the run starts."""
-        self._kept = state["records"]
+        self._restored = state["records"]
 
-    def _start(self) -> None:
-        records = self._file.begin(self._kept)
-        self._kept = 0
+    def _start(self, engine: Workflow) -> None:
+        if self._restored is None and engine.state.iteration > 0:  # it has run before
+            return
+        records = self._file.begin(self._restored or 0)
+        self._restored = None
         self._draw_anew(records)
 
     def _draw_anew(self, records: Sequence[Mapping[str, Any]]) -> None:
@@ -148,7 +155,7 @@ class RunRecordHandler:
         iteration, length = engine.state.iteration, engine.state.epoch_length
         if iteration % self.interval and iteration % length and iteration != 1:
             return
-        values = {"step": iteration, "loss": engine.state.output[CommonKeys.LOSS].item()}
+        values = {"step": iteration, "iteration": iteration, "loss": engine.state.output[CommonKeys.LOSS].item()}
         for source in self.sources:
             values |= source.scalars()
         self._draw(self._file.append(engine.state.epoch, values))
@@ -160,10 +167,11 @@ class RunRecordHandler:
     def _draw(self, record: Mapping[str, Any]) -> None:
         """Give TensorBoard the figures of a record, at the time when they were written."""
         moment = time.time() - self._file.seconds() + record["seconds"]
-        step = record.get("step", record["epoch"])
         for name, value in record.items():
-            if name not in ("epoch", "seconds", "step"):
-                self._tensorboard().add_scalar(name, math.nan if value is None else value, step, moment)
+            if name not in PLACE:
+                self._tensorboard().add_scalar(
+                    name, math.nan if value is None else value, record.get("step", 0), moment
+                )
 
     def _tensorboard(self) -> Any:
         if self._writer is None:

@@ -218,7 +218,7 @@ class DeepSelfDistillationLoss(nn.Module):
         entropy = float(self.teacher_entropy)
         by_stage = zip(self.student_stages, self.stage_losses.tolist(), strict=True)
         return {
-            "loss": float((self.stage_weights.to(self.stage_losses.device) * self.stage_losses).sum()),
+            "distillation_loss": float((self.stage_weights.to(self.stage_losses.device) * self.stage_losses).sum()),
             **{f"stage_{stage}_loss": value for stage, value in by_stage},
             "teacher_entropy": entropy,
             "marginal_entropy": float(torch.special.entr(self.mean_targets).sum(dim=-1).mean()),

@@ -196,10 +196,19 @@ class DeepSelfDistillationNetwork(nn.Module):
         return nn.ModuleDict(heads), nn.ModuleDict(copies)
 
     def forward(self, views: Sequence[torch.Tensor] | ViewsWithPoints) -> DistillationOutput:
-        """V views (B, C, X, Y, Z), the global ones first -> logits of both halves, of points too where they come."""
+        """V views (B, C, X, Y, Z), the global ones first -> logits of both halves, of points too where they come.
+
+        Raises:
+            UserError: when there are dense heads, but no points.
+        """
         points, shared = None, None
         if isinstance(views, ViewsWithPoints):
             views, points, shared = views
+        elif self.student.dense_heads:
+            raise UserError(
+                "dense_prototypes: the dense heads would learn nothing, for no points come with the views. Use "
+                "PrepareDenseViews and a dense term in loss_terms, as small.yaml does, or dense_prototypes: 0."
+            )
         student = self.student(views, points)
         with torch.no_grad():
             teacher = self.teacher(views[: self.num_global_views], points)
@@ -229,7 +238,7 @@ class DeepSelfDistillationNetwork(nn.Module):
     def update_teacher(self, momentum: float) -> None:
         """Teacher <- momentum * teacher + (1 - momentum) * student, parameter by parameter, paired by name.
 
-        Running statistics are not averaged: the teacher keeps its own (METHOD.md, section 1).
+        Running statistics are not averaged: the teacher keeps its own.
         """
         student = dict(self.student.named_parameters())
         kept = dict(self.teacher.named_parameters())

@@ -37,6 +37,7 @@ def usable_records(
     in_channels: int = 1,
     class_count: int | None = None,
     num_workers: int = 0,
+    cache_dtype: str = "float32",
 ) -> list[Record]:
     """The records that a run can use; with "stop" all of them, for the data set then refuses the bad ones itself.
 
@@ -50,6 +51,7 @@ def usable_records(
         in_channels: channels of an image.
         class_count: classes with the background; None leaves label values unchecked.
         num_workers: threads.
+        cache_dtype: of the cache, "float32" or "float16".
 
     Raises:
         UserError: when the choice is neither, or fewer than half of the records are left.
@@ -58,7 +60,7 @@ def usable_records(
         raise UserError(f"on_bad_volume={on_bad_volume!r}: choose stop, or skip to leave bad scans out.")
     if on_bad_volume == "stop":
         return list(records)
-    cache = VolumeCache(transform, cache_dir, keys, in_channels=in_channels, class_count=class_count)
+    cache = VolumeCache(transform, cache_dir, keys, cache_dtype, in_channels, class_count)
     _, problems = cache.attempt(records, num_workers, skip=True)
     _note(records, problems, Path(output_dir) / QUARANTINE_FILE)
     return [record for position, record in enumerate(records) if position not in problems]
@@ -96,6 +98,7 @@ def usable_labelled(
     output_dir: str | Path,
     in_channels: int = 1,
     num_workers: int = 0,
+    cache_dtype: str = "float32",
 ) -> LabelledData:
     """The same for training and validation of labelled scans; test scans are not preprocessed by a training.
 
@@ -105,7 +108,7 @@ def usable_labelled(
     both = [*data.training, *data.validation]
     used = usable_records(
         both, transform, cache_dir, on_bad_volume, output_dir,
-        ("image", "label"), in_channels, len(data.class_names), num_workers,
+        ("image", "label"), in_channels, len(data.class_names), num_workers, cache_dtype,
     )  # fmt: skip
     training = [record for record in data.training if record in used]
     if not training:

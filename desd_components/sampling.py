@@ -79,7 +79,7 @@ class EpochSampler(DistributedSampler):
         if self.batch_size < 1 or len(dataset) < global_batch:
             raise UserError(
                 f"a step takes {global_batch} samples (batch_size {batch_size} on {num_replicas} processes), but an "
-                f"epoch has {len(dataset)}: lower `batch_size`, or raise `samples_per_volume`."
+                f"epoch has {len(dataset)}: lower `batch_size`, or draw more samples from each volume."
             )
         self.batches = len(dataset) // global_batch
         self.num_samples, self.total_size = self.batches * self.batch_size, self.batches * global_batch

@@ -23,6 +23,7 @@ from monai.metrics import compute_hausdorff_distance
 
 from .case_names import CaseNames
 from .processes import from_all_processes
+from .segmentation import class_members
 from .weights import write_json
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,11 @@ def hd95_score(prediction: torch.Tensor, reference: torch.Tensor, spacing: Seque
 
 
 def case_scores(
-    prediction: torch.Tensor, reference: torch.Tensor, class_names: Sequence[str], spacing: Sequence[float]
+    prediction: torch.Tensor,
+    reference: torch.Tensor,
+    class_names: Sequence[str],
+    spacing: Sequence[float],
+    regions: bool | Sequence[Sequence[int]] = False,
 ) -> Scores:
     """Dice and HD95 of each class but the background.
 
@@ -56,16 +61,15 @@ def case_scores(
         prediction, reference: label values (1, X, Y, Z) on one grid.
         class_names: name of label value 0 (background), 1, 2, ...
         spacing: voxel size in mm (x, y, z).
+        regions: the label values that each class but the background covers, as it was trained; a bool: its own alone.
 
     Returns:
         {"dice": {class: score or None}, "hd95": {class: mm or None}}.
     """
     prediction, reference = _plain(prediction), _plain(reference)
     scores: Scores = {"dice": {}, "hd95": {}}
-    for value, name in enumerate(class_names):
-        if value == 0:
-            continue
-        found, true = prediction == value, reference == value
+    for name, members in list(zip(class_names, class_members(len(class_names), regions), strict=True))[1:]:
+        found, true = (torch.isin(labels, torch.tensor(members)) for labels in (prediction, reference))
         scores["dice"][name] = dice_score(found, true)
         scores["hd95"][name] = hd95_score(found, true, spacing)
     return scores
@@ -118,10 +122,16 @@ class SegmentationScores(Metric):
 
     Args:
         class_names: name of each label value, the background first.
+        regions: see `case_scores`.
     """
 
-    def __init__(self, class_names: Sequence[str], output_transform: Callable = lambda output: output) -> None:
-        self.class_names = list(class_names)
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        regions: bool | Sequence[Sequence[int]] = False,
+        output_transform: Callable = lambda output: output,
+    ) -> None:
+        self.class_names, self.regions = list(class_names), regions
         super().__init__(output_transform=output_transform)
         self._skip_unrolling = True
 
@@ -133,7 +143,7 @@ class SegmentationScores(Metric):
         """Score each sample of a decollated batch."""
         for sample in output:
             label = sample["label"]
-            scores = case_scores(sample["pred"], label, self.class_names, voxel_size(label))
+            scores = case_scores(sample["pred"], label, self.class_names, voxel_size(label), self.regions)
             path = scan_path(sample.get("image", label)) or f"case {len(self.cases) + 1}"
             self.cases.append({"path": path, **scores})
 

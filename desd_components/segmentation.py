@@ -150,6 +150,12 @@ def _stem_shape(encoder: ResNet3DEncoder, shape: tuple[int, int, int]) -> tuple[
     return tuple(-(-size // step) for size, step in zip(shape, stride, strict=True))  # type: ignore[call-overload]
 
 
+def class_members(num_classes: int, regions: bool | Sequence[Sequence[int]] | None = None) -> list[list[int]]:
+    """The label values that each channel covers, the background's first: its own alone, or what `regions` says."""
+    own = [[value] for value in range(1, num_classes)]
+    return [[0], *(own if regions is None or isinstance(regions, bool) else map(list, regions))]
+
+
 def class_targets(
     labels: torch.Tensor, num_classes: int, regions: Sequence[Sequence[int]] | None = None
 ) -> torch.Tensor:
@@ -160,9 +166,9 @@ def class_targets(
         num_classes: channels, the background included.
         regions: for each channel from 1 on, the label values that it covers; None: its own value alone.
     """
-    members = [[0], *([[c] for c in range(1, num_classes)] if regions is None else regions)]
     values = labels.round().long()
-    return torch.cat([torch.isin(values, values.new_tensor(list(m))) for m in members], dim=1).float()
+    members = class_members(num_classes, regions)
+    return torch.cat([torch.isin(values, values.new_tensor(own)) for own in members], dim=1).float()
 
 
 class DiceBCELoss(nn.Module):

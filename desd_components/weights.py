@@ -2,7 +2,7 @@
 
 ``encoder.pt`` holds a flat dict of tensors, loadable with ``weights_only=True``; ``encoder.json`` beside it carries the
 architecture, the preprocessing, the axis order and where the weights come from. Loading is strict: a loader that keeps
-only the keys that fit would train from scratch in silence (METHOD.md, trap 5).
+only the keys that fit would train from scratch in silence.
 """
 
 from __future__ import annotations

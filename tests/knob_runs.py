@@ -29,11 +29,13 @@ class Change:
         value: of the knob.
         context: of other knobs, in both runs.
         earlier: settings of a run that both runs find in their folder; None for none.
+        configs: under which it means something; None for those of all others.
     """
 
     value: Any
     context: dict[str, Any] = field(default_factory=dict)
     earlier: dict[str, Any] | None = None
+    configs: str | None = None
 
 
 @dataclass

@@ -21,7 +21,13 @@ def write_pretraining(folder: Path, steps: int = 200, prototypes: int = 256) -> 
         share = step / steps
         entropy = math.log(prototypes) * (0.95 - 0.4 * share) + draw.normal(0, 0.03)
         kl = 0.4 + 0.5 * math.exp(-4 * share) + draw.normal(0, 0.05)
-        row = {"step": step, "epoch": 1 + step // 50, "seconds": 0.4 * step, "loss": entropy + kl}
+        row = {
+            "step": step,
+            "iteration": 2 * step,
+            "epoch": 1 + step // 50,
+            "seconds": 0.4 * step,
+            "loss": entropy + kl,
+        }
         row |= {f"stage_{s}_loss": entropy + kl + 0.3 / s + draw.normal(0, 0.03) for s in (1, 2, 3, 4)}
         row |= {f"feature_rank_{s}": 4 + 6 * share + s + draw.normal(0, 0.3) for s in (1, 2, 3, 4)}
         row |= {f"head_gradient_norm_{s}": math.exp(-share) / s for s in (1, 2, 3, 4)}
@@ -37,7 +43,7 @@ def write_pretraining(folder: Path, steps: int = 200, prototypes: int = 256) -> 
         rows.append(row)
     rows += [{"epoch": 4, **{f"val_retrieval_{s}": 0.1 * s for s in (1, 2, 3, 4)}}]
     _write(folder, rows, {"num_prototypes": prototypes, "seed": 3, "max_epochs": 4})
-    log = "2026-01-01 10:00:00 WARNING desd_components.monitor: Epoch 1, iteration 4: the teacher <says> the same.\n"
+    log = "2026-01-01 10:00:00 WARNING desd_components.monitor: Epoch 1, iteration 8: the teacher <says> the same.\n"
     (folder / "train.log").write_text(log + "2026-01-01 10:00:01 INFO desd_components: fine\n")
     return folder
 

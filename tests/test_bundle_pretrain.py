@@ -114,7 +114,7 @@ def test_pretraining_goes_on_from_shipped_weights(trained, scans, tmp_path):
 
 def test_weights_of_other_intensities_are_refused(trained, scans, tmp_path):
     done = pretrain(scans, tmp_path, init_checkpoint=trained[0] / "encoder.pt", intensity="hu")
-    assert "intensity is 'zscore' there, 'hu' asked for" in error_line(done)
+    assert "intensity was 'zscore', now 'hu'" in error_line(done)
 
 
 def test_local_views_and_same_stage_targets_run_from_an_overlay(scans, tmp_path):
@@ -144,6 +144,22 @@ def test_local_views_and_same_stage_targets_run_from_an_overlay(scans, tmp_path)
     prediction = workflow.parser.get_parsed_content("train#trainer").state.output["pred"]
     assert prediction.student_logits.shape == (4, 3, 2, 64)
     assert prediction.teacher_logits.shape == (4, 2, 2, 64)
+
+
+def test_a_local_view_that_leaves_one_voxel_is_refused(scans, tmp_path):
+    path = tmp_path / "local.yaml"
+    small = {"_target_": "desd_components.ViewRecipe", "size": [4, 4, 4]}
+    path.write_text(yaml.safe_dump({"+views#views": ["@view_3"], "view_3": small}))
+    files = [*config_files(NAME, "train", "smoke"), str(path)]
+    done = run_files(files, "training", dataset_dir=scans, output_dir=tmp_path / "run", cache_dir=tmp_path / "cache")
+    assert "Views of (4, 4, 4) voxels leave a map of (1, 1, 1) at stage 4" in error_line(done)
+
+
+def test_two_processes_teach_the_shallow_stages_alone(scans, tmp_path):
+    shallow = {"student_stages": [1, 2], "stage_weights": [0.5, 0.5], "teacher_target": "same_stage"}
+    settings = {"max_epochs": 1, "warmup_epochs": 0, "processes": 2, **shallow}
+    succeed(pretrain(scans, tmp_path, configs="train smoke multi_gpu_train", **settings))
+    assert [r for r in history(tmp_path / "run") if "stage_2_loss" in r]
 
 
 def test_two_channels_run_from_the_command_line(tmp_path):

@@ -61,6 +61,12 @@ def test_without_a_slab_depth_a_volume_is_one_slab():
     assert slab_starts(500, None, None) == [0]
 
 
+def test_a_validation_takes_the_middle_slab_of_each_volume(records, tmp_path):
+    dataset = contexts(records, tmp_path, one_slab=True)
+    boxes = [dataset.box(index) for index in range(len(dataset))]
+    assert [(volume, box[2].start, box[2].stop) for volume, box in boxes] == [(0, 0, 9), (1, 9, 21), (2, 6, 18)]
+
+
 def test_every_slice_lies_in_some_slab():
     for depth, thick, stride in itertools.product(range(1, 40), (1, 5, 12), (1, 3, 5)):
         covered = {z for start in slab_starts(depth, thick, stride) for z in range(start, min(start + thick, depth))}

@@ -118,6 +118,12 @@ def test_dense_logits_are_those_of_the_maps_at_the_points(tiny_encoder, ramps):
         torch.testing.assert_close(output.dense.student_logits[1, view], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_dense_heads_without_points_are_refused(tiny_encoder):
+    network = DeepSelfDistillationNetwork(tiny_encoder, dense_prototypes=7, **HEADS)
+    with pytest.raises(UserError, match="dense_prototypes: the dense heads would learn nothing"):
+        network([torch.randn(2, 1, *SIZE) for _ in range(2)])
+
+
 def test_without_dense_prototypes_the_network_is_the_published_one(tiny_encoder):
     network = DeepSelfDistillationNetwork(tiny_encoder, **HEADS)
     assert not any("dense" in name for name in network.state_dict())

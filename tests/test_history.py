@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from ignite.engine import Engine, Events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_handlers import Run
 
 from desd_components import (
+    CodingRateTerm,
     DeepSelfDistillationLoss,
     DeepSelfDistillationNetwork,
     DistillationMonitor,
@@ -53,7 +55,9 @@ def test_the_record_has_a_line_for_each_interval_with_all_figures(tiny_encoder, 
     records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [(r["epoch"], r["step"]) for r in records] == [(1, 0), (1, 1), (1, 2), (2, 3), (2, 4)]
     wanted = {
+        "iteration",
         "loss",
+        "distillation_loss",
         "stage_1_loss",
         "stage_4_loss",
         "teacher_entropy",
@@ -82,6 +86,32 @@ def test_a_fresh_run_keeps_no_record_of_the_one_before(tiny_encoder, tmp_path):
     Run(tiny_encoder, epochs=1).train(RunRecordHandler(tmp_path, interval=4))
     assert steps(tmp_path) == [(1, 1), (1, 4)]
     assert [step for step, _ in drawn(tmp_path)] == [1, 4]
+
+
+def test_the_loss_is_that_which_the_step_followed_with_every_term(tiny_encoder, tmp_path):
+    run = Run(tiny_encoder, epochs=1)
+    run.loss = DeepSelfDistillationLoss(16, terms=[CodingRateTerm(0.5)])
+    run.train(RunRecordHandler(tmp_path, [run.loss]))
+    last = json.loads((tmp_path / "history.jsonl").read_text().splitlines()[-1])
+    assert last["loss"] == pytest.approx(last["distillation_loss"] - 0.5 * last["coding_rate"], abs=1e-4)
+
+
+def test_a_trainer_that_is_run_again_adds_to_its_record(tiny_encoder, tmp_path):
+    run = Run(tiny_encoder, epochs=1)
+    run.train(RunRecordHandler(tmp_path, interval=4))
+    run.trainer.state.max_epochs = 2
+    run.trainer.run()
+    assert steps(tmp_path) == [(1, 1), (1, 4), (2, 8)]
+    assert [step for step, _ in drawn(tmp_path)] == [1, 4, 8]
+
+
+def test_an_evaluation_is_drawn_where_the_training_was(tiny_encoder, tmp_path):
+    evaluator = Engine(lambda *_: None)
+    evaluator.state.metrics = {"dice": 0.5}
+    RunRecordHandler(tmp_path).attach(evaluator)
+    Run(tiny_encoder, epochs=1).train(RunRecordHandler(tmp_path, interval=4))
+    evaluator.run([0])
+    assert drawn(tmp_path, "val_dice") == [(4, 0.5)]
 
 
 def test_a_run_that_goes_on_repeats_no_record_and_loses_none(tiny_encoder, tmp_path):

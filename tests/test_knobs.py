@@ -26,6 +26,7 @@ UNIFORM = {"max_epochs": 10}  # smoke.yaml learns nothing in so many steps, and 
 
 COMMON = {
     "page": Change(True),
+    "cache_dtype": Change("float16"),
     "on_bad_volume": Change("skip"),
     "resume": Change("never", {}, earlier={"seed": 5}),
     "extend": Change("keep", {"max_epochs": 3}, earlier={}),
@@ -83,7 +84,7 @@ PRETRAIN = {
     "warmup_epochs": Change(0),
     "centering": Change("sinkhorn"),
     "dense_prototypes": Change(8),
-    "dense_target": Change("same_stage", {"dense_prototypes": 8}),
+    "dense_target": Change("deepest", configs="train small smoke"),
     "loss_terms": Change([{"_target_": "desd_components.CodingRateTerm", "weight": 0.4}]),
 }
 FINETUNE = {
@@ -217,7 +218,8 @@ def result(place: tuple[str, str], folder: Path, places: dict[str, str], change:
     def settings(*parts: dict[str, Any]) -> dict[str, Any]:
         return {key: _placed(value, places) for part in (base, *parts) for key, value in part.items()}
 
-    key = repr((place, change.context, change.earlier, more))
+    configs = change.configs or configs
+    key = repr((place, configs, change.context, change.earlier, more))
     if key not in _known:
         kind = "infer" if place[1] == "inference" else "train"
         if change.earlier is not None:

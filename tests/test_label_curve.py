@@ -19,6 +19,7 @@ import yaml
 from desd_components.errors import UserError
 from desd_components.tools import label_curve as tool
 from desd_components.tools import phantom
+from desd_components.tools.curve import worker
 from desd_components.tools.curve.plan import Planner
 from desd_components.tools.curve.pool import Clock, Job, Pool
 from desd_components.tools.curve.store import Store, code_hash
@@ -267,6 +268,17 @@ SLEEP = "time.sleep(60)"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_worker_killed_after_it_kept_an_encoder_keeps_it_once(tmp_path):
+    source, target = tmp_path / "work" / "encoder.pt", tmp_path / "kept" / "encoder.pt"
+    source.parent.mkdir()
+    source.write_text("weights")
+    worker._keep(source, target)
+    worker._keep(source, target)  # as the next start does
+    assert target.read_text() == "weights" and not source.exists()
+    with pytest.raises(FileNotFoundError):
+        worker._keep(source, tmp_path / "kept" / "other.pt")
+
+
 def test_a_signal_ends_the_children_and_keeps_what_is_finished(tmp_path, number, status):
     pool, done = _pool(2, 2), set()
     jobs = [_job(tmp_path, "quick", "time.sleep(0)"), _job(tmp_path, "slow", SLEEP)]

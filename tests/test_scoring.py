@@ -91,6 +91,14 @@ def test_a_class_found_where_there_is_none_scores_zero_dice() -> None:
     assert (scores["dice"]["tumour"], scores["hd95"]["tumour"]) == (0.0, None)
 
 
+def test_a_region_is_scored_as_it_was_trained_with_what_lies_in_it() -> None:
+    reference, found = torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 4, 4)
+    reference[0, :2], reference[0, 0] = 1, 2  # an organ of 32 voxels, half of them tumour
+    found[0, :2] = 1  # the organ is found, the tumour is not
+    assert case_scores(found, reference, NAMES, SPACING, [[1, 2], [2]])["dice"] == {"liver": 1.0, "tumour": 0.0}
+    assert case_scores(found, reference, NAMES, SPACING)["dice"]["liver"] == pytest.approx(2 * 16 / (16 + 32))
+
+
 def test_means_leave_out_what_has_no_score() -> None:
     cases = [
         {"dice": {"liver": 0.5, "tumour": None}, "hd95": {"liver": 2.0, "tumour": None}},

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..history import PLACE
 from . import figures as draw
 from . import page as html
 from .runs import Run
@@ -36,17 +37,18 @@ LEARNING_RATE = Chart(
 )
 PRETRAINING_CHARTS = (
     Chart(
-        {"loss": "loss"},
+        {"distillation_loss": "self-distillation", "loss": "with all terms"},
         "loss (nats)",
-        "Total loss.",
-        "At ln K (K prototypes) the student knows nothing of the teacher; at 0 both say the same of every scan.",
+        "Loss.",
+        "Self-distillation at ln K (K prototypes): the student knows nothing of the teacher; at 0 both say the same of "
+        "every scan.",
         ln_k=True,
     ),
     Chart(
         _stages("stage_{}_loss"),
         "loss (nats)",
         "Loss of each stage.",
-        "Every stage of the student is compared with the teacher's deepest one.",
+        "Each stage of the student against the teacher's target for it.",
         ln_k=True,
     ),
     Chart(
@@ -57,7 +59,8 @@ PRETRAINING_CHARTS = (
         },
         "nats",
         "Health of the teacher.",
-        "Entropy and KL add up to the loss. ln K: “everything is alike”; 0 over the batch: “one prototype for all”.",
+        "Entropy and KL add up to the deepest stage's loss. ln K: “everything is alike”; 0 over the batch: “one "
+        "prototype for all”.",
         ln_k=True,
     ),
     Chart(
@@ -136,7 +139,7 @@ UNITS = {
     "val_hd95_": "95 % Hausdorff distance (mm)",
 }
 #: of a record, not of the training
-BOOKKEEPING = {"step", "epoch", "seconds", "feature_rank_bound", "batch_information"}
+BOOKKEEPING = {*PLACE, "feature_rank_bound", "batch_information"}
 MAX_LINES = 8  # of a chart, as there are colours
 
 

@@ -53,8 +53,9 @@ PICTURE_TITLES = {
 def alarms_section(run: Run) -> html.Section:
     """When which alarm sounded, and what it said; further warnings of the log below."""
     rows, said = [], list(dict.fromkeys([*run.warnings, *(w for part in run.parts for w in part.warnings)]))
-    for step, epoch, name in alarm_onsets(run.history):
-        words = next((warning for warning in said if re.search(rf"\biteration {step:g}\b", warning)), "")
+    for onset, name in alarm_onsets(run.history):
+        step, epoch = onset.get("step", 0), onset.get("epoch", "")
+        words = next((w for w in said if re.search(rf"\biteration {onset.get('iteration', step):g}\b", w)), "")
         said = [warning for warning in said if warning != words]
         rows.append([f"{step:g}", epoch, name.replace("_", " "), words or "the log has no words for it"])
     parts = [html.table(["step", "epoch", "alarm", "what was seen, and what to do"], rows)] if rows else []
@@ -69,13 +70,13 @@ def alarms_section(run: Run) -> html.Section:
     return html.Section("Health", "\n".join(parts))
 
 
-def alarm_onsets(history: Sequence[Mapping[str, Any]]) -> Iterator[tuple[float, Any, str]]:
-    """Step, epoch and name of each alarm at the record where it begins to sound."""
+def alarm_onsets(history: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """The record where an alarm begins to sound, and its name, for each time it does."""
     on: set[str] = set()
     for row in history:
         for key in [key for key in row if key.startswith("alarm_")]:
             if row[key] and key not in on:
-                yield float(row.get("step", 0)), row.get("epoch", ""), key.removeprefix("alarm_")
+                yield row, key.removeprefix("alarm_")
             on = on | {key} if row[key] else on - {key}
 
 

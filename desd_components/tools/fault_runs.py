@@ -223,7 +223,7 @@ class TinyRun:
                 finding.alarms.append((self.trainer.state.iteration, "not_finite", str(error)))
         finding.rescues = self.collapse.rescues
         finding.steps, finding.score = self.trainer.state.iteration, self._score()
-        finding.loss = self.loss.scalars()["loss"]
+        finding.loss = self.loss.scalars()["distillation_loss"]
         return finding
 
     def _watch(self, finding: Finding, fault: Callable[[TinyRun], None] | None, onset: int) -> None:

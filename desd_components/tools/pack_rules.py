@@ -145,19 +145,16 @@ def check_pins(bundle: Path) -> None:
     """Every package that the code and the configs of a packed bundle name has its exact version in the metadata."""
     path = bundle / "configs" / "metadata.json"
     pinned = {normal(name) for name in stated_versions(json.loads(path.read_text()))}
+    installed = metadata.packages_distributions()  # reads the records of all that is installed: once
     for module, user in sorted(needed_modules(bundle).items()):
-        if normal(distribution(module)) not in pinned:
-            refuse("package pins", path, f"{distribution(module)}, which {user} needs, has no version in it.")
+        distribution = DISTRIBUTIONS.get(module) or next(iter(installed.get(module, [module])))
+        if normal(distribution) not in pinned:
+            refuse("package pins", path, f"{distribution}, which {user} needs, has no version in it.")
 
 
 def normal(name: str) -> str:
     """A distribution's name as the index compares it."""
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def distribution(module: str) -> str:
-    """The name under which pip installs `module`."""
-    return DISTRIBUTIONS.get(module) or next(iter(metadata.packages_distributions().get(module, [module])))
 
 
 def needed_modules(bundle: Path) -> dict[str, str]:

@@ -39,7 +39,8 @@ def run_stage(stage: dict[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {"cpu_seconds": round(cpu_seconds() - began, 1)}
     if stage["word"] == "training":
         state = workflow.parser.get_parsed_content("train#trainer").state
-        facts |= {"steps": int(state.iteration), "epochs": int(state.epoch)}
+        taken = workflow.parser.get_parsed_content("learning_rate_handler").step
+        facts |= {"steps": taken, "epochs": int(state.epoch)}
     return facts
 
 
@@ -74,6 +75,8 @@ def run_spec(spec: dict[str, Any]) -> int:
 
 
 def _keep(source: Path, target: Path) -> None:
+    if target.exists() and not source.exists():  # kept by a process that was killed before it had left its result
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         shutil.rmtree(target, ignore_errors=True)
