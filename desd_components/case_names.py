@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from .records import Record, record_files
+from .records import Record, first_single, path_tails, record_files
 from .searching import stem, without_suffix
 
 _CHANNEL_SUFFIX = re.compile(r"_\d{4}$")  # nnU-Net's file names: case_0000, case_0001, ... one file per channel
@@ -20,12 +20,6 @@ _CHANNEL_SUFFIX = re.compile(r"_\d{4}$")  # nnU-Net's file names: case_0000, cas
 def without_channel(name: str) -> str:
     """nnU-Net's case of a file's stem: ``case`` of ``case_0000``."""
     return _CHANNEL_SUFFIX.sub("", name)
-
-
-def path_tails(path: str | Path) -> list[str]:
-    """``c.nii``, ``b/c.nii``, ``a/b/c.nii`` of ``/a/b/c.nii``: all that a path may be called, the shortest first."""
-    parts = Path(path).relative_to(Path(path).anchor).parts
-    return ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
 
 
 def case_ids(record: Record) -> list[str]:
@@ -57,17 +51,12 @@ class CaseNames:
 
     def id(self, record: Record) -> str:
         """The case id for a split file: the first of `case_ids` that names no other case."""
-        return _first_single(case_ids(record), self._ids)
+        return first_single(case_ids(record), self._ids)
 
     def file(self, image: str | Path) -> str:
         """The file of an image, or of its first channel: ``imaging.nii.gz``, or ``case_00000/imaging.nii.gz``."""
-        return _first_single(path_tails(image), self._tails)
+        return first_single(path_tails(image), self._tails)
 
     def image(self, image: str | Path) -> str:
         """The same without the suffix of the format, for people to read."""
         return without_suffix(self.file(image))
-
-
-def _first_single(names: Sequence[str], counts: Counter[str]) -> str:
-    """The first name that at most one case has; the longest, where others have all of them."""
-    return next((name for name in names if counts[name] < 2), names[-1])

@@ -156,7 +156,7 @@ def file_problem(file: str) -> str | None:
 
 def one_line(error: BaseException) -> str:
     """The innermost cause of an error, shortened."""
-    while (cause := error.__cause__ or error.__context__) is not None:
+    while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
         error = cause
     text = " ".join(str(error).split()) or type(error).__name__
     return text[:160]

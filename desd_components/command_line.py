@@ -1,4 +1,7 @@
-"""Refuse settings that no config knows: `monai.bundle run` takes a mistyped one in silence and ignores it."""
+"""Refuse settings that no config knows: `monai.bundle run` takes a mistyped one in silence and ignores it.
+
+Refused, too, are paths that are none by the time they arrive: a folder ``2024`` is a number to Fire.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,8 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
     """Check the command line of a bundle's run; any other is none of our business.
 
     Raises:
-        UserError: naming the first setting that no config has, and the nearest one that exists.
+        UserError: naming the first setting that no config has, and the nearest one that exists; or a path that Fire
+            takes for a number.
     """
     if not is_bundle_command(arguments):
         return
@@ -60,6 +64,14 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
     for name in given:
         if name not in allowed and not is_known(parser, name):
             raise UserError(unknown_setting(parser, name))
+        if is_path(name) and not isinstance(given[name], str | None):
+            kind = type(given[name]).__name__
+            raise UserError(f"--{name} {given[name]} is read as a {kind}, not as a path: write ./{given[name]}.")
+
+
+def is_path(name: str) -> bool:
+    """Whether a setting names a folder or a file."""
+    return name.endswith("_dir") or name in ("checkpoint", "encoder_checkpoint", "data_split", "bundle_root")
 
 
 def is_known(parser: ConfigParser, name: str) -> bool:

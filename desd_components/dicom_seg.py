@@ -19,7 +19,7 @@ from monai.data import FolderLayoutBase
 from monai.transforms import MapTransform
 
 from .dicom_series import series_at
-from .dicom_slices import Slice, files_of
+from .dicom_slices import Slice, files_of, read_dicom
 from .dicom_volume import stack_of
 from .errors import UserError
 from .volumes import needed, to_ras
@@ -46,6 +46,7 @@ def write_dicom_seg(
         UserError: when the series' headers lack what a segmentation has to refer to, or highdicom is not installed.
     """
     highdicom = needed("highdicom", scan, "writing DICOM-SEG")
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of every module of headers that it copies
     from . import __version__  # late: the package's names are complete by now
 
     slices = _as_referred_to(scan, stack_of(series_at(scan)).slices)
@@ -118,8 +119,7 @@ def labels_on_slices(labels: np.ndarray, affine: np.ndarray, slices: Sequence[Sl
 
 def _headers(scan: str, files: Sequence[str]) -> list[Any]:
     """The headers of the files, with their identity where the file's own preamble alone holds it."""
-    pydicom = needed("pydicom", scan, "reading DICOM")
-    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    headers = [read_dicom(file, file, stop_before_pixels=True) for file in files]
     for header in headers:
         header.SOPClassUID = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
         header.SOPInstanceUID = header.get("SOPInstanceUID") or header.file_meta.get("MediaStorageSOPInstanceUID")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .dicom_slices import TAGS, Slice, files_of, slices_of
+from .dicom_slices import TAGS, Slice, files_of, read_dicom, slices_of
 from .errors import UserError
 from .volumes import needed
 
@@ -28,6 +28,8 @@ _OTHER_SUFFIXES = (
     ".nii", ".gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".raw", ".json", ".txt", ".csv", ".tsv", ".md", ".png", ".jpg",
     ".xml", ".npy", ".npz", ".zip", ".pt", ".py", ".yaml", ".yml", ".pdf", ".log",
 )  # fmt: skip
+# tags (0002,0000), (0008,0000), (0008,0005), (0008,0008): the first of a file without preamble, as they lie there
+_FIRST_ELEMENTS = (b"\2\0\0\0", b"\x08\0\0\0", b"\x08\0\5\0", b"\x08\0\x08\0")
 _NO_SLICES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "DOC", "FID"}  # modalities
 _TAGS = ["SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "ImageType", *TAGS]
 _REMEMBERED_FOLDERS = 64
@@ -70,7 +72,7 @@ class Series:
 
 
 def may_be_dicom(file: str) -> bool:
-    """Whether a file is worth a look: by its suffix, or by the mark behind its preamble."""
+    """Whether a file is worth a look: by its suffix, or by how it begins."""
     lower = file.lower()
     if lower.endswith(DICOM_SUFFIXES):
         return True
@@ -78,12 +80,13 @@ def may_be_dicom(file: str) -> bool:
 
 
 def is_dicom(file: str) -> bool:
-    """Whether a file bears DICOM's suffix or mark."""
+    """Whether a file bears DICOM's suffix or mark, or begins as DICOM does where the mark was left out."""
     if file.lower().endswith(DICOM_SUFFIXES):
         return os.path.isfile(file)
     try:
         with open(file, "rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
+            start = stream.read(132)
+            return start[128:] == b"DICM" or start[:4] in _FIRST_ELEMENTS
     except OSError:
         return False
 
@@ -181,8 +184,10 @@ def _header(file: str) -> _Header | str | None:
     pydicom = needed("pydicom", file, "reading DICOM")
     try:
         with open(file, "rb") as stream:
-            header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS)
+            header = read_dicom(stream, file, stop_before_pixels=True, specific_tags=_TAGS)
             has_pixels = stream.tell() < os.path.getsize(file)
+        if header.file_meta.TransferSyntaxUID == pydicom.uid.DeflatedExplicitVRLittleEndian:
+            has_pixels = "PixelData" in read_dicom(file, file)  # a deflated file is read to its end either way
         if reason := _no_slice(header):
             return reason
         uid, number, words = (

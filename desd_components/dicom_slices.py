@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import UserError
-from .volumes import needed
+from .volumes import MissingPackage, needed
 
 #: what `slices_of` reads of a header
 TAGS = [
@@ -26,6 +26,7 @@ _PLACE = (
     ("PlaneOrientationSequence", "ImageOrientationPatient"),
     ("PixelMeasuresSequence", "PixelSpacing"),
 )
+_DIRECTION_TOLERANCE = 0.01  # of lengths and the cosine between them: headers are rounded
 _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 
 
@@ -57,6 +58,27 @@ class Slice(NamedTuple):
     has_pixels: bool
 
 
+def read_dicom(source: Any, file: str, **options: Any) -> Any:
+    """A DICOM data set, be its preamble there or not: old archives leave it out, and some the group behind it, too.
+
+    Args:
+        source: the file, or a stream of it.
+        file: its path, for errors.
+        options: of ``pydicom.dcmread``.
+
+    Raises:
+        pydicom.errors.InvalidDicomError: when it is no DICOM object.
+    """
+    pydicom = needed("pydicom", file, "reading DICOM")
+    data = pydicom.dcmread(source, force=True, **options)
+    if data.preamble is None and not ("Rows" in data or "SOPClassUID" in data):
+        raise pydicom.errors.InvalidDicomError(f"{file} has neither DICOM's mark nor its elements")
+    if "TransferSyntaxUID" not in data.file_meta:
+        little = pydicom.uid.ImplicitVRLittleEndian if data.original_encoding[0] else pydicom.uid.ExplicitVRLittleEndian
+        data.file_meta.TransferSyntaxUID = little if data.original_encoding[1] else pydicom.uid.ExplicitVRBigEndian
+    return data
+
+
 def slices_of(file: str, header: Any, has_pixels: bool) -> tuple[Slice, ...]:
     """The slice of a classic file, or one for each frame, from a header of which `TAGS` were read."""
     frames = int(header.get("NumberOfFrames") or 1)
@@ -72,7 +94,7 @@ def _slice(file: str, header: Any, frame: int | None, has_pixels: bool) -> Slice
         frame,
         str(header.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""),
         _numbers(position, 3),
-        _numbers(orientation, 6),
+        _directions(_numbers(orientation, 6)),
         _positive(_numbers(spacing, 2)),
         (int(header.Rows), int(header.Columns)),
         int(header.get("SamplesPerPixel") or 1),
@@ -97,7 +119,16 @@ def _group(header: Any, frame: int, name: str) -> Any:
 
 
 def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    return tuple(float(number) for number in value) if value is not None and len(value) == count else None
+    numbers = tuple(float(number) for number in value) if value is not None and len(value) == count else None
+    return numbers if numbers is not None and np.isfinite(numbers).all() else None
+
+
+def _directions(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """The two directions, if they are unit vectors at a right angle: any others make no grid."""
+    if values is None:
+        return None
+    vectors = np.reshape(values, (2, 3))
+    return values if np.abs(vectors @ vectors.T - np.eye(2)).max() <= _DIRECTION_TOLERANCE else None
 
 
 def _positive(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
@@ -110,9 +141,10 @@ def opened(file: str) -> Any:
     Raises:
         UserError: when it cannot be read.
     """
-    pydicom = needed("pydicom", file, "reading DICOM")
     try:
-        return pydicom.dcmread(file)
+        return read_dicom(file, file)
+    except MissingPackage:
+        raise
     except Exception as error:
         raise _cannot_be_decoded(file, error) from error
 

@@ -153,8 +153,12 @@ def _not_readable(slices: Sequence[Slice]) -> str | None:
     if first.samples > 1:
         return "holds RGB pixels, not one value per pixel: leave it out."
     uid = needed("pydicom.uid", first.file, "reading DICOM").UID(first.syntax)
-    if uid and uid.is_compressed and not needed("pydicom.pixels", first.file, "decoding").get_decoder(uid).is_available:
-        return f"is compressed ({uid.name}), and no decoder for it is installed: pip install pylibjpeg[all]"
+    pixels = needed("pydicom.pixels", first.file, "decoding")
+    try:
+        if uid and uid.is_compressed and not pixels.get_decoder(uid).is_available:
+            return f"is compressed ({uid.name}), and no decoder for it is installed: pip install pylibjpeg[all]"
+    except NotImplementedError:  # of videos, and of what a manufacturer made up
+        return f"is compressed ({uid.name}), for which there is no decoder: export it again, or leave it out."
     return None
 
 

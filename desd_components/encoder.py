@@ -126,7 +126,7 @@ class ResNet3DEncoder(nn.Module):
         stage_strides: Sequence[int | Sequence[int]] = (1, 2, 2, 2),
     ) -> None:
         super().__init__()
-        self._check(depth, norm, width, stem_kernel, stage_strides)
+        self._check(in_channels, depth, norm, width, stem_kernel, stage_strides)
         stem_step, stage_steps = _triple(stem_stride), [_triple(stride) for stride in stage_strides]
         self.architecture: dict[str, object] = {
             "in_channels": in_channels,
@@ -155,7 +155,10 @@ class ResNet3DEncoder(nn.Module):
         self._initialise()
 
     @staticmethod
-    def _check(depth: int, norm: str, width: int, stem_kernel: int, stage_strides: Sequence) -> None:
+    def _check(in_channels: int, depth: int, norm: str, width: int, stem_kernel: int, stage_strides: Sequence) -> None:
+        for name, value in {"in_channels": in_channels, "width": width, "stem_kernel": stem_kernel}.items():
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"{name}={value!r}: give a whole number of at least 1.")
         if depth not in DEPTHS:
             raise UserError(f"depth={depth!r}: the encoder comes in the depths {sorted(DEPTHS)}.")
         if norm not in NORMS:

@@ -26,6 +26,12 @@ from .weights import manifest_path, read_manifest, refuse_contradictions
 
 logger = logging.getLogger(__name__)
 
+#: what a segmentation network's manifest holds, and of which type
+_MANIFEST_ENTRIES: dict[str, type] = {
+    "architecture": dict, "decoder": dict, "preprocessing": dict, "class_names": list, "window": list,
+    "activation": str, "regions": bool,
+}  # fmt: skip
+
 PRESETS = ("whole", "encoder_warmup", "layerwise_decay")
 SPLIT_FILE = "split.json"
 
@@ -172,9 +178,25 @@ def model_manifest(checkpoint: str | Path, **asked: Any) -> dict[str, Any]:
             f"{manifest_path(checkpoint)}: kind is {manifest.get('kind')!r}, not 'segmentation'. Give the model.pt of "
             "a fine-tuning run; an encoder.pt is fine-tuned first (--encoder_checkpoint)."
         )
+    _refuse_odd_manifest(manifest_path(checkpoint), manifest)
     found = {**manifest["architecture"], **manifest["preprocessing"], **manifest}
     refuse_contradictions(checkpoint, found, _as_written(asked))
     return manifest
+
+
+def _refuse_odd_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse the manifest of a segmentation network in which something is absent or of another type, or does not fit.
+
+    Raises:
+        UserError: naming the first such entry.
+    """
+    for name, kind in _MANIFEST_ENTRIES.items():
+        if not isinstance(manifest.get(name), kind):
+            found = f"a {type(manifest[name]).__name__}" if name in manifest else "absent"
+            raise UserError(f"{path}: `{name}` is {found}, not a {kind.__name__}. Copy it again from the run.")
+    named, channels = len(manifest["class_names"]), manifest["decoder"].get("out_channels")
+    if named != channels:
+        raise UserError(f"{path}: names {named} classes, but the network has {channels}. Copy it again from the run.")
 
 
 def _as_written(asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from .class_names import with_background
 from .data_lists import data_list_sections, is_decathlon, read_json
 from .errors import UserError
 from .records import Record, first_names, note_links, present, record_files, records_hash
-from .scans import existing, group_channels, read_split, select_cases
+from .scans import existing, group_channels, read_split, refuse_split_faults, select_cases
 from .searching import scan_paths, stem
 
 logger = logging.getLogger(__name__)
@@ -115,6 +115,7 @@ def find_labelled(
     everything = [record for part in sections.values() for record in part]
     if data_split is not None:
         split = read_split(data_split, path if path.is_dir() else path.parent)
+        refuse_split_faults(everything, split, str(data_split))
         sections = {name: select_cases(everything, cases, str(data_split)) for name, cases in split.items() if cases}
         origin = f"split file {Path(data_split).name}"
     training, validation = sections.get("train", []), sections.get("validation", [])
@@ -190,7 +191,8 @@ def _labelled_sections(
 def _labelled_only(sections: dict[str, list[Record]], source: Path) -> dict[str, list[Record]]:
     unlabelled = [record for name, part in sections.items() for record in part if "label" not in record]
     if unlabelled:
-        files = first_names(record_files(record)[0] for record in unlabelled)
+        everything = [record_files(record)[0] for part in sections.values() for record in part]
+        files = first_names((record_files(record)[0] for record in unlabelled), everything)
         logger.warning("%s: %d images without a label left out: %s", source, len(unlabelled), files)
     return {name: [record for record in part if "label" in record] for name, part in sections.items()}
 
@@ -235,9 +237,11 @@ def _pairs_in_folder(folder: Path, in_channels: int) -> list[Record]:
     found = pairs_by_name(folder / names[0], folder / names[1], in_channels)
     if found.lonely_images:
         files = [record_files(record)[0] for record in found.lonely_images]
-        logger.warning("%s: %d images without a label left out: %s", folder, len(files), first_names(files))
+        names_left = first_names(files, (record_files(record)[0] for record in found.pairs))
+        logger.warning("%s: %d images without a label left out: %s", folder, len(files), names_left)
     if found.lonely_labels:
-        count, names_left = len(found.lonely_labels), first_names(found.lonely_labels)
+        count = len(found.lonely_labels)
+        names_left = first_names(found.lonely_labels, (record["label"] for record in found.pairs))
         logger.warning("%s: %d labels without an image left out: %s", folder, count, names_left)
     return found.pairs
 

@@ -73,8 +73,8 @@ def _data_file(path: str) -> str:
     return os.fsdecode(found[1].strip()) if found else ""
 
 
-def _refuse_leading_out(path: str) -> None:
-    """Refuse a header whose voxels lie outside of its folder: a scan has no business there, see SECURITY.md.
+def _refuse_voxels_elsewhere(path: str) -> None:
+    """Refuse a header whose voxels are missing, or outside of its folder: it has no business there, see SECURITY.md.
 
     Raises:
         UserError: naming both.
@@ -82,6 +82,9 @@ def _refuse_leading_out(path: str) -> None:
     named = _data_file(path) if path.endswith(_DETACHED) and os.path.isfile(path) else ""
     if os.path.isabs(named) or ".." in Path(named).parts:
         raise UserError(f"{path}: its voxels are said to lie in {named!r}, outside of its folder: put them beside it.")
+    plain = named and " " not in named and named.upper() not in ("LOCAL", "LIST")  # a pattern or a list is ITK's matter
+    if plain and not os.path.isfile(os.path.join(os.path.dirname(path), named)):
+        raise UserError(f"{path}: its voxels, {named}, are not there: copy both files, or leave it out.")
 
 
 def _nifti(path: str) -> Volume:
@@ -101,7 +104,7 @@ def _nifti(path: str) -> Volume:
 def _itk(path: str) -> Volume:
     kind = "MetaImage" if path.endswith((".mha", ".mhd")) else "NRRD"
     sitk = needed("SimpleITK", path, f"reading {kind}")
-    _refuse_leading_out(path)
+    _refuse_voxels_elsewhere(path)
     header = sitk.ImageFileReader()
     header.SetFileName(path)
     try:
@@ -116,8 +119,8 @@ def _itk(path: str) -> Volume:
     def read() -> np.ndarray:
         try:
             array = sitk.GetArrayFromImage(sitk.ReadImage(path))  # (Z, Y, X), then channels
-        except RuntimeError as error:
-            raise OSError(_short(error)) from error
+        except RuntimeError:  # which says in what line of its source, and calls any cause a missing file
+            raise OSError("SimpleITK cannot read its voxels to their end") from None
         return array.transpose(*reversed(range(len(size))), *range(len(size), array.ndim))
 
     affine = np.eye(4)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,42 @@ def record_files(record: Record, keys: Sequence[str] = ("image", "label")) -> li
     return files
 
 
-def first_names(paths: Iterable[str | Path], count: int = 3) -> str:
-    """The first few file names, for a message."""
-    names = [Path(path).name for path in paths]
+def path_tails(path: str | Path) -> list[str]:
+    """``c.nii``, ``b/c.nii``, ``a/b/c.nii`` of ``/a/b/c.nii``: all that a path may be called, the shortest first."""
+    parts = Path(path).relative_to(Path(path).anchor).parts
+    return ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+
+
+def first_single(names: Sequence[str], counts: Counter[str]) -> str:
+    """The first name that at most one case has; the longest, where others have all of them."""
+    return next((name for name in names if counts[name] < 2), names[-1])
+
+
+def first_few(names: Sequence[str], count: int = 3) -> str:
+    """The first few names, for a message."""
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def first_names(paths: Iterable[str | Path], among: Iterable[str | Path] = (), count: int = 3) -> str:
+    """The first few file names, for a message, with as many folders as tell each from all others.
+
+    Args:
+        paths: of the files.
+        among: all files that they may be taken for, themselves as well or not.
+        count: how many are named.
+    """
+    files = [str(path) for path in paths]
+    counts = Counter(tail for file in {*files, *map(str, among)} for tail in path_tails(file))
+    named = [first_single(path_tails(file), counts) for file in files[:count]]
+    return first_few([*named, *files[count:]], count)
 
 
 def present(records: list[Record], source: Path) -> list[Record]:
     """The records whose files exist; those left out are counted in the log (a Decathlon folder may come in part)."""
     absent = [file for record in records for file in record_files(record) if not os.path.exists(file)]
     if absent:
-        logger.warning("%s lists %d files that do not exist; left out: %s", source, len(absent), first_names(absent))
+        names = first_names(absent, (file for record in records for file in record_files(record)))
+        logger.warning("%s lists %d files that do not exist; left out: %s", source, len(absent), names)
     return [record for record in records if all(os.path.exists(file) for file in record_files(record))]
 
 
@@ -52,7 +78,7 @@ def note_links(records: Sequence[Record], folder: Path) -> None:
             folder,
             len(outside),
             len(files),
-            first_names(outside),
+            first_names(outside, files),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,18 +93,23 @@ def keep_subfolders(dataset_dir: str | Path, records: Sequence[Record], layouts:
         layout.root = root
 
 
-def refuse_overwriting(records: Sequence[Record], layout: ScanLayout) -> None:
+def refuse_overwriting(records: Sequence[Record], layouts: Sequence[ScanLayout]) -> None:
     """Refuse an output folder in which a result would replace a scan, or another scan's result.
+
+    Args:
+        records: the scans.
+        layouts: of everything that is written for each of them.
 
     Raises:
         UserError: naming the first such scan.
     """
     taken: dict[str, str] = {}
-    for record in records:
-        path = record_files(record, ("image",))[0]
+    scans = [record_files(record, ("image",))[0] for record in records]
+    originals = {os.path.realpath(scan) for scan in scans}
+    for path, layout in itertools.product(scans, layouts):
         result = layout.filename(path)
-        if Path(result).resolve() == Path(path).resolve():
-            raise UserError(f"{path}: the result would overwrite the scan itself. Give another --output_dir.")
+        if os.path.realpath(result) in originals:
+            raise UserError(f"{path}: its result would overwrite a scan ({result}). Give another --output_dir.")
         if taken.setdefault(result, path) != path:
             raise UserError(
                 f"{path}: its result would overwrite that of {taken[result]} ({result}): rename one, or leave it out."

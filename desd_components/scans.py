@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .case_names import CaseNames, case_ids, without_channel
 from .data_lists import SECTION_NAMES, data_list_sections, is_decathlon, read_json
 from .errors import UserError
-from .records import Record, first_names, note_links, present, record_files
+from .records import Record, first_few, first_names, note_links, present, record_files
 from .searching import FORMATS, SUFFIXES, scan_paths, stem
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def _scans_in_folder(folder: Path, in_channels: int) -> list[Record]:
     images = [path for path in files if path not in left]
     if masks:
         logger.info(
-            "%s: %d label or mask files left out of %d (%s)", folder, len(masks), len(files), first_names(masks)
+            "%s: %d label or mask files left out of %d (%s)", folder, len(masks), len(files), first_names(masks, files)
         )
     if not images:
         found = f"all {len(masks)} files in it are labels or masks by their names" if masks else "no such file"
@@ -114,23 +114,50 @@ def _case_id(name: str) -> str:
     return str(Path(name).parent / stem(name)) if name.endswith(SUFFIXES) else name
 
 
+def split_faults(records: Sequence[Record], cases: Sequence[str]) -> list[tuple[str, str]]:
+    """What is wrong with the case ids of a split, all sections together: (what, remedy), a pair for each fault.
+
+    An id may fit several scans, and two ids may be one scan: then it would be trained on and tested on.
+    """
+    by_name, faults = _by_name(records), []
+    said: dict[tuple[str, ...], str] = {}
+    for case in cases:
+        fits = by_name.get(case, [])
+        if len(fits) > 1:
+            names = CaseNames(fits)
+            files = ", ".join(names.file(record_files(record, ("image",))[0]) for record in fits[:2])
+            faults.append((f"{case!r} fits {len(fits)} scans ({files})", "write folder/name instead"))
+        elif fits and (other := said.setdefault(tuple(record_files(fits[0])), case)) != case:
+            faults.append((f"{other!r} and {case!r} are one scan", "keep one of them"))
+    return faults
+
+
+def _by_name(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records that each case id fits; one that is listed twice counts once."""
+    by_name: dict[str, list[Record]] = {}
+    for record in {tuple(record_files(record)): record for record in records}.values():
+        for name in case_ids(record):
+            by_name.setdefault(name, []).append(record)
+    return by_name
+
+
+def refuse_split_faults(records: Sequence[Record], split: Mapping[str, Sequence[str]], source: str) -> None:
+    """Refuse a split of which an id fits several records, or several ids, of whatever sections, one record.
+
+    Raises:
+        UserError: with the first fault.
+    """
+    for what, remedy in split_faults(records, [case for cases in split.values() for case in cases]):
+        raise UserError(f"{source}: {what}: {remedy}.")
+
+
 def select_cases(records: Sequence[Record], cases: Sequence[str], source: str) -> list[Record]:
     """The records that a list of case ids names, in the list's order; ids without a record are counted in the log.
 
     Raises:
-        UserError: when an id fits several records, or when none of them fits any.
+        UserError: when none of the ids fits any record.
     """
-    by_name: dict[str, list[Record]] = {}
-    for record in records:
-        for name in case_ids(record):
-            by_name.setdefault(name, []).append(record)
-    crowded = next((case for case in cases if len(by_name.get(case, ())) > 1), None)
-    if crowded is not None:
-        names = CaseNames(by_name[crowded])
-        files = ", ".join(names.file(record_files(record, ("image",))[0]) for record in by_name[crowded][:2])
-        raise UserError(
-            f"{source}: {crowded!r} fits {len(by_name[crowded])} scans ({files}): write folder/name instead."
-        )
+    by_name = _by_name(records)
     absent = [case for case in cases if case not in by_name]
     if cases and len(absent) == len(cases):
         example = CaseNames(records).id(records[0]) if records else "none"
@@ -139,7 +166,7 @@ def select_cases(records: Sequence[Record], cases: Sequence[str], source: str) -
             f"{example!r}): use file names without their suffix."
         )
     if absent:
-        logger.warning("%s: %d of %d cases have no scan: %s", source, len(absent), len(cases), first_names(absent))
+        logger.warning("%s: %d of %d cases have no scan: %s", source, len(absent), len(cases), first_few(absent))
     return [by_name[case][0] for case in cases if case in by_name]
 
 
@@ -181,6 +208,7 @@ def find_scans(
         wanted = [case for section in sections for case in split.get(SECTION_NAMES.get(section, section), [])]
         if not wanted:
             raise UserError(f"{data_split}: no case under {list(sections)}; it has {sorted(split)}: set `sections`.")
+        refuse_split_faults(records, split, str(data_split))
         records = select_cases(records, wanted, str(data_split))
     records = sorted(records, key=lambda record: record_files(record)[0])
     logger.info("%s: %d scans", path, len(records))

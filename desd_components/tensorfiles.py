@@ -18,6 +18,7 @@ import torch
 
 from .errors import UserError
 
+_LFS = b"version https://git-lfs"
 #: a key by which a checkpoint of another project is known -> what it is
 FOREIGN = {
     "network_weights": "an nnU-Net checkpoint",
@@ -47,6 +48,8 @@ def load_tensors_and_namespace(path: str | Path) -> Any:
 def _read(path: str | Path, map_location: Any, allowed: list[Any]) -> Any:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such weights file.")
+    if is_lfs_pointer(path):
+        raise UserError(f"{path}: is a git-LFS pointer, not the weights themselves: fetch them with `git lfs pull`.")
     refuse_odd_archive(path)
     try:
         if Path(path).suffix == ".safetensors":
@@ -62,10 +65,20 @@ def _read(path: str | Path, map_location: Any, allowed: list[Any]) -> Any:
         ) from error
 
 
+def is_lfs_pointer(path: str | Path) -> bool:
+    """Whether a file only says where git-LFS keeps its content."""
+    with open(path, "rb") as stream:
+        return stream.read(len(_LFS)) == _LFS
+
+
 def _why(error: Exception) -> str:
     """Why a file could not be read: the object in it that is no tensor, or the first line of what torch says."""
     other = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return f"it holds a {other[1]}" if other else (str(error).splitlines() or [type(error).__name__])[0]
+    if other:
+        return f"it holds a {other[1]}"
+    if str(error).startswith("Weights only load failed"):  # and then advises to load it without that care
+        return "it is no file of PyTorch's"
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def contents(content: Any) -> str:

@@ -134,7 +134,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     """The manifest beside the weights file `path`.
 
     Raises:
-        UserError: when the weights or their manifest are missing, or the manifest is none.
+        UserError: when the weights or their manifest are missing, or the manifest is none, or of another axis order.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such weights file.")
@@ -150,6 +150,11 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{beside}: not a JSON file ({error}). Copy it again from the run that wrote it.") from error
     if not isinstance(manifest, dict):
         raise UserError(f"{beside}: not a manifest but {contents(manifest)}. Copy it from the run that wrote {path}.")
+    if manifest.get("axis_order", AXIS_ORDER) != AXIS_ORDER:
+        raise UserError(
+            f"{beside}: the kernels' axes are {manifest['axis_order']!r}, not {AXIS_ORDER!r}: turn them round, or give "
+            "the encoder.pt or model.pt of a run."
+        )
     return manifest
 
 
@@ -291,8 +296,8 @@ def inflate_channels(encoder: ResNet3DEncoder, in_channels: int) -> ResNet3DEnco
             f"The checkpoint's encoder has {encoder.in_channels} input channels, the volumes have {in_channels}. "
             "Only one channel can be inflated to more."
         )
-    logger.warning("The encoder's stem is inflated from 1 to %d input channels.", in_channels)
     inflated = ResNet3DEncoder(**{**encoder.architecture, "in_channels": in_channels})  # type: ignore[arg-type]
+    logger.warning("The encoder's stem is inflated from 1 to %d input channels.", in_channels)
     tensors = encoder.state_dict()
     tensors["stem.0.weight"] = tensors["stem.0.weight"].repeat(1, in_channels, 1, 1, 1) / in_channels
     inflated.load_state_dict(tensors)

@@ -251,6 +251,17 @@ def test_probabilities_decide_the_labels(inferred: tuple) -> None:
     assert np.mean(probabilities.argmax(-1) == label) > 0.999  # ties of saturated sigmoids aside
 
 
+def test_a_run_that_would_overwrite_a_result_is_refused_before_it_says_anything_of_the_folder(
+    scratch: tuple, inferred: tuple, tmp_path: Path
+) -> None:
+    for name in ("a", "a_prob"):
+        shutil.copy(inferred[0] / "case_4.nii.gz", tmp_path / f"{name}.nii.gz")
+    settings = {"checkpoint": scratch[0] / "model.pt", "save_probabilities": True, "output_dir": tmp_path / "out"}
+    refused = error_line(run_bundle(NAME, "inference", dataset_dir=tmp_path, **settings))
+    assert "a_prob.nii.gz: its result would overwrite that of" in refused
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["inference.log"]
+
+
 def test_overlays_are_drawn_for_every_scan(inferred: tuple) -> None:
     for name in ("case_4", "sub/turned", "small"):
         assert (inferred[1] / "overlays" / f"{name}.png").stat().st_size > 5_000

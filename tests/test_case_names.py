@@ -28,9 +28,13 @@ def kits_record(case: str) -> dict[str, Any]:
     return record(f"/data/kits/{case}/imaging.nii.gz", f"/data/kits/{case}/segmentation.nii.gz")
 
 
+def kits_entry(case: str) -> dict[str, Any]:
+    return record(f"{case}/imaging.nii.gz", f"{case}/segmentation.nii.gz")
+
+
 def kits_list(folder: Path, cases: list[str], **sections: list[str]) -> Path:
     """A data list of cases in folders of their own; by default all of them train."""
-    entries = {case: record(f"{case}/imaging.nii.gz", f"{case}/segmentation.nii.gz") for case in cases}
+    entries = {case: kits_entry(case) for case in cases}
     chosen = sections or {"training": cases}
     return write_json(folder / "list.json", {name: [entries[case] for case in part] for name, part in chosen.items()})
 
@@ -95,6 +99,16 @@ def test_a_name_that_fits_all_cases_is_refused_with_names_that_fit_one(kits: Pat
     split = write_json(kits.parent / "mine.json", {"train": ["imaging"]})
     with pytest.raises(UserError, match=r"fits 6 scans \(case_00000/imaging.nii.gz, case_00001/imaging.nii.gz\)"):
         find_scans(kits, data_split=split)
+
+
+def test_the_log_tells_cases_apart_whose_files_have_one_name(kits: Path, caplog: pytest.LogCaptureFixture) -> None:
+    entries = [record(f"{case}/imaging.nii.gz") for case in CASES[:2]]
+    unlabelled = write_json(kits.parent / "part.json", {"training": [*entries, kits_entry(CASES[2])]})
+    find_labelled(unlabelled, ["a", "b"], val_fraction=0)
+    assert "2 images without a label left out: case_00000/imaging.nii.gz, case_00001/imaging.nii.gz" in caplog.text
+    split = write_json(kits.parent / "mine.json", {"train": ["case_00002", "elsewhere/imaging"]})
+    find_scans(kits, data_split=split)
+    assert "1 of 2 cases have no scan: elsewhere/imaging" in caplog.text
 
 
 def test_roles_are_given_to_cases_not_to_file_names(kits: Path) -> None:

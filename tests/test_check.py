@@ -286,6 +286,19 @@ def test_a_split_that_trains_and_tests_on_the_same_voxels_is_a_fault(good, tmp_p
     assert code == 1 and "one case under test and train" in said["faults"][0]["what"]
 
 
+def test_a_split_whose_ids_do_not_name_one_scan_each_has_a_fault_for_each_such_id(tmp_path):
+    folder = tmp_path / "data"
+    for number in range(3):
+        voxels = np.random.default_rng(number).gamma(2.0, 100.0, size=SHAPE).astype(np.float32)
+        write_nifti(folder / f"case_{number}" / "imaging.nii.gz", voxels, STRAIGHT)
+    sections = {"train": ["imaging", "case_0", "case_1"], "test": ["case_1/imaging", "case_2"]}
+    code, said = checked(folder, f"--data-split={write_json(tmp_path / 'split.json', sections)}")
+    assert code == 1 and [fault["what"] for fault in said["faults"]] == [
+        "'imaging' fits 3 scans (case_0/imaging.nii.gz, case_1/imaging.nii.gz)",
+        "'case_1' and 'case_1/imaging' are one scan",
+    ]
+
+
 def test_a_file_that_a_list_names_twice_is_a_fault(good, tmp_path):
     entry = {"image": "data/imagesTr/case_0.nii.gz", "label": "data/labelsTr/case_0.nii.gz"}
     listed = write_json(tmp_path / "list.json", {"labels": {"1": "a", "2": "b"}, "training": [entry], "test": [entry]})

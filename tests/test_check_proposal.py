@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +113,14 @@ def test_every_line_of_an_overlay_says_why(proposed):
     for name in ("pretrain.yaml", "finetune.yaml"):
         lines = proposed[name].read_text().splitlines()
         assert all(line.startswith("#") or len(line.partition("  # ")[2]) > 5 for line in lines)
+
+
+def test_the_command_above_an_overlay_can_be_copied_whatever_the_folder_is_called(folder, tmp_path):
+    place = shutil.copytree(folder, tmp_path / "my scans; (1)")
+    flags = [f"--output={tmp_path / 'c.json'}", f"--overlay={tmp_path / 'p.yaml'}", "--steps=0"]
+    assert main(["check", str(place), *flags]) == 0
+    [line] = [line for line in (tmp_path / "p.yaml").read_text().splitlines() if "--dataset_dir" in line]
+    assert shlex.split(line.removeprefix("#"))[-1] == str(place)
 
 
 def test_an_overlay_names_only_settings_that_the_bundle_has(proposed):

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from dicom_files import hounsfield, localizer, stored_grid, write_series
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEGLosslessSV1, generate_uid
+from pydicom.filebase import DicomFileLike
+from pydicom.filewriter import write_dataset
+from pydicom.uid import MPEG4HP42STEREO, DeflatedExplicitVRLittleEndian, JPEGLosslessSV1, generate_uid
 from scan_files import oblique_affine
 
 from desd_components import UserError, find_scans
@@ -156,6 +159,24 @@ def aimless(dataset: Dataset, number: int) -> None:
     del dataset.ImageOrientationPatient, dataset.PixelSpacing
 
 
+def nowhere_in_numbers(dataset: Dataset, number: int) -> None:
+    if number == 3:
+        dataset.ImagePositionPatient = [0.0, float("nan"), 1.0]
+
+
+def skewed(dataset: Dataset, number: int) -> None:
+    dataset.ImageOrientationPatient = [1, 0, 0, 0.5, 0.866, 0]
+
+
+def stretched(dataset: Dataset, number: int) -> None:
+    dataset.ImageOrientationPatient = [2 * value for value in dataset.ImageOrientationPatient]
+
+
+def video(dataset: Dataset, number: int) -> None:
+    compressed(dataset, number)
+    dataset.file_meta.TransferSyntaxUID = MPEG4HP42STEREO
+
+
 def compressed(dataset: Dataset, number: int) -> None:
     dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
     dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
@@ -172,6 +193,10 @@ def compressed(dataset: Dataset, number: int) -> None:
         (nowhere, r"8 of 8 slices .* do not say where they lie"),
         (colored, r"holds RGB pixels"),
         (aimless, r"8 of 8 slices .* do not say where they lie"),
+        (nowhere_in_numbers, r"1 of 8 slices \(first: 3.dcm\) do not say where they lie"),
+        (skewed, r"8 of 8 slices .* do not say where they lie"),
+        (stretched, r"8 of 8 slices .* do not say where they lie"),
+        (video, r"is compressed \(MPEG-4.*\), for which there is no decoder: export it again"),
         (compressed, r"is compressed \(JPEG Lossless.*\), and no decoder for it is installed: pip install pylibjpeg"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -203,6 +228,35 @@ def test_pixels_that_are_torn_off_are_refused_naming_the_file(tmp_path):
     (folder / "4.dcm").write_bytes((folder / "4.dcm").read_bytes()[:-20])
     with pytest.raises(UserError, match=r"4.dcm: its pixels cannot be decoded"):
         open_volume(folder).read()
+
+
+def without_preamble(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[132:])
+
+
+def without_its_group(file: Path) -> None:
+    dataset = pydicom.dcmread(file)
+    with file.open("wb") as stream:
+        raw = DicomFileLike(stream)
+        raw.is_implicit_VR, raw.is_little_endian = dataset.original_encoding
+        write_dataset(raw, dataset)
+
+
+@pytest.mark.parametrize("strip", [without_preamble, without_its_group])
+@pytest.mark.parametrize("name", ["{}.dcm", "IM{}"])
+def test_files_of_old_archives_without_preamble_are_a_series_like_any_other(tmp_path, name, strip):
+    folder = written(tmp_path, names=name.format)
+    for file in folder.iterdir():
+        strip(file)
+    assert scan_paths(tmp_path) == [folder]
+    np.testing.assert_array_equal(open_volume(folder).read(), stored_grid(VOXELS))
+
+
+def test_a_deflated_series_is_read(tmp_path):
+    def deflated(dataset: Dataset, number: int) -> None:
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+
+    np.testing.assert_array_equal(open_volume(written(tmp_path, change=deflated)).read(), stored_grid(VOXELS))
 
 
 def test_a_slice_stands_for_its_series_and_a_folder_without_one_is_refused(tmp_path):

@@ -155,6 +155,27 @@ def test_knobs_that_agree_or_say_nothing_are_accepted(network: SegmentationNetwo
     assert model_manifest(path, spacing=[1, 1, 1], class_names="a,b", activation=None)["window"] == [16, 16, 16]
 
 
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"architecture": None}, "`architecture` is a NoneType, not a dict"),
+        ({"window": 32}, "`window` is a int, not a list"),
+        ({"regions": "false"}, "`regions` is a str, not a bool"),
+        ({"class_names": ["background", "a"]}, "names 2 classes, but the network has 3"),
+        ({"decoder": "left out"}, "`decoder` is absent, not a dict"),
+    ],
+    ids=str,
+)
+def test_a_manifest_that_was_edited_is_refused_with_the_entry(
+    network: SegmentationNetwork, tmp_path: Path, entry: dict, words: str
+) -> None:
+    beside = saved_model(network, tmp_path).with_suffix(".json")
+    content = {**json.loads(beside.read_text()), **entry}
+    beside.write_text(json.dumps({name: value for name, value in content.items() if value != "left out"}))
+    with pytest.raises(UserError, match=rf"model.json.*{words}.*Copy it again from the run"):
+        model_manifest(tmp_path / "model.pt")
+
+
 def test_an_encoder_is_no_segmentation_model(tiny_encoder: ResNet3DEncoder, tmp_path: Path) -> None:
     save_weights(tiny_encoder, tmp_path / "encoder.pt", {"kind": "encoder"})
     with pytest.raises(UserError, match="fine-tuned first"):

@@ -53,6 +53,18 @@ def test_runs_of_one_kind_share_a_figure_in_the_colors_of_their_rows(page):
     assert page.count('class="key" style="background:var(--series-1)"') == 1
 
 
+def test_a_run_that_was_torn_off_has_its_row_and_one_that_cannot_be_read_is_left_out(tmp_path, caplog):
+    killed = write_pretraining(tmp_path / "killed", steps=6)
+    with (killed / "history.jsonl").open("a") as history:
+        history.write('{"step": 6, "lo')
+    broken = write_pretraining(tmp_path / "broken", steps=6)
+    (broken / "config.yaml").write_text("a: [")
+    assert main(["gallery", str(tmp_path)]) == 0
+    assert f"left out: {broken}: its config is not YAML" in caplog.text
+    page = (tmp_path / "gallery.html").read_text()
+    assert "killed/report.html" in page and "broken/report.html" not in page
+
+
 def test_a_folder_without_runs_is_refused(tmp_path, capsys):
     assert main(["gallery", str(tmp_path)]) == 2
     assert "no run lies there" in capsys.readouterr().err

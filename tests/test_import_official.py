@@ -160,6 +160,15 @@ def test_what_the_format_does_not_know_is_refused(tmp_path, kind):
     assert not (tmp_path / "encoder.pt").exists()
 
 
+@pytest.mark.parametrize("output", ["encoder.safetensors", "encoder", "theirs.pt"])
+def test_an_output_that_no_one_could_read_or_that_is_the_file_itself_is_refused(tmp_path, output):
+    torch.save(checkpoint(backbone()), tmp_path / "theirs.pt")
+    size = (tmp_path / "theirs.pt").stat().st_size
+    with pytest.raises(UserError, match=r"give another file, ending in .pt"):
+        import_official(str(tmp_path / "theirs.pt"), str(tmp_path / output))
+    assert [path.stat().st_size for path in tmp_path.iterdir()] == [size]
+
+
 class Other:
     """A class that no such file may name."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import desd_components
 from desd_components.__main__ import COMMANDS, main
 
 
@@ -34,6 +35,46 @@ def test_a_mistyped_flag_is_refused_before_anything_is_written(tmp_path: Path, c
 def test_a_user_error_is_one_line_and_exit_code_2(tmp_path: Path, capsys):
     assert main(["phantom", str(tmp_path / "family"), "--num-labelled=1"]) == 2
     assert capsys.readouterr().err.startswith("error: --num-labelled 1")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["phantom", "family", "--size", "large"], "phantom: --size large: give a whole number."),
+        (["check", ".", "--in-channels=two"], "check: --in-channels two: give a whole number."),
+        (["download", "Task04", "--keep-archive=perhaps"], "download: --keep-archive perhaps: give true or false."),
+        (["pack", "bundles/desd_pretrain", "--output"], "pack: flag --output has no value. Say --output=VALUE."),
+        (["export", "a.pt", "--format", "--output=a.onnx"], "export: flag --format has no value. Say --format=VALUE."),
+        (["method-figure", "/proc/none/a.svg"], "method-figure: /proc/none: No such file or directory: give another"),
+        (["insert"], "insert: no page was named."),
+        (["check-config", "tests/test_main.py"], "tests/test_main.py: no YAML or JSON"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_one_line(words, line, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {line}") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["2024", "a,b", "1e5", "None"])
+def test_a_folder_is_called_what_its_name_says(name, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["phantom", name, "--num-labelled=4", "--num-unlabelled=0", "--size=24"]) == 0
+    assert main(["check", name, "--output", f"{name}/1.5"]) == 0
+    assert {path.name for path in (tmp_path / name).iterdir()} > {"imagesTr", "1.5"}
+
+
+def test_false_is_not_true(tmp_path: Path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr("desd_components.tools.pack.pack_one", lambda *_: Path("packed"))
+    monkeypatch.setattr("desd_components.tools.pack_checks.check_packed", lambda packed: seen.setdefault("checked"))
+    assert main(["pack", "bundles/desd_pretrain", f"--output={tmp_path}", "--checks", "false"]) == 0
+    assert not seen
+
+
+def test_the_version_is_told(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == desd_components.__version__
 
 
 def test_python_dash_m_writes_a_phantom_family(tmp_path: Path):

@@ -115,6 +115,18 @@ def test_without_simpleitk_the_remedy_is_named(tmp_path, monkeypatch):
         open_volume(path)
 
 
+@pytest.mark.parametrize("name", ["a.mhd", "a.nhdr"])
+def test_a_header_without_its_voxels_says_so_and_one_with_a_part_of_them_is_damaged(tmp_path, name):
+    path = write_itk(tmp_path / name)
+    path.with_suffix(".raw").write_bytes(path.with_suffix(".raw").read_bytes()[:100])
+    damaged = r"is truncated or damaged \(SimpleITK cannot read its voxels to their end\): copy or download it again"
+    with pytest.raises(UserError, match=damaged):
+        check_records([{"image": str(path)}], voxels=True)
+    path.with_suffix(".raw").unlink()
+    with pytest.raises(UserError, match=rf"{name}: its voxels, a.raw, are not there: copy both files"):
+        open_volume(path)
+
+
 @pytest.mark.parametrize(("header", "data"), [("a.mhd", "a.raw"), ("a.nhdr", "a.raw"), ("a.mha", None)])
 def test_a_header_and_its_data_file_are_one_scan(tmp_path, header, data):
     files = [Path(file).name for file in parts(str(written(tmp_path, header)))]

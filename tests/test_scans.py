@@ -172,6 +172,13 @@ def test_a_case_id_that_fits_two_scans_is_refused(tmp_path):
     assert find_scans(tmp_path, data_split="splits.json") == [{"image": str(tmp_path / "p2" / "ct.nii.gz")}]
 
 
+def test_one_scan_under_two_names_of_a_split_is_refused(tmp_path):
+    write_scan(tmp_path / "p1" / "ct.nii.gz")
+    write_json(tmp_path / "splits.json", {"train": ["p1/ct"], "test": ["p1"]})
+    with pytest.raises(UserError, match="'p1/ct' and 'p1' are one scan: keep one of them"):
+        find_scans(tmp_path, data_split="splits.json")
+
+
 def test_a_missing_folder_is_refused_with_what_may_stand_there(tmp_path):
     with pytest.raises(UserError, match=r"does not exist .* with `--dataset_dir DIR`"):
         find_scans(tmp_path / "nowhere")

@@ -95,6 +95,23 @@ def test_a_missing_file_a_missing_manifest_and_a_broken_one_are_told_apart(check
         encoder_from(checkpoint)
 
 
+def test_what_stands_where_weights_were_meant_is_named_without_bad_advice(checkpoint):
+    checkpoint.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    with pytest.raises(UserError, match=r"encoder.pt: is a git-LFS pointer.* `git lfs pull`"):
+        encoder_from(checkpoint)
+    checkpoint.write_text('{"a": 1}')
+    with pytest.raises(UserError, match=r"\(it is no file of PyTorch's\)") as refusal:
+        encoder_from(checkpoint)
+    assert "weights_only" not in str(refusal.value)
+
+
+def test_kernels_of_another_axis_order_are_refused(checkpoint):
+    manifest = checkpoint.with_suffix(".json")
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "axis_order": "z, y, x"}))
+    with pytest.raises(UserError, match="axes are 'z, y, x', not 'x, y, z'"):
+        encoder_from(checkpoint)
+
+
 def test_a_file_of_other_objects_is_refused_and_nothing_is_executed(tmp_path):
     class Payload:
         def __reduce__(self):

@@ -68,11 +68,20 @@ class Run:
         return self.settings().get(key)
 
     def settings(self) -> dict[str, Any]:
-        """The resolved config of the training, or of whatever else there is."""
+        """The resolved config of the training, or of whatever else there is.
+
+        Raises:
+            UserError: when it is no YAML.
+        """
         import yaml
 
         text = self.config or next((part.config for part in self.parts if part.config), "")
-        return (yaml.safe_load(text) or {}) if text else {}
+        try:
+            found = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"{self.folder}: its config is not YAML ({reason}). Run it again or mend it.") from error
+        return found if isinstance(found, dict) else {}
 
 
 @dataclass
@@ -120,7 +129,7 @@ def read_run(folder: str | Path, name: str = "", metrics: str | Path = "") -> Ru
             f"{folder}: neither history.jsonl nor metrics.json nor report.json is there. Name the output_dir of a run."
         )
     try:
-        run.history = [json.loads(line) for line in _text(folder / "history.jsonl").splitlines() if line.strip()]
+        run.history = [json.loads(line) for line in _whole_lines(folder / "history.jsonl")]
         run.metrics, run.scans = _json(scores), _json(folder / "report.json")
         run.parts = [part for part in (_part(folder, name) for name in PARTS) if part.config or part.environment]
     except json.JSONDecodeError as error:
@@ -129,6 +138,7 @@ def read_run(folder: str | Path, name: str = "", metrics: str | Path = "") -> Ru
         ) from error
     training = next((part for part in run.parts if not part.name), _part(folder, ""))
     run.config, run.environment, run.warnings = training.config, training.environment, training.warnings
+    run.settings()
     return run
 
 
@@ -140,6 +150,12 @@ def _part(folder: Path, name: str) -> Part:
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file; a last one whose end was not written, for the run was killed there, is no line."""
+    lines = _text(path).splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n") and line.strip()]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from monai.bundle import ConfigParser, ReferenceResolver
 
 from ..command_line import accepts, located
@@ -69,7 +70,12 @@ def _merged(files: Sequence[str | Path]) -> dict[str, Any]:
     if absent is not None:
         raise UserError(f"{absent}: no such config. Name the files, overlays last.")
     parser = ConfigParser()
-    parser.read_config([str(file) for file in files])
+    try:
+        parser.read_config([str(file) for file in files])
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{', '.join(map(str, files))}: no YAML or JSON ({' '.join(str(error).split())[:160]})."
+        ) from error
     parser.resolve_macro_and_relative_ids()
     return {key: value for key, value in parser.get().items() if key != "_meta_"}
 

@@ -6,6 +6,7 @@ they differ in. Runs of one kind have one colour each, in the table and in the c
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -21,6 +22,8 @@ from desd_components.pages.pictures import FOLDER, read_pictures
 from desd_components.pages.run_page import PAGE, write_run_page
 from desd_components.pages.runs import Run, is_run, read_run
 from desd_components.weights import write_atomically
+
+logger = logging.getLogger(__name__)
 
 RETRIEVAL = Chart(
     {"val_retrieval_4": "retrieval"},
@@ -55,13 +58,22 @@ def gallery(folder: str, output: str = "") -> None:
 def find_runs(folder: Path) -> list[Run]:
     """The runs in `folder` and below, by kind and name; each is called by its path below `folder`.
 
+    One that cannot be read is named in the log and left out.
+
     Raises:
         UserError: when there is none.
     """
     places = sorted(place for place in (folder, *folder.rglob("*")) if place.is_dir() and is_run(place))
     if not places:
         raise UserError(f"{folder}: no run lies there or below. Name a folder in which runs have their output_dir.")
-    runs = [read_run(place, str(place.relative_to(folder)) if place != folder else folder.name) for place in places]
+    runs = []
+    for place in places:
+        try:
+            runs.append(read_run(place, str(place.relative_to(folder)) if place != folder else folder.name))
+        except UserError as error:
+            logger.warning("left out: %s", error)
+    if not runs:
+        raise UserError(f"{folder}: none of the {len(places)} runs there can be read; see the lines above.")
     return sorted(runs, key=lambda run: (run.kind, run.name))
 
 

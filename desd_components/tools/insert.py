@@ -59,6 +59,8 @@ def insert(*pages: str) -> None:
     Raises:
         UserError: when a page or a file is missing.
     """
+    if not pages:
+        raise UserError("insert: no page was named. Give the path of a Markdown file.")
     for name in pages:
         page = Path(name)
         if not page.is_file():

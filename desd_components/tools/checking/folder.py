@@ -17,7 +17,7 @@ from ...class_names import with_background
 from ...data_lists import SECTION_NAMES, data_list_sections, is_decathlon, read_json
 from ...labelled import pair_folders, pairs_by_name
 from ...records import Record, record_files
-from ...scans import existing, find_scans, group_channels, is_mask, read_split
+from ...scans import existing, find_scans, group_channels, is_mask, read_split, split_faults
 from ...searching import scan_paths
 from .findings import REMARK, Finding
 
@@ -207,13 +207,16 @@ def _junk(folder: Path) -> list[Finding]:
 def _apply_split(found: DataFolder, data_split: str) -> None:
     """Sections as a split file says; cases that it does not name are in none."""
     split = read_split(data_split, found.root)
+    listed = [case.record for case in found.cases if "image" in case.record and case.section != UNUSED]
+    for what, remedy in split_faults(listed, [case for cases in split.values() for case in cases]):
+        found.findings.append(Finding(str(data_split), what, remedy, "split"))
     section_by_name = {name: section for section, names in split.items() for name in names}
-    seen = set()
+    seen: set[str] = set()
     for case in found.cases:
         names = case_ids(case.record) if "image" in case.record else []
-        name = next((name for name in names if name in section_by_name), None)
-        case.section = UNUSED if name is None else section_by_name[name]
-        seen.add(name)
+        listed_as = [name for name in names if name in section_by_name]
+        case.section = section_by_name[listed_as[0]] if listed_as else UNUSED
+        seen.update(listed_as)
     absent = [name for name in section_by_name if name not in seen]
     if absent:
         what = f"names {len(absent)} cases that are not there (first: {absent[0]})"

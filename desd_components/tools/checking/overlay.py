@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -138,8 +139,9 @@ def head_of(bundle: str, path: str, seen: Survey, overlays: Overlays) -> list[st
     """What stands above the settings: for which data, how to use them, what they will cost."""
     configs = [f"bundles/{bundle}/configs/train.yaml", f"bundles/{bundle}/configs/small.yaml", path]
     listed = ",".join(f"'{config}'" for config in configs)
+    data = shlex.quote(seen.folder.dataset_dir)
     return [
         f"Proposed by `python -m desd_components check` for {seen.folder.dataset_dir}; on train.yaml and small.yaml:",
-        f'  python -m monai.bundle run training --config_file "[{listed}]" --dataset_dir {seen.folder.dataset_dir}',
+        f'  python -m monai.bundle run training --config_file "[{listed}]" --dataset_dir {data}',
         *overlays.notes,
     ]
