@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UserError
+from .errors import UserError, chain_of
 from .reading import open_volume
 from .records import Record, record_files
 from .searching import FORMATS, SUFFIXES
@@ -156,8 +156,7 @@ def file_problem(file: str) -> str | None:
 
 def one_line(error: BaseException) -> str:
     """The innermost cause of an error, shortened."""
-    while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
-        error = cause
+    *_, error = chain_of(error)
     text = " ".join(str(error).split()) or type(error).__name__
     return text[:160]
 

@@ -18,7 +18,7 @@ from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd
 
 from .checks import header_problem, label_values, one_line, raw_problem, unreadable
 from .entries import META_FILE, described, is_label, to_numpy
-from .errors import UserError, innermost_user_error
+from .errors import UserError, chain_of, innermost_user_error
 from .reading import open_volume
 from .records import Record, record_files
 
@@ -169,9 +169,5 @@ def _smallest_kind(labels: np.ndarray) -> str:
 
 def _named_file(error: BaseException, files: Sequence[str]) -> str:
     """The file that an error's chain names, else the first."""
-    chain: BaseException | None = error
-    while chain is not None:
-        if found := next((file for file in files if file in str(chain)), None):
-            return found
-        chain = chain.__cause__ or chain.__context__
-    return files[0]
+    named = (file for each in chain_of(error) for file in files if file in str(each))
+    return next(named, files[0])
