@@ -267,7 +267,6 @@ def test_a_failing_run_stops_the_others_and_names_its_log(tmp_path, capsys):
 SLEEP = "time.sleep(60)"
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_worker_killed_after_it_kept_an_encoder_keeps_it_once(tmp_path):
     source, target = tmp_path / "work" / "encoder.pt", tmp_path / "kept" / "encoder.pt"
     source.parent.mkdir()
@@ -279,6 +278,7 @@ def test_a_worker_killed_after_it_kept_an_encoder_keeps_it_once(tmp_path):
         worker._keep(source, tmp_path / "kept" / "other.pt")
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_children_and_keeps_what_is_finished(tmp_path, number, status):
     pool, done = _pool(2, 2), set()
     jobs = [_job(tmp_path, "quick", "time.sleep(0)"), _job(tmp_path, "slow", SLEEP)]
