@@ -7,6 +7,7 @@ ConfigExpression". `plain_errors`, the first item of every ``initialize``, print
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -65,9 +66,12 @@ def plain_message(error: UserError) -> str:
 
 
 def ended_plainly(command: Callable[[], int]) -> int:
-    """The exit code of `command`; 2 after an error that a user can mend, which is printed as one line."""
+    """The exit code of `command`: 2 after an error that a user can mend, told in one line; 130 after Ctrl-C."""
     try:
         return command()
+    except KeyboardInterrupt:
+        print("stopped by SIGINT.", file=sys.stderr)
+        return 128 + signal.SIGINT
     except Exception as error:
         message = known_cause(error)
         if message is None:
