@@ -14,16 +14,18 @@ import torch
 
 from .errors import UserError, chain_of
 
-MAKE_ROOM = "Make room there and start the same command again; a training goes on from its last state."
+_AGAIN = "start the same command again; a training goes on from its last state."
+MAKE_ROOM, MEND = f"Make room there and {_AGAIN}", f"Mend that, or give another place, and {_AGAIN}"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @contextmanager
-def told_if_unwritable(path: Path, remedy: str = MAKE_ROOM) -> Iterator[None]:
-    """Let what the system says against writing `path` become a `UserError` of one line, which ends in `remedy`."""
+def told_if_unwritable(path: Path, remedy: str = "") -> Iterator[None]:
+    """Let what the system says against writing `path` become a `UserError` of one line, which ends in a remedy."""
     try:
         yield
     except OSError as error:
+        remedy = remedy or (MAKE_ROOM if error.errno in _FULL else MEND)
         raise UserError(f"{path}: cannot be written ({error.strerror or error}). {remedy}") from error
 
 
