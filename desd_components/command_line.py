@@ -74,7 +74,7 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
         if name not in allowed and not is_known(parser, name):
             raise UserError(unknown_setting(parser, name))
         if name not in allowed:
-            _refuse_word_for_number(parser, f"--{name}", name, value)
+            _refuse_mere_word(parser, f"--{name}", name, value)
     refuse_unknown_keys(files)
 
 
@@ -84,11 +84,16 @@ def _parser_of(files: Sequence[str]) -> ConfigParser:
     return parser
 
 
-def _refuse_word_for_number(parser: ConfigParser, told: str, name: str, value: Any) -> None:
+def _refuse_mere_word(parser: ConfigParser, told: str, name: str, value: Any) -> None:
     name = ReferenceResolver.normalize_id(name)
     before = parser.get(name, None)
-    is_number = isinstance(before, int | float) and not isinstance(before, bool)
-    if is_number and isinstance(value, str) and value[:1] not in ("$", "@", "%") and given_value(value) is not None:
+    if not isinstance(value, str) or value[:1] in ("$", "@", "%"):
+        return
+    if isinstance(before, bool) and value not in ("true", "True"):  # any word would count as true
+        raise UserError(
+            f"{told} {value}: True or False stands there in the config ({before}): give one, as written here."
+        )
+    if isinstance(before, int | float) and not isinstance(before, bool) and given_value(value) is not None:
         raise UserError(f"{told} {value}: a number stands there in the config ({before}): give one.")
 
 
@@ -101,14 +106,15 @@ def refuse_unknown_keys(files: Sequence[str]) -> None:
     Raises:
         UserError: naming the file, the key, and the nearest one that exists.
     """
-    merged = _parser_of(files).get()
-    referred = {*_references(merged), *_ENTRIES}
+    referred = [set(_references(_parser_of(files[: count + 1]).get())) for count in range(len(files))]
     for count, file in enumerate(files[1:], start=1):
         before, overlay = _parser_of(files[:count]), ConfigParser.load_config_file(file)
         for name, value in overlay.items():
-            _refuse_word_for_number(before, f"{file}: {name}:", name, value)
+            _refuse_mere_word(before, f"{file}: {name}:", name, value)
         for name in _added(overlay, before):
-            if not any(other == name or other.startswith(f"{name}::") for other in referred):
+            # by itself or a later overlay, which may take away again what refers to it
+            later = set(_ENTRIES).union(*referred[count:])
+            if not any(other == name or other.startswith(f"{name}::") for other in later):
                 raise UserError(f"{file}: {unknown_setting(before, name, dashes='')}")
 
 

@@ -12,6 +12,7 @@ from desd_components.command_line import given_settings, refuse_unknown_keys, re
 
 CONFIG = """
 max_epochs: 3
+page: true
 optimizer:
   _target_: torch.optim.SGD
   params: []
@@ -42,6 +43,9 @@ def test_words_are_read_as_fire_reads_them():
     "words",
     [
         ("--max_epochs", "5"),
+        ("--page", "False"),
+        ("--page", "true"),
+        ("--page", "$False"),
         ("--optimizer#lr=0.2",),
         ("--optimizer::nesterov", "True"),
         ("--logging_file", "x.conf"),
@@ -57,6 +61,7 @@ def test_settings_that_exist_pass(config, words):
     [
         (("--epoch", "5"), "--epoch: .*"),
         (("-max_epoch", "5"), "mean --max_epochs"),
+        (("--page", "false"), r"--page false: True or False stands there in the config \(True\)"),
         (("--max_epochs", "ten"), r"--max_epochs ten: a number stands there in the config \(3\)"),
         (("--max_epoch", "5"), "mean --max_epochs"),
         (("--optimiser#lr", "1"), "mean --optimizer#lr"),
@@ -108,6 +113,12 @@ def test_keys_of_overlays_that_are_known_or_referred_to_pass(config, tmp_path, t
     config.write_text(CONFIG + "sizes:\n  depth: 2\n")
     (tmp_path / "overlay.yaml").write_text(text)
     refuse_unknown_keys([str(config), str(tmp_path / "overlay.yaml")])
+
+
+def test_an_overlay_may_take_away_what_refers_to_a_key_of_the_one_before(config, tmp_path):
+    for name, text in (("first", "rate: 0.2\noptimizer#lr: '@rate'"), ("second", "optimizer#lr: 0.3")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    refuse_unknown_keys([str(config), str(tmp_path / "first.yaml"), str(tmp_path / "second.yaml")])
 
 
 @pytest.mark.parametrize("configs", [*TOGETHER, "train small smoke evaluate"])
