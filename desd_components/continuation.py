@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from .errors import UserError
+from .errors import UserError, require_whole
 from .statefile import DamagedState, StatePair, read_state
 from .tensorfiles import differences
 from .weights import given
@@ -76,6 +76,7 @@ def scheduled_epochs(output_dir: str | Path, resume: str, extend: str | None, ma
         UserError: when `extend` is no such word, or `max_epochs` is fewer than the schedules were made for.
     """
     extend = known_extension(extend)
+    require_whole(0, max_epochs=max_epochs)
     if extend != "keep":
         return max_epochs
     found = state_to_resume(StatePair(output_dir), str(resume))

@@ -12,12 +12,24 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
 
 class UserError(ValueError):
     """Something the user can mend; its message names the thing, the place and the remedy."""
+
+
+def require_whole(least: int, **settings: Any) -> None:
+    """Refuse settings that are not whole numbers of at least `least`.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for name, value in settings.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UserError(f"{name}={value!r}: give a whole number of at least {least}.")
 
 
 def innermost_user_error(error: BaseException | None) -> UserError | None:

@@ -24,6 +24,7 @@ from monai.engines.trainer import Trainer
 from monai.engines.workflow import Workflow
 from monai.utils.enums import CommonKeys
 
+from .errors import require_whole
 from .weights import json_text
 from .writing import told_if_unwritable, write_atomically
 
@@ -128,6 +129,7 @@ class RunRecordHandler:
     """
 
     def __init__(self, output_dir: str | Path, sources: Sequence[ScalarSource] = (), interval: int = 10) -> None:
+        require_whole(1, record_interval=interval)
         self.output_dir, self.sources, self.interval = Path(output_dir), sources, interval
         self._writer: Any = None
         self._kept = 0
