@@ -25,6 +25,7 @@ from .volumes import Volume
 
 LISTED = 10  # problems named in one message; the rest is a count
 GRID_TOLERANCE = 0.1  # in voxels: image and label grids may differ by that much at any corner (headers are rounded)
+UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error)  # what reading voxels may raise
 _LFS = b"version https://git-lfs"
 
 
@@ -140,6 +141,8 @@ def file_problem(file: str) -> str | None:
     """A file that is missing, empty, or not there yet (git-LFS), in one line, or None."""
     if not os.path.exists(file):
         return f"{file}: does not exist: mend the data list or put the file there."
+    if not (os.path.isfile(file) or os.path.isdir(file)):
+        return f"{file}: is a pipe or a device, not a file: leave it out."
     if os.path.isdir(file) or not file.endswith(SUFFIXES):
         return None  # a DICOM series: `open_volume` looks at its slices
     try:
@@ -214,7 +217,7 @@ def voxels_problem(record: Record, class_count: int | None = None) -> str | None
                 voxels = open_volume(file).read()
             except UserError as error:
                 return str(error)
-            except (OSError, EOFError, ValueError, zlib.error) as error:
+            except UNREADABLE as error:
                 return unreadable(file, error)
             found = raw_problem(file, voxels, is_label=key == "label")
             if found is None and key == "label":

@@ -1,6 +1,7 @@
 """Refuse settings that no config knows: `monai.bundle run` takes a mistyped one in silence and ignores it.
 
-Refused, too, are paths that are none by the time they arrive: a folder ``2024`` is a number to Fire.
+So are keys of overlays that none of the configs before it has and nothing refers to, words in the place of numbers, and
+paths that are none by the time they arrive: a folder ``2024`` is a number to Fire.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import difflib
 import functools
 import inspect
 import pydoc
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import fire
@@ -17,22 +19,29 @@ from monai.bundle import ConfigComponent, ConfigParser, ReferenceResolver
 from monai.bundle import run as bundle_run
 
 from .errors import UserError
+from .weights import given as given_value
 
+_FLAG = re.compile(r"-[A-Za-z]|--.")
+#: what `monai.bundle` itself asks a config for
+_ENTRIES = ("imports", "initialize", "run", "training", "inference", "finalize", "_meta_")
 #: taken from the command line by `--tracking mlflow`, not by the config
 TRACKING_SETTINGS = ("tracking_uri", "experiment_name", "run_name", "save_execute_config", "output_dir")
 
 
 def given_settings(arguments: Sequence[str]) -> dict[str, Any]:
-    """``--name value``, ``--name=value`` and ``--flag`` of a command line, values read as Fire reads them."""
+    """``--name value``, ``--name=value`` and ``--flag`` of a command line, values read as Fire reads them.
+
+    One dash does as well as two for Fire.
+    """
     found: dict[str, Any] = {}
     words = list(arguments)
     for place, word in enumerate(words):
-        if not word.startswith("--") or len(word) == 2:
+        if not _FLAG.match(word):
             continue
-        name, has_value, value = word[2:].partition("=")
+        name, has_value, value = word.removeprefix("-").removeprefix("-").partition("=")
         if not has_value:
             following = words[place + 1] if place + 1 < len(words) else "--"
-            value = "True" if following.startswith("--") else following
+            value = "True" if following == "--" or _FLAG.match(following) else following
         found[name] = fire.parser.DefaultParseValue(value)
     return found
 
@@ -47,8 +56,8 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
     """Check the command line of a bundle's run; any other is none of our business.
 
     Raises:
-        UserError: naming the first setting that no config has, and the nearest one that exists; or a path that Fire
-            takes for a number.
+        UserError: naming the first setting that no config has, and the nearest one that exists; or one that is a word
+            where the config has a number, or a number in the place of a path.
     """
     if not is_bundle_command(arguments):
         return
@@ -59,14 +68,84 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
     allowed = own | (set(TRACKING_SETTINGS) if given.get("tracking") else set())
     if "config_file" not in given:
         return
-    parser = ConfigParser()
-    parser.read_config(given["config_file"])
-    for name in given:
+    files = given["config_file"]
+    files = files.split(",") if isinstance(files, str) else list(files)
+    parser = _parser_of(files)
+    for name, value in given.items():
         if name not in allowed and not is_known(parser, name):
             raise UserError(unknown_setting(parser, name))
-        if is_path(name) and not isinstance(given[name], str | None):
-            kind = type(given[name]).__name__
-            raise UserError(f"--{name} {given[name]} is read as a {kind}, not as a path: write ./{given[name]}.")
+        if name not in allowed:
+            _refuse_mere_word(parser, f"--{name}", name, value)
+        if is_path(name) and not isinstance(value, str | None):
+            kind = type(value).__name__
+            raise UserError(f"--{name} {value} is read as a {kind}, not as a path: write ./{value}.")
+    refuse_unknown_keys(files)
+
+
+def _parser_of(files: Sequence[str]) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config(list(files))
+    return parser
+
+
+def _refuse_mere_word(parser: ConfigParser, told: str, name: str, value: Any) -> None:
+    name = ReferenceResolver.normalize_id(name)
+    before = parser.get(name, None)
+    if not isinstance(value, str) or value[:1] in ("$", "@", "%"):
+        return
+    if isinstance(before, bool) and value not in ("true", "True"):  # any word would count as true
+        raise UserError(
+            f"{told} {value}: True or False stands there in the config ({before}): give one, as written here."
+        )
+    if isinstance(before, int | float) and not isinstance(before, bool) and given_value(value) is not None:
+        raise UserError(f"{told} {value}: a number stands there in the config ({before}): give one.")
+
+
+def refuse_unknown_keys(files: Sequence[str]) -> None:
+    """Check the keys of overlays: each is in a config before it, or is referred to.
+
+    Args:
+        files: of configs, each laid over those before it.
+
+    Raises:
+        UserError: naming the file, the key, and the nearest one that exists.
+    """
+    referred = [set(_references(_parser_of(files[: count + 1]).get())) for count in range(len(files))]
+    for count, file in enumerate(files[1:], start=1):
+        before, overlay = _parser_of(files[:count]), ConfigParser.load_config_file(file)
+        for name, value in overlay.items():
+            _refuse_mere_word(before, f"{file}: {name}:", name, value)
+        for name in _added(overlay, before):
+            # by itself or a later overlay, which may take away again what refers to it
+            later = set(_ENTRIES).union(*referred[count:])
+            if not any(other == name or other.startswith(f"{name}::") for other in later):
+                raise UserError(f"{file}: {unknown_setting(before, name, dashes='')}")
+
+
+def _added(overlay: Mapping[str, Any], before: ConfigParser, prefix: str = "") -> Iterator[str]:
+    """The ids that an overlay adds to the config before it; a component brings arguments of its own."""
+    for key, value in overlay.items():
+        name = prefix + ReferenceResolver.normalize_id(str(key).removeprefix("+"))
+        if not is_known(before, name):
+            is_one_of_many = bool(prefix) and isinstance(value, Mapping)  # a further metric among others, say
+            yield from () if is_one_of_many else (name,)
+        elif _is_section(value) and _is_section(before[name]) and not name.endswith("kwargs"):
+            yield from _added(value, before, f"{name}::")
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, Mapping) and "_target_" not in value
+
+
+def _references(value: Any) -> Iterator[str]:
+    """The ids that a config refers to, by ``@`` or ``%``."""
+    if isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _references(part)
+    elif isinstance(value, str):
+        text = ReferenceResolver.normalize_id(value)
+        yield from ReferenceResolver.match_refs_pattern(value=text)
+        yield from re.findall(r"^%([\w:]+)", text)
 
 
 def is_path(name: str) -> bool:
@@ -102,13 +181,14 @@ def accepts(target: str, argument: str) -> bool:
     return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def unknown_setting(parser: ConfigParser, name: str) -> str:
+def unknown_setting(parser: ConfigParser, name: str, dashes: str = "--") -> str:
     """The message: what is not known, and what may have been meant."""
     known = sorted(all_ids(parser.get()))
     wanted = ReferenceResolver.normalize_id(name).replace("::", "#")
     near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
-    hint = f" Did you mean --{near[0]}?" if near else ""
-    return f"--{name}: the config has no such setting.{hint} The settings stand at the top of the config file."
+    hint = f" Did you mean {dashes}{near[0]}?" if near else ""
+    told = f"{dashes}{name.replace('::', '#')}"
+    return f"{told}: the config has no such setting.{hint} The settings stand at the top of the config file."
 
 
 def all_ids(config: Any, prefix: str = "") -> set[str]:

@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from .errors import UserError
+from .errors import UserError, require_whole
 from .statefile import DamagedState, StatePair, read_state
 from .tensorfiles import differences
 from .weights import given
 
 FORMAT = 2  # of a state; those before had no number, and did not note all settings
+PARTS = {"settings": dict, "epoch": int, "iteration": int, "epoch_length": int}  # that a state has beside its objects
 TOLD, TOLD_LENGTH = 20, 80  # of settings that differ, and characters of a value
 EXTENSIONS = (None, "keep", "stretch")
 
@@ -31,13 +32,15 @@ def state_to_resume(states: StatePair, resume: str) -> tuple[Path, dict[str, Any
     if resume == "never" or (resume == "auto" and not states.exists()):
         return None
     path, state = states.read() if resume == "auto" else (Path(resume), _read_path(Path(resume)))
-    if not isinstance(state, dict) or "objects" not in state:
+    if not isinstance(state, dict) or not isinstance(state.get("objects"), dict):
         raise UserError(f"{path}: not the state of a run. Give the state.pt of one, or resume: never.")
     if state.get("format") != FORMAT:
         raise UserError(
             f"{path}: saved by another version, which noted other settings of its run. Let that version finish the "
             "run, or start anew with resume: never or another output_dir."
         )
+    if odd := [name for name, kind in PARTS.items() if not isinstance(state.get(name), kind)]:
+        raise UserError(f"{path}: not as a run writes it ({', '.join(odd)}). Give another state, or resume: never.")
     return path, state
 
 
@@ -48,6 +51,10 @@ def _read_path(path: Path) -> Any:
         return read_state(path)
     except DamagedState as damage:
         raise UserError(f"{path}: {damage}. Give the state.pt of a run, or resume: never.") from damage
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be opened ({error.strerror}): mend its permissions, or resume: never."
+        ) from error
 
 
 def scheduled_epochs(output_dir: str | Path, resume: str, extend: str | None, max_epochs: int) -> int:
@@ -69,6 +76,7 @@ def scheduled_epochs(output_dir: str | Path, resume: str, extend: str | None, ma
         UserError: when `extend` is no such word, or `max_epochs` is fewer than the schedules were made for.
     """
     extend = known_extension(extend)
+    require_whole(0, max_epochs=max_epochs)
     if extend != "keep":
         return max_epochs
     found = state_to_resume(StatePair(output_dir), str(resume))

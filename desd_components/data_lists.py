@@ -25,8 +25,8 @@ def read_json(path: Path) -> Any:
         UserError: when it cannot be read or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors put a mark in front
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}): mend the file or give another one.") from error
 
 
@@ -44,13 +44,14 @@ def entry_record(entry: Any, base: Path, source: Path, within: bool = False) -> 
     """
     fields = entry if isinstance(entry, dict) else {"image": entry}
     image, label = fields.get("image"), fields.get("label")
-    if not image or not isinstance(image, str | list) or isinstance(label, list | dict):
+    parts = image if isinstance(image, list) else [image]
+    if not image or not all(isinstance(part, str) for part in parts) or not isinstance(label, str | None):
         raise UserError(
             f'{source}: the entry {json.dumps(entry)[:120]} is not of the form {{"image": path or [path per channel], '
             '"label": path}: mend it.'
         )
     # Links are not followed: stores such as git-annex keep a scan under a name that is none.
-    files = [_placed(file, base, source, within) for file in (image if isinstance(image, list) else [image])]
+    files = [_placed(file, base, source, within) for file in parts]
     record: Record = {"image": files if isinstance(image, list) and len(files) > 1 else files[0]}
     if label:
         record["label"] = _placed(label, base, source, within)

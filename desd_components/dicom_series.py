@@ -83,6 +83,8 @@ def is_dicom(file: str) -> bool:
     """Whether a file bears DICOM's suffix or mark, or begins as DICOM does where the mark was left out."""
     if file.lower().endswith(DICOM_SUFFIXES):
         return os.path.isfile(file)
+    if not os.path.isfile(file):  # a named pipe would be waited for, without end
+        return False
     try:
         with open(file, "rb") as stream:
             start = stream.read(132)

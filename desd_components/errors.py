@@ -7,15 +7,29 @@ ConfigExpression". `plain_errors`, the first item of every ``initialize``, print
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
 
 class UserError(ValueError):
     """Something the user can mend; its message names the thing, the place and the remedy."""
+
+
+def require_whole(least: int, **settings: Any) -> None:
+    """Refuse settings that are not whole numbers of at least `least`.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for name, value in settings.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UserError(f"{name}={value!r}: give a whole number of at least {least}.")
 
 
 def innermost_user_error(error: BaseException | None) -> UserError | None:
@@ -50,9 +64,10 @@ def _print_plainly(kind: type[BaseException], error: BaseException, trace: Trace
 def known_cause(error: BaseException) -> str | None:
     """The line for what a user can mend; None when the error is of another kind."""
     from .loading import loader_fault
+    from .writing import disk_fault
 
     cause = innermost_user_error(error)
-    return loader_fault(error) if cause is None else plain_message(cause)
+    return loader_fault(error) or disk_fault(error) if cause is None else plain_message(cause)
 
 
 def plain_message(error: UserError) -> str:
@@ -63,14 +78,17 @@ def plain_message(error: UserError) -> str:
 
 
 def ended_plainly(command: Callable[[], int]) -> int:
-    """The exit code of `command`; 2 after a `UserError` that ends it, which is printed as one line."""
+    """The exit code of `command`: 2 after an error that a user can mend, told in one line; 130 after Ctrl-C."""
     try:
         return command()
+    except KeyboardInterrupt:
+        print("stopped by SIGINT.", file=sys.stderr)
+        return 128 + signal.SIGINT
     except Exception as error:
-        cause = innermost_user_error(error)
-        if cause is None:
+        message = known_cause(error)
+        if message is None:
             raise
-        print(f"error: {plain_message(cause)}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return 2
 
 
@@ -92,3 +110,10 @@ def print_user_errors() -> None:
 
     if is_bundle_command(sys.argv):
         sys.excepthook = _print_plainly
+        threading.excepthook = _print_of_thread
+
+
+def _print_of_thread(failure: threading.ExceptHookArgs) -> None:
+    """A thread that writes a file hands its error on to the run, which then ends with the same line."""
+    if failure.exc_value is None or known_cause(failure.exc_value) is None:
+        threading.__excepthook__(failure)

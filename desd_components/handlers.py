@@ -23,6 +23,7 @@ from monai.handlers import stopping_fn_from_metric
 from torch import nn
 from torch.optim import Optimizer
 
+from .errors import UserError
 from .network import DeepSelfDistillationNetwork
 from .weights import save_weights
 
@@ -106,6 +107,8 @@ class TeacherEMAHandler:
     """
 
     def __init__(self, network: DeepSelfDistillationNetwork, momentum: Schedule) -> None:
+        if not 0 <= momentum(0) <= 1:
+            raise UserError(f"teacher_momentum={momentum(0):g}: it is what the teacher keeps of itself, from 0 to 1.")
         self.network, self.momentum, self.step = network, momentum, 0
         self.bounds = (0.0, 1.0)
         self._follows: Optimizer | None = None

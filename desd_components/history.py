@@ -8,8 +8,11 @@ there, and what is repeated is not drawn twice.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+import logging
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,8 +24,11 @@ from monai.engines.trainer import Trainer
 from monai.engines.workflow import Workflow
 from monai.utils.enums import CommonKeys
 
-from .errors import UserError
-from .weights import json_text, write_atomically
+from .errors import require_whole
+from .weights import json_text
+from .writing import told_if_unwritable, write_atomically
+
+logger = logging.getLogger(__name__)
 
 PLACE = ("epoch", "seconds", "step", "iteration")  # of a record: where in the run it was written
 
@@ -44,20 +50,34 @@ class HistoryFile:
         self.step: float = 0
         self._started = time.monotonic()  # when the run would have started had it never stopped
 
-    def _lines(self) -> list[str]:
-        return self.path.read_text().splitlines() if self.path.is_file() else []
+    def _lines(self) -> list[bytes]:
+        return self.path.read_bytes().splitlines() if self.path.is_file() else []
 
     def begin(self, kept: int) -> list[dict[str, Any]]:
-        """Start or go on with the first `kept` records, and drop later ones; those that are left."""
-        lines = self._lines()
-        if kept < len(lines):
-            lines = lines[:kept]
-            write_atomically(self.path, "".join(line + "\n" for line in lines).encode())
+        """Start or go on with the first `kept` records, and drop later ones; those that are left.
+
+        What cannot be read of them is lost, and that is said: no figure of the past is needed to go on.
+        """
+        found = self._lines()
+        lines = list(itertools.takewhile(_is_record, found[:kept]))
+        if lines != found:
+            write_atomically(self.path, b"".join(line + b"\n" for line in lines))
+        if len(lines) < kept:
+            logger.warning(
+                "%s: %d of the %d records that the run had written are gone or damaged, so its curves have a gap.",
+                self.path, kept - len(lines), kept,
+            )  # fmt: skip
         records = [json.loads(line) for line in lines]
         worked = max((record["seconds"] for record in records), default=0.0)
         self._started = time.monotonic() - worked  # whatever lay between the processes does not count
         self.count, self.step = len(lines), max((record.get("step", 0) for record in records), default=0)
         return records
+
+    def flush(self) -> None:
+        """Wait until the disk has all records: a state that counts them must not outlive them."""
+        if self.path.is_file():
+            with told_if_unwritable(self.path), open(self.path, "rb+") as file:
+                os.fsync(file.fileno())
 
     def seconds(self) -> float:
         """How long the run has worked."""
@@ -70,17 +90,20 @@ class HistoryFile:
             UserError: when the disk is full or fails.
         """
         record = {"epoch": epoch, "seconds": round(self.seconds(), 2), "step": self.step, **values}
-        try:
+        with told_if_unwritable(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a") as file:
                 file.write(json_text(record) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot be written ({error.strerror}). Make room there and start the same command again; "
-                "it goes on from the last state."
-            ) from error
         self.count, self.step = self.count + 1, record["step"]
         return record
+
+
+def _is_record(line: bytes) -> bool:
+    """Whether a line is whole: after a power cut the last ones may be cut short, or nothing but zeros."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 @functools.cache
@@ -111,6 +134,7 @@ class RunRecordHandler:
     """
 
     def __init__(self, output_dir: str | Path, sources: Sequence[ScalarSource] = (), interval: int = 10) -> None:
+        require_whole(1, record_interval=interval)
         self.output_dir, self.sources, self.interval = Path(output_dir), sources, interval
         self._writer: Any = None
         self._restored: int | None = None  # records of the state that the run goes on from
@@ -132,6 +156,7 @@ class RunRecordHandler:
 
     def state_dict(self) -> dict[str, int]:
         """How many records there are, those of evaluations among them."""
+        self._file.flush()
         return {"records": self._file.count}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from .dense import ViewsWithPoints, features_at, on_map
 from .encoder import ResNet3DEncoder, pooled_stages
-from .errors import UserError
+from .errors import UserError, require_whole
 from .loss import DistillationOutput
 
 TEACHER_TARGETS = ("deepest", "same_stage")
@@ -170,6 +170,8 @@ class DeepSelfDistillationNetwork(nn.Module):
             or not set(student_stages) <= set(STAGES)
         ):
             raise UserError(f"student_stages={list(student_stages)}: give some of {list(STAGES)}, in order, once each.")
+        require_whole(1, num_prototypes=num_prototypes, head_hidden=head_hidden, head_bottleneck=head_bottleneck)
+        require_whole(0, dense_prototypes=dense_prototypes)
         if num_global_views < 2:
             raise UserError(f"num_global_views={num_global_views}: the loss compares across views, so at least 2.")
         self.num_global_views, self.student_stages = num_global_views, tuple(student_stages)

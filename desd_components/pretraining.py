@@ -19,7 +19,7 @@ from torch import distributed, nn
 
 from .data import ContextDataset
 from .encoder import ResNet3DEncoder, shape_table
-from .errors import UserError
+from .errors import UserError, require_whole
 from .loss import DeepSelfDistillationLoss
 from .monitor import starting_lines
 from .network import STAGES, DeepSelfDistillationNetwork
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two parameter groups: kernels with `weight_decay`; biases and other 1-D parameters without."""
+    if not weight_decay >= 0:
+        raise UserError(f"weight_decay={weight_decay!r}: give 0 or more, for less would let weights grow.")
     parameters = [p for p in module.parameters() if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
@@ -39,11 +41,13 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
 
 def optimizer_steps(batches: int, epochs: int, accumulation_steps: int = 1) -> int:
     """Optimiser steps of `epochs` epochs of `batches` batches; an epoch's last, shorter accumulation is a step too."""
+    require_whole(1, accumulation_steps=accumulation_steps)
     return epochs * -(-batches // accumulation_steps)
 
 
 def total_batch(batch_size: int, accumulation_steps: int = 1) -> int:
     """Volumes of an optimiser step, over all processes."""
+    require_whole(1, batch_size=batch_size, accumulation_steps=accumulation_steps)
     return batch_size * accumulation_steps * idist.get_world_size()
 
 

@@ -8,6 +8,7 @@ MONAI's ``LoadImaged``, all go through it. Differs from MONAI's readers: a DICOM
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import warnings
@@ -31,6 +32,7 @@ from .volumes import Volume, needed, to_ras
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
+_DEFLATE_LIMIT = 1032  # gzip makes nothing smaller than by that factor
 _DETACHED = (".mhd", ".nhdr")  # headers that keep their voxels in a file beside them: MetaImage's and NRRD's
 _DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)[ \t]*([^\r\n]+)", re.MULTILINE | re.IGNORECASE)
 
@@ -45,6 +47,8 @@ def open_volume(path: str | Path) -> Volume:
         UserError: when it is none of these, or is refused; one line that names it.
     """
     path = str(path)
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UserError(f"{path}: is a pipe or a device, not a file: leave it out.")
     if path.endswith(NIFTI_SUFFIXES):
         return _nifti(path)
     if path.endswith(ITK_SUFFIXES):
@@ -98,7 +102,24 @@ def _nifti(path: str) -> Volume:
             f"{path}: cannot be read as NIfTI ({_short(error)}): copy or download it again, or leave it out."
         ) from error
     shape = tuple(int(size) for size in header.shape)
+    _refuse_impossible_size(path, shape, dtype)
     return Volume(path, "NIfTI", shape, affine, dtype, lambda: np.asanyarray(header.dataobj), header=header)
+
+
+def _refuse_impossible_size(path: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Refuse a header that promises more voxels than the file can hold, before memory for them is asked for.
+
+    Raises:
+        UserError: naming both.
+    """
+    promised, held = math.prod(shape) * dtype.itemsize, os.path.getsize(path)
+    if min(shape, default=0) < 1:
+        raise UserError(f"{path}: its header says {shape} voxels: copy or download it again, or leave it out.")
+    if promised > held * (_DEFLATE_LIMIT if path.endswith(".gz") else 1):
+        raise UserError(
+            f"{path}: is truncated or damaged (its header says {shape} voxels, {promised} bytes, and the file's {held} "
+            "cannot hold them): copy or download it again, or leave it out."
+        )
 
 
 def _itk(path: str) -> Volume:

@@ -23,7 +23,8 @@ from monai.bundle import ConfigParser
 from .bundles import bundle_path
 from .checks import require_writable
 from .records import records_hash
-from .weights import write_atomically, write_json
+from .weights import write_json
+from .writing import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -167,12 +168,29 @@ def peak_memory() -> dict[str, int]:
     return found
 
 
+class RunLog(logging.FileHandler):
+    """A run's log; a line that a full disk does not take is left out, and the first such is told in the terminal."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # logging's name for it
+        """Say it once: logging would print its own trace for every line."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            print(
+                f"{self.baseFilename}: cannot be written ({error.strerror}); lines are missing there.", file=sys.stderr
+            )
+
+
 def log_to(path: Path) -> None:
     """Let everything that is logged, down to level DEBUG of this package, go to the file `path` too."""
     root = logging.getLogger()
     if any(isinstance(h, logging.FileHandler) and Path(h.baseFilename) == path.resolve() for h in root.handlers):
         return
-    handler = logging.FileHandler(path)
+    handler = RunLog(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
     package = logging.getLogger(__package__)

@@ -24,7 +24,7 @@ from monai.engines.workflow import Workflow
 from torch import nn
 
 from .continuation import FORMAT, known_extension, misfit, refuse_other_settings, refuse_other_tensors, state_to_resume
-from .errors import UserError
+from .errors import UserError, require_whole
 from .statefile import StatePair
 from .stopping import StopSignals
 from .weights import given
@@ -79,6 +79,7 @@ class ResumeHandler:
         self.states = StatePair(output_dir)
         self.objects = {name: thing for name, thing in objects.items() if thing is not None}
         self.settings, self.resume, self.extend = dict(settings), str(resume), known_extension(extend)
+        require_whole(1, save_interval=interval)
         self.interval, self.minutes = interval, given(minutes)
         self.signals = StopSignals()
         self._found: tuple[Path, dict[str, Any]] | None = None

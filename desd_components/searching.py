@@ -34,6 +34,16 @@ def result_name(path: str | Path, postfix: str = "", extension: str | None = Non
     return f"{stem(path)}{postfix}{extension or ('.nii' if Path(path).name.endswith('.nii') else '.nii.gz')}"
 
 
+def miscased_paths(folder: Path) -> list[Path]:
+    """Files below a folder that would be scans if their suffix were in small letters, as all writers have it."""
+    files = (Path(base, name) for base, _, names in os.walk(folder) for name in names if not name.startswith("."))
+    return sorted(path for path in files if _is_miscased(path.name))
+
+
+def _is_miscased(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.endswith(SUFFIXES)
+
+
 def scan_paths(folder: Path) -> list[Path]:
     """All scans below a folder, sorted; hidden files and folders (``._*``) are ignored.
 
@@ -46,6 +56,7 @@ def scan_paths(folder: Path) -> list[Path]:
     found: list[Path] = []
     seen: set[str] = set()
     missing: MissingPackage | None = None
+    miscased: list[str] = []
     for directory, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(directory)
         if real in seen:  # a link to a folder above itself would be walked for ever
@@ -55,11 +66,17 @@ def scan_paths(folder: Path) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         names = [name for name in files if not name.startswith(".")]
         found += [Path(directory, name) for name in names if name.endswith(SUFFIXES)]
+        miscased += [name for name in names if _is_miscased(name)]
         if any(may_be_dicom(os.path.join(directory, name)) for name in names):
             try:
                 found += series_paths(directory)
             except MissingPackage as error:
                 missing = error
+    if miscased:
+        logger.warning(
+            "%s: %d files are left out, for their suffix is not in small letters; rename them: %s",
+            folder, len(miscased), ", ".join(sorted(miscased)[:3]),
+        )  # fmt: skip
     if missing is not None:
         if not found:
             raise missing

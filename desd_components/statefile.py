@@ -11,11 +11,11 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
-
-import torch
+from typing import Any, BinaryIO
 
 from .errors import UserError
+from .tensorfiles import load_tensors
+from .writing import WitnessedFile, told_if_unwritable, torch_save
 
 logger = logging.getLogger(__name__)
 
@@ -28,27 +28,17 @@ class DamagedState(ValueError):
     """A state that cannot be trusted: cut short, altered, or none at all."""
 
 
-class _HashingFile:
-    """A file that hashes what passes; `torch.save` asks no more of one than `write` and `flush`.
-
-    The reason of a failed write is kept, for `torch.save` reports it as a size that it did not expect.
-    """
+class _HashingFile(WitnessedFile):
+    """A file that hashes what passes."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.hash = file, hashlib.sha256()
-        self.failure: OSError | None = None
+        super().__init__(file)
+        self.hash = hashlib.sha256()
 
     def write(self, content: bytes) -> int:
-        try:
-            written = self.file.write(content)
-        except OSError as error:
-            self.failure = error
-            raise
+        written = super().write(content)
         self.hash.update(content)
         return written
-
-    def flush(self) -> None:
-        self.file.flush()
 
 
 def write_state(path: Path, content: Any) -> None:
@@ -61,12 +51,7 @@ def write_state(path: Path, content: Any) -> None:
     try:
         with open(path, "wb") as file:
             hashing = _HashingFile(file)
-            try:
-                torch.save(content, cast(BinaryIO, hashing))
-            except RuntimeError as error:
-                if hashing.failure is None:
-                    raise
-                raise hashing.failure from error
+            torch_save(content, hashing)
             file.write(MARK + hashing.hash.hexdigest().encode())
             file.flush()
             os.fsync(file.fileno())
@@ -79,7 +64,7 @@ def read_state(path: Path) -> Any:
     """The content of a state, after a look at its checksum.
 
     Raises:
-        DamagedState: when the checksum is missing or differs.
+        DamagedState: when the checksum is missing or differs, or there is more in it than tensors and plain values.
     """
     size = path.stat().st_size - TRAILER
     if size < 0:
@@ -93,7 +78,10 @@ def read_state(path: Path) -> Any:
         raise DamagedState("cut short, or not the state of a run: no checksum at its end")
     if trailer[len(MARK) :] != found.hexdigest().encode():
         raise DamagedState("damaged: its content does not match its checksum")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return load_tensors(path)
+    except UserError as error:  # anybody can put a right checksum below a file that no run has written
+        raise DamagedState(str(error).removeprefix(f"{path}: ")) from error
 
 
 def _chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
@@ -131,7 +119,7 @@ class StatePair:
 
     def exists(self) -> bool:
         """Whether there is anything to go on from."""
-        return self.newest.is_file() or self.previous.is_file()
+        return os.path.lexists(self.newest) or os.path.lexists(self.previous)  # a link to a disk that is gone counts
 
     def read(self) -> tuple[Path, Any]:
         """The newest state that can be read, and its path; a damaged one is named in one line of the log.
@@ -141,12 +129,15 @@ class StatePair:
         """
         damages = []
         for path in (self.newest, self.previous):
-            if not path.is_file():
+            if not os.path.lexists(path):
                 continue
             try:
                 state = read_state(path)
-            except (DamagedState, OSError) as error:
-                damages.append(f"{path.name} is {error}")
+            except DamagedState as damage:
+                damages.append(f"{path.name} is {damage}")
+                continue
+            except OSError as error:
+                damages.append(f"{path.name} cannot be opened: {error.strerror}")
                 continue
             if damages:
                 logger.warning("%s: %s; going on from %s instead.", path.parent, damages[0], path.name)
@@ -164,15 +155,11 @@ class StatePair:
             UserError: when the disk is full or fails; the states that were there stay.
         """
         part = self.newest.with_name("state.pt.part")
-        try:
+        remedy = f"{self._what_is_left()} Make room there and start the same command again."
+        with told_if_unwritable(self.newest, remedy):
             write_state(part, content)
             self._make_room()
             os.replace(part, self.newest)
-        except OSError as error:
-            raise UserError(
-                f"{self.newest}: cannot be written ({error.strerror or error}). {self._what_is_left()} Make room there "
-                "and start the same command again."
-            ) from error
         self._good.add(self.newest)
         flush_folder(self.newest.parent)
 

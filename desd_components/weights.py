@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from torch import nn
 from .encoder import ResNet3DEncoder, pooled_stages
 from .errors import UserError
 from .tensorfiles import contents, differences, flat_tensors, load_tensors
+from .writing import save_tensors, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -32,22 +31,6 @@ _ANOTHER = "No name agrees, so that it is another network: give the encoder.pt o
 def manifest_path(path: str | Path) -> Path:
     """Where the manifest of the weights file `path` lies: beside it, same stem, ``.json``."""
     return Path(path).with_suffix(".json")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside, flush, rename: a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def json_text(content: Any, indent: int | None = None) -> str:
@@ -66,21 +49,6 @@ def _without_nan(content: Any) -> Any:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically; see `json_text`."""
     write_atomically(path, (json_text(content, indent=2) + "\n").encode())
-
-
-def save_tensors(path: Path, content: Any) -> None:
-    """`torch.save`, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def canary_features(encoder: ResNet3DEncoder) -> dict[str, list[float]]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import nibabel
 import numpy as np
@@ -14,6 +17,9 @@ import pytest
 from scan_files import write_json, write_nifti
 
 from desd_components.__main__ import main
+from desd_components.errors import UserError
+from desd_components.searching import scan_paths
+from desd_components.tools.check import check
 
 STRAIGHT = np.diag([1.0, 1.2, 2.0, 1.0])
 SHAPE = (12, 14, 10)
@@ -51,6 +57,12 @@ def checked(folder: Path, *flags: str) -> tuple[int, dict]:
     output = folder.parent / "check.json"
     code = main(["check", str(folder), f"--output={output}", *flags])
     return code, json.loads(output.read_text()) if output.exists() else {}
+
+
+def faults_of(folder: Path, expected: int) -> list[dict]:
+    code, said = checked(folder)
+    assert code == expected
+    return said["faults"]
 
 
 def test_a_good_folder_has_neither_faults_nor_remarks(good, capsys):
@@ -326,6 +338,65 @@ def test_each_file_is_read_once(good, monkeypatch):
     monkeypatch.setattr(ArrayProxy, "__array__", counted)
     checked(good)
     assert len(reads) == len(set(reads)) == 6
+
+
+def nifti_header(shape: tuple[int, int, int]) -> bytes:
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.float32)
+    content = bytearray(header.binaryblock)
+    struct.pack_into("<4h", content, 40, 3, *shape)
+    return bytes(content) + bytes(4)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("shape", [(30000, 30000, 30000), (-5, 16, 16), (0, 16, 16)])
+def test_a_header_of_impossible_size_is_a_fault_of_its_file_alone(good, shape, suffix):
+    content = nifti_header(shape) + bytes(100)
+    (good / "imagesTr" / f"odd{suffix}").write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    faults = faults_of(good, expected=1)
+    assert "its header says" in next(fault["what"] for fault in faults if fault["file"].endswith(f"odd{suffix}"))
+
+
+@pytest.mark.parametrize("name", ["pipe.nii.gz", "pipe.dcm", "pipe"])
+def test_a_named_pipe_is_never_waited_for(good, name):
+    os.mkfifo(good / "imagesTr" / name)
+    faults = faults_of(good, expected=int(name == "pipe.nii.gz"))
+    assert all("a pipe or a device" in fault["what"] or "label" in fault["what"] for fault in faults)
+
+
+def test_a_suffix_in_capital_letters_is_told(good, caplog):
+    (good / "imagesTr" / "case_0.nii.gz").rename(good / "imagesTr" / "case_0.NII.GZ")
+    faults = faults_of(good, expected=1)
+    assert any(fault["kind"] == "suffix" and fault["file"].endswith("case_0.NII.GZ") for fault in faults)
+    scan_paths(good)
+    assert "1 files are left out, for their suffix is not in small letters" in caplog.text
+
+
+def test_a_name_with_a_line_break_stays_one_row(good, capsys):
+    (good / "imagesTr" / "a\nb.nii.gz").write_bytes(b"")
+    faults_of(good, expected=1)
+    assert "imagesTr/a\\nb.nii.gz | " in capsys.readouterr().out
+
+
+ODD_SETTINGS = [{"hu_window": 5}, {"hu_window": [5, 1]}, {"in_channels": 0}, {"num_workers": "two"}, {"steps": -1}]
+
+
+@pytest.mark.parametrize("setting", ODD_SETTINGS, ids=str)
+def test_odd_settings_are_refused_by_name(good, setting):
+    with pytest.raises(UserError, match=f"^--{next(iter(setting))} "):
+        check(str(good), **setting)
+
+
+def test_a_place_that_takes_no_result_is_refused_before_anything_is_read(good, monkeypatch):
+    monkeypatch.setattr("desd_components.tools.check.survey", None)
+    with pytest.raises(UserError, match="cannot be written to"):
+        check(str(good), output=str(good / "dataset.json" / "check.json"))
+
+
+def test_ctrl_c_ends_a_command_with_one_line_and_130(monkeypatch, capsys):
+    monkeypatch.setattr("desd_components.tools.check.look", Mock(side_effect=KeyboardInterrupt))
+    assert main(["check", "folder"]) == 130
+    assert capsys.readouterr().err == "stopped by SIGINT.\n"
 
 
 @pytest.mark.parametrize("folder", ["none", "empty"])

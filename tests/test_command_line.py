@@ -4,12 +4,15 @@ import subprocess
 import sys
 
 import pytest
+from bundle_runs import ROOT, config_files
+from test_config_check import TOGETHER
 
 from desd_components import UserError
-from desd_components.command_line import given_settings, refuse_unknown_settings
+from desd_components.command_line import given_settings, refuse_unknown_keys, refuse_unknown_settings
 
 CONFIG = """
 max_epochs: 3
+page: true
 optimizer:
   _target_: torch.optim.SGD
   params: []
@@ -40,6 +43,9 @@ def test_words_are_read_as_fire_reads_them():
     "words",
     [
         ("--max_epochs", "5"),
+        ("--page", "False"),
+        ("--page", "true"),
+        ("--page", "$False"),
         ("--optimizer#lr=0.2",),
         ("--optimizer::nesterov", "True"),
         ("--logging_file", "x.conf"),
@@ -54,6 +60,9 @@ def test_settings_that_exist_pass(config, words):
     ("words", "meant"),
     [
         (("--epoch", "5"), "--epoch: .*"),
+        (("-max_epoch", "5"), "mean --max_epochs"),
+        (("--page", "false"), r"--page false: True or False stands there in the config \(True\)"),
+        (("--max_epochs", "ten"), r"--max_epochs ten: a number stands there in the config \(3\)"),
         (("--max_epoch", "5"), "mean --max_epochs"),
         (("--optimiser#lr", "1"), "mean --optimizer#lr"),
         (("--optimizer#rate=1",), "no such setting"),
@@ -76,6 +85,54 @@ def test_settings_of_an_args_file_are_checked_too(config, tmp_path):
     (tmp_path / "args.json").write_text('{"max_epoch": 2}')
     with pytest.raises(UserError, match="mean --max_epochs"):
         check(config, "--args_file", str(tmp_path / "args.json"))
+
+
+OVERLAYS = {
+    "max_epoch: 5": "max_epoch: the config has no such setting. Did you mean max_epochs",
+    "max_epochs: ten": "max_epochs: ten: a number stands there",
+    "optimizer#rate: 5": "optimizer#rate: the config has no such setting",
+    "optimiser: {_target_: torch.optim.SGD}": "Did you mean optimizer",
+    "sizes: {dept: 3}": "sizes#dept: .*Did you mean sizes#depth",
+}
+
+
+@pytest.mark.parametrize(("text", "words"), OVERLAYS.items(), ids=OVERLAYS)
+def test_keys_of_overlays_that_nothing_knows_are_refused(config, tmp_path, text, words):
+    config.write_text(CONFIG + "sizes:\n  depth: 2\n")
+    (tmp_path / "overlay.yaml").write_text(text)
+    with pytest.raises(UserError, match=f"overlay.yaml: {words}" if "Did you" not in words else words):
+        refuse_unknown_keys([str(config), str(tmp_path / "overlay.yaml")])
+
+
+KNOWN = [
+    "max_epochs: 5",
+    "max_epochs: $2 + 3",
+    "optimizer#nesterov: true",
+    "rate: 0.2\noptimizer#lr: '@rate'",
+    "epochs: 5\nmax_epochs: '%epochs'",
+    "+run: [$print(1)]",
+    "sizes: {}",
+    "training: '%run'",
+]
+
+
+@pytest.mark.parametrize("text", KNOWN)
+def test_keys_of_overlays_that_are_known_or_referred_to_pass(config, tmp_path, text):
+    config.write_text(CONFIG + "sizes:\n  depth: 2\n")
+    (tmp_path / "overlay.yaml").write_text(text)
+    refuse_unknown_keys([str(config), str(tmp_path / "overlay.yaml")])
+
+
+def test_an_overlay_may_take_away_what_refers_to_a_key_of_the_one_before(config, tmp_path):
+    for name, text in (("first", "rate: 0.2\noptimizer#lr: '@rate'"), ("second", "optimizer#lr: 0.3")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    refuse_unknown_keys([str(config), str(tmp_path / "first.yaml"), str(tmp_path / "second.yaml")])
+
+
+@pytest.mark.parametrize("configs", [*TOGETHER, "train small smoke evaluate"])
+@pytest.mark.parametrize("bundle", ["desd_pretrain", "desd_seg_finetune"])
+def test_the_overlays_of_our_bundles_pass(bundle, configs):
+    refuse_unknown_keys([str(ROOT / file) for file in config_files(bundle, *configs.split())])
 
 
 def test_tracking_brings_settings_of_its_own(config):

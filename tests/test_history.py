@@ -155,3 +155,22 @@ def test_the_seconds_of_a_run_that_goes_on_never_fall(tiny_encoder, tmp_path):
     seconds = [json.loads(line)["seconds"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert len(seconds) == 3
     assert 1000.0 <= seconds[1] <= seconds[2] < 1100.0
+
+
+DAMAGES = {
+    "cut short": lambda text: text[:-20],
+    "zeros": lambda text: text[:-20] + b"\0" * 20,
+    "gone": lambda text: b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_records_that_a_power_cut_took_are_counted_and_the_run_goes_on(tiny_encoder, tmp_path, caplog, damage):
+    Run(tiny_encoder, epochs=1).train(RunRecordHandler(tmp_path, interval=2))
+    history = tmp_path / "history.jsonl"
+    history.write_bytes(DAMAGES[damage](history.read_bytes()))
+    again = RunRecordHandler(tmp_path, interval=2)
+    Run(tiny_encoder, epochs=2).train(GoOn(again, lines=3), again)
+    lost = 3 if damage == "gone" else 1
+    assert f"history.jsonl: {lost} of the 3 records that the run had written are gone or damaged" in caplog.text
+    assert [step for _, step in steps(tmp_path)] == [*[1, 2, 4][: 3 - lost], 6, 8]

@@ -8,12 +8,16 @@ from torch import distributed
 
 from desd_components import (
     DeepSelfDistillationNetwork,
+    ResumeHandler,
+    RunRecordHandler,
+    TeacherEMAHandler,
     UserError,
     decay_groups,
     joined_processes,
     leave_processes,
     optimizer_steps,
     scaled_learning_rate,
+    scheduled_epochs,
     total_batch,
     warn_of_equal_boxes,
 )
@@ -89,3 +93,28 @@ def test_in_a_slurm_job_the_local_rank_stays_torchruns_and_not_sruns(monkeypatch
     joined_processes()
     assert "SLURM_JOB_ID" not in os.environ, "by which Ignite decides to overwrite LOCAL_RANK"
     assert os.environ["LOCAL_RANK"] == "1"
+
+
+REFUSED = {
+    "accumulation_steps": (lambda value: optimizer_steps(4, 1, value), [0, -1, 1.5, "two"]),
+    "batch_size": (lambda value: total_batch(value), [0, 1.5, "x", True]),
+    "weight_decay": (lambda value: decay_groups(torch.nn.Linear(2, 2), value), [-1, float("nan")]),
+    "record_interval": (lambda value: RunRecordHandler("runs", interval=value), [0, -1, 1.5]),
+    "save_interval": (lambda value: ResumeHandler("runs", {}, {}, interval=value), [0, -1, 1.5]),
+    "max_epochs": (lambda value: scheduled_epochs("runs", "never", None, value), [-1, 1.5, "ten"]),
+    "teacher_momentum": (lambda value: TeacherEMAHandler(None, lambda step: value), [-0.1, 1.1]),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, (_, values) in REFUSED.items() for value in values]
+)
+def test_numbers_that_mean_nothing_are_refused_by_name(name, value):
+    with pytest.raises(UserError, match=rf"^{name}="):
+        REFUSED[name][0](value)
+
+
+@pytest.mark.parametrize("name", ["num_prototypes", "head_hidden", "head_bottleneck", "dense_prototypes"])
+def test_sizes_of_heads_that_are_none_are_refused_by_name(tiny_encoder, name):
+    with pytest.raises(UserError, match=f"^{name}=-1: give a whole number"):
+        DeepSelfDistillationNetwork(tiny_encoder, **{"num_prototypes": 8, name: -1})

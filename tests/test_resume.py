@@ -294,6 +294,17 @@ def test_a_state_of_an_earlier_version_is_refused_with_what_to_do(tmp_path):
         pretraining(tmp_path, epochs=2)
 
 
+ODD = {"settings": None, "objects": [], "epoch": None, "iteration": "four", "epoch_length": 2.5}
+
+
+@pytest.mark.parametrize("part", ODD)
+def test_a_state_that_no_run_writes_is_refused_in_one_line(tmp_path, part):
+    pretraining(tmp_path, epochs=2, stop_after=1)
+    write_state(tmp_path / "state.pt", {**read_state(tmp_path / "state.pt"), part: ODD[part]})
+    with pytest.raises(UserError, match=rf"state\.pt: not .*({part}|state of a run).*resume: never"):
+        pretraining(tmp_path, epochs=2)
+
+
 def test_many_differences_are_counted(tmp_path):
     pretraining(tmp_path, epochs=1)
     with pytest.raises(UserError, match=r"s09 was None, now 9; .*s19 was None, now 19; 10 more\. Set them back"):

@@ -224,14 +224,17 @@ def test_a_data_list_without_scans_is_refused_with_an_example(tmp_path):
 
 
 def test_a_data_list_that_is_not_json_is_refused(tmp_path):
-    (tmp_path / "list.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read as JSON"):
-        find_scans(tmp_path / "list.json")
+    for text in ("{", "[" * 100_000):
+        (tmp_path / "list.json").write_text(text)
+        with pytest.raises(UserError, match="cannot be read as JSON"):
+            find_scans(tmp_path / "list.json")
 
 
 def test_an_entry_without_an_image_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"the entry .*label.* is not of the form"):
         find_scans(write_json(tmp_path / "list.json", {"training": [{"label": "a.nii.gz"}]}))
+    with pytest.raises(UserError, match=r"the entry .*null.* is not of the form"):
+        find_scans(write_json(tmp_path / "list.json", {"training": [{"image": ["a.nii.gz", None]}]}))
 
 
 def test_the_hash_knows_names_and_sizes_and_not_the_place(tmp_path):

@@ -13,7 +13,7 @@ import torch
 
 from desd_components import statefile
 from desd_components.errors import UserError
-from desd_components.statefile import StatePair
+from desd_components.statefile import StatePair, write_state
 
 
 def content(number: int) -> dict:
@@ -102,7 +102,7 @@ def test_a_full_disk_ends_in_one_line_with_the_older_states_intact(pair, tmp_pat
 def test_another_error_while_saving_passes_as_it_is(pair, monkeypatch):
     """Such as torch's for a lost loader process, which a signal raises wherever the program is."""
     lost = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
-    monkeypatch.setattr(statefile.torch, "save", Mock(side_effect=lost))
+    monkeypatch.setattr(torch, "save", Mock(side_effect=lost))
     with pytest.raises(RuntimeError, match="DataLoader worker") as error:
         pair.write(content(4))
     assert error.value is lost and lost.__cause__ is None
@@ -134,4 +134,37 @@ def test_a_process_that_dies_between_the_two_names_leaves_the_state_before(pair,
 def test_a_file_that_is_no_state_is_told_from_one(tmp_path):
     torch.save({"weight": torch.ones(100)}, tmp_path / "state.pt")
     with pytest.raises(UserError, match="not the state of a run"):
+        StatePair(tmp_path).read()
+
+
+class Payload:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return (open, (str(self.path), "w"))
+
+
+def test_a_checksum_makes_no_state_of_a_malicious_pickle(pair, tmp_path, caplog):
+    """Anybody can write a right one below any file."""
+    write_state(pair.newest, {"number": Payload(tmp_path / "executed")})
+    path, state = StatePair(tmp_path).read()
+    assert (path.name, state["number"]) == ("state_previous.pt", 2)
+    assert "state.pt is not a readable file of tensors (it holds a io.open)" in caplog.text
+    assert not (tmp_path / "executed").exists()
+
+
+ODD_PLACES = {
+    "a folder": Path.mkdir,
+    "a link to a disk that is gone": lambda path: path.symlink_to("/nowhere/state.pt"),
+}
+
+
+@pytest.mark.parametrize("make", ODD_PLACES.values(), ids=ODD_PLACES)
+def test_what_cannot_be_opened_in_the_place_of_a_state_never_means_a_fresh_start(tmp_path, make):
+    make(tmp_path / "state.pt")
+    assert StatePair(tmp_path).exists()
+    with pytest.raises(UserError, match=r"state\.pt cannot be opened: .*resume: never"):
         StatePair(tmp_path).read()

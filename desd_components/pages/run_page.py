@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from desd_components.weights import write_atomically
+from desd_components.writing import write_atomically
 
 from . import page as html
 from .charts import charts_section, finetuning_section

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..checks import require_writable
 from ..errors import UserError
 from ..preprocessing import INTENSITIES
 from ..weights import write_json
@@ -56,6 +57,9 @@ def check(
     """
     if intensity not in ("auto", *INTENSITIES):
         raise UserError(f"--intensity {intensity}: choose auto, hu or zscore.")
+    _refuse_odd_settings(hu_window, in_channels, num_workers, steps)
+    for place in filter(None, (output, overlay, finetune_overlay)):
+        require_writable(Path(place).parent, "output")  # before hours of reading
     folder = look(data, in_channels, data_split, class_names)
     seen = survey(folder, in_channels, intensity, hu_window, num_workers)
     faults = [finding for finding in seen.findings if finding.severity == FAULT]
@@ -67,6 +71,15 @@ def check(
     write_json(Path(output), said)
     print(f"everything that was found: {output}")
     return 1 if faults else 0
+
+
+def _refuse_odd_settings(hu_window: Any, in_channels: Any, num_workers: Any, steps: Any) -> None:
+    window = list(hu_window) if isinstance(hu_window, Sequence) and not isinstance(hu_window, str) else []
+    if len(window) != 2 or not all(isinstance(edge, int | float) for edge in window) or not window[0] < window[1]:
+        raise UserError(f"--hu_window {hu_window}: give two numbers, the lower first, as [-1024,1024].")
+    for name, value, least in (("in_channels", in_channels, 1), ("num_workers", num_workers, 0), ("steps", steps, 0)):
+        if not isinstance(value, int) or value < least:
+            raise UserError(f"--{name} {value}: give a whole number, at least {least}.")
 
 
 def write_proposal(
@@ -103,7 +116,8 @@ def print_findings(seen: Survey) -> None:
 
 def row(finding: Finding, root: Path) -> str:
     """``fault | file | what | remedy``."""
-    return " | ".join((finding.severity, shown(finding.file, root), finding.what, finding.remedy))
+    line = " | ".join((finding.severity, shown(finding.file, root), finding.what, finding.remedy))
+    return line.replace("\n", "\\n")  # a file's name may hold one
 
 
 def summary(seen: Survey) -> str:

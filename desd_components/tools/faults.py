@@ -24,7 +24,8 @@ from desd_components.tools.fault_list import FAULTS, Fault
 from desd_components.tools.fault_runs import Finding, Setting, TinyRun, contexts, healthy_settings, volumes
 from desd_components.tools.fault_scores import KnownAgain
 from desd_components.tools.fault_table import failures, markdown
-from desd_components.weights import write_atomically, write_json
+from desd_components.weights import write_json
+from desd_components.writing import write_atomically
 
 logger = logging.getLogger(__name__)
 

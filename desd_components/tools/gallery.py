@@ -21,7 +21,7 @@ from desd_components.pages.key_figures import key_figures
 from desd_components.pages.pictures import FOLDER, read_pictures
 from desd_components.pages.run_page import PAGE, write_run_page
 from desd_components.pages.runs import Run, is_run, read_run
-from desd_components.weights import write_atomically
+from desd_components.writing import write_atomically
 
 logger = logging.getLogger(__name__)
 

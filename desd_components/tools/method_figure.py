@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from desd_components.weights import write_atomically
+from desd_components.writing import write_atomically
 
 STYLE = """
 svg { font-family: system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; }

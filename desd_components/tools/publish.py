@@ -12,7 +12,8 @@ from ..encoder import ResNet3DEncoder
 from ..errors import UserError
 from ..finetuning import network_from_manifest
 from ..tensorfiles import flat_tensors
-from ..weights import load_weights, manifest_path, read_manifest, save_tensors, write_json
+from ..weights import load_weights, manifest_path, read_manifest, write_json
+from ..writing import save_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from ...data_lists import SECTION_NAMES, data_list_sections, is_decathlon, read_
 from ...labelled import pair_folders, pairs_by_name
 from ...records import Record, record_files
 from ...scans import existing, find_scans, group_channels, is_mask, read_split, split_faults
-from ...searching import scan_paths
+from ...searching import miscased_paths, scan_paths
 from .findings import REMARK, Finding
 
 JUNK = {".ds_store", "thumbs.db", "desktop.ini"}
@@ -85,7 +85,7 @@ def look(data: str | Path, in_channels: int = 1, data_split: str | None = None, 
         find_scans(path, in_channels)  # which says what was looked for, and where
     found.dataset_dir = str(path)
     if path.is_dir():
-        found.findings += _junk(path)
+        found.findings += [*_junk(path), *_miscased(path)]
     if class_names is not None:
         found.class_names = with_background(class_names)
     if data_split is not None:
@@ -201,6 +201,14 @@ def _junk(folder: Path) -> list[Finding]:
         Finding(str(path), "is no scan but left by an operating system; it is passed over", "delete it", "junk", REMARK)
         for path in sorted(files)
         if path.name.lower() in JUNK or path.name.startswith("._")
+    ]
+
+
+def _miscased(folder: Path) -> list[Finding]:
+    """Files that would be scans but for the case of their suffix: they are passed over, too."""
+    return [
+        Finding(str(path), "is not read, for its suffix is not in small letters", "rename it", "suffix")
+        for path in miscased_paths(folder)
     ]
 
 

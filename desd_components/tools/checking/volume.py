@@ -6,12 +6,11 @@ The checks are those of a training's start (`desd_components.checks`), in the sa
 from __future__ import annotations
 
 import hashlib
-import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...checks import class_problem, header_problem, label_values, raw_problem, unreadable
+from ...checks import UNREADABLE, class_problem, header_problem, label_values, raw_problem, unreadable
 from ...errors import UserError
 from ...reading import open_volume
 from ...volumes import Volume
@@ -93,7 +92,7 @@ def inspect(file: str, is_label: bool, channels: int = 1, class_count: int | Non
     except UserError as error:
         report.findings.append(from_line(str(error), [file], "damaged"))
         return report
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except UNREADABLE as error:
         report.findings.append(from_line(unreadable(file, error), [file], "damaged"))
         return report
     if line := raw_problem(file, voxels, is_label):

@@ -28,7 +28,8 @@ def write_outputs(
 
     ``table.md`` holds what a reader asks first, ``probes.md`` the frozen encoders, ``details.md`` the rest.
     """
-    from desd_components.weights import write_atomically, write_json
+    from desd_components.weights import write_json
+    from desd_components.writing import write_atomically
 
     output = places.output
     write_json(output / "summary.json", {**summary, "remarks": list(remarks)})
