@@ -70,7 +70,7 @@ from .quarantine import usable_labelled, usable_records
 from .reading import ScanReader
 from .reconstruction import PrepareMaskedViews, ReconstructionLoss, ReconstructionNetwork
 from .record import record_run, start_log
-from .records import records_hash
+from .records import data_fingerprint, records_hash
 from .resume import ResumeHandler
 from .run_settings import run_settings
 from .sampling import EpochSampler, SampleKey, collate_contexts

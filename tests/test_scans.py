@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dicom_files import hounsfield, write_series
-from scan_files import oblique_affine, write_json, write_scan
+from scan_files import oblique_affine, write_json, write_nifti, write_scan
 
-from desd_components import UserError, find_scans, records_hash
+from desd_components import UserError, data_fingerprint, find_scans, records_hash
 from desd_components.scans import is_mask
 
 
@@ -260,3 +262,22 @@ def test_pretraining_on_the_hippocampus_split_sees_150_images(real_data):
     used = set(names(find_scans(folder, data_split="splits.json")))
     tested = set(names(find_scans(folder, data_split="splits.json", sections=["test"])))
     assert (len(used), len(tested), len(used & tested)) == (150, 50, 0)
+
+
+def test_a_fingerprint_tells_other_voxels_of_the_same_size(tmp_path):
+    volume = np.zeros((40, 40, 40), dtype=np.float32)
+    path = write_nifti(tmp_path / "data" / "a.nii", volume)
+
+    def fingerprint() -> str:
+        return data_fingerprint({"train": find_scans(tmp_path / "data")})
+
+    before, size = fingerprint(), path.stat().st_size
+    volume[20, 20, 20] = 1
+    write_nifti(path, volume)
+    assert path.stat().st_size == size and fingerprint() != before and before.startswith("1 scans, contents ")
+    volume[20, 20, 20] = 0
+    write_nifti(path, volume)
+    assert fingerprint() == before
+    shutil.copytree(tmp_path / "data", tmp_path / "moved" / "elsewhere")
+    shutil.rmtree(tmp_path / "data")
+    assert data_fingerprint({"train": find_scans(tmp_path / "moved" / "elsewhere")}) == before
