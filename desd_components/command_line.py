@@ -19,6 +19,7 @@ from monai.bundle import ConfigComponent, ConfigParser, ReferenceResolver
 from monai.bundle import run as bundle_run
 
 from .errors import UserError
+from .setting_values import refuse_odd_values
 from .weights import given as given_value
 
 _FLAG = re.compile(r"-[A-Za-z]|--.")
@@ -57,7 +58,7 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
 
     Raises:
         UserError: naming the first setting that no config has, and the nearest one that exists; or one that is a word
-            where the config has a number, or a number in the place of a path.
+            where the config has a number, a number in the place of a path, or a value that means nothing.
     """
     if not is_bundle_command(arguments):
         return
@@ -80,6 +81,7 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
             kind = type(value).__name__
             raise UserError(f"--{name} {value} is read as a {kind}, not as a path: write ./{value}.")
     refuse_unknown_keys(files)
+    refuse_odd_values({**parser.get(), **given})
 
 
 def _parser_of(files: Sequence[str]) -> ConfigParser:
