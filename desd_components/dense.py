@@ -154,4 +154,4 @@ class DenseDistillationLoss(DeepSelfDistillationLoss):
 
     def scalars(self) -> dict[str, float]:
         """What a log shows of the last batch."""
-        return {f"dense_{name}": value for name, value in super().scalars().items()}
+        return {f"dense_{name}": value for name, value in super().scalars().items() if name != "loss"}

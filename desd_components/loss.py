@@ -68,6 +68,7 @@ class DeepSelfDistillationLoss(nn.Module):
         center: (1, K), or (S, K) for `same_stage`: running mean of teacher logits over views, batch and processes,
             updated after use.
         temperature_bounds: least and greatest temperature of the teacher; `bound_teacher_temperature` moves them.
+        total: loss of the last batch over all processes, with its terms, detached.
         stage_losses: (S,), of the last batch over all processes, detached.
         teacher_entropy: mean entropy of the last batch's targets, in nats; ln K when they are uniform, 0 when one-hot.
         mean_targets: (1, K), or (S, K) for `same_stage`: mean target of the last batch, this process only.
@@ -114,7 +115,7 @@ class DeepSelfDistillationLoss(nn.Module):
         self.register_buffer("center", torch.zeros(len(stage_weights) if same_stage else 1, num_prototypes))
         self.terms = nn.ModuleList(terms)
         self.stage_losses = torch.zeros(len(stage_weights))
-        self.teacher_entropy = torch.zeros(())
+        self.total, self.teacher_entropy = torch.zeros(()), torch.zeros(())
         self.mean_targets = torch.full((1, num_prototypes), 1 / num_prototypes)
 
     @property
@@ -158,13 +159,13 @@ class DeepSelfDistillationLoss(nn.Module):
 
             entropy = -(targets_NTBK * log_targets_NTBK).sum(dim=-1).mean()
             self.mean_targets = targets_NTBK.mean(dim=(1, 2))
-            figures = mean_over_processes(torch.cat([stage_losses.detach(), entropy[None]]))
-            self.stage_losses, self.teacher_entropy = figures[:-1], figures[-1]
             if self.training:
                 self._update_center(teacher_NTBK)
             total = (self.stage_weights * stage_losses).sum()
         for term in self.terms:
             total = total + term(output)
+        figures = mean_over_processes(torch.stack([total.detach(), entropy, *stage_losses.detach()]))
+        self.total, self.teacher_entropy, self.stage_losses = figures[0], figures[1], figures[2:]
         return total
 
     @torch.no_grad()
@@ -216,6 +217,7 @@ class DeepSelfDistillationLoss(nn.Module):
         entropy = float(self.teacher_entropy)
         by_stage = zip(self.student_stages, self.stage_losses.tolist(), strict=True)
         return {
+            "loss": float(self.total),
             "distillation_loss": float((self.stage_weights.to(self.stage_losses.device) * self.stage_losses).sum()),
             **{f"stage_{stage}_loss": value for stage, value in by_stage},
             "teacher_entropy": entropy,

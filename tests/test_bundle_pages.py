@@ -30,7 +30,13 @@ def run(place: Path, bundle: str, configs: str, *words: str, output: str, **sett
 
 def test_a_pretraining_shows_curves_health_and_feature_maps(place: Path) -> None:
     page = run(place, "desd_pretrain", "train smoke", "training", output="pretrain", val_volumes=2)
-    for words in ("Total loss.", "No alarm sounded", "What the encoder sees", "peak memory (MB)", "num_prototypes: 64"):
+    for words in (
+        "Loss of each stage.",
+        "No alarm sounded",
+        "What the encoder sees",
+        "peak memory (MB)",
+        "num_prototypes: 64",
+    ):
         assert words in page
     assert page.count("data:image/png;base64") == 2
 
@@ -53,7 +59,7 @@ def test_a_pretraining_in_two_processes_leaves_one_page_without_a_complaint(plac
     assert ["page: " in words for words in said] == [True, False]
     assert not any(fault in words for words in said for fault in (FAILED, "no page was written", "Traceback"))
     page = (output / "report.html").read_text()
-    assert "Total loss." in page and page.count("data:image/png;base64") == 2
+    assert "Loss of each stage." in page and page.count("data:image/png;base64") == 2
 
 
 @pytest.mark.soak

@@ -174,4 +174,4 @@ def test_a_run_that_stopped_half_way_still_gets_a_page(tmp_path):
     folder = write_pretraining(tmp_path / "run", steps=6)
     (folder / "config.yaml").unlink()
     assert main(["report", str(folder), "--output", str(tmp_path / "page.html")]) == 0
-    assert "Total loss." in (tmp_path / "page.html").read_text()
+    assert "Loss of each stage." in (tmp_path / "page.html").read_text()
