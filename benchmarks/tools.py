@@ -53,7 +53,7 @@ def evaluate(folder: Path) -> Path:
     configs = [str(CONFIGS / name) for name in ("train.yaml", "small.yaml", "evaluate.yaml")]
     given = {"dataset_dir": "volumes", "checkpoint": "model.pt", "output_dir": "run", "cache_dir": "cache"}
     paths = [word for key, value in given.items() for word in (f"--{key}", str(folder / value))]
-    process("-m", "monai.bundle", "run", "--config_file", str(configs), *paths, "--section", "all", "--page", "false")
+    process("-m", "monai.bundle", "run", "--config_file", str(configs), *paths, "--section", "all", "--page", "False")
     return folder / "run"
 
 
