@@ -148,17 +148,17 @@ def _mixed(slices: Sequence[Slice]) -> str | None:
 
 
 def _not_readable(slices: Sequence[Slice]) -> str | None:
-    """Colours, and a compression that no installed package can undo."""
-    first = slices[0]
-    if first.samples > 1:
+    """Colours, and pixels that no installed package can decode, in any of the slices."""
+    if any(one.samples > 1 for one in slices):
         return "holds RGB pixels, not one value per pixel: leave it out."
-    uid = needed("pydicom.uid", first.file, "reading DICOM").UID(first.syntax)
-    pixels = needed("pydicom.pixels", first.file, "decoding")
-    try:
-        if uid and uid.is_compressed and not pixels.get_decoder(uid).is_available:
+    pydicom = needed("pydicom", slices[0].file, "reading DICOM")
+    for uid in map(pydicom.uid.UID, dict.fromkeys(one.syntax for one in slices)):
+        try:
+            decoder = pydicom.pixels.get_decoder(uid)
+        except NotImplementedError:  # pydicom's word for a syntax it has no decoder for at all, a video's among them
+            return f"is stored as {uid.name}, for which there is no decoder: export it again, or leave it out."
+        if not decoder.is_available:
             return f"is compressed ({uid.name}), and no decoder for it is installed: pip install pylibjpeg[all]"
-    except NotImplementedError:  # of videos, and of what a manufacturer made up
-        return f"is compressed ({uid.name}), for which there is no decoder: export it again, or leave it out."
     return None
 
 

@@ -15,7 +15,13 @@ from dicom_files import hounsfield, localizer, stored_grid, write_series
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomFileLike
 from pydicom.filewriter import write_dataset
-from pydicom.uid import MPEG4HP42STEREO, DeflatedExplicitVRLittleEndian, JPEGLosslessSV1, generate_uid
+from pydicom.uid import (
+    MPEG4HP42STEREO,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEGLosslessSV1,
+    generate_uid,
+)
 from scan_files import oblique_affine
 
 from desd_components import UserError, find_scans
@@ -177,6 +183,11 @@ def video(dataset: Dataset, number: int) -> None:
     dataset.file_meta.TransferSyntaxUID = MPEG4HP42STEREO
 
 
+def last_compressed(dataset: Dataset, number: int) -> None:
+    if number == 7:
+        compressed(dataset, number)
+
+
 def compressed(dataset: Dataset, number: int) -> None:
     dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
     dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
@@ -196,7 +207,8 @@ def compressed(dataset: Dataset, number: int) -> None:
         (nowhere_in_numbers, r"1 of 8 slices \(first: 3.dcm\) do not say where they lie"),
         (skewed, r"8 of 8 slices .* do not say where they lie"),
         (stretched, r"8 of 8 slices .* do not say where they lie"),
-        (video, r"is compressed \(MPEG-4.*\), for which there is no decoder: export it again"),
+        (video, r"is stored as MPEG-4.*, for which there is no decoder: export it again"),
+        (last_compressed, r"is compressed \(JPEG Lossless.*\), and no decoder for it is installed"),
         (compressed, r"is compressed \(JPEG Lossless.*\), and no decoder for it is installed: pip install pylibjpeg"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -206,6 +218,14 @@ def test_what_is_no_volume_is_refused_in_one_line_that_names_it(tmp_path, change
     with pytest.raises(UserError, match=words) as refusal:
         open_volume(folder)
     assert str(refusal.value).startswith(f"{folder}: ") and "\n" not in str(refusal.value)
+
+
+def test_a_transfer_syntax_of_a_manufacturer_s_own_is_refused_in_one_line(tmp_path):
+    folder, own = written(tmp_path), b"1.2.840.113619.5.200"
+    content = (folder / "7.dcm").read_bytes()
+    (folder / "7.dcm").write_bytes(content.replace(f"{ExplicitVRLittleEndian}\0".encode(), own))  # as long
+    with pytest.raises(UserError, match=f"is stored as {own.decode()}, for which there is no decoder"):
+        open_volume(folder)
 
 
 def test_copies_of_slices_are_passed_over_with_a_warning(tmp_path):
