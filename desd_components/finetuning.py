@@ -27,10 +27,12 @@ from .weights import manifest_path, read_manifest, refuse_contradictions
 logger = logging.getLogger(__name__)
 
 #: what a segmentation network's manifest holds, and of which type
-_MANIFEST_ENTRIES: dict[str, type] = {
-    "architecture": dict, "decoder": dict, "preprocessing": dict, "class_names": list, "window": list,
-    "activation": str, "regions": bool,
-}  # fmt: skip
+_MANIFEST_ENTRIES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("architecture", "decoder", "preprocessing"), (dict,)),
+    **dict.fromkeys(("class_names", "window"), (list,)),
+    "activation": (str,),
+    "regions": (bool, list),
+}
 
 PRESETS = ("whole", "encoder_warmup", "layerwise_decay")
 SPLIT_FILE = "split.json"
@@ -190,10 +192,11 @@ def _refuse_odd_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the first such entry.
     """
-    for name, kind in _MANIFEST_ENTRIES.items():
-        if not isinstance(manifest.get(name), kind):
+    for name, kinds in _MANIFEST_ENTRIES.items():
+        if not isinstance(manifest.get(name), kinds):
             found = f"a {type(manifest[name]).__name__}" if name in manifest else "absent"
-            raise UserError(f"{path}: `{name}` is {found}, not a {kind.__name__}. Copy it again from the run.")
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise UserError(f"{path}: `{name}` is {found}, not a {wanted}. Copy it again from the run.")
     named, channels = len(manifest["class_names"]), manifest["decoder"].get("out_channels")
     if named != channels:
         raise UserError(f"{path}: names {named} classes, but the network has {channels}. Copy it again from the run.")

@@ -293,6 +293,24 @@ def test_evaluation_agrees_with_the_labels_that_inference_writes(
     assert scores["tumour"] == pytest.approx(dice_of(found, true, 2), abs=1e-6)
 
 
+def test_a_model_of_overlapping_regions_is_evaluated_and_used_by_them(
+    folder: Path, split: Path, tmp_path: Path
+) -> None:
+    """As the commands for liver, pancreas and kidney do: the organ with the tumour in it."""
+    regions = {"regions": "[[1,2],[2]]", "activation": "sigmoid", "data_split": split}
+    succeed(finetune(folder, tmp_path, **regions))
+    run = tmp_path / "run"
+    succeed(run_bundle(NAME, "train small evaluate", dataset_dir=folder, output_dir=run, section="test"))
+    scan = folder / "imagesTr" / "case_4.nii.gz"
+    used = {"dataset_dir": scan, "checkpoint": run / "model.pt", "output_dir": tmp_path / "out"}
+    succeed(run_bundle(NAME, "inference", **used))
+    found = np.asarray(nibabel.load(tmp_path / "out" / "case_4.nii.gz").dataobj)
+    true = np.asarray(nibabel.load(folder / "labelsTr" / "case_4.nii.gz").dataobj)
+    scores = json.loads((run / "metrics.json").read_text())["cases"][0]["dice"]
+    assert scores["organ"] == pytest.approx(dice_of(found > 0, true > 0, 1), abs=1e-6)
+    assert scores["tumour"] == pytest.approx(dice_of(found, true, 2), abs=1e-6)
+
+
 def test_inference_refuses_a_knob_that_contradicts_the_model(scratch: tuple, folder: Path, tmp_path: Path) -> None:
     settings = {"checkpoint": scratch[0] / "model.pt", "output_dir": tmp_path / "out"}
     done = run_bundle(NAME, "inference", dataset_dir=folder / "imagesTr", intensity="hu", **settings)

@@ -160,7 +160,7 @@ def test_knobs_that_agree_or_say_nothing_are_accepted(network: SegmentationNetwo
     [
         ({"architecture": None}, "`architecture` is a NoneType, not a dict"),
         ({"window": 32}, "`window` is a int, not a list"),
-        ({"regions": "false"}, "`regions` is a str, not a bool"),
+        ({"regions": "false"}, "`regions` is a str, not a bool or list"),
         ({"class_names": ["background", "a"]}, "names 2 classes, but the network has 3"),
         ({"decoder": "left out"}, "`decoder` is absent, not a dict"),
     ],
