@@ -20,13 +20,12 @@ import numpy as np
 from .errors import UserError, chain_of
 from .reading import open_volume
 from .records import Record, record_files
-from .searching import FORMATS, SUFFIXES
+from .searching import FORMATS, SUFFIXES, is_lfs_pointer
 from .volumes import Volume
 
 LISTED = 10  # problems named in one message; the rest is a count
 GRID_TOLERANCE = 0.1  # in voxels: image and label grids may differ by that much at any corner (headers are rounded)
 UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error)  # what reading voxels may raise
-_LFS = b"version https://git-lfs"
 
 
 def raise_problems(problems: Sequence[str], checked: int, what: str = "scans") -> None:
@@ -146,15 +145,11 @@ def file_problem(file: str) -> str | None:
     if os.path.isdir(file) or not file.endswith(SUFFIXES):
         return None  # a DICOM series: `open_volume` looks at its slices
     try:
-        with open(file, "rb") as stream:
-            start = stream.read(len(_LFS))
+        if is_lfs_pointer(file):
+            return f"{file}: is a git-LFS pointer, not the scan itself: fetch it with `git lfs pull`."
     except OSError as error:
         return f"{file}: cannot be opened ({error.strerror}): mend its permissions or leave it out."
-    if not start:
-        return f"{file}: is empty (0 bytes): copy or download it again."
-    if start == _LFS:
-        return f"{file}: is a git-LFS pointer, not the scan itself: fetch it with `git lfs pull`."
-    return None
+    return None if os.path.getsize(file) else f"{file}: is empty (0 bytes): copy or download it again."
 
 
 def one_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Refuse settings that no config knows: `monai.bundle run` takes a mistyped one in silence and ignores it.
 
 So are keys of overlays that none of the configs before it has and nothing refers to, words in the place of numbers, and
-paths that are none by the time they arrive: a folder ``2024`` is a number to Fire.
+values that mean nothing.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
 
     Raises:
         UserError: naming the first setting that no config has, and the nearest one that exists; or one that is a word
-            where the config has a number, a number in the place of a path, or a value that means nothing.
+            where the config has a number, or a value that means nothing.
     """
     if not is_bundle_command(arguments):
         return
@@ -77,9 +77,6 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
             raise UserError(unknown_setting(parser, name))
         if name not in allowed:
             _refuse_mere_word(parser, f"--{name}", name, value)
-        if is_path(name) and not isinstance(value, str | None):
-            kind = type(value).__name__
-            raise UserError(f"--{name} {value} is read as a {kind}, not as a path: write ./{value}.")
     refuse_unknown_keys(files)
     refuse_odd_values({**parser.get(), **given})
 
@@ -148,11 +145,6 @@ def _references(value: Any) -> Iterator[str]:
         text = ReferenceResolver.normalize_id(value)
         yield from ReferenceResolver.match_refs_pattern(value=text)
         yield from re.findall(r"^%([\w:]+)", text)
-
-
-def is_path(name: str) -> bool:
-    """Whether a setting names a folder or a file."""
-    return name.endswith("_dir") or name in ("checkpoint", "encoder_checkpoint", "data_split", "bundle_root")
 
 
 def is_known(parser: ConfigParser, name: str) -> bool:

@@ -16,6 +16,7 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 FORMATS = ".nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd or DICOM series"
+_LFS = b"version https://git-lfs"
 _SUFFIX = re.compile(r"\.(nii(\.gz)?|nrrd|nhdr|mha|mhd|dcm|ima)$", re.IGNORECASE)
 
 
@@ -32,6 +33,12 @@ def without_suffix(path: str) -> str:
 def result_name(path: str | Path, postfix: str = "", extension: str | None = None) -> str:
     """The file name of a scan's result: of the given extension, or NIfTI, compressed unless the scan is not."""
     return f"{stem(path)}{postfix}{extension or ('.nii' if Path(path).name.endswith('.nii') else '.nii.gz')}"
+
+
+def is_lfs_pointer(path: str | Path) -> bool:
+    """Whether a file only says where git-LFS keeps its content."""
+    with open(path, "rb") as stream:
+        return stream.read(len(_LFS)) == _LFS
 
 
 def miscased_paths(folder: Path) -> list[Path]:

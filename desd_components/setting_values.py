@@ -1,7 +1,7 @@
 """Refuse values of settings that mean nothing, before anything is read or trained, with the setting's name.
 
-What only the component behind a setting can judge, it refuses itself. Here stand values on which PyTorch or MONAI
-would stumble later, in words of their own, or not at all.
+Here stand values on which PyTorch, MONAI or Fire would stumble later in words of their own, or not at all: a folder
+``2024`` is a number to Fire. What a component of this package refuses itself has no rule here.
 """
 
 from __future__ import annotations
@@ -59,25 +59,23 @@ def _is_device(value: Any) -> bool:
 
 _SIZE, _WINDOW = _list(3, _whole(1)), _list(2, _between(-float("inf")))
 _INCREASING = Rule(lambda value: _WINDOW.holds(value) and value[0] < value[1], "[low, high] in HU")
-_FLAG = Rule(lambda value: isinstance(value, bool) or value in ("true", "True"), "True or False")
+_DTYPES = ("bfloat16", "float16", "float32")
+_PATH = Rule(lambda value: isinstance(value, str | None), "a path, one that looks like a number as ./2024")
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("num_workers", "seed", "val_volumes", "warmup_epochs", "frozen_prototype_epochs"), _whole(0)),
-    **dict.fromkeys(("val_interval", "record_interval", "save_interval", "batch_size", "sw_batch_size"), _whole(1)),
-    **dict.fromkeys(
-        ("accumulation_steps", "in_channels", "samples_per_volume", "samples_per_epoch"), _or_null(_whole(1))
-    ),
-    **dict.fromkeys(("teacher_temperature_epochs", "patience", "max_skipped_steps", "decoder_width"), _whole(1)),
-    **dict.fromkeys(("slab_depth", "slab_stride", "trim_wider_than", "num_labels"), _or_null(_whole(1))),
+    **dict.fromkeys(("bundle_root", "dataset_dir", "output_dir", "cache_dir", "data_split"), _PATH),
+    **dict.fromkeys(("init_checkpoint", "encoder_checkpoint", "checkpoint"), _PATH),
+    **dict.fromkeys(("num_workers", "seed", "val_volumes", "frozen_prototype_epochs"), _whole(0)),
+    **dict.fromkeys(("val_interval", "patience", "sw_batch_size", "samples_per_epoch"), _whole(1)),
+    "teacher_temperature_epochs": _whole(1),
+    "trim_wider_than": _or_null(_whole(1)),
     **dict.fromkeys(("learning_rate", "end_learning_rate", "final_learning_rate", "weight_decay"), _between(0)),
-    **dict.fromkeys(("val_fraction", "augmentation_probability", "layer_decay"), _between(0, 1)),
+    "augmentation_probability": _between(0, 1),
     "save_minutes": _or_null(_between(0)),
     "overlap": _between(0, 0.99),
-    "view_size": _SIZE,
     "roi_size": _or_null(_SIZE),
     "hu_window": _or_null(_INCREASING),
-    "amp": _FLAG,
-    "amp_dtype": Rule(lambda value: value in ("bfloat16", "float16", "float32"), "bfloat16, float16 or float32"),
+    "amp_dtype": Rule(lambda value: value in _DTYPES, f"one of {', '.join(_DTYPES)}"),
     "device": Rule(_is_device, "a device of PyTorch's, such as cpu or cuda:0"),
 }
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from .errors import UserError
+from .searching import is_lfs_pointer
 
-_LFS = b"version https://git-lfs"
 #: a key by which a checkpoint of another project is known -> what it is
 FOREIGN = {
     "network_weights": "an nnU-Net checkpoint",
@@ -63,12 +63,6 @@ def _read(path: str | Path, map_location: Any, allowed: list[Any]) -> Any:
             f"{path}: not a readable file of tensors ({_why(error)}). Give a .pt or .safetensors that this project "
             "wrote."
         ) from error
-
-
-def is_lfs_pointer(path: str | Path) -> bool:
-    """Whether a file only says where git-LFS keeps its content."""
-    with open(path, "rb") as stream:
-        return stream.read(len(_LFS)) == _LFS
 
 
 def _why(error: Exception) -> str:

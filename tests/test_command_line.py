@@ -76,7 +76,7 @@ def test_settings_that_do_not_exist_are_refused_with_the_nearest(config, words, 
 @pytest.mark.parametrize("words", [("--output_dir", "2024"), ("--output_dir=1e5",), ("--output_dir",)])
 def test_a_path_that_fire_takes_for_something_else_is_refused(config, words):
     config.write_text(f"output_dir: runs\n{CONFIG}")
-    with pytest.raises(UserError, match=r"^--output_dir .* is read as a (int|float|bool), not as a path: write \./"):
+    with pytest.raises(UserError, match=r"^output_dir: .* means nothing: give a path"):
         check(config, *words)
     check(config, "--output_dir", "./2024")
 

@@ -10,25 +10,23 @@ from desd_components.errors import UserError
 from desd_components.setting_values import RULES, refuse_odd_values
 
 ODD = {
+    "output_dir": 2025,
+    "init_checkpoint": 3.5,
     "num_workers": -1,
     "val_interval": 0,
-    "view_size": 16,
     "roi_size": [16, 16],
     "hu_window": [5.0, -5.0],
-    "seed": -1,
-    "amp": "no",
+    "seed": True,
     "amp_dtype": "foo",
     "device": "foo",
     "learning_rate": -1.0,
-    "val_volumes": -1,
+    "val_volumes": 1.5,
     "trim_wider_than": -1,
     "save_minutes": -1,
     "teacher_temperature_epochs": 0,
-    "accumulation_steps": 1.5,
     "overlap": 1.0,
-    "val_fraction": float("nan"),
-    "batch_size": True,
-    "samples_per_volume": float("inf"),
+    "weight_decay": float("nan"),
+    "samples_per_epoch": float("inf"),
 }
 
 

@@ -1,8 +1,7 @@
 """Settings that suit the volumes that were seen, each with its reason.
 
-Ours. The view follows the volumes: it must be really smaller than they are,
-or both views come from the same box, and stage 4 must keep two voxels of it along each axis. Everything else follows
-from the view and from the number of volumes.
+Ours. The view follows the volumes: it must be really smaller than they are, or both views come from the same box, and
+stage 4 must keep two voxels of it along each axis. Everything else follows from the view and the number of volumes.
 """
 
 from __future__ import annotations
