@@ -37,21 +37,22 @@ env: $(DEV_STAMP)
 test: env
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not soak" -n 2 --dist loadfile
 
-# Its table goes into the README: python -m desd_components insert README.md
+# Its table goes into the README: python -m desd_tools insert README.md
 soak: env
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak --junitxml=results/soak.xml; status=$$?; \
-	$(PY) tests/soak_table.py results/soak.md results/soak.xml && exit $$status
+	$(PY) tests/helpers/soak_table.py results/soak.md results/soak.xml && exit $$status
 
 demo: $(RUN_STAMP)
-	$(PY) -m desd_components demo $(if $(DATA),--data "$(DATA)") --output "$(OUTPUT)"
+	$(PY) -m desd_tools demo $(if $(DATA),--data "$(DATA)") --output "$(OUTPUT)"
 
 pack: env
-	OMP_NUM_THREADS=1 $(PY) -m desd_components pack bundles/desd_pretrain bundles/desd_seg_finetune --output dist --checks true
+	OMP_NUM_THREADS=1 $(PY) -m desd_tools pack bundles/desd_pretrain bundles/desd_seg_finetune --output dist --checks true
 
 lint: env
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy desd_components
+	$(PY) -m mypy desd_components desd_tools
+	$(VENV)/bin/lint-imports
 
 bench: env
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks

@@ -28,7 +28,7 @@ from monai.engines import SupervisedTrainer
 
 from benchmarks.pairs import report, row, time_in_turn, verdict
 from desd_components import DistillationOutput
-from desd_components.weights import write_json
+from desd_components.base.files import write_json
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 CASES, SHAPE, LABELLED = 16, (36, 50, 35), 8

@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser
 
 from benchmarks.pairs import ratios, report, row, time_in_turn, verdict
 from desd_components import ResNet3DEncoder, SegmentationNetwork, save_weights, segmentation_manifest
-from desd_components.tools import phantom
+from desd_tools.studies.phantom import phantom
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "bundles" / "desd_seg_finetune" / "configs"
@@ -68,11 +68,11 @@ def main(rounds: int = 5) -> None:
                 "the package": lambda: process("-c", "import torch, monai, desd_components"),
                 **{
                     f"pack {bundle}": lambda bundle=bundle: process(
-                        *("-m", "desd_components", "pack", f"bundles/{bundle}", "--output", str(folder / "dist"))
+                        *("-m", "desd_tools", "pack", f"bundles/{bundle}", "--output", str(folder / "dist"))
                     )
                     for bundle in ("desd_pretrain", "desd_seg_finetune")
                 },
-                "page": lambda: process("-m", "desd_components", "report", str(run)),
+                "page": lambda: process("-m", "desd_tools", "report", str(run)),
             },
             rounds,
             warmups=1,

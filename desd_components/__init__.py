@@ -4,93 +4,71 @@ Method: Ye, Zhang, Chen, Xia, "DeSD: Self-Supervised Learning with Deep Self-Dis
 Segmentation", MICCAI 2022. This is an independent implementation, written from the published description.
 """
 
-from .bundles import bundle_file, require_version, run_or_bundle
-from .cache import VolumeCache
-from .case_names import CaseNames
-from .checks import check_records, require_writable
-from .class_names import with_background
-from .coding_rate import CodingRateTerm
-from .collapse import CollapseHandler
-from .continuation import scheduled_epochs
-from .data import ContextDataset, PreprocessedDataset
-from .dense import DenseDistillationLoss, PrepareDenseViews, ViewsWithPoints
-from .dicom_seg import SaveDicomSegd
-from .encoder import ResNet3DEncoder, pooled_stages, refuse_small_maps, shape_table
-from .errors import UserError, plain_errors
-from .evaluation import EncoderEvaluation, evaluated_manifest, probe_data
-from .features import SaveFeaturesHandler, StageInferer
-from .finetuning import (
+from .base.draws import SampleKey
+from .base.errors import UserError, given
+from .base.files import require_writable
+from .base.processes import joined_processes, leave_processes
+from .base.version import __version__
+from .distillation.encoder import ResNet3DEncoder, pooled_stages, refuse_small_maps, shape_table
+from .distillation.handlers import FreezePrototypesHandler, LearningRateHandler, SaveWeightsHandler, TeacherEMAHandler
+from .distillation.loss import DeepSelfDistillationLoss, DistillationOutput
+from .distillation.network import DeepSelfDistillationNetwork, ProjectionHead, distributed_network
+from .distillation.schedules import CosineSchedule, decay_groups, optimizer_steps, scaled_learning_rate, total_batch
+from .distillation.terms.coding_rate import CodingRateTerm
+from .distillation.terms.dense import DenseDistillationLoss, PrepareDenseViews, ViewsWithPoints
+from .distillation.views.make import MultiViews, PrepareViews, ViewGeometry
+from .distillation.views.recipe import ViewRecipe
+from .distillation.weights import (
+    encoder_from,
+    encoder_manifest,
+    load_encoder,
+    load_weights,
+    read_manifest,
+    save_weights,
+)
+from .health.collapse import CollapseHandler
+from .health.evaluation import EncoderEvaluation, evaluated_manifest, probe_data
+from .health.features import SaveFeaturesHandler, StageInferer
+from .health.monitor import DistillationMonitor, log_start, starting_lines
+from .health.probes import CrossViewScore, DenseProbe, StagePooling, TeacherPooling
+from .health.skipping import SkipNonFiniteHandler
+from .pages.handlers import CasePictures, FeaturePictures, ScanPictures
+from .pages.outlines import DrawOverlayd, draw_overlay
+from .pages.run_end import finish_run
+from .runs.bundle import bundle_file, own_config_hash, require_version, run_or_bundle
+from .runs.config import shared
+from .runs.history import RunRecordHandler
+from .runs.layout import ScanLayout, keep_subfolders, refuse_overwriting, scans_root
+from .runs.log import record_run, start_log
+from .runs.plain import plain_errors
+from .runs.progress import ProgressHandler, TimeEstimateHandler, TrackableOutputHandler
+from .runs.resume import ResumeHandler
+from .runs.same_run import run_settings, scheduled_epochs
+from .runs.signals import exit_if_stopped
+from .scans.cache.cache import VolumeCache
+from .scans.check import check_records
+from .scans.class_names import with_background
+from .scans.datasets import ContextDataset, PreprocessedDataset, warn_of_equal_boxes
+from .scans.dicom.seg import SaveDicomSegd
+from .scans.labelled import LabelledData, find_labelled
+from .scans.lists import find_scans
+from .scans.loading import EpochSampler, ShareableCollate, collate_contexts
+from .scans.preprocess import preprocessing_settings, target_spacing
+from .scans.quarantine import usable_labelled, usable_records
+from .scans.read import ScanReader
+from .scans.records import CaseNames, data_fingerprint, records_hash
+from .segmentation.inference import FlipInferer, ScanDataset, SkipBadScans
+from .segmentation.losses import DiceBCELoss, check_regions, class_targets, decode, probabilities, segmentation_loss
+from .segmentation.model import model_manifest, network_from_manifest, segmentation_classes, segmentation_manifest
+from .segmentation.network import SegmentationNetwork
+from .segmentation.scores import MetricsReportHandler, SegmentationScores
+from .segmentation.training import (
+    EarlyStop,
     agree_with_encoder,
     announce_training,
-    model_manifest,
-    network_from_manifest,
     parameter_groups,
     section_of,
-    segmentation_classes,
-    segmentation_manifest,
     share_of_steps,
     split_of,
     write_split,
 )
-from .finish import finish_run
-from .handlers import (
-    EarlyStop,
-    FreezePrototypesHandler,
-    LearningRateHandler,
-    SaveWeightsHandler,
-    TeacherEMAHandler,
-    shared,
-)
-from .history import RunRecordHandler
-from .inference import FlipInferer, ScanDataset, SkipBadScans
-from .labelled import LabelledData, find_labelled
-from .loading import ShareableCollate
-from .loss import DeepSelfDistillationLoss, DistillationOutput
-from .monitor import DistillationMonitor, starting_lines
-from .network import DeepSelfDistillationNetwork, ProjectionHead
-from .nonfinite import SkipNonFiniteHandler
-from .overlays import DrawOverlayd, draw_overlay
-from .pictures import CasePictures, FeaturePictures, ScanPictures
-from .preprocessing import preprocessing_settings, target_spacing
-from .pretraining import (
-    decay_groups,
-    distributed_network,
-    encoder_manifest,
-    joined_processes,
-    leave_processes,
-    log_start,
-    optimizer_steps,
-    scaled_learning_rate,
-    total_batch,
-    warn_of_equal_boxes,
-)
-from .probes import CrossViewScore, DenseProbe, StagePooling, TeacherPooling
-from .progress import ProgressHandler, TimeEstimateHandler
-from .quarantine import usable_labelled, usable_records
-from .reading import ScanReader
-from .reconstruction import PrepareMaskedViews, ReconstructionLoss, ReconstructionNetwork
-from .record import record_run, start_log
-from .records import data_fingerprint, records_hash
-from .resume import ResumeHandler
-from .run_settings import run_settings
-from .sampling import EpochSampler, SampleKey, collate_contexts
-from .scan_layout import ScanLayout, keep_subfolders, refuse_overwriting, scans_root
-from .scans import find_scans
-from .schedules import CosineSchedule
-from .scoring import MetricsReportHandler, SegmentationScores
-from .segmentation import (
-    DiceBCELoss,
-    SegmentationNetwork,
-    check_regions,
-    class_targets,
-    decode,
-    probabilities,
-    segmentation_loss,
-)
-from .stopping import exit_if_stopped
-from .tracking import TrackableOutputHandler
-from .view_recipe import ViewRecipe
-from .views import MultiViews, PrepareViews, ViewGeometry
-from .weights import encoder_from, given, load_encoder, load_weights, read_manifest, save_weights
-
-__version__ = "0.1.0"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..history import PLACE
+from ..runs.history import PLACE
 from . import figures as draw
 from . import page as html
 from .runs import Run

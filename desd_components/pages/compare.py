@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from desd_components.errors import UserError
+from ..base.errors import UserError
 
 SMALLEST_GAIN = 0.005  # Dice; less is no news, however sure
 

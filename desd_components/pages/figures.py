@@ -18,7 +18,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
 # Stand-ins that matplotlib draws with; `to_svg` turns each into the page's CSS variable of that name.
 COLORS = {
     "ink": "#101112",

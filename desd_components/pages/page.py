@@ -53,8 +53,6 @@ TEMPLATE = """<!DOCTYPE html>
 {script}</body>
 </html>
 """
-
-
 SCRIPT_HASH = base64.b64encode(hashlib.sha256(SORT.encode()).digest()).decode()
 POLICY = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{SCRIPT_HASH}'"
 

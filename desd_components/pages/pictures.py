@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from desd_components.errors import UserError
-from desd_components.weights import write_json
+from ..base.errors import UserError
+from ..base.files import write_json
 
 FOLDER = "pictures"
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from desd_components.searching import without_suffix
-
+from ..scans.formats import without_suffix
 from . import figures as draw
 from . import page as html
 from .compare import case_scores, class_names, class_scores, compare, verdict

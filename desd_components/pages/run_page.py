@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from desd_components.writing import write_atomically
-
+from ..base.files import write_atomically
 from . import page as html
 from .charts import charts_section, finetuning_section
 from .key_figures import key_figures

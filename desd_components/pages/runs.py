@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from desd_components.case_names import CaseNames
-from desd_components.errors import UserError
-from desd_components.reading import open_volume
-from desd_components.record import record_name
-from desd_components.records import Record, record_files
-from desd_components.searching import result_name
+from ..base.errors import UserError
+from ..runs.log import record_name
+from ..scans.formats import result_name
+from ..scans.read import open_volume
+from ..scans.records import CaseNames, Record, record_files
 
 #: what leaves records in a folder, by the beginning of their names; a training has none
 PARTS = ("", "evaluation", "inference")

@@ -10,8 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from desd_components.record import record_name
-
+from ..runs.log import record_name
 from . import page as html
 from .pictures import FOLDER, read_pictures
 from .runs import PARTS, Part, Run
@@ -34,7 +33,6 @@ FILES = {
     "evaluation.log": "the log of the evaluation",
     "inference.log": "the log",
 }
-
 WARNINGS_SHOWN = 8
 #: of environment.json: what it is called on the page
 FACTS = {

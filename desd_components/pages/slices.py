@@ -14,7 +14,6 @@ from .figures import to_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
 TRUTH_COLOR = "#ffffff"  # on grey images, in both themes, as the arms' below
 COLOR_WORDS = {
     "#4aa8ff": "blue",

@@ -89,7 +89,6 @@ footer { max-width: 1080px; margin: 70px auto 40px; padding: 16px 28px 0; color:
   h2 { margin-top: 44px; } .run { grid-template-columns: 1fr; } }
 @media print { body { background: #fff; } figure, details, .tile { break-inside: avoid; } }
 """
-
 #: sorts a table by the column whose heading is clicked: numbers by value (data-v), words by letter, empty ones last
 SORT = """
 document.querySelectorAll("table.sortable").forEach(table => {

@@ -1,0 +1,33 @@
+"""Random draws that are a function of their key alone: (seed, epoch, sample, view), never of a running generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# One seed feeds several draws; a stream each keeps them apart.
+ORDER_STREAM, CONTEXT_STREAM, AUGMENTATION_STREAM = 0x0D1, 0xC0D, 0xA06
+
+
+class SampleKey(NamedTuple):
+    """What a sample's draws are keyed by, beside the seed: the epoch (from 1, as Ignite counts) and the index."""
+
+    epoch: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a key
+
+
+def key_of(key: SampleKey | int | Sequence[int]) -> SampleKey:
+    """A key as datasets are given it; a plain index means epoch 0."""
+    return SampleKey(int(key[0]), int(key[1])) if isinstance(key, Sequence) else SampleKey(0, int(key))
+
+
+def keyed(*key: int) -> np.random.Generator:
+    """A fresh generator that is a function of its key only."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def generator(seed: int, stream: int, epoch: int, index: int = 0) -> np.random.Generator:
+    """The generator of one kind of draw for an epoch, or for a sample in it."""
+    return keyed(seed, stream, epoch, index)

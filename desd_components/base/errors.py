@@ -1,0 +1,61 @@
+"""Errors for people: one line that says what was wrong, where, and what to do.
+
+A config error travels through ``monai.bundle`` and arrives as some sixty lines that end in "Failed to evaluate
+ConfigExpression". `plain_errors`, the first item of every ``initialize``, prints the innermost `UserError` instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+class UserError(ValueError):
+    """Something the user can mend; its message names the thing, the place and the remedy."""
+
+
+def require_whole(least: int, **settings: Any) -> None:
+    """Refuse settings that are not whole numbers of at least `least`.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for name, value in settings.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UserError(f"{name}={value!r}: give a whole number of at least {least}.")
+
+
+def innermost_user_error(error: BaseException | None) -> UserError | None:
+    """The `UserError` that started a chain of re-raised exceptions, or None when there is none in it."""
+    return next((each for each in reversed(list(chain_of(error))) if isinstance(each, UserError)), None)
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from or while handling, and so on; each once.
+
+    A chain may close on itself, for anybody may raise an error from itself.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def plain_message(error: UserError) -> str:
+    """Its message, without the trace that a `DataLoader` writes into an error of one of its worker processes."""
+    text = str(error)
+    _, in_worker, message = text.rpartition(f"{UserError.__name__}: ")
+    return message.strip() if in_worker and "Original Traceback" in text else text
+
+
+def one_line(error: BaseException) -> str:
+    """The innermost cause of an error, shortened."""
+    *_, error = chain_of(error)
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:160]
+
+
+def given(setting: Any) -> Any:
+    """`setting`, or None for the words null and None, as which a command line hands over ``--name null``."""
+    return None if setting in ("null", "None") else setting

@@ -1,0 +1,180 @@
+"""Writing files whole or not at all, and saying in one line why one could not be written: the disk is full, say."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+
+from .errors import UserError, chain_of
+
+_AGAIN = "start the same command again; a training goes on from its last state."
+MAKE_ROOM, MEND = f"Make room there and {_AGAIN}", f"Mend that, or give another place, and {_AGAIN}"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@contextmanager
+def told_if_unwritable(path: Path, remedy: str = "") -> Iterator[None]:
+    """Let what the system says against writing `path` become a `UserError` of one line, which ends in a remedy."""
+    try:
+        yield
+    except OSError as error:
+        remedy = remedy or (MAKE_ROOM if error.errno in _FULL else MEND)
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}). {remedy}") from error
+
+
+def disk_fault(error: BaseException | None) -> str | None:
+    """The line for an error whose chain says that a disk is full or takes nothing; None for others.
+
+    Writers that we do not own, TensorBoard's and matplotlib's among them, say no more than the system does.
+    """
+    for each in chain_of(error):
+        if isinstance(each, OSError) and each.errno in _FULL:
+            return f"{each.filename or 'a file of this run'}: cannot be written ({each.strerror}). {MAKE_ROOM}"
+    return None
+
+
+class WitnessedFile:
+    """A file that remembers why a write failed; `torch.save` asks no more of one than `write` and `flush`.
+
+    PyTorch reports a failed write as a size that it did not expect.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.failure: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        """Write, and remember a failure."""
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        """Hand on to the system what waits."""
+        self.file.flush()
+
+
+def torch_save(content: Any, file: WitnessedFile) -> None:
+    """`torch.save`, of which a full disk comes out as what it is.
+
+    Raises:
+        OSError: when the disk is full or fails.
+    """
+    try:
+        torch.save(content, cast(BinaryIO, file))
+    except RuntimeError as error:
+        if file.failure is None:
+            raise
+        raise file.failure from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside, flush, rename: a reader sees the old file or the new one, never a part.
+
+    Raises:
+        UserError: when the disk is full or fails; the old file stays.
+    """
+    with told_if_unwritable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def save_tensors(path: Path, content: Any) -> None:
+    """`torch.save`, atomically.
+
+    Raises:
+        UserError: when the disk is full or fails; the old file stays.
+    """
+    part = path.with_name(path.name + ".part")
+    with told_if_unwritable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(part, "wb") as file:
+                torch_save(content, WitnessedFile(file))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def require_writable(directory: str | Path, name: str = "output_dir") -> Path:
+    """The directory, created where it is missing.
+
+    Args:
+        directory: what a run wants to write to.
+        name: the config key that holds it, named in the error.
+
+    Raises:
+        UserError: when it cannot be created or written to.
+    """
+    path = Path(directory).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):  # os.access says yes to root on a read-only mount
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{path}: cannot be written to ({reason}): give another folder with `--{name} DIR`.") from error
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: when it cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors put a mark in front
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}): mend the file or give another one.") from error
+
+
+_LFS = b"version https://git-lfs"
+
+
+def is_lfs_pointer(path: str | Path) -> bool:
+    """Whether a file only says where git-LFS keeps its content."""
+    with open(path, "rb") as stream:
+        return stream.read(len(_LFS)) == _LFS
+
+
+def json_text(content: Any, indent: int | None = None) -> str:
+    """`content` as JSON that every reader takes: it knows no NaN and no infinity, so numbers that are none are null."""
+    return json.dumps(_without_nan(content), indent=indent, allow_nan=False)
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, atomically; see `json_text`."""
+    write_atomically(path, (json_text(content, indent=2) + "\n").encode())

@@ -1,0 +1,102 @@
+"""What the processes of a training tell each other outside of its steps."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+import torch.distributed as dist
+
+from .errors import UserError
+
+
+def distributed() -> bool:
+    """Whether a process group exists."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def place() -> tuple[int, int]:
+    """This process's rank, and how many processes there are: (0, 1) without a process group."""
+    return (dist.get_rank(), dist.get_world_size()) if distributed() else (0, 1)
+
+
+def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """The sum of `values` over the process group; `values` itself where there is none."""
+    if distributed():
+        dist.all_reduce(values)
+    return values
+
+
+def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """The mean of `values` over the process group; `values` itself where there is none."""
+    return sum_over_processes(values) / dist.get_world_size() if distributed() else values
+
+
+def least_over_processes(value: torch.Tensor) -> torch.Tensor:
+    """The least that any process has; `value` itself where there is no process group."""
+    if distributed():
+        dist.all_reduce(value, dist.ReduceOp.MIN)
+    return value
+
+
+def from_all_processes(items: list[Any], group: Any = None) -> list[Any]:
+    """The items of all processes, in the order of their ranks; every process must ask.
+
+    Args:
+        items: of this one; anything that can be pickled.
+        group: None for the default process group.
+    """
+    if not distributed():
+        return items
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, items, group=group)
+    return [item for part in parts for item in part]
+
+
+def patiently_gathered(items: list[Any]) -> list[Any]:
+    """The items of all processes, each once; also the place where they wait for each other, for days if need be.
+
+    A group of its own, because preprocessing may take hours and NCCL's default patience is ten minutes.
+    """
+    if place()[1] == 1:
+        return items
+    group = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=14))
+    found = from_all_processes(items, group)
+    dist.destroy_process_group(group)
+    return list(dict.fromkeys(found))
+
+
+def joined_processes() -> str:
+    """Join the process group that `torchrun` prepared: NCCL where there are GPUs, else gloo.
+
+    Returns:
+        This process's device: "cuda:<local rank>" or "cpu".
+
+    Raises:
+        UserError: when the process was not started by `torchrun`.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        raise UserError("multi_gpu_train.yaml needs torchrun: torchrun --nproc_per_node=N -m monai.bundle run ...")
+    # In a SLURM job Ignite would take srun's local rank for this process's: 0 for all that torchrun starts on a node.
+    os.environ.pop("SLURM_JOB_ID", None)
+    on_gpu = torch.cuda.is_available()
+    device = f"cuda:{os.environ['LOCAL_RANK']}" if on_gpu else "cpu"
+    if on_gpu:
+        torch.cuda.set_device(device)
+    if not distributed():
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    if dist.get_rank() != 0:
+        logging.getLogger().setLevel(logging.WARNING)
+    return device
+
+
+def leave_processes() -> None:
+    """Leave the process group, where there is one, and let Ignite forget it too."""
+    if distributed():
+        idist.finalize()  # leaves the group if Ignite knows of it
+        if distributed():
+            dist.destroy_process_group()

@@ -1,0 +1,176 @@
+"""Files of tensors, read as tensors only: PyTorch's own, and safetensors.
+
+Such files are passed from hand to hand, so nothing in them is trusted: no object is built that is not a tensor or a
+plain container (`weights_only`), and a file that declares more than it holds is refused before anything of that size is
+made.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import UserError
+from .files import is_lfs_pointer
+
+#: a key by which a checkpoint of another project is known -> what it is
+FOREIGN = {
+    "network_weights": "an nnU-Net checkpoint",
+    "pytorch-lightning_version": "a Lightning checkpoint",
+    "teacher": "a checkpoint with a teacher",
+}
+
+
+def load_tensors(path: str | Path, map_location: Any = "cpu") -> Any:
+    """The content of a ``.safetensors`` file, or of a PyTorch file by `torch.load` with ``weights_only``.
+
+    Raises:
+        UserError: when the file is missing, cannot be read, or holds anything but tensors and plain containers.
+    """
+    return _read(path, map_location, [])
+
+
+def load_tensors_and_namespace(path: str | Path) -> Any:
+    """The same for a PyTorch file that may hold an `argparse.Namespace`, which is a plain container, and nothing else.
+
+    Raises:
+        UserError: as above.
+    """
+    return _read(path, "cpu", [Namespace])
+
+
+def _read(path: str | Path, map_location: Any, allowed: list[Any]) -> Any:
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such weights file.")
+    if is_lfs_pointer(path):
+        raise UserError(f"{path}: is a git-LFS pointer, not the weights themselves: fetch them with `git lfs pull`.")
+    refuse_odd_archive(path)
+    try:
+        if Path(path).suffix == ".safetensors":
+            return safetensors_module().load_file(path, device=str(map_location))
+        with torch.serialization.safe_globals(allowed):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{path}: not a readable file of tensors ({_why(error)}). Give a .pt or .safetensors that this project "
+            "wrote."
+        ) from error
+
+
+def _why(error: Exception) -> str:
+    """Why a file could not be read: the object in it that is no tensor, or the first line of what torch says."""
+    other = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if other:
+        return f"it holds a {other[1]}"
+    if str(error).startswith("Weights only load failed"):  # and then advises to load it without that care
+        return "it is no file of PyTorch's"
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def contents(content: Any) -> str:
+    """What a file holds, in words for a message: its kind where that is known, and its first keys."""
+    if isinstance(content, torch.Tensor):
+        return f"a single tensor of shape {tuple(content.shape)}"
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    if not content:
+        return "an empty dict"
+    first = ", ".join(str(key) for key in list(content)[:3]) + (", ..." if len(content) > 3 else "")
+    kind = next((words for key, words in FOREIGN.items() if key in content), None)
+    what = "tensors" if all(isinstance(value, torch.Tensor) for value in content.values()) else "entries"
+    return f"{kind} ({first})" if kind else f"{len(content)} {what} ({first})"
+
+
+def safetensors_module() -> Any:
+    """`safetensors.torch`, imported only when such a file is read or written.
+
+    Raises:
+        UserError: when it is not installed.
+    """
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise UserError("safetensors is not installed: pip install safetensors, or use a .pt file.") from error
+    return safetensors.torch
+
+
+def refuse_odd_archive(path: str | Path) -> None:
+    """PyTorch writes its files as zip archives without compression and with plain names.
+
+    Raises:
+        UserError: when an entry would grow on reading, or leads out of the archive.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    for entry in zipfile.ZipFile(path).infolist():
+        if ".." in Path(entry.filename).parts or entry.filename.startswith(("/", "\\")):
+            raise UserError(f"{path}: not a file of tensors, for its entry {entry.filename!r} leads out of it.")
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise UserError(
+                f"{path}: not a file of tensors as PyTorch writes it, for {entry.filename!r} is compressed."
+            )
+
+
+def flat_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of a weights file: a flat dict, each an ordinary tensor with all its values in the file.
+
+    Raises:
+        UserError: when it is empty or nested, or holds a tensor of another layout or one that declares more than it
+            holds.
+    """
+    content = load_tensors(path)
+    flat = isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    )
+    if not flat or not content:
+        raise UserError(
+            f"{path}: not a flat dict of tensors but {contents(content)}. Give the encoder.pt or model.pt of a run."
+        )
+    refuse_odd_tensors(path, content.items())
+    return content
+
+
+def refuse_odd_tensors(path: str | Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Refuse tensors that networks do not hold.
+
+    Raises:
+        UserError: naming the first: sparse, quantised, complex or without values, or larger than what is stored of it.
+    """
+    for name, tensor in tensors:
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+            raise UserError(f"{path}: {name} is no ordinary tensor ({tensor.dtype}, {tensor.layout}, {tensor.device}).")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise UserError(f"{path}: {name} declares the shape {tuple(tensor.shape)}, but holds far fewer values.")
+
+
+def differences(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> list[str]:
+    """What keeps the tensors `found` from being the tensors `wanted`, for a message; empty when nothing does."""
+
+    def told(names: list[str], what: str, of: int) -> list[str]:
+        return [f"{len(names)} of {of} tensors {what} (first: {names[0]})"] if names else []
+
+    common = [name for name in wanted if name in found]
+    shapes = [
+        f"{n} is {tuple(found[n].shape)}, not {tuple(wanted[n].shape)}"
+        for n in common
+        if wanted[n].shape != found[n].shape
+    ]
+    kinds = [
+        f"{n} is {found[n].dtype}, not {wanted[n].dtype}"
+        for n in common
+        if wanted[n].is_floating_point() != found[n].is_floating_point()
+    ]
+    return (
+        told([name for name in wanted if name not in found], "are absent", len(wanted))
+        + told([name for name in found if name not in wanted], "are left over", len(found))
+        + told(shapes, "have another shape", len(wanted))
+        + told(kinds, "are of another type", len(wanted))
+    )

@@ -1,0 +1,247 @@
+"""The encoder: a 3D ResNet whose four stages are the four sub-encoders of DeSD.
+
+Source: Ye et al., "DeSD", MICCAI 2022; values of the published scripts: ResNet-50, stem 7x7x7 with stride (2, 2, 1) in
+(x, y, z), max-pool 3 with stride 2, affine instance norm, LeakyReLU 0.01. MONAI's own `ResNet` keeps batch norms when
+asked for instance norm and has other strides, hence this one, made of MONAI's layer factories. Differs from the
+published scripts in axis order only: (x, y, z) here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+
+import torch
+from monai.networks.layers.factories import Act, Conv, Pool
+from monai.networks.layers.utils import get_norm_layer
+from torch import nn
+
+from ..base.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+#: depth -> (kind of block, blocks per stage)
+DEPTHS: dict[int, tuple[str, tuple[int, int, int, int]]] = {
+    10: ("basic", (1, 1, 1, 1)),
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+}
+EXPANSION = {"basic": 1, "bottleneck": 4}
+NORMS: dict[str, tuple[str, dict]] = {
+    "instance": ("instance", {"affine": True}),
+    "batch": ("batch", {}),
+    "group": ("group", {"num_groups": 8}),
+}
+#: a map with fewer voxels than this loses each sample's channel means to instance norm
+SMALL_MAP_VOXELS = 8
+Triple = tuple[int, int, int]
+
+
+def _triple(value: int | Sequence[int]) -> Triple:
+    values = (value,) * 3 if isinstance(value, int) else tuple(int(v) for v in value)
+    if len(values) != 3 or min(values) < 1:
+        raise UserError(f"A stride is one positive number or three in (x, y, z), not {value!r}.")
+    return values
+
+
+def _convolution(in_channels: int, out_channels: int, kernel: int, stride: Triple) -> nn.Module:
+    return Conv[Conv.CONV, 3](in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+
+def _norm(norm: str, channels: int) -> nn.Module:
+    return get_norm_layer(NORMS[norm], spatial_dims=3, channels=channels)
+
+
+def _activation() -> nn.Module:
+    return Act["leakyrelu"](negative_slope=0.01, inplace=True)
+
+
+class ResidualBlock(nn.Module):
+    """Basic (3x3x3, 3x3x3) or bottleneck (1, 3x3x3, 1) residual block; the first 3x3x3 convolution has the stride."""
+
+    def __init__(self, kind: str, in_channels: int, planes: int, stride: Triple, norm: str) -> None:
+        super().__init__()
+        out_channels = planes * EXPANSION[kind]
+        one = (1, 1, 1)
+        if kind == "bottleneck":
+            plan = [(in_channels, planes, 1, one), (planes, planes, 3, stride), (planes, out_channels, 1, one)]
+        else:
+            plan = [(in_channels, planes, 3, stride), (planes, planes, 3, one)]
+        layers: list[nn.Module] = []
+        for source, target, kernel, step in plan:
+            layers += [_convolution(source, target, kernel, step), _norm(norm, target), _activation()]
+        self.residual = nn.Sequential(*layers[:-1])  # the last activation follows the sum
+        if stride == one and in_channels == out_channels:
+            shortcut: nn.Module = nn.Identity()
+        else:
+            shortcut = nn.Sequential(_convolution(in_channels, out_channels, 1, stride), _norm(norm, out_channels))
+        self.shortcut = shortcut
+        self.activation = _activation()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, X, Y, Z) -> (B, C', X', Y', Z')."""
+        return self.activation(self.residual(x) + self.shortcut(x))
+
+
+def _stage(kind: str, blocks: int, in_channels: int, planes: int, stride: Triple, norm: str) -> nn.Sequential:
+    """Residual blocks in a row; the first has the stride, and takes the channels of the stage before."""
+    first = ResidualBlock(kind, in_channels, planes, stride, norm)
+    channels = planes * EXPANSION[kind]
+    return nn.Sequential(first, *(ResidualBlock(kind, channels, planes, (1, 1, 1), norm) for _ in range(blocks - 1)))
+
+
+class ResNet3DEncoder(nn.Module):
+    """A 3D ResNet of four stages.
+
+    Args:
+        in_channels: channels of the volume.
+        depth: 10, 18, 34 (basic blocks) or 50 (bottlenecks).
+        width: channels of the stem; stage s has width * 2^s channels, four times as many with bottlenecks.
+        norm: "instance" (affine), "batch" or "group" (8 groups).
+        stem_kernel: side of the stem's kernel, odd.
+        stem_stride: stride of the stem, one number or (x, y, z).
+        stem_pool: whether a max-pool of 3 with stride 2 follows the stem.
+        stage_strides: stride of each stage, one number or (x, y, z) each.
+
+    Raises:
+        UserError: when an argument is not among the values above.
+
+    Attributes:
+        architecture: the arguments, as JSON-able values: what a manifest needs to build this encoder again.
+        stem_channels, stage_channels: channels of the stem's map and of the four stage maps.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        depth: int = 50,
+        width: int = 64,
+        norm: str = "instance",
+        stem_kernel: int = 7,
+        stem_stride: int | Sequence[int] = (2, 2, 1),
+        stem_pool: bool = True,
+        stage_strides: Sequence[int | Sequence[int]] = (1, 2, 2, 2),
+    ) -> None:
+        super().__init__()
+        self._check(in_channels, depth, norm, width, stem_kernel, stage_strides)
+        stem_step, stage_steps = _triple(stem_stride), [_triple(stride) for stride in stage_strides]
+        self.architecture: dict[str, object] = {
+            "in_channels": in_channels,
+            "depth": depth,
+            "width": width,
+            "norm": norm,
+            "stem_kernel": stem_kernel,
+            "stem_stride": list(stem_step),
+            "stem_pool": stem_pool,
+            "stage_strides": [list(stride) for stride in stage_steps],
+        }
+        kind, block_counts = DEPTHS[depth]
+        planes = [width * 2**stage for stage in range(4)]
+        self.in_channels = in_channels
+        self.stem_channels = width
+        self.stage_channels = tuple(p * EXPANSION[kind] for p in planes)
+        self._stem_stride, self._stem_kernel, self._stage_strides = stem_step, stem_kernel, stage_steps
+
+        self.stem = nn.Sequential(
+            _convolution(in_channels, width, stem_kernel, stem_step), _norm(norm, width), _activation()
+        )
+        self.pool = Pool[Pool.MAX, 3](3, stride=2, padding=1) if stem_pool else nn.Identity()
+        sources = (width, *self.stage_channels[:3])
+        plan = zip(block_counts, sources, planes, stage_steps, strict=True)
+        self.stage_modules = nn.ModuleList(_stage(kind, *each, norm) for each in plan)
+        self._initialise()
+
+    @staticmethod
+    def _check(in_channels: int, depth: int, norm: str, width: int, stem_kernel: int, stage_strides: Sequence) -> None:
+        for name, value in {"in_channels": in_channels, "width": width, "stem_kernel": stem_kernel}.items():
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"{name}={value!r}: give a whole number of at least 1.")
+        if depth not in DEPTHS:
+            raise UserError(f"depth={depth!r}: the encoder comes in the depths {sorted(DEPTHS)}.")
+        if norm not in NORMS:
+            raise UserError(f"norm={norm!r}: choose one of {sorted(NORMS)}.")
+        if norm == "group" and width % 8:
+            raise UserError(f"norm='group' needs a width that 8 divides, not {width}.")
+        if stem_kernel % 2 == 0:
+            raise UserError(f"stem_kernel={stem_kernel}: it must be odd, so that the map keeps its centre.")
+        if len(stage_strides) != 4:
+            raise UserError(f"stage_strides={stage_strides!r}: give four strides, one for each stage.")
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="leaky_relu", a=0.01)
+
+    def stages(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The feature pyramid of a volume (B, C, X, Y, Z): four maps, shallow to deep."""
+        return self.pyramid(self.stem(x))
+
+    def pyramid(self, stem_map: torch.Tensor) -> list[torch.Tensor]:
+        """The feature pyramid, from the map of the stem: for a decoder that uses that map too."""
+        x = self.pool(stem_map)
+        maps: list[torch.Tensor] = []
+        for stage in self.stage_modules:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The deepest stage's map of a volume (B, C, X, Y, Z)."""
+        return self.stages(x)[3]
+
+    def stage_shapes(self, spatial_shape: Sequence[int]) -> list[Triple]:
+        """Spatial shapes of the four stage maps for an input of `spatial_shape` voxels (x, y, z)."""
+        shape = _strided(spatial_shape, self._stem_stride)
+        if self.architecture["stem_pool"]:
+            shape = _strided(shape, (2, 2, 2))
+        shapes = []
+        for stride in self._stage_strides:
+            shape = _strided(shape, stride)
+            shapes.append(shape)
+        return shapes
+
+
+def _strided(shape: Sequence[int], stride: Triple) -> Triple:
+    # odd kernels with padding k // 2: the size is divided and rounded up
+    x, y, z = (-(-size // step) for size, step in zip(shape, stride, strict=True))
+    return x, y, z
+
+
+def pooled_stages(maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Global average of each stage map: (B, C, X, Y, Z) -> (B, C)."""
+    return [m.mean(dim=(2, 3, 4)) for m in maps]
+
+
+def shape_table(encoder: ResNet3DEncoder, view_size: Sequence[int]) -> str:
+    """A table of what each stage makes of a view of `view_size` voxels (x, y, z), for the log."""
+    rows = [f"view     {tuple(view_size)!s:>16}  {encoder.in_channels:>5} channels"]
+    for stage, (shape, channels) in enumerate(
+        zip(encoder.stage_shapes(view_size), encoder.stage_channels, strict=True), start=1
+    ):
+        rows.append(f"stage {stage}  {shape!s:>16}  {channels:>5} channels")
+    return "\n".join(rows)
+
+
+def refuse_small_maps(encoder: ResNet3DEncoder, view_size: Sequence[int]) -> None:
+    """Refuse views that leave one voxel at stage 4, where instance norm fails; warn below eight.
+
+    Raises:
+        UserError: when the deepest map of a view of `view_size` voxels (x, y, z) has a single voxel.
+    """
+    shape = encoder.stage_shapes(view_size)[-1]
+    voxels = math.prod(shape)
+    remedy = "Use larger views, or lower strides (stem_stride: 1, stem_pool: false)."
+    if voxels < 2:
+        raise UserError(f"Views of {tuple(view_size)} voxels leave a map of {shape} at stage 4. {remedy}")
+    if voxels < SMALL_MAP_VOXELS and encoder.architecture["norm"] == "instance":
+        logger.warning(
+            "Views of %s voxels leave a map of %s (%d voxels) at stage 4: instance norm removes most of what global "
+            "pooling reads there. %s",
+            tuple(view_size),
+            shape,
+            voxels,
+            remedy,
+        )

@@ -1,0 +1,1 @@
+"""Is it learning? Measures, alarms, skipped steps, probes."""

@@ -1,0 +1,289 @@
+"""Handlers that leave pictures for a run's page: an evaluation's cases, some segmented scans, an encoder's maps.
+
+Scans are read again from their files, so that they are shown as stored, whatever the preprocessing; see
+`desd_components.pages`, which draws. Whatever fails here is said in one line and ends no run.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Events
+from monai.data import MetaTensor
+from monai.engines.workflow import Workflow
+from monai.transforms import LoadImage, Orientation
+from monai.utils.enums import CommonKeys
+from torch.utils.data import Dataset
+
+from ..base.processes import from_all_processes
+from ..distillation.encoder import ResNet3DEncoder
+from ..health.features import draw_feature_maps
+from ..runs.layout import ScanLayout
+from ..scans.records import CaseNames
+from ..scans.volume import scan_path, voxel_size
+from ..segmentation.scores import dice_score
+from .pictures import Album
+from .run_end import comfort
+
+FAILED = "a picture for the page could not be drawn"
+
+
+@dataclass
+class KeptCase:
+    """A scored scan with its label maps, small enough to keep hundreds: label maps compress to a hundredth."""
+
+    path: str
+    dice: float
+    truth: bytes
+    prediction: bytes
+    shape: tuple[int, ...]
+    affine: np.ndarray
+
+    @classmethod
+    def of(cls, path: str, prediction: torch.Tensor, truth: torch.Tensor) -> KeptCase:
+        """Keep label maps (1, X, Y, Z) on one grid."""
+        maps = [np.asarray(volume[0].cpu()).round().astype(np.int16) for volume in (truth, prediction)]
+        scores = [
+            dice_score(torch.from_numpy(maps[1] == value), torch.from_numpy(maps[0] == value))
+            for value in np.union1d(maps[0], maps[1])
+            if value > 0
+        ]
+        known = [score for score in scores if score is not None]
+        affine = np.asarray(truth.affine) if isinstance(truth, MetaTensor) else np.eye(4)
+        packed = [zlib.compress(np.ascontiguousarray(volume).tobytes(), 1) for volume in maps]
+        return cls(path, float(np.mean(known)) if known else 0.0, packed[0], packed[1], maps[0].shape, affine)
+
+    def unpacked(self, what: bytes) -> MetaTensor:
+        """A label map (1, X, Y, Z)."""
+        volume = np.frombuffer(zlib.decompress(what), np.int16).reshape(self.shape)
+        return MetaTensor(torch.from_numpy(volume.copy())[None], affine=torch.as_tensor(self.affine))
+
+
+class _Pictures:
+    """What the three have in common: an album for each run of an engine, and a guard, for no picture may end a run.
+
+    Args:
+        output_dir: the run's folder.
+        count: of the pictures that are drawn as scans come.
+        case_names: what scans are called: as in the data, or as their results; by default by their files alone.
+    """
+
+    part: ClassVar[str]
+
+    def __init__(self, output_dir: str | Path, count: int, case_names: CaseNames | ScanLayout | None) -> None:
+        self.output_dir, self.count, self.case_names = Path(output_dir), count, case_names or CaseNames()
+        self._album = Album(self.output_dir, self.part)
+
+    def attach(self, engine: Workflow) -> None:
+        """Watch an engine from its start to its end; the first process writes the album."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._guarded, self._see)
+        engine.add_event_handler(Events.COMPLETED, self._guarded, self._end)
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.COMPLETED, self._guarded, lambda _: self._album.close())
+
+    def _start(self, engine: Workflow) -> None:
+        self._album = Album(self.output_dir, self.part)
+
+    def _guarded(self, engine: Workflow, act: Callable[[Workflow], None]) -> None:
+        with comfort(FAILED):
+            act(engine)
+
+    def _see(self, engine: Workflow) -> None:
+        """After each iteration."""
+
+    def _end(self, engine: Workflow) -> None:
+        """When all is done, before the album is closed."""
+
+    def _is_full(self) -> bool:
+        return len(self._album.pictures) >= self.count
+
+
+class CasePictures(_Pictures):
+    """Draw an evaluation's best, median and worst case: three planes, the truth in white, the prediction in colour.
+
+    It watches an evaluator whose outputs are decollated and decoded.
+
+    Args:
+        output_dir: the run's folder.
+        case_names: what scans are called; by default by their files alone.
+    """
+
+    part = "evaluation"
+
+    def __init__(self, output_dir: str | Path, case_names: CaseNames | None = None) -> None:
+        super().__init__(output_dir, 3, case_names)
+        self.cases: list[KeptCase] = []
+
+    def _start(self, engine: Workflow) -> None:
+        super()._start(engine)
+        self.cases.clear()
+
+    def _see(self, engine: Workflow) -> None:
+        for sample in engine.state.output:
+            path = scan_path(sample.get(CommonKeys.IMAGE, sample[CommonKeys.LABEL]))
+            if path is not None:
+                self.cases.append(KeptCase.of(path, sample[CommonKeys.PRED], sample[CommonKeys.LABEL]))
+
+    def _end(self, engine: Workflow) -> None:
+        cases = from_all_processes(self.cases)
+        if idist.get_rank() == 0:
+            for word, case in best_median_worst(cases).items():
+                self._draw(word, case)
+
+    def _draw(self, word: str, case: KeptCase) -> None:
+        from .slices import case_figure, window_words
+
+        truth, prediction = (ras(case.unpacked(what)) for what in (case.truth, case.prediction))
+        image, spacing = scan_as_stored(case.path), voxel_size(truth)
+        title, grey, name = f"{word.capitalize()} case.", window_words(_voxels(image)), self.case_names.image(case.path)
+        figure = case_figure(_voxels(image), _voxels(truth), {"prediction": _voxels(prediction)}, spacing)
+        caption = (
+            f"{name}: Dice {case.dice:.3f}, mean of its classes. White: truth; blue: prediction. "
+            f"Each plane is the one that shows most of the truth; {grey}; letters: the patient's right, left, "
+            "front (A), back (P), head, feet."
+        )
+        alt = f"Three planes of {name}, the outlines of truth and prediction on them."
+        self._album.add(lambda path: figure.savefig(path, dpi=128, facecolor="black"), title, caption, alt)
+
+
+def best_median_worst(cases: Sequence[KeptCase]) -> dict[str, KeptCase]:
+    """ "best", "median" and "worst" case by Dice; fewer where there are fewer cases."""
+    ranked = sorted(cases, key=lambda case: (-case.dice, case.path))
+    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
+    return {word: ranked[place] for word, place in places.items() if ranked and (word == "best" or place > 0)}
+
+
+class ScanPictures(_Pictures):
+    """Draw the first scans of an inference, each class outlined in its colour.
+
+    It watches an evaluator whose outputs are decollated and decoded; a scan that failed has no output.
+
+    Args:
+        output_dir: the run's folder.
+        class_names: name of each label value, the background first.
+        count: of the scans.
+        case_names: what scans are called; here the layout of their results says it.
+    """
+
+    part = "inference"
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        class_names: Sequence[str],
+        count: int = 6,
+        case_names: CaseNames | ScanLayout | None = None,
+    ) -> None:
+        super().__init__(output_dir, count, case_names)
+        self.class_names = list(class_names)
+
+    def _see(self, engine: Workflow) -> None:
+        for sample in engine.state.output or []:
+            path = scan_path(sample[CommonKeys.PRED])
+            if path is not None and not self._is_full():
+                self._draw(path, sample[CommonKeys.PRED])
+
+    def _draw(self, path: str, labels: torch.Tensor) -> None:
+        from .slices import labels_figure, window_words
+
+        image, found = scan_as_stored(path), ras(labels)
+        values = [int(value) for value in np.unique(_voxels(found)) if value > 0]
+        figure = labels_figure(_voxels(image), _voxels(found).round().astype(np.int16), voxel_size(found))
+        words = ", ".join(self._name(value) for value in values) or "no class was found"
+        caption = f"{words}; {window_words(_voxels(image))}; 20 mm about what was found."
+        name = self.case_names.image(path)
+        alt = f"Three planes of {name}, outlined: {words}."
+        self._album.add(lambda file: figure.savefig(file, dpi=128, facecolor="black"), f"{name}.", caption, alt)
+
+    def _name(self, value: int) -> str:
+        from .slices import color_word
+
+        return f"{self.class_names[value] if value < len(self.class_names) else value} ({color_word(value)})"
+
+
+class FeaturePictures(_Pictures):
+    """Draw what an encoder's four stages make of a few volumes, coloured by principal components.
+
+    On a trainer: of the first volumes of a dataset, when the last epoch is over. On an evaluator of an encoder (see
+    `StageInferer`): of the first scans.
+
+    Args:
+        output_dir: the run's folder.
+        encoder: which sees the volumes of `dataset`; None on an evaluator.
+        dataset: samples {"image": (C, X, Y, Z)}, preprocessed; None on an evaluator.
+        count: of the volumes.
+        case_names: what scans are called; in an inference the layout of their results says it.
+    """
+
+    part = "features"
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        encoder: ResNet3DEncoder | None = None,
+        dataset: Dataset | None = None,
+        count: int = 2,
+        case_names: CaseNames | ScanLayout | None = None,
+    ) -> None:
+        super().__init__(output_dir, count, case_names)
+        self.encoder, self.dataset = encoder, dataset
+
+    def attach(self, engine: Workflow) -> None:
+        """Draw at the end of a trainer, or while an evaluator sees its scans; on the first process only."""
+        if idist.get_rank() == 0:
+            super().attach(engine)
+
+    def _see(self, engine: Workflow) -> None:
+        output: Mapping[str, Any] = engine.state.output or {}
+        if self.encoder is None and not self._is_full() and CommonKeys.PRED in output:
+            self._draw(output[CommonKeys.IMAGE][0], [stage[0] for stage in output[CommonKeys.PRED]])
+
+    def _end(self, engine: Workflow) -> None:
+        stopped_by_a_signal = engine.state.epoch < engine.state.max_epochs
+        if self.encoder is not None and self.dataset is not None and not stopped_by_a_signal:
+            self._draw_dataset(self.encoder, self.dataset)
+
+    @torch.no_grad()
+    def _draw_dataset(self, encoder: ResNet3DEncoder, dataset: Dataset) -> None:
+        device, was_training = next(encoder.parameters()).device, encoder.training
+        encoder.eval()
+        for index in range(min(self.count, len(dataset))):  # type: ignore[arg-type]
+            image = dataset[index][CommonKeys.IMAGE]
+            self._draw(image, [stage[0] for stage in encoder.stages(image[None].to(device))])
+        encoder.train(was_training)
+
+    def _draw(self, image: torch.Tensor, maps: Sequence[torch.Tensor]) -> None:
+        spacing = voxel_size(image)
+        volume = image[0].as_subclass(torch.Tensor).float().cpu().numpy()
+        stages = [stage.as_subclass(torch.Tensor).float().cpu() for stage in maps]
+        name = scan_path(image)
+        title = f"{self.case_names.image(name)}." if name else f"Volume {len(self._album.pictures) + 1}."
+        caption = (
+            "Middle slices of a scan and of its four stage maps, as preprocessed. Red, green and blue are the first "
+            "three principal components of a map's channels: what has one colour looks alike to the encoder."
+        )
+        alt = f"Grid of slices: {title} Rows are planes; columns are the scan and the maps of stages 1 to 4."
+        self._album.add(lambda path: draw_feature_maps(volume, stages, path, spacing), title, caption, alt)
+
+
+def scan_as_stored(path: str) -> MetaTensor:
+    """The voxels of a scan as its file holds them, turned to RAS."""
+    return ras(LoadImage(ensure_channel_first=True)(path))
+
+
+def ras(volume: torch.Tensor) -> Any:
+    """A volume (C, X, Y, Z) turned to RAS by its affine; a plain tensor is taken as it is."""
+    return Orientation(axcodes="RAS", labels=None)(volume) if isinstance(volume, MetaTensor) else volume
+
+
+def _voxels(volume: torch.Tensor) -> np.ndarray:
+    """The first channel as an array (X, Y, Z)."""
+    return np.asarray(volume[0].cpu())

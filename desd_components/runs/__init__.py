@@ -1,0 +1,1 @@
+"""What surrounds any run: command line, config, log, history, state, resuming, signals."""

@@ -1,0 +1,128 @@
+"""Where a bundle lies, and whether this package is the one that it was packed with.
+
+`monai.bundle` tells no expression which file it stands in, and puts a bundle's folder on ``sys.path`` only when the
+run starts, after ``initialize``. So the callers are asked: a workflow knows the folder of its configs, MONAI's
+exporters and checkers hold the path of theirs, and MONAI Deploy's operator that of its bundle. A packed config asks in
+the same way, before this package can be imported; see `desd_components.tools.packed_configs`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import logging
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.utils import ensure_tuple
+
+from ..base.errors import UserError
+from .plain import print_user_errors
+
+logger = logging.getLogger(__name__)
+
+
+def config_folder() -> Path | None:
+    """The folder of the config that is being evaluated; None where no caller knows it."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        place = _place(frame.f_locals)
+        if place is not None:
+            return place
+        frame = frame.f_back
+    return None
+
+
+def _place(names: dict[str, Any]) -> Path | None:
+    if names.get("config_file_"):  # in monai.bundle's ckpt_export, onnx_export, verify_net_in_out
+        return Path(str(ensure_tuple(names["config_file_"])[0])).absolute().parent
+    caller = getattr(names.get("self"), "__dict__", {})
+    if caller.get("config_root_path") is not None:  # a ConfigWorkflow's
+        return Path(caller["config_root_path"]).absolute()
+    bundle = caller.get("_bundle_path")  # a MonaiBundleInferenceOperator's, which leaves `bundle_root` as it is
+    return None if bundle is None else (Path(bundle) / "configs").absolute()
+
+
+def own_bundle() -> Path | None:
+    """The bundle whose config is being evaluated; None where that is no bundle's."""
+    folder = config_folder()
+    return folder.parent if folder is not None and (folder / "metadata.json").is_file() else None
+
+
+def bundle_path(bundle_root: str | Path) -> Path:
+    """`bundle_root`, where "." stands for the bundle whose config is being evaluated, from any working directory."""
+    root = Path(bundle_root)
+    return (own_bundle() or root) if str(root) == "." else root
+
+
+def bundle_file(bundle_root: str | Path, name: str) -> str:
+    """The path of a file of a bundle.
+
+    Args:
+        bundle_root: as configs have it; see `bundle_path`.
+        name: relative to the bundle, such as models/model.pt.
+    """
+    return str(bundle_path(bundle_root) / name)
+
+
+def run_or_bundle(run_weights: str | Path, bundle_weights: str | Path) -> str:
+    """The weights that a run left, or a bundle's own where it left none; the log says which."""
+    if Path(run_weights).is_file():
+        logger.info("weights of the run: %s", run_weights)
+        return str(run_weights)
+    logger.warning("%s does not exist: the weights are the bundle's own, %s.", run_weights, bundle_weights)
+    return str(bundle_weights)
+
+
+def require_version(version: str) -> ModuleType:
+    """This package, for a bundle that was packed with `version` of it.
+
+    Raises:
+        UserError: when another version is loaded, because it is installed or belongs to another bundle.
+    """
+    from ..base.version import __version__
+
+    print_user_errors()
+    if __version__ != version:
+        raise UserError(
+            f"This bundle was packed with desd_components {version}, but {__version__} was found first, in "
+            f"{Path(__file__).parents[1]}. Uninstall that one, or install desd-components=={version}."
+        )
+    return sys.modules["desd_components"]
+
+
+def calling_parser() -> ConfigParser | None:
+    """The parser of the config that is being evaluated; None outside of one.
+
+    `monai.bundle` hands its config to no expression, so the parser is looked for among the callers.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, ConfigParser):
+            return caller
+        frame = frame.f_back
+    return None
+
+
+def resolved_config(parser: ConfigParser) -> dict[str, Any]:
+    """The merged config of all files and overrides, without the metadata, and with the bundle's place spelt out."""
+    config = {key: value for key, value in parser.get().items() if key != "_meta_"}
+    if config.get("bundle_root") == ".":  # of a packed bundle; the record lies elsewhere, and is to run from there
+        config["bundle_root"] = str(bundle_path("."))
+    return config
+
+
+def own_config_hash() -> str | None:
+    """The hash of the config that is being evaluated; None outside of one."""
+    parser = calling_parser()
+    return None if parser is None else config_hash(resolved_config(parser))
+
+
+def config_hash(config: Any) -> str:
+    """A short hash of a config."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,107 @@
+"""What a person sees while a run goes on: how long it will take, a bar, a line for each epoch."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+from monai.engines.workflow import Workflow
+from monai.utils.enums import CommonKeys
+
+logger = logging.getLogger(__name__)
+
+
+class TimeEstimateHandler:
+    """Say after some iterations how long the run will take.
+
+    Args:
+        after: iterations to watch; the first few, which are slow, are left out of the estimate.
+    """
+
+    def __init__(self, after: int = 20) -> None:
+        self.after, self._started = after, 0.0
+
+    def attach(self, engine: Workflow) -> None:
+        """Watch the first iterations of this process, resumed or not."""
+        engine.add_event_handler(Events.STARTED, self._start)
+
+    def _start(self, engine: Workflow) -> None:
+        first = engine.state.iteration
+        skipped = self.after // 4
+
+        def watch(engine: Workflow) -> None:
+            done = engine.state.iteration - first
+            if done == skipped:
+                self._started = time.monotonic()
+            elif done == self.after:
+                seconds = (time.monotonic() - self._started) / (self.after - skipped)
+                left = engine.state.max_epochs * engine.state.epoch_length - engine.state.iteration
+                logger.info("%.2f s a step: about %s to go.", seconds, spoken_time(seconds * left))
+
+        engine.add_event_handler(Events.ITERATION_COMPLETED, watch)
+
+
+def spoken_time(seconds: float) -> str:
+    """A duration for people: "0.45 s", "45 s", "12 min", "3 h 20 min", "2 days 4 h"."""
+    minutes = round(seconds / 60)
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} days {minutes % 1440 // 60} h"
+
+
+class ProgressHandler:
+    """A progress bar for each epoch, with the loss; on the first process only.
+
+    Args:
+        label: what the bar stands for.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    def attach(self, engine: Workflow) -> None:
+        """Show a bar on a terminal, and a line for each epoch elsewhere."""
+        if idist.get_rank() != 0:
+            return
+        if sys.stderr.isatty():
+            from ignite.handlers import ProgressBar  # late: it wants tqdm
+
+            bar = ProgressBar(desc=self.label)
+            bar.attach(engine, output_transform=lambda output: {"loss": output[CommonKeys.LOSS].item()})
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._line)
+
+    def _line(self, engine: Workflow) -> None:
+        loss = engine.state.output[CommonKeys.LOSS].item()
+        logger.info("%s: epoch %d of %d, loss %.4f", self.label, engine.state.epoch, engine.state.max_epochs, loss)
+
+
+class StepOutput(list):
+    """A list of one dict that also answers to the dict's keys: ``output["loss"]`` is ``output[0]["loss"]``."""
+
+    def __getitem__(self, key: Any) -> Any:
+        """The value of a key, or the item of a place."""
+        return super().__getitem__(0)[key] if isinstance(key, str) else super().__getitem__(key)
+
+
+class TrackableOutputHandler:
+    """Wrap the output of each of a trainer's iterations, which was not decollated, into a `StepOutput`."""
+
+    def attach(self, engine: Engine) -> None:
+        """Wrap at the end of every iteration, before the handlers that log."""
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Wrap the output at hand."""
+        if isinstance(engine.state.output, dict):
+            engine.state.output = StepOutput([engine.state.output])

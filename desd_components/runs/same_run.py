@@ -1,0 +1,165 @@
+"""Which state a run goes on from, and whether it may: with the same settings and tensors, or longer when told so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..base.errors import UserError, given, require_whole
+from ..base.tensors import differences
+from .bundle import calling_parser, resolved_config
+from .state import StatePair, state_to_resume
+
+TOLD, TOLD_LENGTH = 20, 80  # of settings that differ, and characters of a value
+EXTENSIONS = (None, "keep", "stretch")
+
+
+def scheduled_epochs(output_dir: str | Path, resume: str, extend: str | None, max_epochs: int) -> int:
+    """The epochs that the schedules of a run are made for: `max_epochs`, unless a longer run keeps its first plan.
+
+    A run that goes on with another `max_epochs` is refused, for its schedules would shift. `extend` says how it may:
+
+    - "keep": the schedules run as first planned; in the added epochs they stay at their last values. Nothing changes at
+      the seam.
+    - "stretch": from the seam on, the schedules are those of the longer run: optimiser step s gets what a run of
+      `max_epochs` epochs would have given it at s. Steps and optimiser state go on, what was learnt stays as it is,
+      and learning rate and teacher momentum jump at the seam from the shorter curve to the longer one: at the end of
+      a cosine, back up to its middle. Parameter groups that are frozen at the start stay so only for the number of
+      steps first planned.
+
+    Where there is no state to go on from, both mean a plain run of `max_epochs`.
+
+    Raises:
+        UserError: when `extend` is no such word, or `max_epochs` is fewer than the schedules were made for.
+    """
+    extend = known_extension(extend)
+    require_whole(0, max_epochs=max_epochs)
+    if extend != "keep":
+        return max_epochs
+    found = state_to_resume(StatePair(output_dir), str(resume))
+    if found is None:
+        return max_epochs
+    path, state = found
+    planned = int(state["settings"]["max_epochs"])
+    if max_epochs < planned:
+        raise UserError(f"{path}: extend adds epochs, but max_epochs={max_epochs} is fewer than the planned {planned}.")
+    return planned
+
+
+def known_extension(extend: str | None) -> str | None:
+    """`extend` as a value; see `scheduled_epochs`.
+
+    Raises:
+        UserError: when it is no such word.
+    """
+    extend = given(extend)
+    if extend not in EXTENSIONS:
+        raise UserError(f"extend={extend!r}: choose null, keep or stretch.")
+    return extend
+
+
+def refuse_other_settings(
+    path: Path, state: Mapping[str, Any], settings: Mapping[str, Any], parts: set[str], extend: str | None
+) -> None:
+    """Compare the settings and the parts of a run with those of a state.
+
+    Args:
+        path: of the state, for the message.
+        state: what it holds.
+        settings: of the run, with its "batches of an epoch".
+        parts: names of the objects that the run restores.
+        extend: see `scheduled_epochs`.
+
+    Raises:
+        UserError: listing what differs.
+    """
+    before = {**state["settings"], "batches of an epoch": state["epoch_length"]}
+    differing = {name for name in {*before, *settings} if before.get(name) != settings.get(name)}
+    is_longer = "max_epochs" in differing and settings.get("max_epochs", 0) > before.get("max_epochs", 0)
+    if is_longer and extend == "stretch":
+        differing.remove("max_epochs")
+    told = [f"{name} was {_short(before.get(name))}, now {_short(settings.get(name))}" for name in sorted(differing)]
+    if len(told) > TOLD:
+        told[TOLD:] = [f"{len(told) - TOLD} more"]
+    absent = sorted(parts ^ set(state["objects"]))
+    if absent:
+        told.append(f"saved and present parts differ in {', '.join(absent)}")
+    if told:
+        longer = " More epochs: extend: keep, or extend: stretch." if is_longer else ""
+        raise UserError(
+            f"{path}: cannot go on, for {'; '.join(told)}. Set them back (the run's config.yaml has all of them), or "
+            f"start anew with resume: never or another output_dir.{longer}"
+        )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= TOLD_LENGTH else f"{text[: TOLD_LENGTH - 3]}..."
+
+
+def refuse_other_tensors(path: Path, state: Mapping[str, Any], modules: Mapping[str, nn.Module]) -> None:
+    """Compare the tensors of a run's modules with those of a state, by name and shape.
+
+    Raises:
+        UserError: naming the first module that differs, and what differs.
+    """
+    for name, module in modules.items():
+        if differing := differences(module.state_dict(), state["objects"][name]):
+            raise misfit(path, name, "; ".join(differing))
+
+
+def misfit(path: Path, name: str, reason: str) -> UserError:
+    """The error for a part of a state that does not fit the run's."""
+    return UserError(
+        f"{path}: its {name} does not fit this run ({reason}). Set the settings of the network back, or start anew "
+        "with resume: never or another output_dir."
+    )
+
+
+#: what `--tracking mlflow` puts into a config
+TRACKING = ("tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0")
+
+
+def run_settings(may_differ: Sequence[str], **facts: Any) -> dict[str, Any]:
+    """Id -> value of all that decides the steps of the run whose config is being evaluated, for a `ResumeHandler`.
+
+    Args:
+        may_differ: ids of entries that do not count, with all that is below them; ``train#dataloader``, say.
+        facts: what entries that do not count lead to, under names of their own: a hash of the data for its folder.
+            They stand in the place of entries of the same name.
+
+    Returns:
+        Plain values. Expressions and references count as they are written; lists of components are taken apart.
+    """
+    parser = calling_parser()
+    config = {} if parser is None else resolved_config(parser)
+    free = {name.replace("::", "#") for name in (*may_differ, *TRACKING, *facts)}  # MONAI's parser rewrites ids
+    return {**dict(_entries(config, free)), **{name: _plain(value) for name, value in facts.items()}}
+
+
+def _entries(value: Any, free: set[str], name: str = "") -> Iterator[tuple[str, Any]]:
+    """The id and the value of each entry below `value` that holds no others, but for those in `free`."""
+    if name in free:
+        return
+    parts: Iterable[tuple[Any, Any]]
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, list | tuple) and any(isinstance(part, Mapping) for part in value):
+        parts = enumerate(value)
+    else:
+        yield name, _plain(value)
+        return
+    for key, part in parts:
+        yield from _entries(part, free, f"{name}#{key}" if name else str(key))
+
+
+def _plain(value: Any) -> Any:
+    """`value` as a state can hold it, and as YAML and the command line say the same: lists, None, paths as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return given(value if isinstance(value, bool | int | float | None) else str(value))

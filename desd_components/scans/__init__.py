@@ -1,0 +1,1 @@
+"""From a folder to samples: finding scans, reading, checking, preprocessing, caching."""

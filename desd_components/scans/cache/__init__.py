@@ -1,0 +1,1 @@
+"""Preprocessed volumes on disk, made once and read through memory maps."""

@@ -1,0 +1,220 @@
+"""Preprocess each volume once with stock MONAI transforms and keep it on disk, to be read through a memory map.
+
+Differs from ``monai.data.PersistentDataset``: arrays are plain ``.npy`` files, so that a crop reads its own pages only;
+the key holds the state of the transforms and of the files, so that a changed spacing or a changed scan is never
+served from an old entry; voxels are checked on the way; disk need is said, and refused, beforehand. An entry is a
+folder ``cache_dir/<transform>/<record>/`` with one ``.npy`` per key and ``meta.json``; it appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+
+from ...base.errors import UserError
+from ...base.files import require_writable
+from ...base.processes import patiently_gathered, place
+from ..check import class_problem, file_problem, raise_problems, threaded
+from ..formats import FORMATS
+from ..read import parts
+from ..records import Record, record_files
+from .entries import is_label, read_meta
+from .fingerprint import describe, flat_transforms
+from .making import EntryMaker
+
+logger = logging.getLogger(__name__)
+
+
+FORMAT = 1  # of an entry on disk; part of its key
+_SAMPLED_HEADERS = 200  # headers read for the estimate of the disk need
+
+
+class VolumeCache:
+    """Deterministic preprocessing of records, kept on disk.
+
+    Args:
+        transform: stock MONAI dictionary transforms beginning with ``LoadImaged``: a Compose or a list; none random.
+        cache_dir: where entries go; safe to delete at any time between runs.
+        keys: entries of a record to keep; those whose name starts with "label" are stored as whole numbers.
+        dtype: of stored images, "float32" or "float16" (half the disk, three decimal digits).
+        in_channels: channels every image must have.
+        class_count: classes with the background; None leaves label values unchecked.
+
+    Raises:
+        UserError: when the settings or ``cache_dir`` cannot be used.
+    """
+
+    def __init__(
+        self,
+        transform: Any,
+        cache_dir: str | Path,
+        keys: Sequence[str] = ("image",),
+        dtype: str = "float32",
+        in_channels: int = 1,
+        class_count: int | None = None,
+    ) -> None:
+        if dtype not in ("float32", "float16"):
+            raise UserError(f"the cache's dtype is {dtype!r}: give float32 or float16.")
+        self.keys, self.in_channels, self.class_count = tuple(keys), in_channels, class_count
+        transforms, lazy = flat_transforms(transform), bool(getattr(transform, "lazy", False))
+        if not transforms:
+            raise UserError("the preprocessing is empty: it begins with LoadImaged and EnsureChannelFirstd.")
+        self.maker = EntryMaker(transforms, lazy, self.keys, np.dtype(dtype), in_channels)
+        state = [FORMAT, monai.__version__, dtype, self.keys, lazy, describe(transforms)]
+        self.transform_hash = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:12]
+        self.cache_dir = require_writable(cache_dir, "cache_dir").resolve()
+
+    def folder(self, record: Record) -> Path:
+        """Where a record's entry lies or will lie, by the transforms and by path, size and time of its files.
+
+        Raises:
+            UserError: when one of its files is not there.
+        """
+        state = []
+        for file in record_files(record, self.keys):
+            if not os.path.exists(file):  # what else may be wrong with it is told with the faults of the others
+                raise UserError(file_problem(file) or f"{file}: is gone.")
+            for part in parts(file):
+                status = os.stat(part)
+                state.append([os.path.abspath(part), status.st_size, status.st_mtime_ns])
+        name = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:24]
+        return self.cache_dir / self.transform_hash / name
+
+    def prepare(self, records: Sequence[Record], num_workers: int = 0) -> list[Path]:
+        """Make the entries that are missing, and return all of them in the order of the records.
+
+        Ranks of a process group share the work and meet at the end. Memory holds one volume per worker.
+
+        Args:
+            records: ``{"image": ...[, "label": ...]}``.
+            num_workers: threads; 0 works in this one.
+
+        Raises:
+            UserError: listing every record that cannot be used, or when the disk is too small.
+        """
+        folders, problems = self.attempt(records, num_workers)
+        raise_problems(list(problems.values()), len(records))
+        return [folder for folder in folders if folder is not None]
+
+    def attempt(
+        self, records: Sequence[Record], num_workers: int = 0, skip: bool = False
+    ) -> tuple[list[Path | None], dict[int, str]]:
+        """Like `prepare`, but bad records are handed back: each is one line by its position in ``records``.
+
+        Args:
+            records: ``{"image": ...[, "label": ...]}``.
+            num_workers: threads; 0 works in this one.
+            skip: make the good entries although a file is missing; otherwise nothing is made then.
+
+        Returns:
+            The entry of each record, None where there is none; and what is wrong with those that cannot be used.
+
+        Raises:
+            UserError: when there is no record, one lacks a key, or the disk is too small.
+        """
+        self._refuse_incomplete(records)
+        rank, world = place()
+        folders, problems = self._folders(records)
+        wanted = {folder: record for folder, record in zip(folders, records, strict=True) if folder is not None}
+        mine = {folder: wanted[folder] for folder in list(wanted)[rank::world] if not folder.exists()}
+        full = self._disk_problem([wanted[folder] for folder in wanted if not folder.exists()], say=rank == 0)
+        made = self._make(mine, num_workers, show=rank == 0) if not full and (skip or not problems) else {}
+        told = patiently_gathered([*full, *problems.items(), *_by_position(made, folders)])
+        raise_problems([line for line in told if isinstance(line, str)], len(records))
+        problems = dict(line for line in told if not isinstance(line, str))
+        if not problems or skip:
+            good = {folder: wanted[folder] for n, folder in enumerate(folders) if folder and n not in problems}
+            problems |= dict(patiently_gathered(_by_position(self._completed(good, num_workers, rank == 0), folders)))
+        return [None if n in problems else folder for n, folder in enumerate(folders)], dict(sorted(problems.items()))
+
+    def _refuse_incomplete(self, records: Sequence[Record]) -> None:
+        if not records:
+            raise UserError(f"there is no scan to work on: is dataset_dir right, and are its files {FORMATS}?")
+        lacking = [record for record in records if any(key not in record for key in self.keys)]
+        if lacking:
+            raise UserError(
+                f"{record_files(lacking[0])}: {len(lacking)} records lack one of {list(self.keys)}: add it."
+            )
+
+    def _completed(self, good: dict[Path, Record], num_workers: int, show: bool) -> dict[Path, str]:
+        """What is wrong with entries that all processes have made; what this one cannot see is made here."""
+        left = {folder: record for folder, record in good.items() if not folder.exists()}  # on another machine's disk
+        problems = self._make(left, num_workers, show)
+        return problems | self._meta_problems({folder: good[folder] for folder in good if folder not in problems})
+
+    def _folders(self, records: Sequence[Record]) -> tuple[list[Path | None], dict[int, str]]:
+        folders: list[Path | None] = []
+        problems = {}
+        for position, record in enumerate(records):
+            try:
+                folders.append(self.folder(record))
+            except UserError as error:
+                folders.append(None)
+                problems[position] = str(error)
+        return folders, problems
+
+    def _make(self, wanted: dict[Path, Record], num_workers: int, show: bool) -> dict[Path, str]:
+        """Make entries; returns one line for each that cannot be made."""
+        if not wanted:
+            return {}
+        from tqdm import tqdm
+
+        made = threaded(lambda item: self.maker.make(*item), wanted.items(), num_workers)
+        interval = 0.5 if sys.stderr.isatty() else 30.0  # a log file wants a line now and then, not a moving bar
+        bar = tqdm(made, total=len(wanted), desc="preprocessing", unit="volume", mininterval=interval, disable=not show)
+        return {folder: found for folder, found in zip(wanted, bar, strict=True) if found}
+
+    def _disk_problem(self, records: Sequence[Record], say: bool) -> list[str]:
+        """Say how much disk the entries will take; a list with one line when it is not there."""
+        sample = records[:: max(1, len(records) // _SAMPLED_HEADERS)]
+        sizes = [size for size in map(self.maker.estimated_bytes, sample) if size]
+        if not sizes:
+            return []
+        need, free = len(records) * sum(sizes) / len(sizes), shutil.disk_usage(self.cache_dir).free
+        logger.log(
+            logging.INFO if say else logging.DEBUG,
+            "preprocessing %d volumes into %s: about %s of disk needed, %s free",
+            len(records), self.cache_dir, readable(need), readable(free),
+        )  # fmt: skip
+        if need <= free:
+            return []
+        return [
+            f"{self.cache_dir}: the preprocessed volumes need about {readable(need)}, but {readable(free)} are free: "
+            "set `cache_dir` to a larger disk, set `cache_dtype: float16`, or choose a coarser spacing."
+        ]
+
+    def _meta_problems(self, wanted: dict[Path, Record]) -> dict[Path, str]:
+        """What the settings of this run find wrong with entries that an earlier run made."""
+        problems: dict[Path, str] = {}
+        for folder, record in wanted.items():
+            meta = read_meta(folder)
+            for key in self.keys:
+                file, found = record_files(record, (key,))[0], None
+                if is_label(key):
+                    found = class_problem(file, meta[key]["values"], self.class_count)
+                elif meta[key]["shape"][0] != self.in_channels:
+                    found = f"{file}: has {meta[key]['shape'][0]} channels, in_channels is {self.in_channels}: set it."
+                if found:
+                    problems.setdefault(folder, found)
+        return problems
+
+
+def _by_position(problems: dict[Path, str], folders: Sequence[Path | None]) -> list[tuple[int, str]]:
+    """Problems of entries as problems of the records that they belong to; a scan may be listed twice."""
+    return [(n, problems[folder]) for n, folder in enumerate(folders) if folder is not None and folder in problems]
+
+
+def readable(size: float) -> str:
+    """Bytes for people."""
+    unit = next((power for power in range(4) if size < 1000 ** (power + 1)), 4)
+    return f"{size / 1000**unit:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[unit]}"

@@ -1,0 +1,173 @@
+"""Make one entry of the cache: load a scan, check it, preprocess it, check again, store it whole or not at all."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd
+
+from ...base.errors import UserError, chain_of, innermost_user_error, one_line
+from ..check import header_problem, label_values, raw_problem, unreadable
+from ..read import open_volume
+from ..records import Record, record_files
+from .entries import META_FILE, described, is_label, to_numpy
+
+logger = logging.getLogger(__name__)
+
+
+class EntryMaker:
+    """Makes entries, one at a time; several threads may share it.
+
+    Args:
+        transforms: deterministic dictionary transforms, in order.
+        lazy: whether MONAI composes the spatial ones of them into one resampling.
+        keys: entries of a record to keep; those whose name starts with "label" are stored as whole numbers.
+        dtype: of stored images.
+        in_channels: channels every image must have.
+    """
+
+    def __init__(
+        self, transforms: Sequence[Any], lazy: bool, keys: Sequence[str], dtype: np.dtype, in_channels: int
+    ) -> None:
+        self.transforms, self.lazy, self.keys = transforms, lazy, tuple(keys)
+        self.dtype, self.in_channels = dtype, in_channels
+        self._own = threading.local()
+
+    def make(self, folder: Path, record: Record) -> str | None:
+        """Make the entry of a record as `folder`; one line about what is wrong with it, or None."""
+        record = {key: record[key] for key in self.keys}
+        try:
+            result = self._preprocessed(record, self._loaded(record))
+            arrays = {key: self._stored(_first_file(record, key), key, to_numpy(result[key])) for key in self.keys}
+            meta = {key: self._described(record, key, arrays[key], result[key]) for key in self.keys}
+            self._write(folder, arrays, meta)
+        except UserError as refused:
+            return str(refused)
+        return None
+
+    def steps(self) -> tuple[Any, Compose]:
+        """The loader and the rest, this thread's own: MONAI's readers remember the files of the call they are in."""
+        if not hasattr(self._own, "steps"):
+            first, *rest = copy.deepcopy(self.transforms)
+            load, rest = (first, rest) if isinstance(first, LoadImaged) else (dict, [first, *rest])
+            self._own.steps = load, Compose(rest, lazy=self.lazy)
+        steps: tuple[Any, Compose] = self._own.steps
+        return steps
+
+    def _loaded(self, record: Record) -> Mapping[Any, Any]:
+        """The scan as it is stored, looked at before a clipping or resampling transform can hide NaN and the like."""
+        if found := header_problem(record, self.in_channels):
+            raise UserError(found)
+        try:
+            loaded: Mapping[Any, Any] = self.steps()[0](record)
+        except Exception as error:
+            refused = innermost_user_error(error)
+            files = record_files(record, self.keys)
+            raise UserError(str(refused) if refused else unreadable(_named_file(error, files), error)) from error
+        for key in self.keys:
+            value = loaded[key]
+            if not isinstance(value, np.ndarray | torch.Tensor):
+                continue  # the transform does not begin with LoadImaged: the result alone is checked
+            if found := raw_problem(_first_file(record, key), to_numpy(value), is_label(key)):
+                raise UserError(found)
+        return loaded
+
+    def _preprocessed(self, record: Record, loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
+        try:
+            result: Mapping[Any, Any] = self.steps()[1](loaded)
+        except Exception as error:
+            file = record_files(record, self.keys)[0]
+            raise UserError(
+                f"{file}: preprocessing failed ({one_line(error)}): leave it out, or change the preprocessing."
+            ) from error
+        return result
+
+    def _stored(self, file: str, key: str, array: np.ndarray) -> np.ndarray:
+        """A preprocessed array (C, X, Y, Z) in the type it is stored with."""
+        if array.ndim != 4:
+            raise UserError(
+                f"{file}: is {array.shape} after the preprocessing, not (C, X, Y, Z): add EnsureChannelFirstd."
+            )
+        if found := raw_problem(file, array, is_label(key)):
+            raise UserError(f"{found[:-1]} (seen after the preprocessing).")
+        if is_label(key):
+            return array.astype(_smallest_kind(array))
+        with np.errstate(over="ignore"):  # found below
+            stored = array.astype(self.dtype)
+        if not np.isfinite(stored).all():
+            raise UserError(
+                f"{file}: reaches {np.abs(array).max():.3g}, too much for float16: set cache_dtype: float32."
+            )
+        return stored
+
+    def _described(self, record: Record, key: str, array: np.ndarray, result: Any) -> dict[str, Any]:
+        meta = described(array, result, record_files(record, (key,)))
+        if is_label(key):
+            meta["values"] = label_values(array)
+        if "warnings" in meta:
+            logger.warning("%s: %s", _first_file(record, key), meta["warnings"])
+        return meta
+
+    def _write(self, folder: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+        try:
+            for key, array in arrays.items():
+                np.save(temporary / f"{key}.npy", array)
+            (temporary / META_FILE).write_text(json.dumps(meta), encoding="utf-8")
+            temporary.chmod(0o755)
+            temporary.rename(folder)
+        except OSError as error:
+            if not folder.exists():  # else another process was faster, with the same result
+                raise UserError(
+                    f"{folder.parent}: cannot be written to ({error.strerror}): set `cache_dir` to another disk."
+                ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def estimated_bytes(self, record: Record) -> int:
+        """Disk that an entry will take, from the scan's header and the target spacing; 0 for one that is not read."""
+        import nibabel
+
+        try:
+            header = open_volume(_first_file(record, "image"))
+            extent, spacing = np.array(header.shape[:3]), np.linalg.norm(header.affine[:3, :3], axis=0)
+        except (UserError, OSError):
+            return 0  # the check of the record will say what is wrong with it
+        spacer = next((each for each in self.transforms if isinstance(each, Spacingd)), None)
+        if spacer is not None:
+            if any(isinstance(each, Orientationd) for each in self.transforms):
+                order = np.argsort(nibabel.io_orientation(header.affine)[:, 0])
+                extent, spacing = extent[order], spacing[order]
+            wanted = np.resize(np.asarray(spacer.spacing_transform.pixdim, float), 3)
+            wanted = np.where(np.isfinite(wanted) & (wanted > 0), wanted, spacing)
+            extent = np.round((extent - 1) * spacing / wanted) + 1
+        labels = sum(map(is_label, self.keys))
+        return int(extent.prod() * ((len(self.keys) - labels) * self.in_channels * self.dtype.itemsize + labels))
+
+
+def _first_file(record: Record, key: str) -> str:
+    return record_files(record, (key,))[0]
+
+
+def _smallest_kind(labels: np.ndarray) -> str:
+    """The smallest type that holds all values of a label map."""
+    low, high = int(labels.min()), int(labels.max())
+    kinds = ("uint8", "int16", "int32")
+    return next((kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max), "int64")
+
+
+def _named_file(error: BaseException, files: Sequence[str]) -> str:
+    """The file that an error's chain names, else the first."""
+    named = (file for each in chain_of(error) for file in files if file in str(each))
+    return next(named, files[0])

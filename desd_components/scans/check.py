@@ -1,0 +1,240 @@
+"""Checks of scans and labels before anything is trained: each problem is one line with the file and the remedy.
+
+Headers are looked at first, which costs about a millisecond a file; voxels are looked at once, while they are cached
+(`desd_components.cache`), or on request. All bad files are gathered before the run is refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from ..base.errors import UserError, one_line
+from ..base.files import is_lfs_pointer
+from .formats import FORMATS, SUFFIXES
+from .read import open_volume
+from .records import Record, record_files
+from .volume import Volume
+
+LISTED = 10  # problems named in one message; the rest is a count
+GRID_TOLERANCE = 0.1  # in voxels: image and label grids may differ by that much at any corner (headers are rounded)
+UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error)  # what reading voxels may raise
+
+
+def raise_problems(problems: Sequence[str], checked: int, what: str = "scans") -> None:
+    """Refuse a run because of its files.
+
+    Args:
+        problems: one line each; nothing happens when there is none.
+        checked: how many records were looked at.
+        what: what they are called.
+
+    Raises:
+        UserError: with the one problem, or with the first ten of them and a count.
+    """
+    if not problems:
+        return
+    if len(problems) == 1:
+        raise UserError(problems[0])
+    lines = "\n  ".join(problems[:LISTED])
+    more = f"\n  and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+    raise UserError(f"{len(problems)} of {checked} {what} cannot be used:\n  {lines}{more}")
+
+
+def check_records(
+    records: Sequence[Record],
+    class_count: int | None = None,
+    in_channels: int = 1,
+    voxels: bool = False,
+    num_workers: int = 4,
+    keys: Sequence[str] = ("image", "label"),
+) -> None:
+    """Refuse records that cannot be trained on, all of them in one message.
+
+    Args:
+        records: ``{"image": path or [path per channel][, "label": path]}``.
+        class_count: number of classes with the background; None leaves label values unchecked.
+        in_channels: channels an image must have; a 4D file holds them in its last dimension.
+        voxels: also read every voxel (NaN, truncated files, label values); otherwise headers only.
+        num_workers: threads.
+        keys: the entries to look at.
+
+    Raises:
+        UserError: naming each file and what to do about it, ten at most, then a count.
+    """
+    if not records:
+        raise UserError(f"there is no scan to work on: is dataset_dir right, and are its files {FORMATS}?")
+
+    def problem(record: Record) -> str | None:
+        taken = {key: record[key] for key in keys if key in record}
+        found = header_problem(taken, in_channels)
+        return voxels_problem(taken, class_count) if found is None and voxels else found
+
+    raise_problems([found for found in threaded(problem, records, num_workers) if found], len(records))
+
+
+def threaded(function: Callable[[Any], Any], items: Iterable[Any], num_workers: int) -> Iterable[Any]:
+    """The function over the items, in order; in ``num_workers`` threads, or in this one when that is 0."""
+    if num_workers < 1:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(num_workers)
+    try:
+        yield from pool.map(function, items)
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for ten thousand volumes
+
+
+def header_problem(record: Record, in_channels: int = 1) -> str | None:
+    """What is wrong with a record as far as its headers tell, in one line, or None."""
+    for file in record_files(record):
+        if found := file_problem(file):
+            return found
+    try:
+        headers = {file: open_volume(file) for file in record_files(record)}
+    except UserError as error:
+        return str(error)
+    grids: list[Grid] = []
+    for key in record:
+        files = record_files(record, (key,))
+        for file in files:
+            channels = 1 if key == "label" or len(files) > 1 else in_channels
+            if found := _grid_problem(file, headers[file], channels):
+                return found
+            grids.append((file, headers[file].shape[:3], headers[file].affine))
+    if len(record_files(record, ("image",))) not in (0, 1, in_channels):
+        files = record_files(record, ("image",))
+        return f"{files[0]}: comes with {len(files)} files, but in_channels is {in_channels}: set `--in_channels`."
+    return next(filter(None, (grid_problem(grids[0], grid) for grid in grids[1:])), None)
+
+
+def file_problem(file: str) -> str | None:
+    """A file that is missing, empty, or not there yet (git-LFS), in one line, or None."""
+    if not os.path.exists(file):
+        return f"{file}: does not exist: mend the data list or put the file there."
+    if not (os.path.isfile(file) or os.path.isdir(file)):
+        return f"{file}: is a pipe or a device, not a file: leave it out."
+    if os.path.isdir(file) or not file.endswith(SUFFIXES):
+        return None  # a DICOM series: `open_volume` looks at its slices
+    try:
+        if is_lfs_pointer(file):
+            return f"{file}: is a git-LFS pointer, not the scan itself: fetch it with `git lfs pull`."
+    except OSError as error:
+        return f"{file}: cannot be opened ({error.strerror}): mend its permissions or leave it out."
+    return None if os.path.getsize(file) else f"{file}: is empty (0 bytes): copy or download it again."
+
+
+def _grid_problem(file: str, header: Volume, channels: int) -> str | None:
+    if header.dtype.names is not None:
+        return f"{file}: holds RGB voxels, not one value per voxel: convert it to a scalar volume or leave it out."
+    if np.issubdtype(header.dtype, np.complexfloating):
+        return f"{file}: holds complex voxels: write out their magnitude or leave it out."
+    shape = header.shape
+    if (len(shape) == 4 and shape[3] == channels) or (len(shape) == 3 and channels == 1):
+        affine = header.affine
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        if not np.isfinite(affine).all() or not abs(np.linalg.det(affine[:3, :3])) > 1e-6 * spacing.prod():
+            return f"{file}: its affine is not a grid in space ({affine[:3].round(3).tolist()}): mend the header."
+        return None
+    if len(shape) == 3:
+        return f"{file}: is 3D {shape}, one channel, but in_channels is {channels}: give files of {channels} channels."
+    if len(shape) == 4:
+        return (
+            f"{file}: is 4D {shape}, and its last dimension is not {channels} channel{'s' * (channels > 1)}: "
+            f"split it into 3D files, or set `--in_channels {shape[3]}` if that dimension holds channels."
+        )
+    return f"{file}: has {len(shape)} dimensions {shape}, not a 3D volume: convert it or leave it out."
+
+
+Grid = tuple[str, tuple[int, ...], np.ndarray]  # a file, its shape in voxels, its affine
+
+
+def grid_problem(first: Grid, second: Grid) -> str | None:
+    """How the grid of a label, or of another channel, differs from that of the image, in one line, or None."""
+    (file, shape, affine), (other, other_shape, other_affine) = first, second
+    if shape != other_shape:
+        return f"{other}: has shape {other_shape}, but {file} has {shape}: they must lie on one grid; resample one."
+    gap = corner_gap(shape, affine, other_affine)
+    if gap > GRID_TOLERANCE * np.linalg.norm(affine[:3, :3], axis=0).min():
+        return (
+            f"{other}: its affine places a corner {gap:.2f} mm away from that of {file}: one of the two headers is "
+            "wrong; copy the image's affine if the voxels agree, else resample."
+        )
+    return None
+
+
+def corner_gap(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> float:
+    """How far apart, in mm, two affines place the corner of a volume on which they differ most."""
+    corners = np.array([[*corner, 1.0] for corner in itertools.product(*((0, size - 1) for size in shape))])
+    return float(np.linalg.norm(corners @ (affine - other).T, axis=1).max())
+
+
+def voxels_problem(record: Record, class_count: int | None = None) -> str | None:
+    """What is wrong with the voxels of a record, in one line, or None; reads every file to its end."""
+    for key in record:
+        for file in record_files(record, (key,)):
+            try:
+                voxels = open_volume(file).read()
+            except UserError as error:
+                return str(error)
+            except UNREADABLE as error:
+                return unreadable(file, error)
+            found = raw_problem(file, voxels, is_label=key == "label")
+            if found is None and key == "label":
+                found = class_problem(file, label_values(voxels), class_count)
+            if found:
+                return found
+    return None
+
+
+def unreadable(file: str, error: BaseException) -> str:
+    """The line for a file whose header is good and whose voxels are not."""
+    return f"{file}: is truncated or damaged ({one_line(error)}): copy or download it again, or leave it out."
+
+
+def raw_problem(file: str, voxels: np.ndarray, is_label: bool) -> str | None:
+    """NaN, infinity, a constant image or a label that is not whole numbers, in one line, or None."""
+    if np.issubdtype(voxels.dtype, np.floating):
+        bad = voxels.size - np.count_nonzero(np.isfinite(voxels))
+        if bad:
+            return (
+                f"{file}: {bad} of {voxels.size} voxels are NaN or infinite: set them to the background value and save "
+                "the file again, or leave it out."
+            )
+        if is_label and not np.array_equal(voxels, np.rint(voxels)):
+            example = float(voxels[voxels != np.rint(voxels)].flat[0])
+            return (
+                f"{file}: is not integer-valued (a voxel holds {example:.4g}): a label holds class numbers; was it "
+                "resampled with linear interpolation? Resample the original with nearest neighbour."
+            )
+    if not is_label and (voxels.size == 0 or voxels.min() == voxels.max()):
+        return f"{file}: every voxel has the same value: there is nothing to see; leave it out."
+    return None
+
+
+def label_values(voxels: np.ndarray) -> list[int]:
+    """The distinct values of an integer-valued label, sorted."""
+    return sorted({int(value) for value in np.unique(voxels)})
+
+
+def class_problem(file: str, values: Sequence[int], class_count: int | None) -> str | None:
+    """Label values outside 0 .. class_count - 1, in one line, or None."""
+    if class_count is None:
+        return None
+    outside = [value for value in values if not 0 <= value < class_count]
+    if not outside:
+        return None
+    shown = f"{outside[:8]}" + (f" and {len(outside) - 8} more" if len(outside) > 8 else "")
+    remedy = "name all classes (`class_names`, or labels in dataset.json), or change the values"
+    if len(values) <= 2 and class_count == 2:
+        remedy = (
+            f"it is a binary mask coded {{{', '.join(map(str, values))}}}: rewrite {outside[-1]} as 1, or add "
+            f"MapLabelValued(orig_labels={list(values)}, target_labels={list(range(len(values)))}) to the preprocessing"
+        )
+    return f"{file}: holds the label values {shown}, but the classes are 0 to {class_count - 1}: {remedy}."

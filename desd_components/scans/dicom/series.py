@@ -1,0 +1,212 @@
+"""DICOM series on disk: which files of a folder belong together, told by their headers and not by their names.
+
+A series is one ``SeriesInstanceUID`` within one folder: a file for each slice, or one of many frames. Its path is the
+folder where that holds no other series, else its first file, which stands for all of it. Left out, and said so:
+localizers, single images, and objects that are no slices in space (reports, structure sets, DICOM-SEG).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...base.errors import UserError
+from ..volume import needed
+from .slices import TAGS, Slice, files_of, read_dicom, slices_of
+
+logger = logging.getLogger(__name__)
+
+
+DICOM_SUFFIXES = (".dcm", ".ima")
+# files that people keep beside scans; the first bytes of anything else are looked at
+_OTHER_SUFFIXES = (
+    ".nii", ".gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".raw", ".json", ".txt", ".csv", ".tsv", ".md", ".png", ".jpg",
+    ".xml", ".npy", ".npz", ".zip", ".pt", ".py", ".yaml", ".yml", ".pdf", ".log",
+)  # fmt: skip
+# tags (0002,0000), (0008,0000), (0008,0005), (0008,0008): the first of a file without preamble, as they lie there
+_FIRST_ELEMENTS = (b"\2\0\0\0", b"\x08\0\0\0", b"\x08\0\5\0", b"\x08\0\x08\0")
+_NO_SLICES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "DOC", "FID"}  # modalities
+_TAGS = ["SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "ImageType", *TAGS]
+_REMEMBERED_FOLDERS = 64
+
+
+@dataclass(frozen=True)
+class Series:
+    """The slices of one series in one folder, by file name and frame.
+
+    Attributes:
+        path: what a record names: the folder, or its first file.
+        uid: ``SeriesInstanceUID``; may be empty where a tool for anonymising took it away.
+        number: ``SeriesNumber``, or an empty text.
+        description: ``SeriesDescription``, or an empty text.
+        slices: all images of the series.
+        unreadable: files of the folder that look like DICOM and cannot be read; whose they are is not known.
+    """
+
+    path: str
+    uid: str
+    number: str
+    description: str
+    slices: tuple[Slice, ...]
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether it is more than a single image."""
+        return len(self.slices) > 1
+
+    @property
+    def files(self) -> list[str]:
+        """The files that hold its slices."""
+        return files_of(self.slices)
+
+    def told(self) -> str:
+        """In a message: what it is, and the file to name it by."""
+        words = f"series {self.number or '?'} {self.description}".strip()
+        return f"{words} ({len(self.slices)} slices, {os.path.basename(self.slices[0].file)})"
+
+
+def may_be_dicom(file: str) -> bool:
+    """Whether a file is worth a look: by its suffix, or by how it begins."""
+    lower = file.lower()
+    if lower.endswith(DICOM_SUFFIXES):
+        return True
+    return not lower.endswith(_OTHER_SUFFIXES) and is_dicom(file)
+
+
+def is_dicom(file: str) -> bool:
+    """Whether a file bears DICOM's suffix or mark, or begins as DICOM does where the mark was left out."""
+    if file.lower().endswith(DICOM_SUFFIXES):
+        return os.path.isfile(file)
+    if not os.path.isfile(file):  # a named pipe would be waited for, without end
+        return False
+    try:
+        with open(file, "rb") as stream:
+            start = stream.read(132)
+            return start[128:] == b"DICM" or start[:4] in _FIRST_ELEMENTS
+    except OSError:
+        return False
+
+
+def series_paths(folder: str | Path) -> list[Path]:
+    """The paths of all series of a folder that are volumes; what is left out goes to the log.
+
+    Raises:
+        UserError: when pydicom is not installed.
+    """
+    all_series = series_in(folder)
+    single = [series.told() for series in all_series if not series.is_volume]
+    if single:
+        logger.warning("%s: %d single images left out: %s", folder, len(single), ", ".join(single[:3]))
+    return [Path(series.path) for series in all_series if series.is_volume]
+
+
+def series_at(path: str | Path) -> Series:
+    """The series that a path names.
+
+    Args:
+        path: a folder that holds one series, or a file of the series.
+
+    Raises:
+        UserError: when there is none, when a folder holds several, or when pydicom is not installed.
+    """
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    known = series_in(folder)
+    if os.path.isdir(path):
+        volumes = [series for series in known if series.is_volume] or known
+        if len(volumes) > 1:
+            told = ", ".join(series.told() for series in volumes[:3])
+            raise UserError(
+                f"{path}: mixes {len(volumes)} series: {told}: name one by a file of it, or give each its own folder."
+            )
+        if volumes:
+            return volumes[0]
+        raise UserError(f"{path}: holds no DICOM series that can be read: name a file, or a folder with one series.")
+    name = os.path.abspath(path)
+    found = next((series for series in known if name in series.files), None)
+    if found is None:
+        raise UserError(f"{path}: is no slice of a DICOM series (or cannot be read as one): copy it again or leave it.")
+    return found
+
+
+def series_in(folder: str | Path) -> list[Series]:
+    """All series of a folder, its sub-folders not looked at, by their first file's name."""
+    absolute = os.path.abspath(folder)
+    return list(_series_in(absolute, os.stat(absolute).st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=_REMEMBERED_FOLDERS)
+def _series_in(folder: str, changed: int) -> tuple[Series, ...]:
+    """Remembered, for the check, the cache and the reader all ask; until the folder changes."""
+    files = [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+    headers = {file: _header(file) for file in files if os.path.isfile(file) and may_be_dicom(file)}
+    unreadable = tuple(file for file, header in headers.items() if header is None)
+    _tell_left_out(folder, unreadable, [header for header in headers.values() if isinstance(header, str)])
+    groups: dict[str, list[_Header]] = {}
+    for header in headers.values():
+        if isinstance(header, _Header):
+            groups.setdefault(header.uid, []).append(header)
+    slices = {uid: tuple(one for header in group for one in header.slices) for uid, group in groups.items()}
+    alone = sum(len(found) > 1 for found in slices.values()) == 1
+    return tuple(
+        Series(_path_of(slices[uid], folder, alone), uid, first.number, first.description, slices[uid], unreadable)
+        for uid, (first, *_) in groups.items()
+    )
+
+
+def _tell_left_out(folder: str, unreadable: Sequence[str], reasons: Sequence[str]) -> None:
+    for reason, count in Counter(reasons).items():
+        logger.info("%s: %d DICOM files left out: %s", folder, count, reason)
+    if unreadable:
+        first = os.path.basename(unreadable[0])
+        logger.warning("%s: %d files look like DICOM and cannot be read (first: %s)", folder, len(unreadable), first)
+
+
+def _path_of(slices: Sequence[Slice], folder: str, alone: bool) -> str:
+    """The folder, for the only volume in it; otherwise the first file."""
+    return folder if alone and len(slices) > 1 else slices[0].file
+
+
+class _Header(NamedTuple):
+    """The slices of a file, and what it says of its series."""
+
+    uid: str
+    number: str
+    description: str
+    slices: tuple[Slice, ...]
+
+
+def _header(file: str) -> _Header | str | None:
+    """What a file says of itself; why it is no slice, in words; or None for what cannot be read."""
+    pydicom = needed("pydicom", file, "reading DICOM")
+    try:
+        with open(file, "rb") as stream:
+            header = read_dicom(stream, file, stop_before_pixels=True, specific_tags=_TAGS)
+            has_pixels = stream.tell() < os.path.getsize(file)
+        if header.file_meta.TransferSyntaxUID == pydicom.uid.DeflatedExplicitVRLittleEndian:
+            has_pixels = "PixelData" in read_dicom(file, file)  # a deflated file is read to its end either way
+        if reason := _no_slice(header):
+            return reason
+        uid, number, words = (
+            str(header.get(f"Series{name}") or "") for name in ("InstanceUID", "Number", "Description")
+        )
+        return _Header(uid, number, words, slices_of(file, header, has_pixels))
+    except (pydicom.errors.InvalidDicomError, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError):
+        return None
+
+
+def _no_slice(header: Any) -> str | None:
+    """Why a DICOM object is no slice of a volume, or None."""
+    modality = str(header.get("Modality") or "")
+    if modality in _NO_SLICES:
+        return f"no slices but {modality}"
+    kind = header.get("ImageType") or ()
+    if "LOCALIZER" in ([kind] if isinstance(kind, str) else kind):
+        return "localizers"
+    return None if header.get("Rows") and header.get("Columns") else "no images"

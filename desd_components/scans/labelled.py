@@ -1,0 +1,268 @@
+"""Labelled scans for fine-tuning: pairs of image and label, their classes, and who trains, validates and tests.
+
+Taken are a Medical Segmentation Decathlon folder, ``imagesTr``/``labelsTr`` or ``images``/``labels`` with equal names,
+and a data list. Whatever was decided (the seeded split, the label subset) can be written down and handed back as a
+split file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..base.errors import UserError
+from ..base.files import read_json
+from .class_names import with_background
+from .find import existing, group_channels, scan_paths
+from .formats import stem
+from .lists import data_list_sections, is_decathlon, read_split, refuse_split_faults, select_cases
+from .records import CaseNames, Record, first_names, note_links, present, record_files, records_hash
+
+logger = logging.getLogger(__name__)
+
+
+FOLDER_PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"))
+_SPLIT_STREAM, _SUBSET_STREAM = 0x5B17, 0x5B5E  # two draws of one seed must not be the same draw
+
+
+@dataclass
+class LabelledData:
+    """Labelled records by use, and their classes.
+
+    Attributes:
+        class_names: names by label value; index 0 is ``background``.
+        training, validation, test: records ``{"image": ..., "label": ...}``; ``test`` may be empty.
+        origin: how the sections came about, in words.
+        case_names: what cases are called, told from all that the data hold, whatever is used of them.
+    """
+
+    class_names: list[str]
+    training: list[Record]
+    validation: list[Record]
+    test: list[Record] = field(default_factory=list)
+    origin: str = ""
+    case_names: CaseNames = field(default_factory=CaseNames, compare=False)
+
+    @property
+    def sections(self) -> dict[str, list[Record]]:
+        """The records under the names that a split file uses."""
+        return {"train": self.training, "validation": self.validation, "test": self.test}
+
+    @property
+    def records_hash(self) -> str:
+        """SHA-256 over section, names and sizes of all files."""
+        return records_hash(self.sections)
+
+    def record(self) -> dict[str, Any]:
+        """What a run writes down: classes, case ids by section, origin and hash; usable again as a split file."""
+        cases = {name: [self.case_names.id(record) for record in part] for name, part in self.sections.items()}
+        return {
+            **cases,
+            "class_names": self.class_names,
+            "origin": self.origin,
+            "records_hash": self.records_hash,
+        }
+
+    def write_split(self, path: str | Path) -> None:
+        """Write `record` as JSON; the file serves as ``data_split`` of a later run."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps(self.record(), indent=1) + "\n", encoding="utf-8")
+
+    def summary(self) -> str:
+        """One line for the log."""
+        counts = ", ".join(f"{len(part)} {name}" for name, part in self.sections.items())
+        names = ", ".join(self.class_names[:8]) + (", ..." if len(self.class_names) > 8 else "")
+        return f"{counts} ({self.origin}); {len(self.class_names)} classes: {names}"
+
+
+def find_labelled(
+    dataset_dir: str | Path,
+    class_names: Any = None,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    data_split: str | Path | None = None,
+    num_labels: int | None = None,
+    in_channels: int = 1,
+    base_dir: str | Path | None = None,
+) -> LabelledData:
+    """Labelled records for training, validation and test, with their classes.
+
+    Args:
+        dataset_dir: a Medical Segmentation Decathlon folder, a folder with ``imagesTr``/``labelsTr`` or
+            ``images``/``labels`` (equal names, or images ``case_0000`` beside a label ``case``), or a data list.
+        class_names: see `with_background`; needed where no ``dataset.json`` names the labels, and wins over it.
+        val_fraction: share of the training records drawn for validation where neither the list nor the split has any.
+        seed: of that draw and of the label subset.
+        data_split: JSON with case ids under ``train``, ``validation``, ``test``; cases in none of them are not used.
+        num_labels: train on that many records only; the subset of 8 contains that of 4 with the same seed.
+        in_channels: channels of an image.
+        base_dir: what the paths of a data list are relative to; None means the list's own folder.
+
+    Raises:
+        UserError: when the folder has none of these forms, no pair is complete, or the classes are not known.
+    """
+    path = existing(dataset_dir)
+    sections, labels = _labelled_sections(path, in_channels, base_dir)
+    names = _class_names(class_names, labels, path)
+    if not any(sections.values()):
+        raise UserError(f"{path}: no image has a label: fine-tuning needs pairs of equal names, or a data-list JSON.")
+    origin = "sections of the data"
+    everything = [record for part in sections.values() for record in part]
+    if data_split is not None:
+        split = read_split(data_split, path if path.is_dir() else path.parent)
+        refuse_split_faults(everything, split, str(data_split))
+        sections = {name: select_cases(everything, cases, str(data_split)) for name, cases in split.items() if cases}
+        origin = f"split file {Path(data_split).name}"
+    training, validation = sections.get("train", []), sections.get("validation", [])
+    if not training:
+        raise UserError(f"{path}: no labelled scan to train on ({origin}): add some under training.")
+    if not validation and val_fraction > 0:
+        training, validation = _seeded_split(training, val_fraction, seed)
+        origin += f", validation drawn with val_fraction={val_fraction}, seed={seed}"
+    if num_labels is not None:
+        training = label_subset(training, num_labels, seed)
+        origin += f", {num_labels} training labels drawn with seed={seed}"
+    data = LabelledData(names, training, validation, sections.get("test", []), origin, CaseNames(everything))
+    logger.info("%s: %s", path, data.summary())
+    if path.is_dir():
+        note_links([record for part in data.sections.values() for record in part], path)
+    return data
+
+
+def label_subset(records: Sequence[Record], num_labels: int, seed: int) -> list[Record]:
+    """The first ``num_labels`` of one seeded order of the records, so that subsets of one seed are nested.
+
+    Raises:
+        UserError: when there are fewer records.
+    """
+    if not 1 <= num_labels <= len(records):
+        raise UserError(
+            f"num_labels is {num_labels}, but there are {len(records)} labelled scans to train on: give a number "
+            f"from 1 to {len(records)}."
+        )
+    return [_by_name(records)[position] for position in _order(len(records), seed, _SUBSET_STREAM)[:num_labels]]
+
+
+def _by_name(records: Sequence[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: record_files(record))
+
+
+def _order(count: int, seed: int, stream: int) -> list[int]:
+    return np.random.default_rng([seed, stream]).permutation(count).tolist()
+
+
+def _seeded_split(records: Sequence[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """Training and validation records; one record alone serves as both, which the log says."""
+    if not 0 < fraction < 1:
+        raise UserError(f"val_fraction is {fraction}: give a share between 0 and 1, for instance 0.2.")
+    if len(records) == 1:
+        logger.warning("only one labelled scan: it is trained on and validated on, so that validation shows no skill")
+        return list(records), list(records)
+    ordered = _by_name(records)
+    count = min(max(round(fraction * len(ordered)), 1), len(ordered) - 1)
+    chosen = set(_order(len(ordered), seed, _SPLIT_STREAM)[:count])
+    training = [record for position, record in enumerate(ordered) if position not in chosen]
+    return training, [ordered[position] for position in sorted(chosen)]
+
+
+def _labelled_sections(
+    path: Path, in_channels: int, base_dir: str | Path | None
+) -> tuple[dict[str, list[Record]], dict[Any, Any] | None]:
+    """Labelled records by section, and the labels that a ``dataset.json`` or the list itself names."""
+    if path.is_file():
+        if path.suffix != ".json":
+            raise UserError(f"{path}: is one file: give a folder of pairs, or a data-list JSON.")
+        return _labelled_only(data_list_sections(path, base_dir), path), read_json(path).get("labels")
+    if is_decathlon(path):
+        source = path / "dataset.json"
+        listed = data_list_sections(source, within=True)
+        sections = {name: present(records, source) for name, records in listed.items()}
+        return _labelled_only(sections, source), read_json(source).get("labels")
+    labels = read_json(path / "dataset.json") if (path / "dataset.json").is_file() else {}
+    sections = {"train": _pairs_in_folder(path, in_channels)}
+    return sections, labels.get("labels") if isinstance(labels, dict) else None
+
+
+def _labelled_only(sections: dict[str, list[Record]], source: Path) -> dict[str, list[Record]]:
+    unlabelled = [record for name, part in sections.items() for record in part if "label" not in record]
+    if unlabelled:
+        everything = [record_files(record)[0] for part in sections.values() for record in part]
+        files = first_names((record_files(record)[0] for record in unlabelled), everything)
+        logger.warning("%s: %d images without a label left out: %s", source, len(unlabelled), files)
+    return {name: [record for record in part if "label" in record] for name, part in sections.items()}
+
+
+@dataclass
+class FolderPairs:
+    """What a folder of images and one of labels hold: complete pairs, and what has no partner of its name."""
+
+    pairs: list[Record]
+    lonely_images: list[Record]
+    lonely_labels: list[Path]
+
+
+def pair_folders(folder: Path) -> tuple[str, str] | None:
+    """The names of the folders of images and of labels in `folder`, or None."""
+    return next((pair for pair in FOLDER_PAIRS if all((folder / name).is_dir() for name in pair)), None)
+
+
+def pairs_by_name(images_dir: Path, labels_dir: Path, in_channels: int = 1) -> FolderPairs:
+    """Pair the images of one folder with the labels of another by their names, sorted."""
+    images = {}
+    for record in group_channels(scan_paths(images_dir), in_channels):
+        images[_pair_name(record, images_dir)] = record
+    labels = {_relative_stem(path, labels_dir): path for path in scan_paths(labels_dir)}
+    # nnU-Net writes one channel, too, as case_0000 beside the label case
+    for name in [name for name in images if name not in labels and name.endswith("_0000")]:
+        images[name.removesuffix("_0000")] = images.pop(name)
+    return FolderPairs(
+        [{**images[name], "label": str(labels[name])} for name in sorted(images) if name in labels],
+        [images[name] for name in images if name not in labels],
+        [labels[name] for name in labels if name not in images],
+    )
+
+
+def _pairs_in_folder(folder: Path, in_channels: int) -> list[Record]:
+    names = pair_folders(folder)
+    if names is None:
+        raise UserError(
+            f"{folder}: has neither dataset.json, nor imagesTr and labelsTr, nor images and labels: rename the "
+            'folders, or give the path of a data list: {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}.'
+        )
+    found = pairs_by_name(folder / names[0], folder / names[1], in_channels)
+    if found.lonely_images:
+        files = [record_files(record)[0] for record in found.lonely_images]
+        names_left = first_names(files, (record_files(record)[0] for record in found.pairs))
+        logger.warning("%s: %d images without a label left out: %s", folder, len(files), names_left)
+    if found.lonely_labels:
+        count = len(found.lonely_labels)
+        names_left = first_names(found.lonely_labels, (record["label"] for record in found.pairs))
+        logger.warning("%s: %d labels without an image left out: %s", folder, count, names_left)
+    return found.pairs
+
+
+def _pair_name(record: Record, root: Path) -> str:
+    files = record_files(record)
+    name = _relative_stem(Path(files[0]), root)
+    return name[:-5] if len(files) > 1 else name  # case_0000, case_0001, ... are called case
+
+
+def _relative_stem(path: Path, root: Path) -> str:
+    return str(path.relative_to(root).parent / stem(path))
+
+
+def _class_names(asked: Any, labels: dict[Any, Any] | None, path: Path) -> list[str]:
+    if asked is not None:
+        return with_background(asked)
+    if labels:
+        return with_background(labels, f"{path}, labels")
+    raise UserError(
+        f'{path}: nothing names the classes (no dataset.json with "labels"): add '
+        "`--class_names \"['liver','tumour']\"`, in the order of the label values 1, 2, ..."
+    )

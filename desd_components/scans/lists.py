@@ -1,0 +1,241 @@
+"""Finding scans: a folder, a Medical Segmentation Decathlon folder or a data list becomes records ``{"image": ...}``.
+
+A recursive search leaves out label folders, masks and the ``._*`` files that macOS leaves behind. A split file chooses
+among what was found, by case ids.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..base.errors import UserError
+from ..base.files import read_json
+from .find import _scans_in_folder, existing
+from .formats import SUFFIXES, stem
+from .records import CaseNames, Record, case_ids, first_few, note_links, present, record_files
+
+logger = logging.getLogger(__name__)
+
+
+def read_split(data_split: str | Path, folder: Path) -> dict[str, list[str]]:
+    """The lists of case ids in a split file, under ``train``, ``validation`` and ``test``.
+
+    Args:
+        data_split: a JSON file, relative to the working directory or to ``folder``.
+        folder: where the scans are.
+
+    Raises:
+        UserError: when the file is missing, has no such list, or lists a case in two sections.
+    """
+    asked = Path(data_split).expanduser()
+    path = next((place for place in (asked, folder / asked) if place.is_file()), None)
+    if path is None:
+        raise UserError(f"data_split {str(data_split)!r} does not exist, neither here nor in {folder}: give its path.")
+    content = read_json(path)
+    split: dict[str, list[str]] = {}
+    for name, cases in content.items() if isinstance(content, dict) else ():
+        if name in SECTION_NAMES and isinstance(cases, list):
+            split.setdefault(SECTION_NAMES[name], []).extend(_case_id(str(case)) for case in cases)
+    if not split:
+        raise UserError(f'{path}: holds no split: write {{"train": [case ids], "validation": [...], "test": [...]}}.')
+    all_cases = [case for cases in split.values() for case in cases]
+    twice = sorted({case for case in all_cases if all_cases.count(case) > 1})
+    if twice:
+        raise UserError(f"{path}: {len(twice)} cases are listed twice (first: {twice[0]}): keep each in one section.")
+    return split
+
+
+def _case_id(name: str) -> str:
+    """A case as a split file names it, without the suffix of a scan; a folder in front of it stays."""
+    return str(Path(name).parent / stem(name)) if name.endswith(SUFFIXES) else name
+
+
+def split_faults(records: Sequence[Record], cases: Sequence[str]) -> list[tuple[str, str]]:
+    """What is wrong with the case ids of a split, all sections together: (what, remedy), a pair for each fault.
+
+    An id may fit several scans, and two ids may be one scan: then it would be trained on and tested on.
+    """
+    by_name, faults = _by_name(records), []
+    said: dict[tuple[str, ...], str] = {}
+    for case in cases:
+        fits = by_name.get(case, [])
+        if len(fits) > 1:
+            names = CaseNames(fits)
+            files = ", ".join(names.file(record_files(record, ("image",))[0]) for record in fits[:2])
+            faults.append((f"{case!r} fits {len(fits)} scans ({files})", "write folder/name instead"))
+        elif fits and (other := said.setdefault(tuple(record_files(fits[0])), case)) != case:
+            faults.append((f"{other!r} and {case!r} are one scan", "keep one of them"))
+    return faults
+
+
+def _by_name(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records that each case id fits; one that is listed twice counts once."""
+    by_name: dict[str, list[Record]] = {}
+    for record in {tuple(record_files(record)): record for record in records}.values():
+        for name in case_ids(record):
+            by_name.setdefault(name, []).append(record)
+    return by_name
+
+
+def refuse_split_faults(records: Sequence[Record], split: Mapping[str, Sequence[str]], source: str) -> None:
+    """Refuse a split of which an id fits several records, or several ids, of whatever sections, one record.
+
+    Raises:
+        UserError: with the first fault.
+    """
+    for what, remedy in split_faults(records, [case for cases in split.values() for case in cases]):
+        raise UserError(f"{source}: {what}: {remedy}.")
+
+
+def select_cases(records: Sequence[Record], cases: Sequence[str], source: str) -> list[Record]:
+    """The records that a list of case ids names, in the list's order; ids without a record are counted in the log.
+
+    Raises:
+        UserError: when none of the ids fits any record.
+    """
+    by_name = _by_name(records)
+    absent = [case for case in cases if case not in by_name]
+    if cases and len(absent) == len(cases):
+        example = CaseNames(records).id(records[0]) if records else "none"
+        raise UserError(
+            f"{source}: none of its {len(cases)} case ids (first: {cases[0]!r}) names a scan (a scan is called "
+            f"{example!r}): use file names without their suffix."
+        )
+    if absent:
+        logger.warning("%s: %d of %d cases have no scan: %s", source, len(absent), len(cases), first_few(absent))
+    return [by_name[case][0] for case in cases if case in by_name]
+
+
+def find_scans(
+    dataset_dir: str | Path,
+    in_channels: int = 1,
+    data_split: str | Path | None = None,
+    sections: Sequence[str] = ("train", "validation"),
+    base_dir: str | Path | None = None,
+) -> list[Record]:
+    """Unlabelled records ``{"image": path or [path per channel]}``, sorted; label files are left out and counted.
+
+    Args:
+        dataset_dir: a folder searched recursively for scans of all formats (`desd_components.searching`), a Medical
+            Segmentation Decathlon folder (``dataset.json``: the images of all its sections), a data-list JSON, or one
+            scan.
+        in_channels: channels of an image; with several, files named ``case_0000, case_0001, ...`` are one image.
+        data_split: JSON with lists of case ids under ``train``, ``validation``, ``test``; only ``sections`` are taken.
+        sections: the sections of ``data_split`` to take, so that pre-training never sees the test cases.
+        base_dir: what the paths of a data list are relative to; None means the list's own folder.
+
+    Raises:
+        UserError: when ``dataset_dir`` is missing or holds no scan, or when the split does not fit it.
+    """
+    path = existing(dataset_dir)
+    if path.is_file() and path.suffix == ".json":
+        records = _images_of(data_list_sections(path, base_dir))
+    elif path.is_file():
+        records = [{"image": str(path)}]
+    elif is_decathlon(path):
+        listed = _images_of(data_list_sections(path / "dataset.json", within=True))
+        records = present(listed, path / "dataset.json")
+    else:
+        records = _scans_in_folder(path, in_channels)
+    if not records:
+        raise UserError(f"{path}: none of the scans that its dataset.json lists exists: is the folder complete?")
+    if data_split is not None:
+        split = read_split(data_split, path if path.is_dir() else path.parent)
+        wanted = [case for section in sections for case in split.get(SECTION_NAMES.get(section, section), [])]
+        if not wanted:
+            raise UserError(f"{data_split}: no case under {list(sections)}; it has {sorted(split)}: set `sections`.")
+        refuse_split_faults(records, split, str(data_split))
+        records = select_cases(records, wanted, str(data_split))
+    records = sorted(records, key=lambda record: record_files(record)[0])
+    logger.info("%s: %d scans", path, len(records))
+    if path.is_dir():
+        note_links(records, path)
+    return records
+
+
+def _images_of(sections: dict[str, list[Record]]) -> list[Record]:
+    """The images of all sections, each once: a file may be listed in two sections."""
+    unique = {tuple(record_files(record, ("image",))): record["image"] for part in sections.values() for record in part}
+    return [{"image": image} for image in unique.values()]
+
+
+SECTION_NAMES = {"train": "train", "training": "train", "validation": "validation", "val": "validation", "test": "test"}
+
+
+def entry_record(entry: Any, base: Path, source: Path, within: bool = False) -> Record:
+    """One entry of a data list (a path, or a dictionary with ``image`` and perhaps ``label``) with absolute paths.
+
+    Args:
+        entry: as the list has it.
+        base: what its paths are relative to.
+        source: the list.
+        within: refuse absolute paths that lead out of `base`, too; a relative one may never.
+
+    Raises:
+        UserError: when the entry has no image, or a path leads out of `base`.
+    """
+    fields = entry if isinstance(entry, dict) else {"image": entry}
+    image, label = fields.get("image"), fields.get("label")
+    parts = image if isinstance(image, list) else [image]
+    if not image or not all(isinstance(part, str) for part in parts) or not isinstance(label, str | None):
+        raise UserError(
+            f'{source}: the entry {json.dumps(entry)[:120]} is not of the form {{"image": path or [path per channel], '
+            '"label": path}: mend it.'
+        )
+    # Links are not followed: stores such as git-annex keep a scan under a name that is none.
+    files = [_placed(file, base, source, within) for file in parts]
+    record: Record = {"image": files if isinstance(image, list) and len(files) > 1 else files[0]}
+    if label:
+        record["label"] = _placed(label, base, source, within)
+    return record
+
+
+def _placed(file: Any, base: Path, source: Path, within: bool) -> str:
+    """The absolute path of a file that a list names.
+
+    Raises:
+        UserError: when it leads where the list may not lead.
+    """
+    path = Path(os.path.abspath(base / str(file)))
+    if path.is_relative_to(os.path.abspath(base)) or (os.path.isabs(str(file)) and not within):
+        return str(path)
+    remedy = "A dataset.json names files of its own folder" if within else "Write an absolute path if you mean it"
+    raise UserError(f"{source}: {str(file)!r} leads out of {base}. {remedy}.")
+
+
+def data_list_sections(path: Path, base_dir: str | Path | None = None, within: bool = False) -> dict[str, list[Record]]:
+    """The records of a data list by section: ``train``, ``validation``, ``test``; paths are absolute, not looked up.
+
+    A list that somebody names may name files anywhere, by absolute paths; one that comes with a folder (`within`) only
+    files of that folder: a downloaded data set has no business elsewhere.
+    """
+    content = read_json(path)
+    base = Path(base_dir).expanduser() if base_dir else path.parent
+    sections: dict[str, list[Record]] = {}
+    if isinstance(content, dict):
+        for name, entries in content.items():
+            section = SECTION_NAMES.get(name)
+            if section and isinstance(entries, list):
+                sections.setdefault(section, []).extend(entry_record(entry, base, path, within) for entry in entries)
+    if not any(sections.values()):
+        raise UserError(
+            f'{path}: has no list of scans: write {{"training": [{{"image": "a.nii.gz", "label": "a_seg.nii.gz"}}], '
+            '"validation": [...]}, with paths relative to the file.'
+        )
+    return sections
+
+
+def is_decathlon(folder: Path) -> bool:
+    """Whether the folder's ``dataset.json`` lists the scans (nnU-Net's files of that name do not)."""
+    path = folder / "dataset.json"
+    if not path.is_file():
+        return False
+    content = read_json(path)
+    return isinstance(content, dict) and any(
+        isinstance(content.get(name), list) and content[name] for name in SECTION_NAMES
+    )

@@ -1,0 +1,180 @@
+"""Which samples an epoch takes, in what order, and how they become a batch.
+
+Differs from torch's ``DistributedSampler``: it yields (epoch, index) pairs, so that a dataset keys its draws by them;
+an incomplete last global batch is dropped instead of filled up; and it needs no process group.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor, list_data_collate
+from torch.utils.data import DistributedSampler, get_worker_info
+
+from ..base.draws import ORDER_STREAM, SampleKey, generator
+from ..base.errors import UserError, chain_of
+from ..base.processes import place
+
+
+class EpochSampler(DistributedSampler):
+    """Yield a `SampleKey` per sample; the same global batches however many processes share them.
+
+    The order is a function of (seed, epoch). Rank r of w takes the positions r, r + w, ...: a global batch of one
+    process with 2B samples holds the same samples as that of two with B. The incomplete last global batch is dropped.
+    It is a ``DistributedSampler`` because MONAI's trainer then calls ``set_epoch``; no process group is needed.
+
+    Args:
+        dataset: anything with a length.
+        batch_size: samples of a batch on one process, as the loader's.
+        seed: of the order.
+        shuffle: otherwise the order is that of the dataset.
+        num_replicas, rank: processes and this one's number; None asks the process group, or means one process.
+
+    Raises:
+        UserError: when the dataset is smaller than a global batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        if num_replicas is None:
+            num_replicas = place()[1]
+        if rank is None:
+            rank = place()[0]
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed, drop_last=True)
+        self.batch_size = int(batch_size)
+        global_batch = self.batch_size * num_replicas
+        if self.batch_size < 1 or len(dataset) < global_batch:
+            raise UserError(
+                f"a step takes {global_batch} samples (batch_size {batch_size} on {num_replicas} processes), but an "
+                f"epoch has {len(dataset)}: lower `batch_size`, or draw more samples from each volume."
+            )
+        self.batches = len(dataset) // global_batch
+        self.num_samples, self.total_size = self.batches * self.batch_size, self.batches * global_batch
+        self._length, self._skipped = len(dataset), 0
+
+    def skip(self, batches: int) -> None:
+        """Leave out the first batches of the next pass only: those that a resumed epoch has already seen."""
+        self._skipped = int(batches)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The sample indices of an epoch over all processes, in order, without the incomplete last batch."""
+        count = self._length
+        everything = generator(self.seed, ORDER_STREAM, epoch).permutation(count) if self.shuffle else np.arange(count)
+        return everything[: self.total_size]
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        epoch, skipped = self.epoch, self._skipped * self.batch_size
+        self._skipped = 0
+        for index in self.order(epoch)[self.rank :: self.num_replicas][skipped:].tolist():
+            yield SampleKey(epoch, index)
+
+
+def collate_contexts(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Stack context boxes of unequal size, padded with zeros at the far end.
+
+    Returns:
+        ``image`` (B, C, X, Y, Z) float32 with the batch's largest X, Y, Z; ``context_size`` (B, 3) int64, the true
+        sizes in voxels; ``index``, ``epoch``, ``volume`` (B,) int64.
+    """
+    sizes = torch.stack([sample["context_size"] for sample in samples])
+    images = [sample["image"] for sample in samples]
+    batch = images[0].new_zeros(len(images), images[0].shape[0], *sizes.amax(dim=0).tolist())
+    for row, image in zip(batch, images, strict=True):
+        row[:, : image.shape[1], : image.shape[2], : image.shape[3]] = image
+    numbers = {name: torch.tensor([sample[name] for sample in samples]) for name in ("index", "epoch", "volume")}
+    return {"image": batch, "context_size": sizes, **numbers}
+
+
+NO_SPACE = (
+    "/dev/shm: no space left for the batches of the loader's processes. Enlarge it (docker run --shm-size 8g; in "
+    "Kubernetes an emptyDir of medium Memory), use fewer with --num_workers N, or do without: --num_workers 0."
+)
+_LOST = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (?:is killed by signal: (.+?)\.|exited unexpectedly)")
+# What a run meets that is taking over a batch, when its process dies and the kernel has not yet said so.
+_BROKEN_OFF = (ConnectionError, EOFError, FileNotFoundError)
+_AGAIN = "The same command starts again; a training goes on from its last state."
+
+
+class ShareableCollate:
+    """Collate samples, and in a loader process move the batch to shared memory, where there must be space for it.
+
+    Args:
+        collate: samples -> batch: tensors in dictionaries and lists.
+
+    Raises:
+        UserError: when ``/dev/shm`` is full.
+    """
+
+    def __init__(self, collate: Callable[[Sequence[Any]], Any] = list_data_collate) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        """The batch."""
+        try:
+            batch = self.collate(samples)
+            if get_worker_info() is not None:
+                move_to_shared_memory(batch)
+        except (RuntimeError, OSError) as error:
+            if "shared memory" in str(error) or "No space left" in str(error):
+                raise UserError(NO_SPACE) from error
+            raise
+        return batch
+
+
+def move_to_shared_memory(batch: Any) -> None:
+    """Move every tensor of nested dictionaries and sequences, and those in the metadata of a `MetaTensor`."""
+    if isinstance(batch, torch.Tensor):
+        batch.share_memory_()
+        if isinstance(batch, MetaTensor):
+            move_to_shared_memory([batch.meta, batch.applied_operations])
+    elif isinstance(batch, Mapping):
+        move_to_shared_memory(list(batch.values()))
+    elif isinstance(batch, list | tuple):
+        for part in batch:
+            move_to_shared_memory(part)
+
+
+def loader_fault(error: BaseException | None) -> str | None:
+    """The line for an error whose chain says that a loader process was lost or found no memory; None for others."""
+    for each in chain_of(error):
+        if lost := _LOST.search(str(each)):
+            processes, signal_name = lost.groups()
+            if signal_name is not None and signal_name.startswith("Bus error"):
+                return f"{NO_SPACE} (A loader process, {processes}, ended with a bus error.)"
+            return _lost_line(f"was killed ({signal_name})" if signal_name else "is gone", f" (process {processes})")
+        if isinstance(each, _BROKEN_OFF) and "_try_get_data" in _functions(each):
+            return _lost_line("is gone")
+        if isinstance(each, OSError) and each.errno == errno.ENOSPC and _is_of_semaphore(each):
+            return NO_SPACE
+    return None
+
+
+def _lost_line(how: str, which: str = "") -> str:
+    return (
+        f"A process of the loader {how}{which}: somebody ended it, or the machine ran out of memory; "
+        f"`dmesg` tells. Use fewer with --num_workers N, or do without: --num_workers 0. {_AGAIN}"
+    )
+
+
+def _functions(error: BaseException) -> list[str]:
+    """The names of the functions that an error passed, outermost first."""
+    return [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+
+
+def _is_of_semaphore(error: BaseException) -> bool:
+    """Whether an error comes from the making of a semaphore, which lies in ``/dev/shm``."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_code.co_filename.endswith("synchronize.py")

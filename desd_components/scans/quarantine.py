@@ -1,0 +1,119 @@
+"""What a run does about scans that it cannot use: stop, which is the default, or leave them out and say so.
+
+With ``on_bad_volume: skip`` the scans are checked while they are preprocessed, as always; those that fail go to
+``quarantine.json`` in the run's folder, each with its reason. A run that would be left with less than half of its
+scans stops: then it is the data set, not a scan, that is wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+
+from ..base.errors import UserError
+from ..base.files import write_json
+from .cache.cache import VolumeCache
+from .labelled import LabelledData
+from .records import Record, record_files
+
+logger = logging.getLogger(__name__)
+
+
+QUARANTINE_FILE = "quarantine.json"
+CHOICES = ("stop", "skip")
+
+
+def usable_records(
+    records: Sequence[Record],
+    transform: Any,
+    cache_dir: str | Path,
+    on_bad_volume: str,
+    output_dir: str | Path,
+    keys: Sequence[str] = ("image",),
+    in_channels: int = 1,
+    class_count: int | None = None,
+    num_workers: int = 0,
+    cache_dtype: str = "float32",
+) -> list[Record]:
+    """The records that a run can use; with "stop" all of them, for the data set then refuses the bad ones itself.
+
+    Args:
+        records: ``{"image": ...[, "label": ...]}``.
+        transform: the run's preprocessing; what it makes of the good records stays in the cache.
+        cache_dir: of the cache.
+        on_bad_volume: "stop" or "skip".
+        output_dir: the run's folder, where "skip" writes ``quarantine.json``: a list of ``{"file", "reason"}``.
+        keys: the entries that the run uses.
+        in_channels: channels of an image.
+        class_count: classes with the background; None leaves label values unchecked.
+        num_workers: threads.
+        cache_dtype: of the cache, "float32" or "float16".
+
+    Raises:
+        UserError: when the choice is neither, or fewer than half of the records are left.
+    """
+    if on_bad_volume not in CHOICES:
+        raise UserError(f"on_bad_volume={on_bad_volume!r}: choose stop, or skip to leave bad scans out.")
+    if on_bad_volume == "stop":
+        return list(records)
+    cache = VolumeCache(transform, cache_dir, keys, cache_dtype, in_channels, class_count)
+    _, problems = cache.attempt(records, num_workers, skip=True)
+    _note(records, problems, Path(output_dir) / QUARANTINE_FILE)
+    return [record for position, record in enumerate(records) if position not in problems]
+
+
+def _note(records: Sequence[Record], problems: dict[int, str], path: Path) -> None:
+    """Write the list, say the count, and stop a run that has lost more than half of its records."""
+    listed = [{"file": _named(line, records[n]), "reason": line} for n, line in problems.items()]
+    if idist.get_rank() == 0:
+        write_json(path, listed)
+    if problems:
+        logger.warning(
+            "%d of %d scans are left out (on_bad_volume: skip), as %s says; the first: %s",
+            len(problems), len(records), path, listed[0]["reason"],
+        )  # fmt: skip
+    left = len(records) - len(problems)
+    if left == 0 or 2 * left < len(records):
+        raise UserError(
+            f"{path}: {left} of {len(records)} scans are left, less than half (the first reason: "
+            f"{listed[0]['reason']}): mend the data; `desd check DIR` lists every fault."
+        )
+
+
+def _named(line: str, record: Record) -> str:
+    """The file of a record that a line is about."""
+    files = record_files(record)
+    return next((file for file in files if line.startswith(f"{file}: ")), files[0])
+
+
+def usable_labelled(
+    data: LabelledData,
+    transform: Any,
+    cache_dir: str | Path,
+    on_bad_volume: str,
+    output_dir: str | Path,
+    in_channels: int = 1,
+    num_workers: int = 0,
+    cache_dtype: str = "float32",
+) -> LabelledData:
+    """The same for training and validation of labelled scans; test scans are not preprocessed by a training.
+
+    Raises:
+        UserError: when fewer than half of the scans, or none to train on, are left.
+    """
+    both = [*data.training, *data.validation]
+    used = usable_records(
+        both, transform, cache_dir, on_bad_volume, output_dir,
+        ("image", "label"), in_channels, len(data.class_names), num_workers, cache_dtype,
+    )  # fmt: skip
+    training = [record for record in data.training if record in used]
+    if not training:
+        raise UserError(f"{Path(output_dir) / QUARANTINE_FILE}: no scan to train on is left: mend the data.")
+    return dataclasses.replace(
+        data, training=training, validation=[record for record in data.validation if record in used]
+    )

@@ -1,0 +1,90 @@
+"""What a scan of any format becomes: a grid in space, known before a voxel is read, and the values of its voxels.
+
+World coordinates are NIfTI's, RAS+ in mm. DICOM, NRRD and MetaImage count in LPS+; `to_ras` turns their affines, and
+nothing else does, so that it happens once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from ..base.errors import UserError
+
+INSTALL = "pip install pydicom highdicom SimpleITK pillow"
+
+
+class MissingPackage(UserError):
+    """An optional package that a file needs is not installed."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scan whose header was read.
+
+    Attributes:
+        path: as a record names it.
+        reader: the format that it was read as: NIfTI, NRRD, MetaImage or DICOM.
+        shape: voxels (X, Y, Z), or (X, Y, Z, C) where a file holds channels.
+        affine: (4, 4), voxel to RAS+ in mm.
+        dtype: of the values.
+        read: gives the values, of that shape; rescaled (DICOM: to HU) where the format says how.
+        warnings: what a user should know of how it was read, one phrase each.
+        header: nibabel's image, of NIfTI alone.
+    """
+
+    path: str
+    reader: str
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+    warnings: tuple[str, ...] = ()
+    header: Any = None
+
+
+def to_ras(affine: np.ndarray) -> np.ndarray:
+    """An affine (4, 4) from voxels to LPS+ as one from voxels to RAS+; or the other way round."""
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, dtype=np.float64)
+
+
+def needed(module: str, path: str, purpose: str) -> Any:
+    """A module of the optional packages, imported when the first file asks for it.
+
+    Args:
+        module: its name.
+        path: the file that needs it, named in the error.
+        purpose: what for, likewise.
+
+    Raises:
+        MissingPackage: saying how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise MissingPackage(f"{path}: {purpose} needs {package}, which is not installed: {INSTALL}") from error
+
+
+def voxel_size(image: torch.Tensor) -> tuple[float, ...]:
+    """Voxel size in mm (x, y, z), from the affine of a `MetaTensor`; 1 mm for a plain tensor."""
+    if not isinstance(image, MetaTensor):
+        return (1.0, 1.0, 1.0)
+    return voxel_size_of(np.asarray(image.affine.cpu(), dtype=float))
+
+
+def voxel_size_of(affine: np.ndarray) -> tuple[float, ...]:
+    """Voxel size in mm (x, y, z), from an affine (4, 4)."""
+    return tuple(float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
+
+
+def scan_path(image: torch.Tensor) -> str | None:
+    """The file behind a `MetaTensor`; None where it is not known."""
+    path = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
+    return None if path is None else str(path)

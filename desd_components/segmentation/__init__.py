@@ -1,0 +1,1 @@
+"""The segmentation network, its losses, training, manifest, scores and inference."""

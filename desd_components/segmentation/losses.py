@@ -1,0 +1,128 @@
+"""Losses of segmentation, and the one rule from logits to labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.losses import DiceCELoss, DiceLoss
+from torch import nn
+from torch.nn import functional as F
+
+from ..base.errors import UserError
+
+ACTIVATIONS = ("sigmoid", "softmax")
+
+
+def class_members(num_classes: int, regions: bool | Sequence[Sequence[int]] | None = None) -> list[list[int]]:
+    """The label values that each channel covers, the background's first: its own alone, or what `regions` says."""
+    own = [[value] for value in range(1, num_classes)]
+    return [[0], *(own if regions is None or isinstance(regions, bool) else map(list, regions))]
+
+
+def class_targets(
+    labels: torch.Tensor, num_classes: int, regions: Sequence[Sequence[int]] | None = None
+) -> torch.Tensor:
+    """One binary map per channel: (B, 1, X, Y, Z) label values -> (B, num_classes, X, Y, Z) float.
+
+    Args:
+        labels: label values, 0 = background.
+        num_classes: channels, the background included.
+        regions: for each channel from 1 on, the label values that it covers; None: its own value alone.
+    """
+    values = labels.round().long()
+    members = class_members(num_classes, regions)
+    return torch.cat([torch.isin(values, values.new_tensor(own)) for own in members], dim=1).float()
+
+
+class DiceBCELoss(nn.Module):
+    """Dice on the sigmoids, background left out, plus binary cross-entropy over all channels, both with weight 1.
+
+    Dice is taken over the whole batch: a crop without a class then does not weigh as much as one with it. Computed in
+    float32 whatever the precision of the network.
+
+    Args:
+        regions: for each channel from 1 on, the label values that it covers, e.g. [[1, 2], [2]] for an organ with its
+            tumour, and the tumour; None: each channel is its own label value.
+    """
+
+    def __init__(self, regions: Sequence[Sequence[int]] | None = None) -> None:
+        super().__init__()
+        self.regions = None if regions is None else [list(r) for r in regions]
+        self.dice = DiceLoss(include_background=False, sigmoid=True, batch=True)
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C, X, Y, Z) and label values (B, 1, X, Y, Z) -> a scalar."""
+        logits = logits.float()
+        targets = class_targets(labels, logits.shape[1], self.regions)
+        return self.dice(logits, targets) + F.binary_cross_entropy_with_logits(logits, targets)
+
+
+class _DiceCELoss(DiceCELoss):
+    """MONAI's `DiceCELoss` on softmax, in float32."""
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C, X, Y, Z) and label values (B, 1, X, Y, Z) -> a scalar."""
+        return super().forward(input.float(), target)
+
+
+def segmentation_loss(
+    activation: str = "sigmoid", regions: bool | Sequence[Sequence[int]] = False, num_classes: int | None = None
+) -> nn.Module:
+    """The loss of one `activation`: "sigmoid", Dice + binary cross-entropy as in the paper; "softmax", Dice + CE.
+
+    Args:
+        activation: see above.
+        regions: see `DiceBCELoss`; True lets classes overlap, each being its own label value.
+        num_classes: channels, the background included, to check the regions against.
+
+    Raises:
+        UserError: when `activation` is neither, or when overlapping regions are asked of a softmax.
+    """
+    if num_classes is not None:
+        check_regions(regions, num_classes)
+    if activation not in ACTIVATIONS:
+        raise UserError(f"activation={activation!r}: choose one of {list(ACTIVATIONS)}.")
+    if activation == "softmax":
+        if regions:
+            raise UserError("regions overlap, which a softmax cannot say. Use activation: sigmoid, or regions: false.")
+        return _DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+    return DiceBCELoss(regions=None if isinstance(regions, bool) else regions)
+
+
+def check_regions(regions: bool | Sequence[Sequence[int]], num_classes: int) -> None:
+    """Refuse regions that are not one list of label values for each class but the background.
+
+    Raises:
+        UserError: naming the number found and the number wanted, or the value outside the classes.
+    """
+    if isinstance(regions, bool):
+        return
+    if len(regions) != num_classes - 1:
+        raise UserError(f"regions={regions!r}: {len(regions)} lists for {num_classes - 1} classes. Give one for each.")
+    outside = [value for members in regions for value in members if not 0 < value < num_classes]
+    if outside:
+        raise UserError(f"regions={regions!r}: label values run from 1 to {num_classes - 1}, {outside[0]} does not.")
+
+
+def decode(logits: torch.Tensor, regions: bool | Sequence = False) -> torch.Tensor:
+    """Logits to label values, the one rule of validation, inference and metadata.
+
+    Args:
+        logits: (..., C, X, Y, Z), channel 0 the background.
+        regions: False: the channel with the largest logit. Otherwise classes may overlap: those whose sigmoid exceeds
+            0.5 are present, and the later class wins.
+
+    Returns:
+        (..., 1, X, Y, Z), int64.
+    """
+    if not regions:
+        return logits.argmax(dim=-4, keepdim=True)
+    present = logits.narrow(-4, 1, logits.shape[-4] - 1) > 0  # a sigmoid exceeds 0.5 where its logit exceeds 0
+    classes = torch.arange(1, logits.shape[-4], device=logits.device).reshape(-1, 1, 1, 1)
+    return (present * classes).amax(dim=-4, keepdim=True)
+
+
+def probabilities(logits: torch.Tensor, activation: str) -> torch.Tensor:
+    """Logits (..., C, X, Y, Z) to probabilities of the same shape, in float32."""
+    return logits.float().softmax(dim=-4) if activation == "softmax" else logits.float().sigmoid()

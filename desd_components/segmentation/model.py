@@ -1,0 +1,126 @@
+"""The manifest of a segmentation model: enough to build the network, and the way to its input and from its output."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..base.errors import UserError
+from ..base.files import read_json
+from ..distillation.encoder import ResNet3DEncoder
+from ..distillation.weights import manifest_path, read_manifest, refuse_contradictions
+from ..scans.class_names import with_background
+from ..scans.labelled import find_labelled
+from ..scans.preprocess import target_spacing
+from .network import SegmentationNetwork
+
+logger = logging.getLogger(__name__)
+
+
+#: what a segmentation network's manifest holds, and of which type
+_MANIFEST_ENTRIES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("architecture", "decoder", "preprocessing"), (dict,)),
+    **dict.fromkeys(("class_names", "window"), (list,)),
+    "activation": (str,),
+    "regions": (bool, list),
+}
+
+
+def segmentation_classes(dataset_dir: str | Path, class_names: Any, metadata: str | Path) -> list[str]:
+    """Names of the classes, the background first: as asked for, else as the data say.
+
+    Without data (a network built only to be looked at, exported or loaded into) the classes of the bundle's own
+    ``metadata.json`` are taken, and the log says so.
+
+    Raises:
+        UserError: when the data are there but name no classes.
+    """
+    if class_names is not None:
+        return with_background(class_names)
+    path = Path(dataset_dir).expanduser()
+    if not path.exists():
+        channels = read_json(Path(metadata))["network_data_format"]["outputs"]["pred"]["channel_def"]
+        logger.warning("%s does not exist: the classes are those of %s.", path, metadata)
+        return with_background(channels, str(metadata))
+    source = path if path.is_file() else path / "dataset.json"
+    labels = read_json(source).get("labels") if source.is_file() else None
+    # where nothing names them, the search for labelled scans refuses in its own words
+    return with_background(labels, f"{source}, labels") if labels else find_labelled(path).class_names
+
+
+def segmentation_manifest(
+    network: SegmentationNetwork,
+    class_names: Sequence[str],
+    activation: str,
+    regions: bool | Sequence[Sequence[int]],
+    preprocessing: Mapping[str, Any],
+    window: Sequence[int],
+    encoder_checkpoint: str | None = None,
+) -> dict[str, Any]:
+    """What ``model.json`` says beside ``model.pt``: enough to build the network and the way to its input again."""
+    return {
+        "kind": "segmentation",
+        "architecture": network.encoder.architecture,
+        "decoder": network.decoder_architecture,
+        "class_names": list(class_names),
+        "activation": activation,
+        "regions": regions if isinstance(regions, bool) else [list(members) for members in regions],
+        "preprocessing": dict(preprocessing),
+        "window": list(window),
+        "encoder": "random" if encoder_checkpoint is None else Path(encoder_checkpoint).name,
+    }
+
+
+def model_manifest(checkpoint: str | Path, **asked: Any) -> dict[str, Any]:
+    """The manifest beside a fine-tuned ``model.pt``; settings asked for must agree with it.
+
+    Args:
+        checkpoint: the weights file.
+        asked: settings such as `spacing`, `intensity`, `hu_window`, `class_names`, `window`; None asks for nothing.
+
+    Raises:
+        UserError: when the file or its manifest is missing, is not of a segmentation network, or a setting differs.
+    """
+    manifest = read_manifest(checkpoint)
+    if manifest.get("kind") != "segmentation":
+        raise UserError(
+            f"{manifest_path(checkpoint)}: kind is {manifest.get('kind')!r}, not 'segmentation'. Give the model.pt of "
+            "a fine-tuning run; an encoder.pt is fine-tuned first (--encoder_checkpoint)."
+        )
+    _refuse_odd_manifest(manifest_path(checkpoint), manifest)
+    found = {**manifest["architecture"], **manifest["preprocessing"], **manifest}
+    refuse_contradictions(checkpoint, found, _as_written(asked))
+    return manifest
+
+
+def _refuse_odd_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse the manifest of a segmentation network in which something is absent or of another type, or does not fit.
+
+    Raises:
+        UserError: naming the first such entry.
+    """
+    for name, kinds in _MANIFEST_ENTRIES.items():
+        if not isinstance(manifest.get(name), kinds):
+            found = f"a {type(manifest[name]).__name__}" if name in manifest else "absent"
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise UserError(f"{path}: `{name}` is {found}, not a {wanted}. Copy it again from the run.")
+    named, channels = len(manifest["class_names"]), manifest["decoder"].get("out_channels")
+    if named != channels:
+        raise UserError(f"{path}: names {named} classes, but the network has {channels}. Copy it again from the run.")
+
+
+def _as_written(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as people give them, in the form that manifests hold."""
+    settings = dict(asked)
+    if settings.get("class_names") is not None:
+        settings["class_names"] = with_background(settings["class_names"])
+    if settings.get("spacing") is not None:
+        settings["spacing"] = target_spacing(settings["spacing"], [])
+    return settings
+
+
+def network_from_manifest(manifest: Mapping[str, Any]) -> SegmentationNetwork:
+    """The network that a manifest describes, with random weights."""
+    return SegmentationNetwork(ResNet3DEncoder(**manifest["architecture"]), **manifest["decoder"])

@@ -1,0 +1,148 @@
+"""Segmentation: the pre-trained encoder with a convolutional skip decoder, its losses, and logits -> labels.
+
+Source: Ye et al., "DeSD", MICCAI 2022, fine-tune the teacher's encoder with a randomly initialised decoder
+on Dice + binary cross-entropy; that decoder is not published, so this one is ours: a U-Net's expanding path of two
+3x3x3 convolutions per level, made of MONAI blocks. Every level upsamples to the exact size of its skip map, so any
+input size and any strides fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.blocks import Convolution
+from torch import nn
+from torch.nn import functional as F
+
+from ..base.errors import UserError
+from ..distillation.encoder import NORMS, ResNet3DEncoder, refuse_small_maps
+
+#: how many channels a decoder level may have at most
+MAX_DECODER_CHANNELS = 320
+
+
+class UpBlock(nn.Module):
+    """One level of the decoder: project, upsample to the skip's size, join, convolve twice."""
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, norm: str) -> None:
+        super().__init__()
+        self.project = Convolution(3, in_channels, out_channels, kernel_size=1, conv_only=True)
+        self.convolve = nn.Sequential(
+            _block(out_channels + skip_channels, out_channels, norm), _block(out_channels, out_channels, norm)
+        )
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        """(B, C, x, y, z) and a skip map (B, S, X, Y, Z) -> (B, O, X, Y, Z)."""
+        # projected first: interpolating fewer channels is cheaper, and both are linear
+        x = F.interpolate(self.project(x), size=skip.shape[2:], mode="trilinear", align_corners=False)
+        return self.convolve(torch.cat((x, skip), dim=1))
+
+
+def _block(in_channels: int, out_channels: int, norm: str) -> nn.Module:
+    act = ("leakyrelu", {"negative_slope": 0.01, "inplace": True})
+    return Convolution(
+        3, in_channels, out_channels, kernel_size=3, bias=False, adn_ordering="NA", act=act, norm=NORMS[norm]
+    )
+
+
+class SkipDecoder(nn.Module):
+    """Decoder over a list of skip maps.
+
+    Args:
+        in_channels: channels of the deepest map.
+        skip_channels: channels of the skip maps, deep to shallow.
+        out_channels: channels of each level, deep to shallow.
+        norm: "instance", "batch" or "group".
+    """
+
+    def __init__(self, in_channels: int, skip_channels: Sequence[int], out_channels: Sequence[int], norm: str) -> None:
+        super().__init__()
+        sources = (in_channels, *out_channels[:-1])
+        self.levels = nn.ModuleList(
+            UpBlock(source, skip, target, norm)
+            for source, skip, target in zip(sources, skip_channels, out_channels, strict=True)
+        )
+
+    def forward(self, x: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+        """The deepest map and the skip maps, deep to shallow -> a map of the shallowest skip's size."""
+        for i, level in enumerate(self.levels):
+            x = level(x, skips[i])
+        return x
+
+
+class SegmentationNetwork(nn.Module):
+    """The encoder of pre-training, a skip decoder to full resolution and a 1x1x1 head.
+
+    The skip maps are stages 3, 2, 1; then the stem's map where it is finer than stage 1; then the volume itself where
+    the stem has a stride.
+
+    Args:
+        encoder: any `ResNet3DEncoder`.
+        out_channels: classes including the background, which is channel 0.
+        decoder_width: channels of the finest decoder level; each deeper level has twice as many, at most 320.
+        decoder_norm: "instance", "batch" or "group".
+        window: size (x, y, z) in voxels of the windows that the network will see, checked here when given.
+
+    Raises:
+        UserError: when an argument is out of range, or when a window would leave a map of one voxel at stage 4.
+
+    Attributes:
+        decoder_architecture: the arguments besides the encoder, as JSON-able values, for a manifest.
+    """
+
+    def __init__(
+        self,
+        encoder: ResNet3DEncoder,
+        out_channels: int,
+        decoder_width: int = 32,
+        decoder_norm: str = "instance",
+        window: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_decoder(out_channels, decoder_width, decoder_norm)
+        if window is not None:
+            refuse_small_maps(encoder, window)
+        self.decoder_architecture: dict[str, object] = {
+            "out_channels": out_channels,
+            "decoder_width": decoder_width,
+            "decoder_norm": decoder_norm,
+        }
+        # probed instead of derived from the strides: a shape says whether a map is finer than the next
+        probe = (64, 64, 64)
+        stem_shape, stage_1_shape = _stem_shape(encoder, probe), encoder.stage_shapes(probe)[0]
+        self.uses_stem = stem_shape != stage_1_shape
+        self.uses_volume = stem_shape != probe
+        skip_channels = list(encoder.stage_channels[2::-1])
+        skip_channels += [encoder.stem_channels] if self.uses_stem else []
+        skip_channels += [encoder.in_channels] if self.uses_volume else []
+        depth = len(skip_channels)
+        widths = [min(decoder_width * 2 ** (depth - 1 - level), MAX_DECODER_CHANNELS) for level in range(depth)]
+        self.encoder = encoder
+        self.decoder = SkipDecoder(encoder.stage_channels[3], skip_channels, widths, decoder_norm)
+        self.head = Convolution(3, widths[-1], out_channels, kernel_size=1, conv_only=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Volume (B, C, X, Y, Z) -> logits (B, out_channels, X, Y, Z)."""
+        stem = self.encoder.stem(x)
+        maps = self.encoder.pyramid(stem)
+        skips = [maps[2], maps[1], maps[0]]
+        if self.uses_stem:
+            skips.append(stem)
+        if self.uses_volume:
+            skips.append(x)
+        return self.head(self.decoder(maps[3], skips))
+
+
+def _check_decoder(out_channels: int, decoder_width: int, decoder_norm: str) -> None:
+    if out_channels < 2:
+        raise UserError(f"out_channels={out_channels}: a segmentation needs the background and at least one class.")
+    if decoder_norm not in NORMS:
+        raise UserError(f"decoder_norm={decoder_norm!r}: choose one of {sorted(NORMS)}.")
+    if decoder_width < 1 or (decoder_norm == "group" and decoder_width % 8):
+        raise UserError(f"decoder_width={decoder_width}: give a positive number, one that 8 divides for group norm.")
+
+
+def _stem_shape(encoder: ResNet3DEncoder, shape: tuple[int, int, int]) -> tuple[int, ...]:
+    stride = encoder.architecture["stem_stride"]
+    return tuple(-(-size // step) for size, step in zip(shape, stride, strict=True))  # type: ignore[call-overload]

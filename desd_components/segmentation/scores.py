@@ -1,0 +1,208 @@
+"""Scores of segmentations: Dice and the 95 % Hausdorff distance (HD95, mm) of each class, per scan and on average.
+
+Dice follows nnU-Net's rule for absent classes: a class absent from reference and prediction has no score (null), one
+that is predicted though absent has 0. HD95 is MONAI's, the larger of the two directed 95th percentiles; it needs the
+class on both sides and is null otherwise. Means leave nulls out.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from ignite.metrics import Metric
+from monai.data import MetaTensor
+from monai.metrics import compute_hausdorff_distance
+
+from ..base.files import write_json
+from ..base.processes import from_all_processes
+from ..scans.records import CaseNames
+from ..scans.volume import scan_path, voxel_size
+from .losses import class_members
+
+logger = logging.getLogger(__name__)
+
+
+Scores = dict[str, dict[str, float | None]]
+
+
+def dice_score(prediction: torch.Tensor, reference: torch.Tensor) -> float | None:
+    """Dice of two binary maps of one shape; None when both are empty."""
+    total = int(prediction.sum()) + int(reference.sum())
+    return 2.0 * int((prediction & reference).sum()) / total if total else None
+
+
+def hd95_score(prediction: torch.Tensor, reference: torch.Tensor, spacing: Sequence[float]) -> float | None:
+    """HD95 in mm of two binary maps (X, Y, Z) with voxels of `spacing` mm; None when either is empty."""
+    if not prediction.any() or not reference.any():
+        return None
+    distance = compute_hausdorff_distance(
+        prediction[None, None].cpu(), reference[None, None].cpu(), include_background=True, percentile=95,
+        spacing=list(spacing),
+    )  # fmt: skip
+    return float(distance)
+
+
+def case_scores(
+    prediction: torch.Tensor,
+    reference: torch.Tensor,
+    class_names: Sequence[str],
+    spacing: Sequence[float],
+    regions: bool | Sequence[Sequence[int]] = False,
+) -> Scores:
+    """Dice and HD95 of each class but the background.
+
+    Args:
+        prediction, reference: label values (1, X, Y, Z) on one grid.
+        class_names: name of label value 0 (background), 1, 2, ...
+        spacing: voxel size in mm (x, y, z).
+        regions: the label values that each class but the background covers, as it was trained; a bool: its own alone.
+
+    Returns:
+        {"dice": {class: score or None}, "hd95": {class: mm or None}}.
+    """
+    prediction, reference = _plain(prediction), _plain(reference)
+    scores: Scores = {"dice": {}, "hd95": {}}
+    for name, members in list(zip(class_names, class_members(len(class_names), regions), strict=True))[1:]:
+        found, true = (torch.isin(labels, torch.tensor(members)) for labels in (prediction, reference))
+        scores["dice"][name] = dice_score(found, true)
+        scores["hd95"][name] = hd95_score(found, true, spacing)
+    return scores
+
+
+def _plain(labels: torch.Tensor) -> torch.Tensor:
+    tensor = labels.as_tensor() if isinstance(labels, MetaTensor) else labels
+    return tensor.detach()[0].round().long().cpu()
+
+
+def mean_scores(cases: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> Scores:
+    """Mean of each score over the cases that have it, per class, and "mean", the mean over the classes."""
+    means: Scores = {}
+    for kind in ("dice", "hd95"):
+        per_class = {name: _mean([case[kind][name] for case in cases]) for name in class_names[1:]}
+        means[kind] = {**per_class, "mean": _mean(list(per_class.values()))}
+    return means
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
+
+
+class SegmentationScores(Metric):
+    """Ignite metric: the mean Dice over classes and cases; all other scores go along.
+
+    Reads label maps from a list of {"pred", "label"} (1, X, Y, Z), as decollated and decoded. Under the metric's name
+    `engine.state.metrics` gets the mean Dice (0 when no class has a score), and beside it "dice_<class>" and
+    "hd95_<class>"; `engine.state.metric_details["cases"]` gets the scores of each scan. Several processes gather
+    their cases; a scan seen twice, as a distributed sampler pads, counts once.
+
+    Args:
+        class_names: name of each label value, the background first.
+        regions: see `case_scores`.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        regions: bool | Sequence[Sequence[int]] = False,
+        output_transform: Callable = lambda output: output,
+    ) -> None:
+        self.class_names, self.regions = list(class_names), regions
+        super().__init__(output_transform=output_transform)
+        self._skip_unrolling = True
+
+    def reset(self) -> None:
+        """Forget all cases."""
+        self.cases: list[dict[str, Any]] = []
+
+    def update(self, output: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        """Score each sample of a decollated batch."""
+        for sample in output:
+            label = sample["label"]
+            scores = case_scores(sample["pred"], label, self.class_names, voxel_size(label), self.regions)
+            path = scan_path(sample.get("image", label)) or f"case {len(self.cases) + 1}"
+            self.cases.append({"path": path, **scores})
+
+    def gathered(self) -> list[dict[str, Any]]:
+        """The cases of all processes, each scan once, sorted by path."""
+        unique = {case["path"]: case for case in from_all_processes(self.cases)}
+        return [unique[path] for path in sorted(unique)]
+
+    def compute(self) -> float:
+        """The mean Dice."""
+        return mean_scores(self.gathered(), self.class_names)["dice"]["mean"] or 0.0
+
+    def completed(self, engine: Engine, name: str) -> None:
+        """Put the scores into the engine's state."""
+        cases = self.gathered()
+        means = mean_scores(cases, self.class_names)
+        engine.state.metrics[name] = means["dice"]["mean"] or 0.0
+        for kind in ("dice", "hd95"):
+            for class_name in self.class_names[1:]:
+                value = means[kind][class_name]
+                engine.state.metrics[f"{kind}_{class_name}"] = math.nan if value is None else value
+        engine.state.metric_details["cases"] = cases  # type: ignore[attr-defined]
+
+
+def metrics_report(
+    cases: Sequence[Mapping[str, Any]], class_names: Sequence[str], case_names: CaseNames | None = None
+) -> dict[str, Any]:
+    """What ``metrics.json`` holds: the classes, each case's scores under its name, their means."""
+    names = case_names or CaseNames({"image": case["path"]} for case in cases)
+    shown = [{"image": names.file(case["path"]), "dice": case["dice"], "hd95": case["hd95"]} for case in cases]
+    return {"classes": list(class_names), "cases": shown, "mean": mean_scores(cases, class_names)}
+
+
+def metrics_table(report: Mapping[str, Any]) -> str:
+    """The means of a report as a plain table."""
+    rows = [f"{'class':<24} {'Dice':>8} {'HD95 mm':>9}   over {len(report['cases'])} scans"]
+    for name, dice in report["mean"]["dice"].items():
+        hd95 = report["mean"]["hd95"][name]
+        rows.append(f"{name:<24} {_figure(dice, 4):>8} {_figure(hd95, 2):>9}")
+    return "\n".join(rows)
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+class MetricsReportHandler:
+    """When an evaluation ends, write its scores to `path` as JSON and print the table of means.
+
+    Args:
+        path: the JSON file, written whole or not at all.
+        class_names: name of each label value, the background first.
+        about: what else the file should say, such as the checkpoint.
+        case_names: what the scans are called; by default told from those that were scored.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        class_names: Sequence[str],
+        about: Mapping[str, Any] | None = None,
+        case_names: CaseNames | None = None,
+    ) -> None:
+        self.path, self.class_names, self.about = Path(path), list(class_names), dict(about or {})
+        self.case_names = case_names
+
+    def attach(self, engine: Engine) -> None:
+        """Report when `engine`, an evaluator with `SegmentationScores`, has finished."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write and print, in the first process only."""
+        if idist.get_rank() > 0:
+            return
+        cases = engine.state.metric_details["cases"]  # type: ignore[attr-defined]
+        report = metrics_report(cases, self.class_names, self.case_names)
+        write_json(self.path, {**report, **self.about})
+        print(metrics_table(report))
+        logger.info("scores of %d scans written to %s", len(report["cases"]), self.path)

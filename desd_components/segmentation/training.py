@@ -1,0 +1,185 @@
+"""Fine-tuning: what is trained how fast, which classes, which grid, and the manifest of the model.
+
+Source: Ye et al., "DeSD", MICCAI 2022, fine-tune the whole network; the other presets (an encoder that waits for the
+decoder, a learning rate that falls with depth) are common practice and ours to offer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from ignite.handlers import EarlyStopping
+from monai.engines import Evaluator
+from monai.handlers import stopping_fn_from_metric
+from torch import nn
+
+from ..base.errors import UserError
+from ..distillation.encoder import shape_table
+from ..distillation.weights import read_manifest
+from ..scans.labelled import LabelledData
+from ..scans.records import Record
+from .network import SegmentationNetwork
+
+logger = logging.getLogger(__name__)
+
+
+PRESETS = ("whole", "encoder_warmup", "layerwise_decay")
+SPLIT_FILE = "split.json"
+
+
+def parameter_groups(
+    network: SegmentationNetwork,
+    preset: str = "whole",
+    frozen_steps: int = 0,
+    decay: float = 0.75,
+    weight_decay: float = 0.0,
+) -> list[dict[str, Any]]:
+    """Parameter groups of an optimiser; `LearningRateHandler` reads their "lr_scale" and "frozen_steps".
+
+    Args:
+        network: the network to fine-tune.
+        preset: "whole": one learning rate for all; "encoder_warmup": the encoder rests for the first `frozen_steps`
+            optimiser steps, while the random decoder settles; "layerwise_decay": the decoder learns at the full rate,
+            stage 4 at `decay` times that, stage 3 at `decay` squared, and so on down to the stem.
+        frozen_steps: used by "encoder_warmup".
+        decay: used by "layerwise_decay", above 0 and at most 1.
+        weight_decay: of kernels; biases and the affine parameters of norms get none.
+
+    Raises:
+        UserError: when the preset is unknown or `decay` is out of range.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"preset={preset!r}: choose one of {list(PRESETS)}.")
+    if not 0 < decay <= 1:
+        raise UserError(f"layer_decay={decay}: give a factor above 0 and at most 1.")
+    encoder = network.encoder
+    parts: list[tuple[str, list[nn.Module]]] = [("decoder", [network.decoder, network.head])]
+    parts += [(f"stage_{stage}", [encoder.stage_modules[stage - 1]]) for stage in (4, 3, 2, 1)]
+    parts += [("stem", [encoder.stem])]
+    groups = []
+    for depth, (name, modules) in enumerate(parts):
+        settings = {
+            "lr_scale": decay**depth if preset == "layerwise_decay" else 1.0,
+            "frozen_steps": frozen_steps if preset == "encoder_warmup" and name != "decoder" else 0,
+        }
+        parameters = [p for module in modules for p in module.parameters()]
+        kernels, vectors = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+        groups.append({"name": name, "params": kernels, "weight_decay": weight_decay, **settings})
+        if vectors:
+            groups.append({"name": f"{name}_vectors", "params": vectors, "weight_decay": 0.0, **settings})
+    return groups
+
+
+def share_of_steps(fraction: float, total_steps: int, name: str = "fraction") -> int:
+    """How many of `total_steps` a share of the run is.
+
+    Raises:
+        UserError: when it is no share below 1; `name` is the setting to mend.
+    """
+    if not 0 <= fraction < 1:
+        raise UserError(f"{name}={fraction}: give a share of the run, from 0 to below 1.")
+    return round(fraction * total_steps)
+
+
+def agree_with_encoder(checkpoint: str | Path | None, settings: Mapping[str, Any], allow: bool | None = None) -> None:
+    """Refuse volumes that are preprocessed unlike those that an encoder was pre-trained on.
+
+    Args:
+        checkpoint: weights with a manifest, or None.
+        settings: as of `preprocessing_settings`.
+        allow: only log the differences; None where a run has no such setting.
+
+    Raises:
+        UserError: listing the differences.
+    """
+    if checkpoint is None:
+        return
+    trained = read_manifest(checkpoint).get("preprocessing") or {}
+    differing = [
+        f"{key} was {trained[key]!r}, now {settings[key]!r}"
+        for key in settings
+        if key in trained and trained[key] != settings[key]
+    ]
+    if not differing:
+        return
+    if not allow:
+        remedy = "Use its settings." if allow is None else "Use its settings, or --allow_other_preprocessing true."
+        raise UserError(f"{checkpoint} was pre-trained on other volumes: {'; '.join(differing)}. {remedy}")
+    logger.warning("%s was pre-trained on other volumes, which is accepted: %s", checkpoint, "; ".join(differing))
+
+
+def announce_training(
+    network: SegmentationNetwork, window: Sequence[int], class_names: Sequence[str], total_steps: int
+) -> None:
+    """Log what is about to be trained: classes, maps, parameters, steps."""
+    million = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    logger.info("classes: %s", ", ".join(f"{value} {name}" for value, name in enumerate(class_names)))
+    logger.info("encoder:\n%s", shape_table(network.encoder, window))
+    logger.info("%.2f M parameters, %d optimiser steps", million, total_steps)
+
+
+def write_split(data: LabelledData, output_dir: str | Path) -> None:
+    """Write who trains, validates and tests to ``split.json`` in the run's folder, in the first process."""
+    if idist.get_rank() == 0:
+        data.write_split(Path(output_dir) / SPLIT_FILE)
+
+
+def split_of(checkpoint: str | Path) -> str | None:
+    """The split that the run of `checkpoint` wrote beside it, so that an evaluation never draws another one."""
+    path = Path(checkpoint).parent / SPLIT_FILE
+    return str(path) if path.is_file() else None
+
+
+def section_of(data: LabelledData, section: str) -> list[Record]:
+    """The records of one section, or of "all".
+
+    Raises:
+        UserError: when the section does not exist or is empty.
+    """
+    everything = [record for part in data.sections.values() for record in part]
+    records = everything if section == "all" else data.sections.get(section, [])
+    if not records:
+        there = ", ".join(f"{name} ({len(part)})" for name, part in data.sections.items())
+        raise UserError(
+            f"section={section!r}: no labelled scan there; there are {there}. Name the cases with --data_split FILE."
+        )
+    return records
+
+
+class EarlyStop:
+    """Stop the trainer when the validator's metric has not risen for `patience` validations.
+
+    MONAI's `EarlyStopHandler` belongs to the validator and holds the trainer, which holds the validator: a circle that
+    a config cannot write. This one is attached to the trainer and closes the circle then; a run that it has stopped
+    stays stopped when it is started again.
+    """
+
+    def __init__(self, validator: Evaluator, patience: int, key: str = "mean_dice") -> None:
+        self.validator, self.patience, self.key = validator, patience, key
+        self._handler: EarlyStopping | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Let the validator stop the trainer `engine`."""
+        self._handler = EarlyStopping(self.patience, stopping_fn_from_metric(self.key), trainer=engine)
+        # at the very end of a validation: the metrics are computed when its only epoch ends
+        self.validator.add_event_handler(Events.COMPLETED, self._handler)
+        engine.add_event_handler(Events.STARTED, self._stay_stopped)
+
+    def _stay_stopped(self, engine: Engine) -> None:
+        if self._handler is not None and self._handler.counter >= self.patience:
+            logger.info("Stopped early before, after %d validations without a better %s.", self.patience, self.key)
+            engine.terminate()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best metric so far, and the validations since."""
+        return {} if self._handler is None else dict(self._handler.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the count of `state`."""
+        if self._handler is not None:
+            self._handler.load_state_dict(state)

@@ -1,0 +1,1 @@
+"""What a person runs: `desd COMMAND`. Nobody imports it."""

@@ -1,0 +1,146 @@
+"""Commands: ``desd COMMAND [ARGUMENTS]``, or ``python -m desd_tools COMMAND`` where nothing is installed.
+
+Differs from a plain Fire program in three ways: a command's module is imported only when it is called, a mistyped flag
+is refused before the command starts (Fire would run it with the default and complain at the end), and an argument is
+read by its annotation (Fire would make a number of a folder ``2024``, and a truth of ``--checks false``).
+
+Exit code: 0; 2 after a `UserError`, which is printed as one line; a command that has something to say by its exit code
+returns it as an int (``check``: 1 when it found faults).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import itertools
+import logging
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import desd_components
+from desd_components.base.errors import UserError
+from desd_components.runs.plain import ended_plainly
+
+# command: module and function that do it. One line per command.
+COMMANDS = {
+    "demo": "desd_tools.studies.demo:demo",
+    "download": "desd_tools.data.download:download",
+    "check": "desd_tools.check.check:check",
+    "check-config": "desd_tools.check.config_check:check_config",
+    "deeplesion": "desd_tools.data.deeplesion:deeplesion",
+    "phantom": "desd_tools.studies.phantom.phantom:write_family",
+    "label-curve": "desd_tools.studies.label_curve:label_curve",
+    "insert": "desd_tools.insert:insert",
+    "gallery": "desd_tools.gallery:gallery",
+    "report": "desd_tools.report:report",
+    "method-figure": "desd_tools.method_figure:method_figure",
+    "publish": "desd_tools.pack.publish:publish",
+    "pack": "desd_tools.pack.pack:pack",
+    "export": "desd_tools.pack.export:export",
+    "faults": "desd_tools.studies.faults.faults:faults",
+    "import-official": "desd_tools.pack.import_official:import_official",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code, or 2 after printing a `UserError` as one line."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return ended_plainly(lambda: _run(arguments))
+
+
+def overview() -> str:
+    """One line per command: its name and the first sentence of its docstring."""
+    lines = [f"  {name:<15} {(inspect.getdoc(_find(name)) or '').splitlines()[0]}" for name in COMMANDS]
+    return "\n".join(["desd COMMAND [ARGUMENTS]   (COMMAND --help: its arguments)", "", *lines])
+
+
+def _find(name: str) -> Callable:
+    if name not in COMMANDS:
+        raise UserError(f"command {name!r} does not exist. Choose one of: {', '.join(COMMANDS)}.")
+    module, function = COMMANDS[name].split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _run(words: list[str]) -> int:
+    """Run a command; its exit code is what it returns, where that is an int."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        print(desd_components.__version__)
+        return 0
+    import fire
+
+    name, arguments = words[0], words[1:]
+    function = _find(name)
+    _refuse_unknown_flags(name, function, arguments)
+    _read_by_annotations(name, function)
+    try:
+        result = fire.Fire(function, command=arguments, name=f"desd {name}", serialize=lambda _: None)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise UserError(f"{name}: {error.filename}: {error.strerror}: give another path.") from error
+    return result if isinstance(result, int) else 0
+
+
+def _truth(text: str) -> bool:
+    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
+
+
+def _text_or_none(text: str) -> str | None:
+    return None if text.lower() in ("none", "null") else text
+
+
+# of an annotation: how its argument is read, and what it is called
+_READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    int: (int, "a whole number"),
+    bool: (_truth, "true or false"),
+    str: (str, "a text"),
+    str | Path: (str, "a path"),
+    str | None: (_text_or_none, "a text"),
+}
+
+
+def _read_by_annotations(name: str, function: Callable) -> None:
+    """Tell Fire how to read the arguments of a command; those of other annotations stay Python literals."""
+    from fire.decorators import SetParseFn
+
+    hints = typing.get_type_hints(function)
+    for parameter in inspect.signature(function).parameters.values():
+        if hints.get(parameter.name) in _READERS:
+            reader = _reader(name, parameter.name, *_READERS[hints[parameter.name]])
+            several = parameter.kind is inspect.Parameter.VAR_POSITIONAL
+            SetParseFn(reader, *(() if several else (parameter.name,)))(function)
+
+
+def _reader(name: str, parameter: str, read: Callable[[str], Any], kind: str) -> Callable[[str], Any]:
+    def reader(text: str) -> Any:
+        try:
+            return read(text)
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{name}: --{parameter.replace('_', '-')} {text}: give {kind}.") from error
+
+    return reader
+
+
+def _refuse_unknown_flags(name: str, function: Callable, arguments: list[str]) -> None:
+    hints = typing.get_type_hints(function)
+    known = set(inspect.signature(function).parameters) | {"help"}
+    for argument, following in itertools.pairwise([*arguments, "--"]):
+        flag = argument.split("=")[0]
+        parameter = flag[2:].replace("-", "_")
+        if flag.startswith("--") and parameter and not {parameter, parameter.removeprefix("no")} & known:
+            flags = ", ".join(f"--{known_one.replace('_', '-')}" for known_one in sorted(known))
+            raise UserError(f"{name}: flag {flag} does not exist. Choose one of: {flags}.")
+        alone = argument.startswith("--") and "=" not in argument and following.startswith("--")
+        if alone and hints.get(parameter, bool) is not bool:
+            raise UserError(f"{name}: flag {flag} has no value. Say {flag}=VALUE.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

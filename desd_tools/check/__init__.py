@@ -1,0 +1,1 @@
+"""`desd check`: the faults of a folder of scans, and settings that fit it."""

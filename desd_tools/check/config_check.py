@@ -1,0 +1,165 @@
+"""Configs that cannot lie: every setting is read by something, every argument is one that its target takes.
+
+`monai.bundle` ignores what nothing refers to, so a misspelt knob looks like one that does nothing. Used is what the run
+reads: the expressions of ``run``, ``initialize`` and ``finalize``, whatever they refer to, and so on. Nothing is
+evaluated or imported but the targets' modules; what a function does with an argument, only a run shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigParser, ReferenceResolver
+
+from desd_components.base.errors import UserError
+from desd_components.runs.command import accepts, located
+
+#: where the use begins: what `monai.bundle run` evaluates
+ENTRIES = ("imports", "initialize", "run", "training", "inference", "finalize")
+#: read by programs: MONAI's workflows ask any training config, an evaluation's too, for the bundle's place and its loss
+ASKED_FOR = ("bundle_root", "loss")
+#: of a component, read by MONAI itself
+COMPONENT_KEYS = ("_target_", "_disabled_", "_requires_", "_desc_", "_mode_")
+Place = tuple[str, ...]  # of an item: its keys, and its numbers in lists
+
+
+def config_faults(files: Sequence[str | Path]) -> list[str]:
+    """What is wrong with a config, one line for each fault, beginning with the dotted place of the item.
+
+    Args:
+        files: laid over one another in this order. A last file that replaces ``run`` uses what it needs of those before
+            it, so only its own items have to be used; otherwise those of all files have to be.
+
+    Raises:
+        UserError: when a file cannot be read.
+    """
+    items = dict(walk(_merged(files)))
+    own = _judged(files)
+    dead = [place for place in _dead(items, used_items(items)) if any(_overlap(place, key) for key in own)]
+    faults = [f"{dotted(place)}: nothing uses it" for place in dead]
+    return sorted([*faults, *_dangling(items), *_refused_arguments(items)])
+
+
+def check_config(*configs: str) -> int:
+    """Say which settings of CONFIGS, overlays in order, nothing reads, and which arguments their targets do not take.
+
+    Args:
+        configs: such as bundles/desd_pretrain/configs/train.yaml bundles/desd_pretrain/configs/small.yaml.
+
+    Returns:
+        1 when there are faults, else 0.
+
+    Raises:
+        UserError: when no config is named, or one cannot be read.
+    """
+    if not configs:
+        raise UserError("check-config: name the config files, overlays last.")
+    faults = config_faults(configs)
+    for fault in faults:
+        print(fault)
+    print(f"{len(faults)} faults in {', '.join(configs)}")
+    return int(bool(faults))
+
+
+def _merged(files: Sequence[str | Path]) -> dict[str, Any]:
+    absent = next((file for file in files if not Path(file).is_file()), None)
+    if absent is not None:
+        raise UserError(f"{absent}: no such config. Name the files, overlays last.")
+    parser = ConfigParser()
+    try:
+        parser.read_config([str(file) for file in files])
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{', '.join(map(str, files))}: no YAML or JSON ({' '.join(str(error).split())[:160]})."
+        ) from error
+    parser.resolve_macro_and_relative_ids()
+    return {key: value for key, value in parser.get().items() if key != "_meta_"}
+
+
+def _judged(files: Sequence[str | Path]) -> set[Place]:
+    """The items, as the files name them, that have to be used."""
+    contents = [ConfigParser.load_config_file(str(file)) for file in files]
+    contents = contents[-1:] if "run" in contents[-1] else contents
+    return {_place(str(key).removeprefix("+")) for content in contents for key in content}
+
+
+def _place(name: str) -> Place:
+    return tuple(ReferenceResolver.normalize_id(name).split("::"))
+
+
+def _overlap(one: Place, other: Place) -> bool:
+    return all(a == b for a, b in zip(one, other, strict=False))
+
+
+def walk(config: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Every item of a config with its place, the outer ones first."""
+    if place:
+        yield place, config
+    parts = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in parts:
+        yield from walk(value, (*place, str(key)))
+
+
+def references(value: Any) -> list[Place]:
+    """What one item refers to."""
+    if not isinstance(value, str):
+        return []
+    found = ReferenceResolver.match_refs_pattern(value=ReferenceResolver.normalize_id(value))
+    return [_place(name) for name in found]
+
+
+def used_items(items: dict[Place, Any]) -> set[Place]:
+    """The paths of all items that a run reads, as far as the references tell."""
+    below: dict[Place, list[Place]] = {}
+    for place in items:
+        for length in range(1, len(place) + 1):
+            below.setdefault(place[:length], []).append(place)
+    waiting: list[Place] = [(name,) for name in (*ENTRIES, *ASKED_FOR)]
+    used: set[Place] = set()
+    while waiting:
+        for place in below.get(waiting.pop(), []):
+            if place not in used:
+                used.add(place)
+                waiting += references(items[place])
+    return used
+
+
+def _dead(items: dict[Place, Any], used: set[Place]) -> list[Place]:
+    """Unused leaves; of a component or list that is unused as a whole, only the outermost item."""
+    alive = {place[:length] for place in used for length in range(1, len(place) + 1)}
+    return [place for place in items if place not in alive and (len(place) == 1 or place[:-1] in alive)]
+
+
+def _dangling(items: dict[Place, Any]) -> Iterator[str]:
+    for place, value in items.items():
+        for name in references(value):
+            if name not in items and not _within_value(items, name):
+                yield f"{dotted(place)}: refers to {dotted(name)!r}, which does not exist"
+
+
+def _within_value(items: dict[Place, Any], name: Place) -> bool:
+    """Whether a reference leads into what an expression evaluates to."""
+    outer = next((name[:n] for n in range(len(name) - 1, 0, -1) if name[:n] in items), None)
+    value = items.get(outer) if outer else None
+    return isinstance(value, str) and value.startswith(("$", "@"))
+
+
+def _refused_arguments(items: dict[Place, Any]) -> Iterator[str]:
+    for place, value in items.items():
+        target = str(value["_target_"]) if isinstance(value, dict) and "_target_" in value else None
+        if target is None or target.startswith("$"):
+            continue
+        if not callable(located(target)):
+            yield f"{dotted(place)}: its target {target} does not exist"
+            continue
+        for argument in map(str, value):
+            if argument not in COMPONENT_KEYS and not accepts(target, argument):
+                yield f"{dotted((*place, argument))}: {target} takes no such argument"
+
+
+def dotted(place: Place) -> str:
+    """A place for people: ``train.handlers.0.interval``."""
+    return ".".join(place)

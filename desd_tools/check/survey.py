@@ -1,0 +1,168 @@
+"""All files of a folder together: read once each, in threads, then compared with each other.
+
+Threads serve here, although Python is one at a time: decompression, hashing and numpy's passes release its lock.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from desd_components.scans.check import grid_problem, threaded
+from desd_components.scans.records import record_files
+
+from .findings import REMARK, Finding, from_line
+from .folder import UNUSED, Case, DataFolder
+from .intensity import intensity_findings, intensity_of
+from .volume import Facts, FileReport, inspect
+
+
+@dataclass
+class Survey:
+    """What was seen.
+
+    Attributes:
+        folder: what was looked at.
+        reports: by file.
+        findings: all of them, by file.
+        intensity: "hu" or "zscore": asked for, or what most images look like.
+    """
+
+    folder: DataFolder
+    reports: dict[str, FileReport]
+    findings: list[Finding]
+    intensity: str
+
+    def facts(self, key: str) -> list[Facts]:
+        """Of the usable files of all cases that a training may use, under "image" (first channel) or "label"."""
+        files = [record_files(case.record, (key,)) for case in self.folder.cases if case.section != UNUSED]
+        first = dict.fromkeys(names[0] for names in files if names)
+        reports = [self.reports[file] for file in first]
+        return [report.facts for report in reports if report.facts is not None and report.usable]
+
+
+def survey(
+    folder: DataFolder,
+    in_channels: int = 1,
+    intensity: str = "auto",
+    hu_window: Sequence[float] = (-1024.0, 1024.0),
+    num_workers: int = 2,
+) -> Survey:
+    """Read every file once and compare.
+
+    Args:
+        folder: as of `look`.
+        in_channels: channels of an image.
+        intensity: "hu", "zscore", or "auto": what most images look like.
+        hu_window: that images are clipped to with "hu".
+        num_workers: threads.
+    """
+    reports = _read(folder, in_channels, num_workers)
+    images = {file: report.facts for file, report in reports.items() if report.usable and not report.is_label}
+    chosen = intensity_of([facts for facts in images.values() if facts]) if intensity == "auto" else intensity
+    findings = [finding for report in reports.values() for finding in report.findings]
+    findings += [*folder.findings, *_grids(folder.cases, reports), *_twice_listed(folder.cases)]
+    findings += _duplicates(folder.cases, reports)
+    findings += intensity_findings({file: facts for file, facts in images.items() if facts}, chosen, hu_window)
+    findings += _missing_classes(folder, reports)
+    return Survey(folder, reports, sorted(findings, key=lambda finding: (finding.severity, finding.file)), chosen)
+
+
+def _read(folder: DataFolder, in_channels: int, num_workers: int) -> dict[str, FileReport]:
+    from tqdm import tqdm
+
+    count = len(folder.class_names) if folder.class_names else None
+    tasks: dict[str, tuple[bool, int]] = {}
+    for case in folder.cases:
+        images = record_files(case.record, ("image",))
+        tasks |= {file: (False, 1 if len(images) > 1 else in_channels) for file in images}
+        tasks |= {file: (True, 1) for file in record_files(case.record, ("label",))}
+    reports = threaded(lambda task: inspect(task[0], task[1][0], task[1][1], count), tasks.items(), num_workers)
+    interval = 0.5 if sys.stderr.isatty() else 30.0  # a log file wants a line now and then, not a moving bar
+    bar = tqdm(reports, total=len(tasks), desc="checking", unit="file", mininterval=interval)
+    return {report.file: report for report in bar}
+
+
+def _grids(cases: Sequence[Case], reports: dict[str, FileReport]) -> Iterator[Finding]:
+    """Labels, and further channels, on another grid than the first file of their record."""
+    for case in cases:
+        files = record_files(case.record)
+        known = [(file, facts.shape, facts.affine) for file in files if (facts := reports[file].facts)]
+        if len(known) < len(files):
+            continue
+        for other in known[1:]:
+            if line := grid_problem(known[0], other):
+                yield from_line(line, files, "grid")
+
+
+def _twice_listed(cases: Sequence[Case]) -> Iterator[Finding]:
+    """One file in two sections."""
+    sections: dict[str, set[str]] = defaultdict(set)
+    for case in cases:
+        for file in record_files(case.record, ("image",)):
+            sections[file].add(case.section)
+    for file, names in sections.items():
+        if len(names - {UNUSED}) > 1:
+            what = f"is listed under {' and '.join(sorted(names))}"
+            yield Finding(file, what, "keep it in one: a score on a scan that was trained on says nothing", "leak")
+
+
+def _duplicates(cases: Sequence[Case], reports: dict[str, FileReport]) -> Iterator[Finding]:
+    """Files with the voxels of an earlier one; in two sections they are one case, trained on and tested on."""
+    section = {file: case.section for case in cases for file in record_files(case.record)}
+    groups: dict[tuple[bool, str], list[str]] = defaultdict(list)
+    for file, report in reports.items():
+        if report.facts and report.facts.digest and not _is_blank(report):
+            groups[report.is_label, report.facts.digest].append(file)
+    for (is_label, _), (first, *others) in groups.items():
+        for other in others:
+            files = os.path.isfile(first) and os.path.isfile(other)  # a DICOM series may be a folder
+            how = "byte for byte" if files and filecmp.cmp(first, other, shallow=False) else "voxel for voxel"
+            yield _duplicate(first, other, how, is_label, {section[first], section[other]} - {UNUSED})
+
+
+def _is_blank(report: FileReport) -> bool:
+    """Whether it is an empty label: two of those are no duplicates."""
+    return report.is_label and report.facts is not None and set(report.facts.class_voxels) == {0}
+
+
+def _duplicate(first: str, other: str, how: str, is_label: bool, sections: set[str]) -> Finding:
+    what = f"is {how} the same as {first}"
+    if is_label:
+        remedy = "look whether one of the two was saved under the wrong name, or belongs to a copied image"
+        return Finding(other, what, remedy, "duplicate label", REMARK)
+    if len(sections) > 1:
+        what += f": one case under {' and '.join(sorted(sections))}"
+        return Finding(other, what, "keep one: a score on a scan that was trained on says nothing", "leak")
+    return Finding(other, what, "keep one of the two", "duplicate")
+
+
+def _missing_classes(folder: DataFolder, reports: dict[str, FileReport]) -> Iterator[Finding]:
+    """Classes that are named but occur in no label; and values that nobody names."""
+    files = [file for case in folder.cases for file in record_files(case.record, ("label",))]
+    seen: set[int] = set()
+    for file in files:
+        facts = reports[file].facts
+        seen |= set(facts.class_voxels) if facts else set()
+    if not seen:
+        return
+    if folder.class_names is None:
+        values = sorted(seen)
+        what = f"nothing names the classes; its labels hold the values {values[:20]}{' ...' * (len(values) > 20)}"
+        yield Finding(folder.source, what, "name them: `--class_names \"['liver']\"`", "classes", REMARK)
+        return
+    for value, name in enumerate(folder.class_names):
+        if value > 0 and value not in seen:
+            what = f"class {value} ({name}) occurs in none of {len(set(files))} labels"
+            yield Finding(folder.source, what, "add labels that hold it, or leave the class out", "missing class")
+
+
+def shown(file: str, root: Path) -> str:
+    """The file relative to the root, where it lies below it."""
+    path = Path(file)
+    return str(path.relative_to(root)) if path.is_relative_to(root) and path != root else file

@@ -1,0 +1,146 @@
+"""One file, read once: what is wrong with it, and what the rest of the check needs to know of it.
+
+The checks are those of a training's start (`desd_components.checks`), in the same order and words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from desd_components.base.errors import UserError
+from desd_components.scans.check import UNREADABLE, class_problem, header_problem, label_values, raw_problem, unreadable
+from desd_components.scans.read import open_volume
+from desd_components.scans.volume import Volume
+
+from .findings import REMARK, Finding, from_line
+from .geometry import geometry_findings
+
+SAMPLED_VOXELS = 200_000  # of a volume, for its percentiles
+PERCENTILES = (1, 50, 99)
+
+
+@dataclass
+class Facts:
+    """What is known of a file.
+
+    Attributes:
+        shape: voxels (x, y, z) in the order of the file.
+        affine: voxel to mm.
+        ras_shape, ras_spacing: voxels and mm along right, anterior, superior.
+        digest: of shape and values, the same for any storage type; None where the voxels were not read.
+        low, high: the least and the largest value.
+        percentiles: 1 %, 50 %, 99 % of the values.
+        share_below_zero: share of voxels below -50, which CT has of air and fat and magnitude images have not.
+        share_whole: share of voxels that are whole numbers.
+        class_voxels: of a label, voxels by value.
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    ras_shape: tuple[int, ...]
+    ras_spacing: tuple[float, ...]
+    digest: str | None = None
+    low: float = 0.0
+    high: float = 0.0
+    percentiles: tuple[float, ...] = ()
+    share_below_zero: float = 0.0
+    share_whole: float = 0.0
+    class_voxels: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass
+class FileReport:
+    """A file, its findings, and its facts where its header could be read."""
+
+    file: str
+    is_label: bool
+    findings: list[Finding]
+    facts: Facts | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether its voxels were read and nothing is wrong with it."""
+        return self.facts is not None and self.facts.digest is not None and not self.faults
+
+    @property
+    def faults(self) -> list[Finding]:
+        """Its findings without the remarks."""
+        return [finding for finding in self.findings if finding.severity != REMARK]
+
+
+def inspect(file: str, is_label: bool, channels: int = 1, class_count: int | None = None) -> FileReport:
+    """Look at a file's header, then at its voxels, which are read this once.
+
+    Args:
+        file: its path.
+        is_label: whether it holds class numbers.
+        channels: that an image must have in its last dimension.
+        class_count: classes with the background; None leaves label values unchecked.
+    """
+    report = FileReport(file, is_label, [])
+    if line := header_problem({"label" if is_label else "image": file}, channels):
+        report.findings.append(from_line(line, [file], "file"))
+        return report
+    volume = open_volume(file)
+    report.findings += geometry_findings(volume, is_label)
+    report.findings += [Finding(file, warning, "look at it", "reading", REMARK) for warning in volume.warnings]
+    report.facts = _grid_facts(volume)
+    try:
+        voxels = volume.read()
+    except UserError as error:
+        report.findings.append(from_line(str(error), [file], "damaged"))
+        return report
+    except UNREADABLE as error:
+        report.findings.append(from_line(unreadable(file, error), [file], "damaged"))
+        return report
+    if line := raw_problem(file, voxels, is_label):
+        report.findings.append(from_line(line, [file], "voxels"))
+        return report
+    _add_values(report.facts, voxels)
+    if is_label:
+        report.findings += _label_findings(file, voxels, report.facts, class_count)
+    return report
+
+
+def _grid_facts(volume: Volume) -> Facts:
+    from nibabel import io_orientation
+
+    affine, shape = volume.affine, volume.shape[:3]
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    order = np.argsort(io_orientation(affine)[:, 0])
+    return Facts(shape, affine, tuple(shape[i] for i in order), tuple(float(spacing[i]) for i in order))
+
+
+def _add_values(facts: Facts, voxels: np.ndarray) -> None:
+    sample = voxels.ravel(order="K")[:: max(1, voxels.size // SAMPLED_VOXELS)].astype(np.float64)
+    facts.digest = digest(voxels)
+    facts.low, facts.high = float(voxels.min()), float(voxels.max())
+    facts.percentiles = tuple(float(value) for value in np.percentile(sample, PERCENTILES))
+    facts.share_below_zero = float((sample < -50).mean())
+    facts.share_whole = float((sample == np.rint(sample)).mean())
+
+
+def digest(voxels: np.ndarray) -> str:
+    """A hash of shape and values; slice by slice in float64, so that a change of the storage type changes nothing."""
+    known = hashlib.blake2b(repr(voxels.shape).encode(), digest_size=16)
+    for slice_ in np.moveaxis(voxels, 2, 0):
+        known.update((np.ascontiguousarray(slice_, dtype=np.float64) + 0.0).data)  # + 0.0: minus zero is zero
+    return known.hexdigest()
+
+
+def _label_findings(file: str, voxels: np.ndarray, facts: Facts, class_count: int | None) -> list[Finding]:
+    values, counts = np.unique(voxels, return_counts=True)
+    facts.class_voxels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    findings = []
+    if np.issubdtype(voxels.dtype, np.floating):
+        what = f"holds whole numbers stored as {voxels.dtype}"
+        findings.append(Finding(file, what, "nothing; as uint8 it would be smaller", "float label", REMARK))
+    if line := class_problem(file, label_values(values), class_count):
+        findings.append(from_line(line, [file], "label values"))
+    if not np.any(values):
+        remedy = "leave it out, or mend it, unless the scan shows none of the classes"
+        findings.append(Finding(file, "is an empty label: every voxel is background", remedy, "empty label"))
+    return findings

@@ -1,0 +1,1 @@
+"""From a bundle of the repository to one that can be handed on."""

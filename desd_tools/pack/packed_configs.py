@@ -1,0 +1,108 @@
+"""The configs of a packed bundle: JSON under the names that consumers open, and able to find the package beside them.
+
+`monai.bundle` puts a bundle's folder on ``sys.path`` only when the run starts: ``initialize``, `monai.bundle.load`,
+`MonaiAlgo` and the exporters come before that, and an ``$import`` is evaluated before anything else, in vain. So packed
+configs import nothing of ours. They hold two more items: ``bundle_folders``, which asks the callers where the config
+lies, and ``desd_components``, which puts that place at the end of ``sys.path`` and is the module. Every expression
+refers to it (``$@desd_components.given(...)``) and every component requires it, so it always comes first.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from desd_components.base.errors import UserError
+from desd_components.base.version import __version__
+from desd_components.distillation.weights import read_manifest
+
+PACKAGE = "desd_components"
+IMPORTS = ("inspect", "pathlib", "pkgutil", "sys")
+#: the two folders above each config that a caller reads: a workflow, or one of MONAI's exporters and checkers
+BUNDLE_FOLDERS = (
+    "$[str(folder) for caller in inspect.stack(0) for place in (caller.frame.f_locals.get('config_file_'), "
+    "getattr(caller.frame.f_locals.get('self'), '__dict__', {}).get('config_root_path')) if place "
+    "for folder in pathlib.Path(str(monai.utils.ensure_tuple(place)[0])).absolute().parents[:2]]"
+)
+#: at the end of the path, so that an installed package comes first and is compared with the version packed; no word
+#: with `import` in it, for MONAI parses such an expression before its references are resolved
+FOUND_PACKAGE = (
+    "$[sys.path.append(folder) for folder in [*@bundle_folders, str(pathlib.Path(@bundle_root).absolute())] "
+    f"if pathlib.Path(folder, '{PACKAGE}').is_dir() and folder not in sys.path][:0] "
+    f"or pkgutil.resolve_name('{PACKAGE}').require_version('{__version__}')"
+)
+
+
+def merged(*files: Path) -> dict[str, Any]:
+    """The config that `files` make when each is laid over those before."""
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in files])
+    config = dict(parser.get())
+    config.pop("_meta_", None)
+    return config
+
+
+def referring(config: Any) -> Any:
+    """`config` with every use of the package as a reference to the item ``desd_components``."""
+    if isinstance(config, dict):
+        told = {key: referring(value) for key, value in config.items()}
+        target = str(told.get("_target_", ""))
+        return told | {"_requires_": f"@{PACKAGE}"} if target.startswith(f"{PACKAGE}.") else told
+    if isinstance(config, list):
+        return [referring(value) for value in config if value != f"$import {PACKAGE}"]
+    if isinstance(config, str) and config.startswith("$"):
+        return re.sub(rf"(?<![\w.@]){PACKAGE}\.", f"@{PACKAGE}.", config)
+    return config
+
+
+def self_contained(config: dict[str, Any]) -> dict[str, Any]:
+    """A whole config, as a bundle that carries the package needs it."""
+    told = referring(config)
+    own = [f"$import {name}" for name in IMPORTS]
+    told["imports"] = own + [line for line in told.get("imports", []) if line not in own]
+    told["bundle_root"] = "."
+    return {"imports": told.pop("imports"), "bundle_folders": BUNDLE_FOLDERS, PACKAGE: FOUND_PACKAGE, **told}
+
+
+def packed_configs(bundle: Path) -> dict[str, dict[str, Any]]:
+    """File name -> config, of the packed form of `bundle`.
+
+    Raises:
+        UserError: when a number stands where YAML reads it as text, such as 1e-4.
+    """
+    configs, model = bundle / "configs", "@desd_components.bundle_file(@bundle_root, 'models/model.pt')"
+    plain = {
+        "train": merged(configs / "train.yaml", configs / "small.yaml"),
+        "train_published": merged(configs / "train.yaml"),
+        "inference": merged(configs / "inference.yaml"),
+    }
+    if "class_names" in plain["train"]:  # so that the network of train.json is that of the weights
+        plain["train"]["class_names"] = read_manifest(bundle / "models" / "model.pt")["class_names"][1:]
+    packed = {name: self_contained(config) for name, config in plain.items()}
+    for overlay in ("evaluate", "multi_gpu_train", "smoke"):  # as they are: their ids have parents in train.json only
+        packed[overlay] = referring(ConfigParser.load_config_file(str(configs / f"{overlay}.yaml")))
+    if "encoder_checkpoint" in packed["evaluate"]:
+        packed["evaluate"]["encoder_checkpoint"] = f"${model}"
+    else:
+        packed["evaluate"]["checkpoint"] = f"$@desd_components.run_or_bundle(@model_path, {model})"
+    for name, config in packed.items():
+        refuse_numbers_as_text(bundle / "configs" / name, config)
+    return {f"{name}.json": config for name, config in packed.items()}
+
+
+def refuse_numbers_as_text(place: Path, config: Any, key: str = "") -> None:
+    """YAML reads ``1e-4`` as text, and the config fails only where the number is used.
+
+    Raises:
+        UserError: naming the first such value.
+    """
+    parts = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+    for name, value in parts:
+        refuse_numbers_as_text(place, value, f"{key}#{name}".lstrip("#"))
+    if isinstance(config, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", config):
+        raise UserError(
+            f"{place}: {key} is the text {config!r}, not a number. Write it with a point and a sign: 1.0e-4."
+        )

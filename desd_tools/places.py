@@ -1,0 +1,8 @@
+"""Where the repository's folders lie: commands work from any folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLES, PACKAGE, TOOLS = ROOT / "bundles", ROOT / "desd_components", ROOT / "desd_tools"

@@ -1,0 +1,1 @@
+"""Studies: does pre-training help, is a fault seen, a demonstration from start to end."""

@@ -1,0 +1,1 @@
+"""`desd label-curve`: Dice against the number of labels, with intervals."""

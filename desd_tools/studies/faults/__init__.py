@@ -1,0 +1,1 @@
+"""`desd faults`: runs that are made sick on purpose, and what is seen of it."""

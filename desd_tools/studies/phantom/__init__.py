@@ -1,0 +1,1 @@
+"""`desd phantom`: synthetic patients with organs and lesions."""

@@ -1,0 +1,124 @@
+"""Weights files are read as tensors only; whatever else is in one is refused in a line, and nothing is executed."""
+
+import json
+import zipfile
+
+import pytest
+import torch
+
+from desd_components import ResNet3DEncoder, UserError, encoder_from, load_encoder, load_weights, save_weights
+from desd_components.base.tensors import load_tensors, load_tensors_and_namespace
+
+SMALL = {"depth": 10, "width": 8, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    encoder = ResNet3DEncoder(**SMALL)
+    save_weights(encoder, tmp_path / "encoder.pt", {"kind": "encoder", "architecture": encoder.architecture})
+    return tmp_path / "encoder.pt"
+
+
+def refused(path, words, read=load_encoder):
+    with pytest.raises(UserError, match=words) as error:
+        read(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+class Payload:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("read", [load_encoder, load_tensors, load_tensors_and_namespace])
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "old pickle"])
+def test_a_malicious_pickle_is_not_executed(checkpoint, tmp_path, read, new):
+    content = {"stem.0.weight": Payload(tmp_path / "executed")}
+    torch.save(content, checkpoint, _use_new_zipfile_serialization=new)
+    refused(checkpoint, "not a readable file of tensors", read)
+    assert not (tmp_path / "executed").exists()
+
+
+ODD = {
+    "sparse": (lambda weight: weight.to_sparse(), "no ordinary tensor"),
+    "complex": (lambda weight: weight.to(torch.complex64), "no ordinary tensor"),
+    "without values": (lambda weight: weight.to("meta"), "no ordinary tensor"),
+    "whole numbers": (lambda weight: weight.to(torch.int64), "of another type"),
+    "a number": (lambda weight: 1.0, "not a flat dict of tensors"),
+    "a dict": (lambda weight: {"weight": weight}, "not a flat dict of tensors"),
+    "another shape": (lambda weight: weight[:4].clone(), "another shape"),
+    "a huge shape": (lambda weight: torch.ones(1).expand(10**6, 10**6), r"declares the shape \(1000000, 1000000\)"),
+    "one value for all": (lambda weight: torch.ones(1).expand_as(weight), "holds far fewer values"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_tensors_are_refused(checkpoint, kind):
+    make, words = ODD[kind]
+    tensors = torch.load(checkpoint, weights_only=True)
+    tensors["stem.0.weight"] = make(tensors["stem.0.weight"])
+    torch.save(tensors, checkpoint)
+    refused(checkpoint, words)
+
+
+def test_a_manifest_that_asks_for_more_than_the_file_holds_costs_nothing(checkpoint):
+    manifest = json.loads(checkpoint.with_suffix(".json").read_text())
+    manifest["architecture"]["width"] = 10**5  # 10^12 parameters
+    checkpoint.with_suffix(".json").write_text(json.dumps(manifest))
+    refused(checkpoint, "another shape")
+
+
+@pytest.mark.parametrize("architecture", [{"depth": []}, {"width": "wide"}, {"width": -8}, {"colour": 3}, 7])
+def test_a_manifest_of_odd_types_is_refused(checkpoint, architecture):
+    manifest = json.loads(checkpoint.with_suffix(".json").read_text())
+    checkpoint.with_suffix(".json").write_text(json.dumps(manifest | {"architecture": architecture}))
+    with pytest.raises(
+        UserError, match=r"encoder\.json: `architecture` describes no encoder|^width=.*: give a whole number"
+    ):
+        load_encoder(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/outside", "archive/../../outside"])
+def test_a_zip_whose_entries_lead_out_of_it_is_refused(checkpoint, name):
+    with zipfile.ZipFile(checkpoint, "a") as file:
+        file.writestr(name, b"0")
+    refused(checkpoint, "leads out of it")
+
+
+def test_a_zip_that_grows_on_reading_is_refused(checkpoint):
+    with zipfile.ZipFile(checkpoint, "a") as file:
+        file.writestr("encoder/data/bomb", bytes(10**6), compress_type=zipfile.ZIP_DEFLATED)
+    refused(checkpoint, "is compressed")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02text", b"PK\x03\x04broken"])
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_a_broken_file_is_refused(checkpoint, content, ending):
+    pytest.importorskip("safetensors")
+    path = checkpoint.with_suffix(ending)
+    path.write_bytes(content)
+    refused(path, "not a readable file of tensors")
+
+
+def test_safetensors_are_taken_as_a_pt_is(checkpoint):
+    safetensors = pytest.importorskip("safetensors.torch")
+    tensors = torch.load(checkpoint, weights_only=True)
+    path = checkpoint.with_suffix(".safetensors")
+    safetensors.save_file(tensors, path)
+    for encoder in (load_encoder(path), encoder_from(path), ResNet3DEncoder(**SMALL)):
+        load_weights(encoder, path)
+        assert all(torch.equal(value, tensors[name]) for name, value in encoder.state_dict().items())
+
+
+def test_without_the_package_safetensors_one_line_says_what_to_do(checkpoint, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
+    monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
+    path = checkpoint.rename(checkpoint.with_suffix(".safetensors"))
+    with pytest.raises(UserError, match="pip install safetensors"):
+        load_encoder(path)

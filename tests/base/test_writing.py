@@ -1,0 +1,86 @@
+"""Files appear whole or not at all; a disk that takes nothing is told in one line, whoever writes."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from desd_components.base import files as writing
+from desd_components.base.errors import UserError
+from desd_components.base.files import disk_fault, save_tensors, write_atomically
+from desd_components.runs import plain
+from desd_components.runs.log import RunLog
+from desd_components.runs.plain import ended_plainly
+
+WRITERS = {
+    "bytes": lambda path, value: write_atomically(path, bytes([value])),
+    "tensors": lambda path, value: save_tensors(path, {"weight": torch.full((99, 99), float(value))}),
+}
+has_full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_full_disk_leaves_the_old_file_and_one_line(write, tmp_path, monkeypatch):
+    write(tmp_path / "file", 1)
+    before = (tmp_path / "file").read_bytes()
+    monkeypatch.setattr(writing.os, "fsync", full)
+    with pytest.raises(UserError) as refusal:
+        write(tmp_path / "file", 2)
+    assert str(refusal.value) == (
+        f"{tmp_path}/file: cannot be written (No space left on device). Make room there and start the same command "
+        "again; a training goes on from its last state."
+    )
+    assert (tmp_path / "file").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@has_full_device
+def test_tensors_on_a_device_that_is_really_full_are_reported_as_such(tmp_path):
+    """PyTorch says "unexpected pos" there."""
+    (tmp_path / "encoder.pt.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"encoder\.pt: cannot be written \(No space left on device\)"):
+        save_tensors(tmp_path / "encoder.pt", {"weight": torch.ones(99, 99)})
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_the_errors_of_foreign_writers_become_a_line_too(number, capsys):
+    def writes() -> int:
+        try:
+            raise OSError(number, os.strerror(number), "events.out")
+        except OSError as error:
+            raise RuntimeError("Failed to evaluate") from error
+
+    assert ended_plainly(writes) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: events.out: cannot be written ({os.strerror(number)})") and said.count("\n") == 1
+
+
+def test_other_errors_are_no_fault_of_the_disk():
+    assert disk_fault(FileNotFoundError(errno.ENOENT, "no such file", "scan.nii")) is None
+    assert disk_fault(ValueError("No space left on device")) is None
+
+
+@pytest.mark.parametrize(("error", "lines"), [(OSError(errno.ENOSPC, "full"), 0), (KeyError("bug"), 1)])
+def test_a_thread_that_the_disk_stops_prints_no_trace(error, lines, capsys):
+    plain._print_of_thread(threading.ExceptHookArgs((type(error), error, None, None)))
+    assert bool(capsys.readouterr().err) == bool(lines)
+
+
+@has_full_device
+def test_a_log_on_a_full_disk_says_so_once_and_lets_the_run_go_on(capsys):
+    log = RunLog("/dev/full")
+    for _ in range(3):
+        log.handle(logging.LogRecord("run", logging.INFO, "", 0, "a line", (), None))
+    assert (
+        capsys.readouterr().err == "/dev/full: cannot be written (No space left on device); lines are missing there.\n"
+    )

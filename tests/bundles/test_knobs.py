@@ -1,0 +1,257 @@
+"""No setting is ignored: each one, changed, changes what a run records or is refused; a new one must be listed here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bundle_runs import ROOT
+from knob_runs import Change, Same, knobs, outcome
+from scan_files import write_json, write_pairs
+
+from desd_components import ResNet3DEncoder, SegmentationNetwork, preprocessing_settings, save_weights
+from desd_components.segmentation.model import segmentation_manifest
+
+PLACES = {"bundle_root", "output_dir", "cache_dir"}  # where things lie: what lies there is the same
+GPU = "only a GPU shows it"
+HU = {"intensity": "hu"}
+WARMUP, LAYERS = {"preset": "encoder_warmup"}, {"preset": "layerwise_decay"}
+STANDING = {"learning_rate": 0.0, "final_learning_rate": 0.0, "max_epochs": 4, "early_stopping": True, "patience": 1}
+SHORT = {"max_epochs": 1}
+UNIFORM = {"max_epochs": 10}  # smoke.yaml learns nothing in so many steps, and the monitor says so
+
+COMMON = {
+    "page": Change(True),
+    "cache_dtype": Change("float16"),
+    "on_bad_volume": Change("skip"),
+    "resume": Change("never", {}, earlier={"seed": 5}),
+    "extend": Change("keep", {"max_epochs": 3}, earlier={}),
+    "seed": Change(1),
+    "device": Same("cpu:0", why=GPU),
+    "max_epochs": Change(3),
+    "batch_size": Change(1),
+    "accumulation_steps": Change(2),
+    "num_workers": Same(1, why="the speed of loading; draws are keyed by the sample"),
+    "amp": Same(True, why=GPU),
+    "amp_dtype": Same("float16", {"amp": True}, why=GPU),
+    "save_interval": Change(2),
+    "val_interval": Change(2),
+    "in_channels": Change(2),
+    "spacing": Change([2.0, 2.0, 2.0]),
+    "intensity": Change("hu"),
+    "hu_window": Change([-2.0, 2.0], HU),
+    "dataset_dir": Change("OTHER"),
+    "data_split": Change("SPLIT"),
+    "learning_rate": Change(0.5),
+    "weight_decay": Change(0.5),
+}
+PRETRAIN = {
+    **COMMON,
+    "data_sections": Change(["train"], {"data_split": "SPLIT"}),
+    "init_checkpoint": Change("ENCODER"),
+    "record_interval": Change(2),
+    "max_skipped_steps": Change(0),
+    "on_collapse": Change("stop", UNIFORM),
+    "max_rescues": Change(1, {**UNIFORM, "on_collapse": "rescue"}),
+    "save_minutes": Change(0, {**SHORT, "warmup_epochs": 0}),
+    "val_volumes": Change(2),
+    "slab_depth": Change(18),
+    "slab_stride": Change(2, {"slab_depth": 18}),
+    "trim_wider_than": Change(10),
+    "samples_per_volume": Change(2),
+    "view_size": Change([16, 16, 20]),
+    "context_scale": Change([1.0, 1.2]),
+    "encoder": Change({"depth": 10, "width": 4, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False}),
+    "num_prototypes": Change(32),
+    "student_stages": Change([2, 4], {"stage_weights": [0.5, 0.5]}),
+    "stage_weights": Change([0.4, 0.3, 0.2, 0.1]),
+    "teacher_target": Change("same_stage"),
+    "head_hidden": Change(16),
+    "head_bottleneck": Change(8),
+    "head_norm": Change("none"),
+    "student_temperature": Change(0.2),
+    "teacher_temperature": Change(0.05),
+    "teacher_temperature_start": Change(0.05),
+    "teacher_temperature_epochs": Change(3),
+    "center_momentum": Change(0.5),
+    "teacher_momentum": Change(0.9),
+    "frozen_prototype_epochs": Change(0),
+    "end_learning_rate": Change(0.2),
+    "warmup_epochs": Change(0),
+    "centering": Change("sinkhorn"),
+    "dense_prototypes": Change(8),
+    "dense_target": Change("deepest", configs="train small smoke"),
+    "loss_terms": Change([{"_target_": "desd_components.CodingRateTerm", "weight": 0.4}]),
+}
+FINETUNE = {
+    **COMMON,
+    "max_skipped_steps": Change(0),
+    "encoder_checkpoint": Change("ENCODER"),
+    "class_names": Change(["one"]),
+    "val_fraction": Change(0.25),
+    "num_labels": Change(1),
+    "allow_other_preprocessing": Change(True, {**HU, "encoder_checkpoint": "ENCODER"}),
+    "architecture": Change({"width": 4}),
+    "scratch_architecture": Change({"depth": 10, "width": 4, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False}),
+    "decoder_width": Change(4),
+    "decoder_norm": Change("group"),
+    "roi_size": Change([16, 16, 20]),
+    "activation": Change("softmax"),
+    "regions": Change([[1, 2], [2]]),
+    "preset": Change("layerwise_decay"),
+    "frozen_fraction": Change(0.5, WARMUP),
+    "layer_decay": Change(0.5, LAYERS),
+    "samples_per_epoch": Change(8),
+    "final_learning_rate": Change(1e-4),
+    "warmup_fraction": Change(0.0),
+    "flip_axes": Change([0, 1, 2]),
+    "augmentation_probability": Change(1.0),
+    "early_stopping": Change(False, STANDING),
+    "patience": Change(2, STANDING),
+    "save_minutes": Change(0, SHORT),
+    "sw_batch_size": Same(1, why="speed and memory of validation"),
+    "overlap": Change(0.75),
+}
+FEATURES = {
+    "dataset_dir": Change("OTHER"),
+    "device": Same("cpu:0", why=GPU),
+    "page": Change(False),
+    "feature_maps": Change(True),
+    "overlap": Change(0.75),
+    "window_batch_size": Same(1, why="speed and memory"),
+    "num_workers": Same(1, why="the speed of loading"),
+}
+SEGMENT = {
+    "dataset_dir": Change("OTHER"),
+    "data_split": Change("SPLIT"),
+    "sections": Change(["train"], {"data_split": "SPLIT"}),
+    "in_channels": Change(2),
+    "class_names": Change(["spleen", "liver"]),
+    "spacing": Change([2.0, 2.0, 2.0]),
+    "intensity": Change("hu"),
+    "hu_window": Change([-2.0, 2.0]),
+    "roi_size": Change([16, 16, 20]),
+    "activation": Change("softmax"),
+    "regions": Change([[1, 2], [2]]),
+    "displayable_configs": Change({"overlap": 0.75, "sw_batch_size": 4}),
+    "sw_mode": Change("constant"),
+    "stitch_device": Same("cpu:0", why=GPU),
+    "flip_axes": Change([0]),
+    "page": Change(False),
+    "save_probabilities": Change(True),
+    "dicom_seg": Same(True, why="these scans are NIfTI; test_scans_page has a series"),
+    "overlays": Change(True),
+    "separate_folder": Change(True),
+    "device": Same("cpu:0", why=GPU),
+    "amp": Same(True, why=GPU),
+    "amp_dtype": Same("float16", {"amp": True}, why=GPU),
+    "num_workers": Same(1, why="the speed of loading"),
+}
+TABLES = {
+    ("desd_pretrain", "train"): PRETRAIN,
+    ("desd_seg_finetune", "train"): FINETUNE,
+    ("desd_pretrain", "inference"): FEATURES,
+    ("desd_seg_finetune", "inference"): SEGMENT,
+}
+#: in the normal suite; all of them take some minutes
+SAMPLE = {
+    ("desd_pretrain", "train"): {"slab_stride", "num_prototypes", "centering", "num_workers"},
+    ("desd_seg_finetune", "train"): {"flip_axes", "layer_decay", "regions", "extend"},
+    ("desd_pretrain", "inference"): {"overlap"},
+    ("desd_seg_finetune", "inference"): {"sections", "separate_folder"},
+}
+CASES = [
+    pytest.param(*place, knob, marks=[] if knob in SAMPLE[place] else pytest.mark.soak)
+    for place, table in TABLES.items()
+    for knob in table
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the words in capitals stand for: scans, other scans, a split, weights."""
+    folder = tmp_path_factory.mktemp("knobs")
+    names = [f"case_{number}" for number in range(4)]
+    write_pairs(folder / "scans", names, shape=(20, 22, 24))
+    write_pairs(folder / "other", ["a", "b", "c"], shape=(22, 20, 20))
+    write_json(folder / "split.json", {"train": names[2:], "validation": names[:1], "test": names[1:2]})
+    torch.manual_seed(1)
+    encoder = ResNet3DEncoder(depth=10, width=8, stem_kernel=3, stem_stride=1, stem_pool=False)
+    preprocessing = preprocessing_settings(None, "zscore", [-1024, 1024])
+    about = {"kind": "encoder", "architecture": encoder.architecture, "preprocessing": preprocessing}
+    save_weights(encoder, folder / "encoder.pt", {**about, "view_size": [16, 16, 16]})
+    model = SegmentationNetwork(encoder, 3, decoder_width=8)
+    manifest = segmentation_manifest(model, ["background", "one", "two"], "sigmoid", False, preprocessing, [16] * 3)
+    save_weights(model, folder / "model.pt", manifest)
+    files = {"SCANS": "scans", "OTHER": "other", "SPLIT": "split.json", "ENCODER": "encoder.pt", "MODEL": "model.pt"}
+    return {**{word: str(folder / name) for word, name in files.items()}, "CACHE": str(folder / "cache")}
+
+
+@pytest.fixture(autouse=True)
+def _quietly_from_the_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(ROOT)
+    logging.disable(logging.ERROR)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+BASE: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
+    ("desd_pretrain", "train"): ("train smoke", {"cache_dir": "CACHE", "dataset_dir": "SCANS"}),
+    ("desd_seg_finetune", "train"): (
+        "train smoke",
+        {"cache_dir": "CACHE", "dataset_dir": "SCANS", "class_names": ["one", "two"], "val_fraction": 0.5},
+    ),
+    ("desd_pretrain", "inference"): ("inference", {"dataset_dir": "SCANS/imagesTr", "checkpoint": "ENCODER"}),
+    ("desd_seg_finetune", "inference"): ("inference", {"dataset_dir": "SCANS/imagesTr", "checkpoint": "MODEL"}),
+}
+_known: dict[str, dict[str, Any]] = {}
+
+
+def result(place: tuple[str, str], folder: Path, places: dict[str, str], change: Change, **more: Any) -> dict[str, Any]:
+    """The outcome of the base run with a change's context, and `more`; the same run is made once."""
+    configs, base = BASE[place]
+
+    def settings(*parts: dict[str, Any]) -> dict[str, Any]:
+        return {key: _placed(value, places) for part in (base, *parts) for key, value in part.items()}
+
+    configs = change.configs or configs
+    key = repr((place, configs, change.context, change.earlier, more))
+    if key not in _known:
+        kind = "infer" if place[1] == "inference" else "train"
+        if change.earlier is not None:
+            outcome(place[0], configs, folder, settings(change.earlier), kind)
+        _known[key] = outcome(place[0], configs, folder, settings(change.context, more), kind)
+    return _known[key]
+
+
+def _placed(value: Any, places: dict[str, str]) -> Any:
+    word, slash, rest = str(value).partition("/")
+    return places[word] + slash + rest if word in places else value
+
+
+@pytest.mark.parametrize("place", TABLES, ids=" ".join)
+def test_every_knob_is_listed(place):
+    assert knobs(*place) - PLACES == set(TABLES[place])
+
+
+@pytest.mark.parametrize(("bundle", "config", "knob"), CASES)
+def test_a_knob_changes_the_run_or_is_refused(places, tmp_path, bundle, config, knob):
+    place = bundle, config
+    change = TABLES[place][knob]
+    before = result(place, tmp_path / "before", places, change)
+    after = result(place, tmp_path / "after", places, change, **{knob: change.value})
+    if isinstance(change, Same):
+        assert after == before, change.why
+    else:
+        assert after != before
+
+
+def test_places_are_where_things_lie(places, tmp_path):
+    change = Change(None, {"output_dir": str(tmp_path / "out"), "cache_dir": str(tmp_path / "cache")})
+    result(("desd_pretrain", "train"), tmp_path, places, change)
+    assert (tmp_path / "out" / "encoder.pt").is_file()
+    assert len(list((tmp_path / "cache").glob("*/*/image.npy"))) == 4

@@ -1,0 +1,178 @@
+"""Both bundles, killed and stopped in the middle, end bit for bit like a run that was never disturbed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundle_runs import ENVIRONMENT, ROOT, config_files, run_files, succeed
+from forked_runs import overlay, run_forked
+from scan_files import write_pairs
+from states import differing, figures
+
+from desd_components.runs.state import read_state
+
+BUNDLES = ("desd_pretrain", "desd_seg_finetune")
+CONFIGS = {"desd_pretrain": "train smoke", "desd_seg_finetune": "train small smoke"}
+KILL, TERM, INT = -9, 143, 130
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "scans"
+    write_pairs(folder, [f"case_{number}" for number in range(8)], shape=(16, 17, 16))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    common = {"dataset_dir": scans, "cache_dir": tmp_path_factory.mktemp("cache")}
+    pretrain = {**common, "val_volumes": 2}
+    finetune = {**common, "class_names": ["one", "two"], "samples_per_epoch": 8, "val_fraction": 0.5}
+    return {"desd_pretrain": pretrain, "desd_seg_finetune": finetune}
+
+
+@pytest.fixture(scope="module")
+def train(settings: dict[str, dict[str, Any]]) -> Any:
+    def run(bundle: str, output_dir: Path, *overlays: Path, configs: str = "", **others: Any) -> list[int]:
+        names = f"{CONFIGS[bundle]} {configs}"
+        return run_forked(bundle, names, output_dir, *overlays, **{**settings[bundle], "save_minutes": 0, **others})
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(train: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An undisturbed run of each bundle."""
+    folders = {bundle: tmp_path_factory.mktemp(bundle) / "whole" for bundle in BUNDLES}
+    for bundle, folder in folders.items():
+        assert train(bundle, folder) == [0], folder.with_name("whole_0.txt").read_text()[-3000:]
+    return folders
+
+
+def nothing_differs(whole: Path, other: Path) -> bool:
+    assert differing(whole, other) == []
+    assert figures(whole) == figures(other)
+    weights = sorted(path.name for path in whole.glob("*.pt") if not path.name.startswith("state"))
+    assert weights
+    assert all((whole / name).read_bytes() == (other / name).read_bytes() for name in weights)
+    return True
+
+
+SignalAt, KillWhileSaving = "interruptions.SignalAt", "interruptions.KillWhileSaving"
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_a_run_killed_within_epochs_and_while_saving_ends_like_the_undisturbed_one(train, whole, tmp_path, bundle):
+    run = tmp_path / "run"
+    assert train(bundle, run, overlay(tmp_path / "a.yaml", {"_target_": SignalAt, "iteration": 3})) == [KILL]
+    assert read_state(run / "state.pt")["iteration"] == 2
+    # the third saving of the second process is that after the fifth batch
+    assert train(bundle, run, overlay(tmp_path / "b.yaml", {"_target_": KillWhileSaving, "saving": 3})) == [KILL]
+    assert read_state(run / "state.pt")["iteration"] == 4
+    assert train(bundle, run) == [0]
+    assert nothing_differs(whole[bundle], run)
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_loader_processes_go_on_at_the_same_batch(train, whole, tmp_path, bundle):
+    run = tmp_path / "run"
+    for iteration in (2, 6):
+        stop = overlay(tmp_path / "a.yaml", {"_target_": SignalAt, "iteration": iteration, "name": "SIGTERM"})
+        assert train(bundle, run, stop, num_workers=2) == [TERM]
+        assert read_state(run / "state.pt")["iteration"] == iteration
+    assert train(bundle, run, num_workers=2) == [0]
+    # begun with them, too: initial weights are a function of the seed alone, which MONAI's loader reseeds with none
+    assert nothing_differs(whole[bundle], run)
+
+
+OTHER = {"a setting": {"weight_decay": 0.5}, "the length of an epoch": {"batch_size": 4}, "tensors": {}}
+OTHER_TENSORS = {"desd_pretrain": {"head_hidden": 16}, "desd_seg_finetune": {"decoder_width": 4}}
+
+
+@pytest.mark.parametrize("other", OTHER)
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_a_refused_resume_leaves_the_folder_as_it_was(train, whole, tmp_path, bundle, other):
+    run = tmp_path / "run"
+    shutil.copytree(whole[bundle], run)
+    assert train(bundle, run, **(OTHER[other] or OTHER_TENSORS[bundle])) == [1]
+    assert "start anew with resume: never" in (tmp_path / "run_0.txt").read_text()
+    assert contents(run) == contents(whole[bundle])
+
+
+#: of both bundles, some settings of each kind: knobs, parts of components, entries of lists of components
+CHANGES: dict[str, dict[str, Any]] = {
+    "desd_pretrain": {
+        "slab_depth": 16,
+        "student_stages": [2, 3, 4],
+        "amp": True,
+        "view_2#gamma": [0.5, 1.5],
+        "optimizer#momentum": 0.5,
+        "loss_terms": [{"_target_": "desd_components.CodingRateTerm", "weight": 0.4}],
+    },
+    "desd_seg_finetune": {
+        "samples_per_epoch": 7,
+        "val_interval": 2,
+        "patience": 3,
+        "overlap": 0.5,
+        "train#augmentation#transforms#1#pos": 3,
+        "optimizer#betas": [0.8, 0.9],
+    },
+}
+
+
+@pytest.mark.parametrize(("bundle", "name"), [(bundle, name) for bundle in BUNDLES for name in CHANGES[bundle]])
+def test_a_changed_setting_is_refused_by_its_name(train, whole, tmp_path, bundle, name):
+    run = tmp_path / "run"
+    shutil.copytree(whole[bundle], run)
+    more = {"stage_weights": [0.4, 0.3, 0.3]} if name == "student_stages" else {}
+    assert train(bundle, run, **{name: CHANGES[bundle][name]}, **more) == [1]
+    assert re.search(f"cannot go on, for .*{name}(#0#weight)? was ", (tmp_path / "run_0.txt").read_text())
+
+
+def test_what_only_shows_or_ends_a_run_may_change(train, whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole["desd_pretrain"], run)
+    free = {"record_interval": 3, "val_volumes": 1, "on_collapse": "stop", "max_skipped_steps": 9, "save_minutes": 1}
+    assert train("desd_pretrain", run, **free) == [0]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a run, but for its log, to which each start adds."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "train.log"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_both_of_two_processes_stop_at_the_same_step_when_one_is_told(train, tmp_path):
+    two = {"configs": "multi_gpu_train", "processes": 2, "batch_size": 1}
+    assert train("desd_pretrain", tmp_path / "whole", **two) == [0, 0]
+    told = overlay(tmp_path / "a.yaml", {"_target_": SignalAt, "iteration": 7, "name": "SIGTERM", "rank": 1})
+    assert train("desd_pretrain", tmp_path / "run", told, **two) == [TERM, TERM]
+    assert read_state(tmp_path / "run" / "state.pt")["iteration"] == 7
+    assert train("desd_pretrain", tmp_path / "run", **two) == [0, 0]
+    assert differing(tmp_path / "whole", tmp_path / "run") == []
+    assert figures(tmp_path / "whole") == figures(tmp_path / "run")
+
+
+def test_ctrl_c_ends_the_command_with_one_plain_line_and_130(settings, whole, train, tmp_path, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", str(ROOT / "tests" / "helpers"))
+    stop = overlay(tmp_path / "a.yaml", {"_target_": SignalAt, "iteration": 2, "name": "SIGINT"})
+    files = config_files("desd_pretrain", "train", "smoke")
+
+    done = run_files([*files, str(stop)], "training", output_dir=tmp_path / "run", **settings["desd_pretrain"])
+    said = done.stdout + done.stderr
+    assert done.returncode == INT, said[-3000:]
+    assert "Traceback" not in said and "ERROR" not in said
+    [line] = [line for line in said.splitlines() if "stopped by SIGINT" in line]
+    assert "in epoch 1 after 2 of its 4 batches" in line
+    assert train("desd_pretrain", tmp_path / "run") == [0]
+    assert nothing_differs(whole["desd_pretrain"], tmp_path / "run")
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_a_run_repeats_from_the_config_that_it_wrote(bundle, whole, tmp_path):
+    succeed(run_files([str(whole[bundle] / "config.yaml")], "training", output_dir=tmp_path / "again"))
+    assert nothing_differs(whole[bundle], tmp_path / "again")

@@ -1,0 +1,137 @@
+"""Handlers act at the right moment, counted in optimiser steps."""
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+from monai.handlers import ParamSchedulerHandler
+
+from desd_components import (
+    CosineSchedule,
+    DeepSelfDistillationLoss,
+    DeepSelfDistillationNetwork,
+    FreezePrototypesHandler,
+    LearningRateHandler,
+    SaveWeightsHandler,
+    TeacherEMAHandler,
+    read_manifest,
+)
+from desd_components.runs.progress import spoken_time
+
+
+class Run:
+    """A tiny pre-training on noise; views are made by `prepare_batch`, as in the bundle."""
+
+    def __init__(self, encoder, batches=4, epochs=2, accumulation_steps=1, rate=0.1, scale=1.0):
+        self.network = DeepSelfDistillationNetwork(encoder, 16, head_hidden=16, head_bottleneck=8)
+        self.loss = DeepSelfDistillationLoss(16)
+        self.optimizer = torch.optim.SGD(self.network.student.parameters(), lr=rate, momentum=0.9, weight_decay=1e-6)
+        self.batches = [torch.randn(2, 1, 16, 16, 16) * scale for _ in range(batches)]
+        self.settings = {"max_epochs": epochs, "accumulation_steps": accumulation_steps}
+        self.settings["prepare_batch"] = lambda batch, *_, **__: ([batch, batch.flip(2)], None)
+
+    def train(self, *handlers):
+        self.trainer = SupervisedTrainer(
+            device="cpu",
+            train_data_loader=self.batches,
+            network=self.network,
+            optimizer=self.optimizer,
+            loss_function=self.loss,
+            decollate=False,
+            train_handlers=handlers,
+            **self.settings,
+        )
+        self.trainer.run()
+        return self
+
+
+@pytest.mark.parametrize(("accumulation_steps", "steps"), [(1, 8), (2, 4), (3, 4)])
+def test_the_teacher_moves_once_per_optimiser_step(tiny_encoder, monkeypatch, accumulation_steps, steps):
+    run = Run(tiny_encoder, accumulation_steps=accumulation_steps)
+    momenta = []
+    monkeypatch.setattr(run.network, "update_teacher", momenta.append)
+    schedule = CosineSchedule(peak=0.9, end=1.0, total_steps=8)
+    run.train(TeacherEMAHandler(run.network, schedule))
+    assert momenta == [schedule(step) for step in range(steps)]
+
+
+def test_the_learning_rate_of_every_step_is_the_schedule_s(tiny_encoder):
+    run = Run(tiny_encoder, accumulation_steps=2)
+    used = []
+    run.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+    schedule = CosineSchedule(peak=0.5, end=0.1, total_steps=4, warmup_steps=2)
+    run.train(LearningRateHandler(run.optimizer, schedule))
+    assert used == [schedule(step) for step in range(4)]
+    assert used[0] == 0.0
+
+
+def test_groups_are_scaled_and_frozen():
+    parameters = [torch.nn.Parameter(torch.ones(1)) for _ in range(3)]
+    groups = [
+        {"params": [p], **extra}
+        for p, extra in zip(parameters, ({}, {"lr_scale": 0.5}, {"frozen_steps": 1}), strict=True)
+    ]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    handler = LearningRateHandler(optimizer, lambda step: 0.25)
+    handler._set()
+    assert [g["lr"] for g in optimizer.param_groups] == [0.25, 0.125, 0.0]
+    handler.step = 1
+    handler._set()
+    assert [g["lr"] for g in optimizer.param_groups] == [0.25, 0.125, 0.25]
+
+
+def test_prototypes_rest_in_the_first_epoch_and_move_in_the_second(tiny_encoder):
+    run = Run(tiny_encoder)
+    history = []
+
+    class Watch:
+        def attach(self, engine):
+            snapshot = lambda: history.append([p.detach().clone() for p in run.network.prototypes()])  # noqa: E731
+            engine.add_event_handler(Events.STARTED, snapshot)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, snapshot)
+
+    run.train(FreezePrototypesHandler(run.network), Watch())
+    start, first, second = history
+    assert len(start) == 4
+    assert all(torch.equal(a, b) for a, b in zip(start, first, strict=True))
+    assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_the_stock_scheduler_gives_the_published_teacher_temperatures(tiny_encoder):
+    run = Run(tiny_encoder, batches=1, epochs=22, rate=0.0)
+    used = []
+
+    class Watch:
+        def attach(self, engine):
+            engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: used.append(run.loss.teacher_temperature))
+
+    run.train(
+        ParamSchedulerHandler(
+            parameter_setter=run.loss.set_teacher_temperature,
+            value_calculator="linear",
+            vc_kwargs={"initial_value": 0.04, "step_constant": 1, "step_max_value": 20, "max_value": 0.07},
+            epoch_level=True,
+            event=Events.EPOCH_STARTED,
+        ),
+        Watch(),
+    )
+    assert used == pytest.approx([0.04 + 0.03 * i / 19 for i in range(20)] + [0.07, 0.07])
+
+
+def test_weights_are_saved_with_their_manifest_at_the_interval_and_at_the_end(tiny_encoder, tmp_path):
+    run = Run(tiny_encoder, epochs=3)
+    run.train(SaveWeightsHandler(run.network.teacher.encoder, tmp_path / "encoder.pt", {"kind": "teacher"}, interval=2))
+    assert (read_manifest(tmp_path / "encoder.pt")["epoch"], read_manifest(tmp_path / "encoder.pt")["kind"]) == (
+        3,
+        "teacher",
+    )
+    for name, tensor in torch.load(tmp_path / "encoder.pt", weights_only=True).items():
+        torch.testing.assert_close(tensor, run.network.teacher.encoder.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.44, "0.44 s"), (15.2, "15 s"), (600, "10 min"), (7200, "2 h 0 min"), (200000, "2 days 7 h")],
+)
+def test_durations_are_told_in_words(seconds, words):
+    assert spoken_time(seconds) == words

@@ -1,0 +1,188 @@
+"""Weights travel with a manifest and are loaded whole or not at all."""
+
+import json
+
+import pytest
+import torch
+from foreign_weights import foreign_weights
+
+from desd_components import (
+    ResNet3DEncoder,
+    UserError,
+    encoder_from,
+    given,
+    load_encoder,
+    load_weights,
+    read_manifest,
+    save_weights,
+)
+from desd_components.health.evaluation import evaluated_manifest
+from desd_components.segmentation.model import model_manifest
+from desd_tools.pack.export import export
+from desd_tools.pack.import_official import import_official
+
+SMALL = {"depth": 10, "width": 8, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    encoder = ResNet3DEncoder(**SMALL)
+    save_weights(encoder, tmp_path / "encoder.pt", {"kind": "teacher", "architecture": encoder.architecture})
+    return tmp_path / "encoder.pt"
+
+
+def test_an_encoder_comes_back_from_its_checkpoint_alone(checkpoint):
+    encoder = encoder_from(checkpoint, scratch_architecture={"depth": 50})
+    stored = torch.load(checkpoint, weights_only=True)
+    assert encoder.architecture["depth"] == 10
+    for name, tensor in encoder.state_dict().items():
+        torch.testing.assert_close(tensor, stored[name])
+
+
+def test_the_file_is_a_flat_dict_of_tensors_and_the_manifest_names_the_axes(checkpoint):
+    stored = torch.load(checkpoint, weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in stored.values())
+    assert read_manifest(checkpoint)["axis_order"] == "x, y, z"
+
+
+def test_nothing_is_left_beside_the_two_files(checkpoint):
+    assert sorted(p.name for p in checkpoint.parent.iterdir()) == ["encoder.json", "encoder.pt"]
+
+
+def test_another_encoder_is_refused_with_what_differs(checkpoint):
+    with pytest.raises(UserError, match=r"absent \(first: .*another shape.*null to start from scratch"):
+        load_weights(ResNet3DEncoder(depth=50, width=8), checkpoint)
+
+
+def test_tensors_that_nothing_takes_are_refused(checkpoint):
+    with pytest.raises(UserError, match=r"are left over \(first: stem.0.weight\)"):
+        load_weights(torch.nn.Linear(2, 2), checkpoint)
+
+
+def test_a_setting_that_contradicts_the_manifest_is_refused(checkpoint):
+    with pytest.raises(UserError, match="depth is 10 there, 50 asked for"):
+        encoder_from(checkpoint, architecture={"depth": 50, "width": 8})
+
+
+def test_without_a_checkpoint_the_scratch_architecture_is_built():
+    encoder = encoder_from(None, scratch_architecture=SMALL, architecture={"width": 16}, in_channels=2)
+    assert (encoder.architecture["width"], encoder.in_channels) == (16, 2)
+
+
+def test_more_channels_are_inflated_and_said(checkpoint, caplog):
+    one, three = encoder_from(checkpoint), encoder_from(checkpoint, in_channels=3)
+    assert "inflated from 1 to 3 input channels" in caplog.text
+    x = torch.randn(1, 1, 16, 16, 16)
+    torch.testing.assert_close(three.eval()(x.repeat(1, 3, 1, 1, 1)), one.eval()(x), rtol=1e-4, atol=1e-4)
+
+
+def test_fewer_channels_are_refused(tmp_path):
+    encoder = ResNet3DEncoder(in_channels=4, **SMALL)
+    save_weights(encoder, tmp_path / "encoder.pt", {"architecture": encoder.architecture})
+    with pytest.raises(UserError, match="has 4 input channels, the volumes have 2"):
+        encoder_from(tmp_path / "encoder.pt", in_channels=2)
+
+
+def test_a_missing_file_a_missing_manifest_and_a_broken_one_are_told_apart(checkpoint):
+    with pytest.raises(UserError, match="no such weights file"):
+        encoder_from(checkpoint.with_name("nothing.pt"))
+    manifest = checkpoint.with_suffix(".json")
+    manifest.write_text("{")
+    with pytest.raises(UserError, match="not a JSON file"):
+        encoder_from(checkpoint)
+    manifest.unlink()
+    with pytest.raises(UserError, match=r"the manifest of .* is missing"):
+        encoder_from(checkpoint)
+
+
+def test_what_stands_where_weights_were_meant_is_named_without_bad_advice(checkpoint):
+    checkpoint.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    with pytest.raises(UserError, match=r"encoder.pt: is a git-LFS pointer.* `git lfs pull`"):
+        encoder_from(checkpoint)
+    checkpoint.write_text('{"a": 1}')
+    with pytest.raises(UserError, match=r"\(it is no file of PyTorch's\)") as refusal:
+        encoder_from(checkpoint)
+    assert "weights_only" not in str(refusal.value)
+
+
+def test_kernels_of_another_axis_order_are_refused(checkpoint):
+    manifest = checkpoint.with_suffix(".json")
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "axis_order": "z, y, x"}))
+    with pytest.raises(UserError, match="axes are 'z, y, x', not 'x, y, z'"):
+        encoder_from(checkpoint)
+
+
+def test_a_file_of_other_objects_is_refused_and_nothing_is_executed(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    torch.save({"weight": Payload()}, tmp_path / "bad.pt")
+    (tmp_path / "bad.json").write_text(json.dumps({"architecture": SMALL}))
+    with pytest.raises(UserError, match="not a readable file of tensors"):
+        encoder_from(tmp_path / "bad.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "architecture", [SMALL, {"depth": 50, "width": 8}, {**SMALL, "norm": "batch", "in_channels": 2}]
+)
+def test_weights_that_were_changed_are_noticed_by_their_canary(tmp_path, architecture):
+    encoder = ResNet3DEncoder(**architecture)
+    save_weights(encoder, tmp_path / "encoder.pt", {"architecture": encoder.architecture})
+    encoder_from(tmp_path / "encoder.pt")
+    tensors = torch.load(tmp_path / "encoder.pt", weights_only=True)
+    tensors["stem.0.weight"] = tensors["stem.0.weight"].transpose(2, 4).contiguous()  # x and z exchanged
+    torch.save(tensors, tmp_path / "encoder.pt")
+    with pytest.raises(UserError, match="differ from those in its manifest"):
+        encoder_from(tmp_path / "encoder.pt")
+
+
+def test_the_canary_leaves_the_encoder_as_it_was(tmp_path):
+    encoder = ResNet3DEncoder(**{**SMALL, "norm": "batch"}).train()
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    save_weights(encoder, tmp_path / "encoder.pt", {"architecture": encoder.architecture})
+    assert encoder.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize(("setting", "meant"), [("null", None), ("None", None), (None, None), ("a.pt", "a.pt")])
+def test_null_on_a_command_line_means_nothing(setting, meant):
+    assert given(setting) == meant
+
+
+FOREIGN = foreign_weights()
+ENTRIES = {
+    "load_encoder": load_encoder,
+    "fine-tuning": encoder_from,
+    "evaluation": evaluated_manifest,
+    "inference": model_manifest,
+    "export": lambda path: export(str(path), "safetensors", str(path.with_name("out.safetensors"))),
+    "import-official": lambda path: import_official(str(path), str(path.with_name("out.pt"))),
+}
+
+
+@pytest.mark.parametrize("whose", FOREIGN)
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_weights_of_other_projects_are_refused_with_what_they_are(tmp_path, entry, whose):
+    content, words = FOREIGN[whose]
+    torch.save(content, tmp_path / "theirs.pt")
+    with pytest.raises(UserError, match=words) as refusal:
+        ENTRIES[entry](tmp_path / "theirs.pt")
+    assert "theirs." in str(refusal.value) and "\n" not in str(refusal.value) and "Give " in str(refusal.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs.pt"]
+
+
+@pytest.mark.parametrize("whose", FOREIGN)
+def test_a_manifest_of_ours_does_not_make_weights_of_other_projects_ours(checkpoint, whose):
+    content, words = FOREIGN[whose]
+    torch.save(content, checkpoint)
+    with pytest.raises(UserError, match=rf"encoder\.pt.*{words}.*[Gg]ive ") as refusal:
+        encoder_from(checkpoint)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_json_that_is_no_manifest_is_refused(checkpoint):
+    checkpoint.with_suffix(".json").write_text("[1]")
+    with pytest.raises(UserError, match=r"encoder\.json: not a manifest but a list"):
+        encoder_from(checkpoint)

@@ -1,0 +1,288 @@
+"""The pages: every command exists with every flag, every link leads somewhere, and what they show runs on tiny volumes.
+
+The commands of the README are run by test_readme.py. Those of other pages find their scans and build their network
+here; a sample of them runs, and all of them do in `make soak`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import monai.bundle
+import pytest
+import torch
+from bundle_runs import ENVIRONMENT, ROOT, succeed
+from monai.bundle import ConfigParser
+from page_commands import (
+    BUNDLE_PAGES,
+    PAGES,
+    TASKS,
+    bundle_commands,
+    make_world,
+    shell_lines,
+    short,
+    smoke_command,
+    write_decathlon,
+)
+from scan_files import write_label, write_scan
+from torch.distributed.run import get_args_parser
+
+from desd_components import ResNet3DEncoder, preprocessing_settings, save_weights
+from desd_components.runs.command import refuse_unknown_settings
+from desd_tools.__main__ import _find, _refuse_unknown_flags
+
+SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "slurm").glob("*.sbatch"))
+LINES = list(dict.fromkeys(line for page in [*PAGES, *BUNDLE_PAGES] for line in shell_lines(page)))
+OTHERS = [line for line in bundle_commands(*PAGES) if line not in bundle_commands("README.md")]
+SAMPLE = next(line for line in OTHERS if "Task03_Liver" in line)
+
+
+# every line exists
+
+
+def check_bundle_run(words: list[str]) -> None:
+    """What follows ``monai.bundle``: configs that exist and settings that they have, or another command of MONAI's."""
+    if words[0] == "run":
+        refuse_unknown_settings(["monai/bundle/__main__.py", *words])
+    else:
+        command = getattr(monai.bundle, words[0])
+        inspect.signature(command).bind(words[1], **{flag[2:]: None for flag in words[2::2]})
+
+
+def check_torchrun(words: list[str]) -> None:
+    """What follows ``torchrun`` are options of it, then a bundle's command."""
+    place = words.index("monai.bundle")
+    get_args_parser().parse_args(words[: place + 1])
+    check_bundle_run(words[place + 1 :])
+
+
+def check_own_command(words: list[str]) -> None:
+    """The command exists, with these flags and so many arguments."""
+    name, *arguments = words
+    _refuse_unknown_flags(name, _find(name), arguments)
+    named = [i for i, word in enumerate(arguments) if word.startswith("--")]
+    values = [i + 1 for i in named if "=" not in arguments[i]]
+    flags = {arguments[i].lstrip("-").split("=")[0].replace("-", "_"): None for i in named}
+    inspect.signature(_find(name)).bind(*(a for i, a in enumerate(arguments) if i not in {*named, *values}), **flags)
+
+
+def check_sbatch(words: list[str]) -> None:
+    """The script exists, and its bundle has the settings that follow."""
+    assert words[0] in SCRIPTS
+    bundle = "desd_pretrain" if "pretrain" in words[0] else "desd_seg_finetune"
+    check_bundle_run(["run", "--config_file", f"bundles/{bundle}/configs/train.yaml", *words[1:]])
+
+
+def check_line(line: str) -> None:
+    """Refuse a line of a page that nobody could type."""
+    words = [word for word in shlex.split(line) if not re.fullmatch(r"DATA=\S+|VENV=\S+", word)]
+    match words:
+        case ["python", "-m", "monai.bundle", *rest]:
+            check_bundle_run(rest)
+        case ["torchrun", *rest]:
+            check_torchrun(rest)
+        case ["python", "-m", "desd_tools", *rest] | ["desd", *rest]:
+            check_own_command(rest)
+        case ["make", target]:
+            assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.M), target
+        case ["sbatch", *rest]:
+            check_sbatch(rest)
+        case ["pip", "install", "-r", file]:
+            assert (ROOT / file).is_file()
+        case ["tensorboard", "--logdir", _]:
+            assert importlib.util.find_spec("tensorboard")
+        case _:
+            raise AssertionError(f"a command of a kind that this test does not know: {line}")
+
+
+@pytest.mark.parametrize("line", LINES, ids=short)
+def test_a_command_of_the_pages_exists_with_all_its_flags(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    check_line(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "desd chek data/scans",
+        "desd check data/scans --overlays a.yaml",
+        "desd export encoder.pt --format onnx",
+        "python -m monai.bundle run --config_file bundles/desd_pretrain/configs/train.yaml --max_epoch 3",
+        "torchrun --procs_per_node=2 -m monai.bundle run --config_file bundles/desd_pretrain/configs/train.yaml",
+        "make tests",
+        "sbatch docs/slurm/pretrain.sbatch --no_such_setting 3",
+        "curl https://example.org",
+    ],
+)
+def test_a_mistyped_command_would_be_noticed(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises((AssertionError, ValueError, TypeError, SystemExit)):
+        check_line(line)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_of_a_page_leads_somewhere(name):
+    page = ROOT / name
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"https?:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = page.parent / file if file else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+def test_the_index_lists_every_page():
+    index = (ROOT / "docs" / "README.md").read_text()
+    for page in [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*.ipynb")]:
+        assert page.name == "README.md" or f"({page.name})" in index, page.name
+
+
+# they find their scans, build their network, and run
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Tiny data under the names that the pages use, and an encoder as pre-training leaves it."""
+    folder = make_world(tmp_path_factory.mktemp("docs"))
+    for name, labels in TASKS.items():
+        write_decathlon(folder / "data" / name, labels)
+    for number in range(4):
+        case = folder / "data" / "kits19" / "data" / f"case_{number:05d}"
+        write_scan(case / "imaging.nii.gz", (22, 20, 21), seed=number)
+        write_label(case / "segmentation.nii.gz", (22, 20, 21))
+    (folder / "data" / "kits19" / "data" / "case_00210").mkdir()  # the challenge's test cases have no label
+    link_kits(folder)
+    encoder = ResNet3DEncoder(depth=10, width=8, stem_kernel=3, stem_stride=1, stem_pool=False)
+    about = {"kind": "encoder", "architecture": encoder.architecture}
+    about["preprocessing"] = preprocessing_settings(None, "zscore", [-1024, 1024])
+    save_weights(encoder, folder / "pretrained" / "encoder.pt", about)
+    leave_encoder(folder)
+    return folder
+
+
+def leave_encoder(world: Path) -> None:
+    """Put the encoder where a page's pre-training leaves it; that of another page has other preprocessing."""
+    shutil.copytree(world / "pretrained", world / "runs" / "desd_pretrain" / "default", dirs_exist_ok=True)
+
+
+def link_kits(folder: Path) -> None:
+    """The page's own lines that give KiTS the names that we read."""
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "seven_tasks.md").read_text(), flags=re.S)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        exec(code, {})
+    finally:
+        os.chdir(before)
+
+
+def test_all_seven_tasks_have_a_command():
+    trained = [line for line in bundle_commands("docs/seven_tasks.md") if "seg_finetune" in line and "training" in line]
+    for name in (*TASKS, "KiTS"):
+        assert any(f"data/{name} " in line for line in trained), name
+
+
+@pytest.mark.parametrize("line", [line for line in OTHERS if " training " in line], ids=short)
+def test_a_training_of_the_pages_finds_its_scans_and_builds_its_network(line, world, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    command = smoke_command(line, world)
+    parser = ConfigParser()
+    parser.read_config(command.files)
+    parser.update({name: str(v) if isinstance(v, Path) else _read(v) for name, v in command.settings.items()})
+    scans = "found" if command.bundle == "desd_seg_finetune" else "train_data"
+    found = parser.get_parsed_content(scans)
+    assert len(getattr(found, "training", found)) >= 3
+    network = parser.get_parsed_content("network_def")
+    if command.bundle == "desd_seg_finetune":
+        assert network(torch.zeros(1, 1, 16, 16, 16)).shape[1] == len(found.class_names)
+        parser.get_parsed_content("loss")
+
+
+def _read(value):
+    import fire
+
+    return fire.parser.DefaultParseValue(value) if isinstance(value, str) else value
+
+
+def run(line: str, world: Path) -> None:
+    leave_encoder(world)
+    command = smoke_command(line, world)
+    succeed(command.run())
+    assert any(command.settings["output_dir"].iterdir())
+
+
+def test_a_sample_of_the_pages_commands_runs(world):
+    run(SAMPLE, world)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("line", [line for line in OTHERS if line != SAMPLE], ids=short)
+def test_a_command_of_the_pages_runs(line, world):
+    run(line, world)
+
+
+# SLURM
+
+#: options of sbatch, as its manual lists them, that our scripts use
+SBATCH = [
+    "job-name",
+    "nodes",
+    "ntasks-per-node",
+    "gpus-per-node",
+    "cpus-per-task",
+    "time",
+    "signal",
+    "dependency",
+    "output",
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_slurm_script_is_bash_with_options_that_exist(script, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    subprocess.run(["bash", "-n", script], check=True)
+    text = Path(script).read_text()
+    assert set(re.findall(r"^#SBATCH --([\w-]+)=\S+$", text, flags=re.M)) == set(SBATCH)
+    assert len(re.findall("^#SBATCH", text, flags=re.M)) == len(SBATCH)
+    check_torchrun(shlex.split(started_by(script, {}, echo=True))[1:])
+
+
+def started_by(script: str, settings: dict[str, str], echo: bool = False, *more: str) -> str:
+    """What a script starts on a cluster of one node with two GPUs, or the output of that."""
+    stand_ins = 'scontrol() { echo localhost; }; srun() { if [ "$ECHO" ]; then printf "%q " "$@"; else "$@"; fi; }'
+    variables = {"SLURM_JOB_NODELIST": "localhost", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "2"}
+    variables |= {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1"}
+    variables |= {"ENVIRONMENT": sys.prefix, "ECHO": "1" if echo else ""}
+    words = ["bash", "-c", f'{stand_ins}; source "$0" "$@"', script, *more]
+    done = subprocess.run(
+        words, cwd=ROOT, env={**ENVIRONMENT, **variables, **settings}, capture_output=True, text=True, timeout=600
+    )
+    return succeed(done).stdout
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_slurm_script_trains_in_two_processes(script, world):
+    bundle = "desd_pretrain" if "pretrain" in script else "desd_seg_finetune"
+    configs = [f"bundles/{bundle}/configs/{name}.yaml" for name in ("train", "smoke", "multi_gpu_train")]
+    output = world / "runs" / Path(script).stem
+    settings = {"CONFIGS": str(configs), "DATA": str(world / "data" / "Task09_Spleen")}
+    paths = ["--output_dir", str(output), "--cache_dir", str(world / "cache"), "--batch_size", "1"]
+    started_by(script, settings, False, *paths)
+    assert (output / ("encoder.pt" if bundle == "desd_pretrain" else "model.pt")).is_file()

@@ -1,0 +1,98 @@
+"""The package as it is installed: its weight on import, its command, and the files that say what it is."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from bundle_runs import ENVIRONMENT, ROOT
+
+import desd_components
+
+CLOCK = """
+import sys, time
+import torch, monai
+alone, known = time.process_time(), set(sys.modules)
+import desd_components
+print(time.process_time() / alone, *sorted(set(sys.modules) - known))
+"""
+
+
+def test_importing_the_package_costs_little_beside_torch_and_monai_and_no_extra():
+    done = subprocess.run([sys.executable, "-c", CLOCK], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    ratio, *new = done.stdout.split()
+    assert float(ratio) <= 1.5, done.stdout
+    late = {"matplotlib", "tensorboard", "safetensors", "onnx", "lightning", "mlflow", "desd_components.tools"}
+    assert "desd_components.distillation.loss" in new and not late & set(new)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """The package, installed by itself from a copy of its sources, for building writes beside them."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("desd_components", "desd_tools"):
+        shutil.copytree(ROOT / name, source / name)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def test_it_installs_alone_with_everything_that_it_needs_of_its_own(installed):
+    assert {path.name.partition("-")[0] for path in installed.iterdir()} == {"bin", "desd_components", "desd_tools"}
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "desd_components").rglob("*") if path.suffix != ".pyc"}
+    missing = {name for name in files if (ROOT / name).is_file() and not (installed / name).is_file()}
+    assert not missing
+
+
+def test_the_installed_distribution_has_the_version_of_the_package(installed):
+    """Read without importing it, for where a package is built there is no torch."""
+    [found] = [each.version for each in distributions(name="desd-components", path=[str(installed)])]
+    assert found == desd_components.__version__
+
+
+def test_desd_is_the_same_as_python_dash_m(installed, tmp_path):
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(installed)}
+    done = subprocess.run(
+        [installed / "bin" / "desd", "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^  download +Fetch TASK", done.stdout, flags=re.M)
+
+
+def test_the_change_log_has_the_form_of_keep_a_changelog():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert text.startswith("# Changelog\n") and "\n## [Unreleased]\n" in text
+    assert set(re.findall(r"^### (.*)$", text, flags=re.M)) <= kinds
+
+
+def test_the_citation_file_has_what_its_format_asks_for():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["cff-version"] == "1.2.0" and citation["license"] == "Apache-2.0"
+    paper = citation["preferred-citation"]
+    assert {"type", "title", "authors", "year", "start", "end"} <= set(paper)
+    assert paper["conference"].keys() == {"name"}
+    for author in [*citation["authors"], *paper["authors"]]:
+        assert author.keys() in ({"name"}, {"family-names", "given-names"})
+
+
+def test_the_pull_request_check_runs_our_words_on_every_python_that_we_support():
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    flow = yaml.safe_load(text)
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    words = [step["run"].split() for job in flow["jobs"].values() for step in job["steps"] if "run" in step]
+    assert words == [["make", "lint"], ["make", "test"]] and {word for _, word in words} <= targets
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert wanted == ">=3.11,<3.14"
+    assert flow["jobs"]["test"]["strategy"]["matrix"]["python-version"] == ["3.11", "3.12", "3.13"]

@@ -1,0 +1,66 @@
+"""One version: the package's, which the project file reads, and which every other file that names one repeats."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from bundle_runs import ROOT
+
+from desd_components.base.version import __version__
+
+
+def released(text: str) -> str:
+    """The newest version of the change log that has a date."""
+    return re.findall(r"^## \[(\d[^\]]*)\] - \d{4}-\d\d-\d\d$", text, flags=re.M)[0]
+
+
+def newest_change(text: str) -> str:
+    return max(json.loads(text)["changelog"], key=lambda version: [int(part) for part in version.split(".")])
+
+
+METADATA = [f"bundles/{name}/configs/metadata.json" for name in ("desd_pretrain", "desd_seg_finetune")]
+REPEATED = {
+    "CHANGELOG.md": [released],
+    "CITATION.cff": [lambda text: yaml.safe_load(text)["version"]],
+    **{path: [lambda text: json.loads(text)["version"], newest_change] for path in METADATA},
+}
+
+
+@pytest.mark.parametrize("path", REPEATED)
+def test_a_file_that_repeats_the_version_says_that_of_the_package(path):
+    text = (ROOT / path).read_text()
+    assert [said(text) for said in REPEATED[path]] == [__version__] * len(REPEATED[path])
+
+
+def test_the_project_file_takes_the_version_from_the_package():
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" not in content["project"] and "version" in content["project"]["dynamic"]
+    assert content["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "desd_components.base.version.__version__"}
+
+
+def test_contributing_names_every_file_in_which_a_release_raises_the_version():
+    section = (ROOT / "CONTRIBUTING.md").read_text().partition("\n## A release\n")[2].partition("\n## ")[0]
+    places = {"desd_components/base/version.py", *(name for name in REPEATED if name not in METADATA)}
+    assert places | {"bundles/*/configs/metadata.json"} == {
+        word for word in re.findall(r"`([^`\s]+)`", section) if Path(word).suffix in {".py", ".md", ".cff", ".json"}
+    }
+
+
+def test_no_other_file_of_the_project_states_the_version():
+    """Read off as statements (`version: 0.1.0`, `version = "0.1.0"`); prose, tables and weights tell of past runs."""
+    statement = re.compile(rf'(?:\b|__)version\w*"?\s*[:=]\s*"?{re.escape(__version__)}\b')
+    kinds = {".py", ".toml", ".cff", ".json", ".yaml", ".yml", ".txt", ".md"}
+    folders = (
+        ROOT,
+        ROOT / "desd_components" / "base",
+        *(ROOT / "bundles").glob("*/configs"),
+        *(ROOT / "bundles").glob("*/docs"),
+    )
+    files = [path for folder in folders for path in folder.iterdir() if path.suffix in kinds]
+    stating = {path.relative_to(ROOT).as_posix() for path in files if statement.search(path.read_text())}
+    assert stating == {"desd_components/base/version.py", "CITATION.cff", *METADATA}

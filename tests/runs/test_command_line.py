@@ -1,0 +1,154 @@
+"""A setting that no config knows is refused, with the nearest one that is."""
+
+import subprocess
+import sys
+
+import pytest
+from bundle_runs import ROOT, config_files
+from test_config_check import TOGETHER
+
+from desd_components import UserError
+from desd_components.runs.command import given_settings, refuse_unknown_keys, refuse_unknown_settings
+
+CONFIG = """
+max_epochs: 3
+page: true
+optimizer:
+  _target_: torch.optim.SGD
+  params: []
+  lr: 0.1
+initialize:
+- $__import__('desd_components').plain_errors()
+run:
+- $print('ran for', @max_epochs)
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "train.yaml").write_text(CONFIG)
+    return tmp_path / "train.yaml"
+
+
+def check(config, *words):
+    refuse_unknown_settings(["site/monai/bundle/__main__.py", "run", "training", "--config_file", str(config), *words])
+
+
+def test_words_are_read_as_fire_reads_them():
+    words = ["training", "--a", "3", "--b=[1,2]", "--flag", "--c", "text"]
+    assert given_settings(words) == {"a": 3, "b": [1, 2], "flag": True, "c": "text"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--max_epochs", "5"),
+        ("--page", "False"),
+        ("--page", "true"),
+        ("--page", "$False"),
+        ("--optimizer#lr=0.2",),
+        ("--optimizer::nesterov", "True"),
+        ("--logging_file", "x.conf"),
+        (),
+    ],
+)
+def test_settings_that_exist_pass(config, words):
+    check(config, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("--epoch", "5"), "--epoch: .*"),
+        (("-max_epoch", "5"), "mean --max_epochs"),
+        (("--page", "false"), r"--page false: True or False stands there in the config \(True\)"),
+        (("--max_epochs", "ten"), r"--max_epochs ten: a number stands there in the config \(3\)"),
+        (("--max_epoch", "5"), "mean --max_epochs"),
+        (("--optimiser#lr", "1"), "mean --optimizer#lr"),
+        (("--optimizer#rate=1",), "no such setting"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused_with_the_nearest(config, words, meant):
+    with pytest.raises(UserError, match=meant):
+        check(config, *words)
+
+
+@pytest.mark.parametrize("words", [("--output_dir", "2024"), ("--output_dir=1e5",), ("--output_dir",)])
+def test_a_path_that_fire_takes_for_something_else_is_refused(config, words):
+    config.write_text(f"output_dir: runs\n{CONFIG}")
+    with pytest.raises(UserError, match=r"^output_dir: .* means nothing: give a path"):
+        check(config, *words)
+    check(config, "--output_dir", "./2024")
+
+
+def test_settings_of_an_args_file_are_checked_too(config, tmp_path):
+    (tmp_path / "args.json").write_text('{"max_epoch": 2}')
+    with pytest.raises(UserError, match="mean --max_epochs"):
+        check(config, "--args_file", str(tmp_path / "args.json"))
+
+
+OVERLAYS = {
+    "max_epoch: 5": "max_epoch: the config has no such setting. Did you mean max_epochs",
+    "max_epochs: ten": "max_epochs: ten: a number stands there",
+    "optimizer#rate: 5": "optimizer#rate: the config has no such setting",
+    "optimiser: {_target_: torch.optim.SGD}": "Did you mean optimizer",
+    "sizes: {dept: 3}": "sizes#dept: .*Did you mean sizes#depth",
+}
+
+
+@pytest.mark.parametrize(("text", "words"), OVERLAYS.items(), ids=OVERLAYS)
+def test_keys_of_overlays_that_nothing_knows_are_refused(config, tmp_path, text, words):
+    config.write_text(CONFIG + "sizes:\n  depth: 2\n")
+    (tmp_path / "overlay.yaml").write_text(text)
+    with pytest.raises(UserError, match=f"overlay.yaml: {words}" if "Did you" not in words else words):
+        refuse_unknown_keys([str(config), str(tmp_path / "overlay.yaml")])
+
+
+KNOWN = [
+    "max_epochs: 5",
+    "max_epochs: $2 + 3",
+    "optimizer#nesterov: true",
+    "rate: 0.2\noptimizer#lr: '@rate'",
+    "epochs: 5\nmax_epochs: '%epochs'",
+    "+run: [$print(1)]",
+    "sizes: {}",
+    "training: '%run'",
+]
+
+
+@pytest.mark.parametrize("text", KNOWN)
+def test_keys_of_overlays_that_are_known_or_referred_to_pass(config, tmp_path, text):
+    config.write_text(CONFIG + "sizes:\n  depth: 2\n")
+    (tmp_path / "overlay.yaml").write_text(text)
+    refuse_unknown_keys([str(config), str(tmp_path / "overlay.yaml")])
+
+
+def test_an_overlay_may_take_away_what_refers_to_a_key_of_the_one_before(config, tmp_path):
+    for name, text in (("first", "rate: 0.2\noptimizer#lr: '@rate'"), ("second", "optimizer#lr: 0.3")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    refuse_unknown_keys([str(config), str(tmp_path / "first.yaml"), str(tmp_path / "second.yaml")])
+
+
+@pytest.mark.parametrize("configs", [*TOGETHER, "train small smoke evaluate"])
+@pytest.mark.parametrize("bundle", ["desd_pretrain", "desd_seg_finetune"])
+def test_the_overlays_of_our_bundles_pass(bundle, configs):
+    refuse_unknown_keys([str(ROOT / file) for file in config_files(bundle, *configs.split())])
+
+
+def test_tracking_brings_settings_of_its_own(config):
+    check(config, "--tracking", "mlflow", "--experiment_name", "mine")
+    with pytest.raises(UserError, match="--experiment_name"):
+        check(config, "--experiment_name", "mine")
+
+
+def test_other_programs_are_left_alone():
+    refuse_unknown_settings(["pytest", "run", "--whatever", "1"])
+
+
+def test_the_user_sees_one_line(config):
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config), "--max_epoch", "5"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "ran for" not in done.stdout
+    assert done.stderr.strip().splitlines()[-1].startswith("error: --max_epoch: the config has no such setting.")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,317 @@
+"""A run that stopped goes on as if it had not."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.handlers import ParamSchedulerHandler
+from states import differing, figures
+from test_handlers import Run
+from torch.utils.data import DataLoader
+
+from desd_components import (
+    CosineSchedule,
+    DistillationMonitor,
+    EpochSampler,
+    FreezePrototypesHandler,
+    LearningRateHandler,
+    ResNet3DEncoder,
+    ResumeHandler,
+    RunRecordHandler,
+    TeacherEMAHandler,
+    UserError,
+    scheduled_epochs,
+)
+from desd_components.runs.state import read_state, write_state
+
+
+class Draws:
+    """Sixteen samples for batches of two; each is a function of the epoch and its index."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, key):
+        generator = torch.Generator().manual_seed(1000 * key.epoch + key.index)
+        return torch.randn(1, 16, 16, 16, generator=generator)
+
+
+class Log:
+    """What happened, in order: an event, its epoch, its iteration, the teacher's temperature and momentum."""
+
+    def __init__(self, loss):
+        self.loss, self.lines = loss, []
+
+    def attach(self, engine):
+        for event in (Events.EPOCH_STARTED, Events.ITERATION_COMPLETED, Events.EPOCH_COMPLETED):
+            engine.add_event_handler(event, self, event.name)
+
+    def __call__(self, engine, name):
+        self.lines.append((name, engine.state.epoch, engine.state.iteration, self.loss.teacher_temperature))
+
+
+class Signal:
+    """Send this process SIGTERM in the middle of an iteration."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def attach(self, engine):
+        engine.add_event_handler(Events.ITERATION_STARTED(once=self.iteration), lambda: os.kill(os.getpid(), 15))
+
+
+@pytest.fixture
+def received():
+    """The signals that reach this program's own handler."""
+    numbers = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: numbers.append(number))
+    yield numbers
+    signal.signal(signal.SIGTERM, before)
+
+
+def pretraining(
+    folder,
+    epochs,
+    stop_after=None,
+    resume="auto",
+    extend=None,
+    minutes=None,
+    more=(),
+    keyed=False,
+    workers=0,
+    monitored=lambda monitor, rate, teacher: ((), {}),
+    **others,
+):
+    """Four iterations an epoch; `keyed` reads them through an `EpochSampler`, `others` are settings.
+
+    `monitored` makes handlers, and parts of the state, from the parts of the run.
+    """
+    torch.manual_seed(0)
+    encoder = ResNet3DEncoder(depth=10, width=8, stem_kernel=3, stem_stride=1, stem_pool=False)
+    accumulation_steps = others.get("accumulation_steps", 1)
+    run = Run(encoder, epochs=stop_after or epochs, accumulation_steps=accumulation_steps)
+    if keyed:
+        run.batches = DataLoader(Draws(), 2, sampler=EpochSampler(Draws(), 2), num_workers=workers)
+    steps = 4 * scheduled_epochs(folder, resume, extend, epochs) // accumulation_steps
+    rate = LearningRateHandler(run.optimizer, CosineSchedule(0.1, 0.01, total_steps=steps, warmup_steps=2))
+    teacher = TeacherEMAHandler(run.network, CosineSchedule(0.9, 1.0, total_steps=steps))
+    monitor = DistillationMonitor(run.network, run.loss, interval=2, buffer=6)
+    record = RunRecordHandler(folder, [run.loss, rate, teacher, monitor], interval=2)
+    temperature = ParamSchedulerHandler(
+        run.loss.set_teacher_temperature,
+        "linear",
+        {"initial_value": 0.04, "step_constant": 1, "step_max_value": 3, "max_value": 0.07},
+        epoch_level=True,
+        event=Events.EPOCH_STARTED,
+    )
+    run.log = Log(run.loss)
+    parts = {"network": run.network, "optimizer": run.optimizer, "loss": run.loss, "rate": rate, "teacher": teacher}
+    parts |= {"monitor": monitor, "record": record, "absent": None}
+    after_looks, more_parts = monitored(monitor, rate, teacher)
+    parts |= more_parts
+    run.rate = rate
+    settings = {"max_epochs": scheduled_epochs(folder, resume, extend, epochs), **others}
+    state = ResumeHandler(folder, parts, settings, resume, minutes=minutes, extend=extend)
+    handlers = (state, temperature, rate, teacher, FreezePrototypesHandler(run.network), monitor)
+    return run.train(*handlers, *after_looks, record, run.log, *more)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_a_resumed_run_ends_bit_for_bit_like_the_unbroken_one(tmp_path, stop_after):
+    pretraining(tmp_path / "whole", epochs=3)
+    pretraining(tmp_path / "broken", epochs=3, stop_after=stop_after)
+    resumed = pretraining(tmp_path / "broken", epochs=3)
+    assert resumed.trainer.state.iteration == 12
+    assert differing(tmp_path / "whole", tmp_path / "broken") == []
+    assert figures(tmp_path / "whole") == figures(tmp_path / "broken")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("signalled", "stopped"), [(1, 1), (6, 6), (8, 8)])
+def test_a_run_stopped_within_an_epoch_ends_bit_for_bit_like_the_unbroken_one(
+    tmp_path, received, workers, signalled, stopped
+):
+    whole = pretraining(tmp_path / "whole", epochs=3, keyed=True)
+    broken = pretraining(tmp_path / "broken", epochs=3, keyed=True, workers=workers, more=[Signal(signalled)])
+    assert broken.trainer.state.iteration == stopped
+    resumed = pretraining(tmp_path / "broken", epochs=3, keyed=True, workers=workers)
+    assert differing(tmp_path / "whole", tmp_path / "broken") == []
+    assert figures(tmp_path / "whole") == figures(tmp_path / "broken")
+    seam = [line for line in resumed.log.lines[:1] if stopped % 4]  # an epoch that goes on is announced once more
+    assert broken.log.lines + resumed.log.lines[len(seam) :] == whole.log.lines
+    assert all(line in whole.log.lines or line[0] == "EPOCH_STARTED" for line in seam)
+
+
+def test_a_stop_waits_for_the_optimiser_step_that_gradients_wait_for(tmp_path, received):
+    common = {"epochs": 2, "keyed": True, "accumulation_steps": 2}
+    pretraining(tmp_path / "whole", **common)
+    broken = pretraining(tmp_path / "broken", more=[Signal(5)], **common)
+    assert broken.trainer.state.iteration == 6
+    pretraining(tmp_path / "broken", **common)
+    assert differing(tmp_path / "whole", tmp_path / "broken") == []
+
+
+def test_a_loader_that_cannot_skip_is_stopped_at_the_end_of_its_epoch(tmp_path, received):
+    assert pretraining(tmp_path, epochs=2, more=[Signal(2)]).trainer.state.iteration == 4
+
+
+def test_the_program_gets_the_signal_back_once_the_state_is_saved(tmp_path, received, caplog):
+    pretraining(tmp_path, epochs=2, keyed=True, more=[Signal(2)])
+    assert received == [signal.SIGTERM]
+    assert read_state(tmp_path / "state.pt")["iteration"] == 2
+    [line] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    words = "stopped by SIGTERM in epoch 1 after 2 of its 4 batches (2 iterations); the same command goes on there."
+    assert line == f"{tmp_path}/state.pt: {words}"
+
+
+def test_signals_are_the_program_s_again_after_a_run_and_after_one_that_failed(tmp_path, received):
+    class Fail:
+        def attach(self, engine):
+            engine.add_event_handler(Events.ITERATION_STARTED(once=2), self)
+
+        def __call__(self):
+            raise KeyError("broken batch")
+
+    ours = signal.getsignal(signal.SIGTERM)
+    pretraining(tmp_path, epochs=1)
+    assert signal.getsignal(signal.SIGTERM) is ours
+    with pytest.raises(KeyError, match="broken batch"):
+        pretraining(tmp_path, epochs=1, resume="never", more=[Fail()])
+    assert signal.getsignal(signal.SIGTERM) is ours
+
+
+def test_a_long_epoch_is_saved_in_between(tmp_path):
+    pretraining(tmp_path, epochs=1, keyed=True, minutes=0)
+    assert [read_state(tmp_path / name)["iteration"] for name in ("state_previous.pt", "state.pt")] == [3, 4]
+    pretraining(tmp_path / "none", epochs=1, keyed=True, minutes=60)
+    assert not (tmp_path / "none" / "state_previous.pt").exists()
+
+
+def test_a_damaged_newest_state_costs_only_the_way_from_the_one_before(tmp_path, caplog):
+    pretraining(tmp_path / "whole", epochs=2, keyed=True)
+    pretraining(tmp_path / "broken", epochs=2, keyed=True, minutes=0, stop_after=1)
+    newest = tmp_path / "broken" / "state.pt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    resumed = pretraining(tmp_path / "broken", epochs=2, keyed=True)
+    assert resumed.log.lines[1][:3] == ("ITERATION_COMPLETED", 1, 4)
+    assert differing(tmp_path / "whole", tmp_path / "broken") == []
+    assert figures(tmp_path / "whole") == figures(tmp_path / "broken")
+    assert len([r for r in caplog.records if "state.pt is cut short" in r.getMessage()]) == 1
+
+
+def rates(run):
+    return [line["learning_rate"] for line in map(json.loads, run.read_text().splitlines())]
+
+
+def test_more_epochs_are_refused_until_one_says_how(tmp_path):
+    pretraining(tmp_path, epochs=2)
+    with pytest.raises(UserError, match=r"max_epochs was 2, now 3.*extend: keep, or extend: stretch"):
+        pretraining(tmp_path, epochs=3)
+    with pytest.raises(UserError, match="max_epochs=1 is fewer than the planned 2"):
+        pretraining(tmp_path, epochs=1, extend="keep")
+    with pytest.raises(UserError, match="max_epochs was 2, now 1"):
+        pretraining(tmp_path, epochs=1, extend="stretch")
+    with pytest.raises(UserError, match="extend='more': choose null, keep or stretch"):
+        pretraining(tmp_path, epochs=3, extend="more")
+
+
+def test_keep_leaves_the_schedules_as_planned_and_then_at_their_ends(tmp_path):
+    pretraining(tmp_path, epochs=2)
+    assert pretraining(tmp_path, epochs=3, extend="keep").trainer.state.iteration == 12
+    planned = CosineSchedule(0.1, 0.01, total_steps=8, warmup_steps=2)
+    expected = [planned(step) for step in (0, 1, 3, 5, 7)] + 2 * [planned(7)]
+    assert rates(tmp_path / "history.jsonl") == pytest.approx(expected)
+    again = pretraining(tmp_path, epochs=3, extend="keep")  # the same command, after the end
+    assert again.log.lines == []
+
+
+def test_keep_changes_nothing_before_the_planned_end(tmp_path):
+    pretraining(tmp_path / "plain", epochs=2)
+    pretraining(tmp_path / "kept", epochs=2, stop_after=1)
+    pretraining(tmp_path / "kept", epochs=2, extend="keep")
+    assert differing(tmp_path / "plain", tmp_path / "kept") == []
+
+
+def test_stretch_takes_up_the_schedules_of_the_longer_run_at_the_seam(tmp_path):
+    pretraining(tmp_path, epochs=2)
+    assert pretraining(tmp_path, epochs=4, extend="stretch").trainer.state.iteration == 16
+    short, long = (CosineSchedule(0.1, 0.01, total_steps=total, warmup_steps=2) for total in (8, 16))
+    expected = [short(step) for step in (0, 1, 3, 5, 7)] + [long(step) for step in (9, 11, 13, 15)]
+    assert rates(tmp_path / "history.jsonl") == pytest.approx(expected)
+    assert long(8) > short(7) + 0.02
+    assert pretraining(tmp_path, epochs=4, extend="stretch").log.lines == []
+
+
+def test_extend_means_a_plain_run_where_there_is_nothing_to_extend(tmp_path):
+    for extend in (None, "keep", "stretch"):
+        pretraining(tmp_path / str(extend), epochs=1, extend=extend)
+    assert differing(tmp_path / "None", tmp_path / "keep") == []
+    assert differing(tmp_path / "None", tmp_path / "stretch") == []
+
+
+def test_a_warm_up_longer_than_the_schedule_is_refused(tmp_path):
+    with pytest.raises(UserError, match="warm-up of 8 steps does not fit into a run of 8 steps"):
+        CosineSchedule(0.1, 0.01, total_steps=4 * scheduled_epochs(tmp_path, "auto", "keep", 2), warmup_steps=8)
+
+
+def test_a_network_of_other_shapes_is_refused_by_its_name(tmp_path):
+    torch.manual_seed(0)
+    small, large = torch.nn.Linear(2, 2), torch.nn.Linear(3, 2)
+    handler = ResumeHandler(tmp_path, {"network": large}, {})
+    with pytest.raises(UserError, match=r"its network does not fit this run .*size mismatch"):
+        handler._load(tmp_path / "state.pt", "network", small.state_dict())
+
+
+def test_never_starts_anew(tmp_path):
+    pretraining(tmp_path, epochs=2, stop_after=1)
+    pretraining(tmp_path, epochs=2, resume="never")
+    pretraining(tmp_path / "other", epochs=2)
+    assert differing(tmp_path, tmp_path / "other") == []
+
+
+def test_other_settings_are_refused_with_what_differs(tmp_path):
+    pretraining(tmp_path, epochs=2, stop_after=1, batch_size=4)
+    with pytest.raises(UserError, match="batch_size was 4, now 8; max_epochs was 2, now 3"):
+        pretraining(tmp_path, epochs=3, batch_size=8)
+
+
+def test_a_file_that_is_no_state_is_refused(tmp_path):
+    torch.save({"weight": torch.ones(1)}, tmp_path / "encoder.pt")
+    with pytest.raises(UserError, match="not the state of a run"):
+        pretraining(tmp_path, epochs=1, resume=str(tmp_path / "encoder.pt"))
+    with pytest.raises(UserError, match="no such state"):
+        pretraining(tmp_path, epochs=1, resume=str(tmp_path / "nothing.pt"))
+
+
+def test_a_state_of_an_earlier_version_is_refused_with_what_to_do(tmp_path):
+    pretraining(tmp_path, epochs=2, stop_after=1)
+    earlier = {name: part for name, part in read_state(tmp_path / "state.pt").items() if name != "format"}
+    write_state(tmp_path / "state.pt", earlier)
+    with pytest.raises(UserError, match=r"saved by another version.*Let that version finish the run, or start anew"):
+        pretraining(tmp_path, epochs=2)
+
+
+ODD = {"settings": None, "objects": [], "epoch": None, "iteration": "four", "epoch_length": 2.5}
+
+
+@pytest.mark.parametrize("part", ODD)
+def test_a_state_that_no_run_writes_is_refused_in_one_line(tmp_path, part):
+    pretraining(tmp_path, epochs=2, stop_after=1)
+    write_state(tmp_path / "state.pt", {**read_state(tmp_path / "state.pt"), part: ODD[part]})
+    with pytest.raises(UserError, match=rf"state\.pt: not .*({part}|state of a run).*resume: never"):
+        pretraining(tmp_path, epochs=2)
+
+
+def test_many_differences_are_counted(tmp_path):
+    pretraining(tmp_path, epochs=1)
+    with pytest.raises(UserError, match=r"s09 was None, now 9; .*s19 was None, now 19; 10 more\. Set them back"):
+        pretraining(tmp_path, epochs=1, **{f"s{n:02d}": n for n in range(30)})
+
+
+def test_the_state_before_the_last_is_kept(tmp_path):
+    pretraining(tmp_path, epochs=2)
+    epochs = {p.name: torch.load(p, weights_only=True)["epoch"] for p in tmp_path.glob("state*.pt")}
+    assert epochs == {"state.pt": 2, "state_previous.pt": 1}

@@ -1,0 +1,53 @@
+"""Values that mean nothing are refused by the setting's name; those of all configs mean something."""
+
+from __future__ import annotations
+
+import pytest
+from bundle_runs import ROOT
+from monai.bundle import ConfigParser
+
+from desd_components.base.errors import UserError
+from desd_components.runs.command import RULES, refuse_odd_values
+
+ODD = {
+    "output_dir": 2025,
+    "init_checkpoint": 3.5,
+    "num_workers": -1,
+    "val_interval": 0,
+    "roi_size": [16, 16],
+    "hu_window": [5.0, -5.0],
+    "seed": True,
+    "amp_dtype": "foo",
+    "device": "foo",
+    "learning_rate": -1.0,
+    "val_volumes": 1.5,
+    "trim_wider_than": -1,
+    "save_minutes": -1,
+    "teacher_temperature_epochs": 0,
+    "overlap": 1.0,
+    "weight_decay": float("nan"),
+    "samples_per_epoch": float("inf"),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), ODD.items(), ids=ODD)
+def test_an_odd_value_is_refused_by_its_name(name, value):
+    with pytest.raises(UserError, match=f"^{name}: .* means nothing: give "):
+        refuse_odd_values({name: value})
+
+
+@pytest.mark.parametrize(
+    "file", sorted(ROOT.glob("bundles/*/configs/*.yaml")), ids=lambda file: f"{file.parts[-3]} {file.stem}"
+)
+def test_the_values_of_every_config_mean_something(file):
+    refuse_odd_values(ConfigParser.load_config_file(str(file)))
+
+
+def test_expressions_references_and_null_are_passed_over():
+    refuse_odd_values({"num_workers": "$os.cpu_count()", "overlap": "@displayable_configs#overlap", "roi_size": "null"})
+
+
+def test_every_rule_is_of_a_setting_that_exists():
+    files = [str(file) for file in ROOT.glob("bundles/*/configs/*.yaml")]
+    known = set().union(*(ConfigParser.load_config_file(file) for file in files))
+    assert set(RULES) <= known

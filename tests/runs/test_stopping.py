@@ -1,0 +1,86 @@
+"""Signals are noted while a run lasts, and answered when its state is saved."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from desd_components import exit_if_stopped
+from desd_components.runs import signals as stopping
+from desd_components.runs.plain import _print_plainly
+from desd_components.runs.signals import StopSignals
+
+
+@pytest.fixture
+def received() -> Iterator[list[int]]:
+    """The signals that reach this program's own handlers."""
+    numbers: list[int] = []
+    before = {number: signal.signal(number, lambda n, _: numbers.append(n)) for number in stopping.SIGNALS}
+    yield numbers
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_signal_is_noted_and_the_first_one_counts(received: list[int]) -> None:
+    signals = StopSignals()
+    signals.listen()
+    assert signals.agreed() == 0
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)
+    assert signals.agreed() == signal.SIGTERM
+    signals.restore()
+    assert received == []
+    signal.raise_signal(signal.SIGINT)
+    assert received == [signal.SIGINT]
+
+
+def test_a_program_gets_an_answered_signal_and_does_not_exit(received: list[int]) -> None:
+    signals = StopSignals()
+    signals.listen()
+    signals.answer(signal.SIGINT)
+    assert received == [signal.SIGINT]
+    exit_if_stopped()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_bundle_s_command_exits_as_shells_count(monkeypatch, received, number, code) -> None:
+    monkeypatch.setattr(stopping, "_answered", None)
+    monkeypatch.setattr(stopping.sys, "argv", ["monai/bundle/__main__.py", "run"])
+    StopSignals().answer(number)
+    with pytest.raises(SystemExit) as leaving:
+        exit_if_stopped()
+    assert (leaving.value.code, received) == (code, [])
+
+
+def test_a_loader_s_worker_lets_one_signal_pass_and_dies_of_the_next(received: list[int], tmp_path: Path) -> None:
+    def work() -> None:
+        (tmp_path / "ready").touch()
+        while True:
+            time.sleep(0.01)
+
+    signals = StopSignals()
+    signals.listen()
+    worker = multiprocessing.get_context("fork").Process(target=work)
+    worker.start()
+    signals.restore()
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    os.kill(worker.pid or 0, signal.SIGTERM)
+    worker.join(0.3)
+    assert worker.is_alive()
+    os.kill(worker.pid or 0, signal.SIGTERM)
+    worker.join(60)
+    assert worker.exitcode == -signal.SIGTERM
+
+
+def test_ctrl_c_before_training_is_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_plainly(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err.splitlines() == [
+        "stopped by SIGINT; the same command starts again, and goes on where it saved a state."
+    ]

@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.transforms import (
+    Compose,
+    EnsureChannelFirstd,
+    Lambdad,
+    LoadImaged,
+    NormalizeIntensityd,
+    Orientationd,
+    RandFlipd,
+    ScaleIntensityRanged,
+    Spacingd,
+)
+from scan_files import loading, oblique_affine, write_label, write_nifti, write_scan
+
+from desd_components import UserError, VolumeCache
+from desd_components.scans.cache.entries import open_array, read_meta
+from desd_components.scans.cache.fingerprint import describe
+from desd_components.scans.cache.making import EntryMaker
+
+
+def preprocessing(spacing: tuple[float, ...] = (1.0, 1.0, 1.0), top: float = 1.0) -> Compose:
+    return Compose(
+        [
+            LoadImaged("image", image_only=True),
+            EnsureChannelFirstd("image"),
+            Orientationd("image", axcodes="RAS", labels=None),
+            Spacingd("image", pixdim=spacing),
+            ScaleIntensityRanged("image", a_min=-2, a_max=2, b_min=0, b_max=top, clip=True),
+        ]
+    )
+
+
+def scans(folder: Path, count: int = 3) -> list[dict]:
+    return [{"image": str(write_scan(folder / f"{number}.nii.gz", seed=number))} for number in range(count)]
+
+
+def test_an_entry_holds_what_the_transforms_make(tmp_path):
+    (record,) = scans(tmp_path / "data", 1)
+    (folder,) = VolumeCache(preprocessing(), tmp_path / "cache").prepare([record])
+    expected = preprocessing()(record)["image"]
+    stored = open_array(folder, "image")
+    np.testing.assert_array_equal(stored, expected.numpy())
+    np.testing.assert_allclose(read_meta(folder)["image"]["affine"], expected.affine)
+    assert stored.dtype == np.float32
+
+
+def test_the_original_affine_and_the_source_are_kept(tmp_path):
+    (record,) = scans(tmp_path / "data", 1)
+    (folder,) = VolumeCache(preprocessing(), tmp_path / "cache").prepare([record])
+    meta = read_meta(folder)["image"]
+    np.testing.assert_allclose(meta["original_affine"], oblique_affine(), atol=1e-5)
+    assert meta["source"] == [record["image"]]
+
+
+def test_a_second_call_preprocesses_nothing(tmp_path):
+    records = scans(tmp_path / "data")
+    folders = VolumeCache(preprocessing(), tmp_path / "cache").prepare(records)
+    before = [os.stat(folder / "image.npy").st_mtime_ns for folder in folders]
+    assert VolumeCache(preprocessing(), tmp_path / "cache").prepare(records) == folders
+    assert [os.stat(folder / "image.npy").st_mtime_ns for folder in folders] == before
+
+
+def test_a_scan_changed_in_place_gets_a_new_entry(tmp_path):
+    record = {"image": str(write_scan(tmp_path / "a.nii"))}
+    size = os.path.getsize(record["image"])
+    cache = VolumeCache(preprocessing(), tmp_path / "cache")
+    (before,) = cache.prepare([record])
+    write_scan(tmp_path / "a.nii", seed=9)
+    assert os.path.getsize(record["image"]) == size
+    (after,) = cache.prepare([record])
+    assert before != after
+    assert not np.array_equal(open_array(before, "image"), open_array(after, "image"))
+
+
+def test_a_changed_transform_gets_new_entries():
+    described = [
+        json.dumps(describe(transform), sort_keys=True)
+        for transform in (preprocessing(), preprocessing((1, 1, 2)), preprocessing(top=2.0), preprocessing())
+    ]
+    assert described[0] == described[3]
+    assert len(set(described)) == 3
+
+
+@pytest.mark.parametrize(
+    "other",
+    [lambda x: np.log1p(x) * 3, lambda x: np.sqrt(x) * 2, lambda x, y=1: np.log1p(x) * 2],
+    ids=["constant", "name", "default"],
+)
+def test_a_changed_function_inside_a_transform_changes_its_description(other):
+    def described(function):
+        function.__qualname__ = "f"  # where it stands is not what it does
+        return json.dumps(describe(Lambdad("image", func=function)), sort_keys=True)
+
+    assert described(lambda x: np.log1p(x) * 2) == described(lambda x: np.log1p(x) * 2)
+    assert described(lambda x: np.log1p(x) * 2) != described(other)
+
+
+def test_the_description_is_the_same_after_use(tmp_path):
+    (record,) = scans(tmp_path, 1)
+    transform = preprocessing()
+    before = json.dumps(describe(transform), sort_keys=True)
+    transform(record)
+    assert json.dumps(describe(transform), sort_keys=True) == before
+
+
+def test_a_random_transform_is_refused_in_the_preprocessing(tmp_path):
+    with pytest.raises(UserError, match=r"RandFlipd is random and stands in the preprocessing, .*`augmentation`"):
+        VolumeCache([*loading("image"), RandFlipd("image")], tmp_path)
+
+
+def test_a_compose_inside_a_list_is_flattened(tmp_path):
+    nested = VolumeCache([Compose(loading("image")), NormalizeIntensityd("image")], tmp_path)
+    flat = VolumeCache(Compose([*loading("image"), NormalizeIntensityd("image")]), tmp_path)
+    assert nested.transform_hash == flat.transform_hash
+
+
+def test_threads_make_the_same_entries(tmp_path):
+    records = scans(tmp_path / "data", 5)
+    alone = VolumeCache(preprocessing(), tmp_path / "one").prepare(records)
+    threaded = VolumeCache(preprocessing(), tmp_path / "two").prepare(records, num_workers=3)
+    for first, second in zip(alone, threaded, strict=True):
+        np.testing.assert_array_equal(open_array(first, "image"), open_array(second, "image"))
+
+
+def test_no_two_threads_share_a_reader(tmp_path):
+    """MONAI's readers keep the names of the files that they are reading, so that a shared one may mix up two scans."""
+    cache, together = VolumeCache(preprocessing(), tmp_path), threading.Barrier(3)
+
+    def loader(_: int) -> object:
+        together.wait(timeout=20)
+        return cache.maker.steps()[0]
+
+    with ThreadPoolExecutor(3) as pool:
+        assert len({id(each) for each in list(pool.map(loader, range(3)))}) == 3
+
+
+def test_half_precision_takes_half_the_disk(tmp_path):
+    records = scans(tmp_path / "data", 1)
+    (full,) = VolumeCache(preprocessing(), tmp_path / "cache").prepare(records)
+    (half,) = VolumeCache(preprocessing(), tmp_path / "cache", dtype="float16").prepare(records)
+    assert open_array(half, "image").nbytes * 2 == open_array(full, "image").nbytes
+    np.testing.assert_allclose(open_array(half, "image"), open_array(full, "image"), atol=1e-3)
+
+
+def test_an_image_too_large_for_half_precision_is_refused(tmp_path):
+    path = write_nifti(tmp_path / "a.nii.gz", np.arange(210, dtype=np.float32).reshape(6, 7, 5) * 1e4)
+    with pytest.raises(UserError, match=r"a.nii.gz: reaches 2.09e\+06, too much for float16: set cache_dtype: float32"):
+        VolumeCache(loading("image"), tmp_path / "cache", dtype="float16").prepare([{"image": str(path)}])
+
+
+@pytest.mark.parametrize(("largest", "kind"), [(255, "uint8"), (256, "int16"), (40000, "int32")])
+def test_labels_are_stored_in_the_smallest_whole_number_type(tmp_path, largest, kind):
+    voxels = np.zeros((6, 7, 5), np.float32)
+    voxels[1, 2, 3] = largest
+    record = {
+        "image": str(write_scan(tmp_path / "a.nii.gz")),
+        "label": str(write_nifti(tmp_path / "a_seg.nii.gz", voxels)),
+    }
+    (folder,) = VolumeCache(loading("image", "label"), tmp_path / "c", ("image", "label")).prepare([record])
+    assert open_array(folder, "label").dtype == kind
+    assert read_meta(folder)["label"]["values"] == [0, largest]
+
+
+def test_reading_a_box_does_not_read_the_file(tmp_path):
+    """The entry claims 64 GB (a sparse file): only a memory map can give a box of it."""
+    header = np.lib.format.header_data_from_array_1_0(np.zeros((1, 1, 1, 1), np.float32))
+    header["shape"] = (1, 4000, 2000, 2000)
+    with open(tmp_path / "image.npy", "wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.truncate(stream.tell() + 4 * 4000 * 2000 * 2000)
+    box = np.array(open_array(tmp_path, "image")[:, 3000:3004, 5:9, 7:12])
+    assert box.shape == (1, 4, 4, 5) and not box.any()
+
+
+def test_a_private_map_may_be_changed_without_touching_the_file(tmp_path):
+    (folder,) = VolumeCache(preprocessing(), tmp_path / "cache").prepare(scans(tmp_path / "data", 1))
+    before = np.array(open_array(folder, "image"))
+    open_array(folder, "image", mode="c")[:] = 7
+    np.testing.assert_array_equal(open_array(folder, "image"), before)
+
+
+def test_the_disk_need_is_said_beforehand_from_the_target_spacing(tmp_path, caplog):
+    records = scans(tmp_path / "data", 2)
+    cache = VolumeCache(preprocessing((0.5, 0.5, 0.5)), tmp_path / "cache")
+    with caplog.at_level(logging.INFO):
+        folders = cache.prepare(records)
+    stored = open_array(folders[0], "image").nbytes
+    assert cache.maker.estimated_bytes(records[0]) == pytest.approx(stored, rel=0.05)
+    assert "preprocessing 2 volumes into" in caplog.text and "of disk needed" in caplog.text
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    records = scans(tmp_path / "data", 2)
+    cache = VolumeCache(preprocessing(), tmp_path / "cache")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 100, 100))
+    with pytest.raises(UserError, match=r"need about .* kB, but 100 bytes are free: set `cache_dir`"):
+        cache.prepare(records)
+    assert not list((tmp_path / "cache").rglob("*.npy"))
+
+
+def test_bad_files_are_all_named_and_the_good_ones_are_kept(tmp_path):
+    records = scans(tmp_path / "data", 4)
+    truncated, constant = Path(records[1]["image"]), Path(records[2]["image"])
+    write_scan(truncated, (20, 20, 20)).write_bytes(truncated.read_bytes()[:9000])
+    write_nifti(constant, np.ones((6, 7, 5), np.float32))
+    cache = VolumeCache(preprocessing(), tmp_path / "cache")
+    with pytest.raises(UserError) as refusal:
+        cache.prepare(records, num_workers=2)
+    lines = str(refusal.value).splitlines()
+    assert lines[0] == "2 of 4 scans cannot be used:"
+    assert "1.nii.gz: is truncated or damaged" in lines[1]
+    assert "2.nii.gz: every voxel has the same value" in lines[2]
+    assert [cache.folder(record).exists() for record in records] == [True, False, False, True]
+
+
+def test_infinity_is_found_before_the_preprocessing_clips_it(tmp_path):
+    voxels = np.random.default_rng(0).normal(size=(6, 7, 5)).astype(np.float32)
+    voxels[0, 0, 0] = np.inf
+    path = write_nifti(tmp_path / "a.nii.gz", voxels)
+    with pytest.raises(UserError, match=r"a.nii.gz: 1 of 210 voxels are NaN or infinite"):
+        VolumeCache(preprocessing(), tmp_path / "cache").prepare([{"image": str(path)}])
+
+
+def test_a_volume_that_the_window_makes_constant_is_refused(tmp_path):
+    (record,) = scans(tmp_path, 1)
+    window = ScaleIntensityRanged("image", a_min=1000, a_max=2000, b_min=0, b_max=1, clip=True)
+    with pytest.raises(UserError, match=r"same value.*\(seen after the preprocessing\)"):
+        VolumeCache([*loading("image"), window], tmp_path / "cache").prepare([record])
+
+
+def test_a_missing_channel_axis_is_refused_with_the_transform_that_adds_it(tmp_path):
+    (record,) = scans(tmp_path, 1)
+    with pytest.raises(UserError, match=r"is \(6, 7, 5\) after the preprocessing.*add EnsureChannelFirstd"):
+        VolumeCache([LoadImaged("image", image_only=True)], tmp_path / "cache").prepare([record])
+
+
+def test_label_values_are_checked_against_entries_of_an_earlier_run_too(tmp_path):
+    record = {"image": str(write_scan(tmp_path / "a.nii.gz")), "label": str(write_label(tmp_path / "l.nii.gz"))}
+    transform, keys = loading("image", "label"), ("image", "label")
+    VolumeCache(transform, tmp_path / "cache", keys, class_count=3).prepare([record])
+    with pytest.raises(UserError, match=r"l.nii.gz: holds the label values \[2\], but the classes are 0 to 1"):
+        VolumeCache(transform, tmp_path / "cache", keys, class_count=2).prepare([record])
+
+
+def test_a_record_without_a_label_is_refused_where_labels_are_kept(tmp_path):
+    (record,) = scans(tmp_path, 1)
+    with pytest.raises(UserError, match="1 records lack one of"):
+        VolumeCache(loading("image", "label"), tmp_path / "cache", ("image", "label")).prepare([record])
+
+
+def test_two_files_become_two_channels(tmp_path):
+    files = [str(write_scan(tmp_path / f"{name}.nii.gz", seed=seed)) for seed, name in enumerate(("t1", "t2"))]
+    cache = VolumeCache(loading("image"), tmp_path / "cache", in_channels=2)
+    (folder,) = cache.prepare([{"image": files}])
+    stored = open_array(folder, "image")
+    assert stored.shape == (2, 6, 7, 5)
+    for channel, file in zip(stored, files, strict=True):
+        np.testing.assert_array_equal(channel, LoadImaged("image", image_only=True)({"image": file})["image"].numpy())
+
+
+def test_an_interrupted_entry_is_made_again(tmp_path):
+    records = scans(tmp_path / "data", 1)
+    cache = VolumeCache(preprocessing(), tmp_path / "cache")
+    expected = cache.folder(records[0])
+    (expected.parent / ".making-dead").mkdir(parents=True)
+    assert cache.prepare(records) == [expected]
+    assert (expected / "meta.json").exists() and (expected / "image.npy").exists()
+
+
+def test_memory_does_not_grow_with_the_number_of_volumes(tmp_path):
+    """Forty volumes of 4 MB pass; were they all held, 160 MB would remain."""
+    import tracemalloc
+
+    records = scans(tmp_path / "data", 1)
+    for number in range(40):
+        path = tmp_path / "data" / f"more_{number}.nii"
+        write_nifti(path, np.random.default_rng(number).normal(size=(100, 100, 100)).astype(np.float32))
+        records.append({"image": str(path)})
+    cache = VolumeCache(loading("image"), tmp_path / "cache")
+    tracemalloc.start()
+    cache.prepare(records, num_workers=2)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 60e6
+
+
+class CountingMaker(EntryMaker):
+    """Counts the entries that this process makes, and takes its time over each when told to."""
+
+    made, seconds = 0, 0.0
+
+    def make(self, folder, record):
+        time.sleep(self.seconds)
+        self.made += 1
+        return super().make(folder, record)
+
+
+def _records(data: Path) -> list[dict]:
+    return [{"image": str(path)} for path in sorted(data.glob("*.nii.gz"))]
+
+
+def _outcome(data: Path, cache: VolumeCache) -> str:
+    try:
+        return "\n".join(map(str, cache.prepare(_records(data))))
+    except UserError as error:
+        return str(error)
+
+
+def _prepare_on_rank(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    cache = VolumeCache(loading("image"), Path(folder, "cache"))
+    maker = cache.maker
+    cache.maker = CountingMaker(maker.transforms, maker.lazy, maker.keys, maker.dtype, maker.in_channels)
+    cache.maker.seconds = 0.2 * rank  # whoever is done early must wait, and not do the other's work
+    seen = {
+        "good": _outcome(Path(folder, "good"), cache),
+        "made": cache.maker.made,
+        "bad": _outcome(Path(folder, "bad"), cache),
+        "skipped": list(cache.attempt(_records(Path(folder, "bad")), skip=True)[1].items()),
+        "description": json.dumps(describe(preprocessing()), sort_keys=True),
+    }
+    Path(folder, f"{rank}.json").write_text(json.dumps(seen))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> list[dict]:
+    """What each of two processes saw of five good scans and of four with a bad one."""
+    folder = tmp_path_factory.mktemp("two_processes")
+    scans(folder / "good", 5)
+    Path(scans(folder / "bad", 4)[3]["image"]).write_bytes(b"")
+    # Forked as the workers of a loader are: importing everything twice would take most of the time.
+    torch.multiprocessing.start_processes(_prepare_on_rank, (str(folder),), nprocs=2, start_method="fork")
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_two_processes_share_the_work(two_processes):
+    assert [seen["made"] for seen in two_processes] == [3, 2]
+
+
+def test_two_processes_see_all_entries(two_processes):
+    first, second = (seen["good"].splitlines() for seen in two_processes)
+    assert first == second
+    assert len(first) == 5 and all(Path(line, "meta.json").exists() for line in first)
+
+
+def test_a_bad_file_of_one_process_stops_both(two_processes):
+    first, second = (seen["bad"] for seen in two_processes)
+    assert first == second
+    assert "3.nii.gz: is empty" in first
+
+
+def test_two_processes_leave_out_the_same_bad_file(two_processes):
+    first, second = (seen["skipped"] for seen in two_processes)
+    assert first == second
+    assert [position for position, _ in first] == [3]
+
+
+def test_the_description_is_the_same_in_another_process(two_processes):
+    assert two_processes[0]["description"] == json.dumps(describe(preprocessing()), sort_keys=True)

@@ -1,0 +1,177 @@
+"""What cases are called where all files have the same name, one folder per case, as in KiTS: one name everywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from forked_runs import run_forked
+from scan_files import write_json, write_label, write_nifti, write_scan
+from test_bundle_finetune import CLASSES, bodies
+
+from desd_components import CaseNames, ScanLayout, UserError, find_labelled, find_scans, scans_root
+from desd_components.pages.results import score_of
+from desd_components.pages.runs import find_case, read_run
+from desd_tools.studies.roles import ensure_split
+
+CASES = [f"case_{number:05d}" for number in range(6)]
+TUNE = "desd_seg_finetune"
+
+
+def record(image: str, label: str | None = None) -> dict[str, Any]:
+    return {"image": image} if label is None else {"image": image, "label": label}
+
+
+def kits_record(case: str) -> dict[str, Any]:
+    return record(f"/data/kits/{case}/imaging.nii.gz", f"/data/kits/{case}/segmentation.nii.gz")
+
+
+def kits_entry(case: str) -> dict[str, Any]:
+    return record(f"{case}/imaging.nii.gz", f"{case}/segmentation.nii.gz")
+
+
+def kits_list(folder: Path, cases: list[str], **sections: list[str]) -> Path:
+    """A data list of cases in folders of their own; by default all of them train."""
+    entries = {case: kits_entry(case) for case in cases}
+    chosen = sections or {"training": cases}
+    return write_json(folder / "list.json", {name: [entries[case] for case in part] for name, part in chosen.items()})
+
+
+@pytest.fixture
+def kits(tmp_path: Path) -> Path:
+    for number, case in enumerate(CASES):
+        write_scan(tmp_path / case / "imaging.nii.gz", seed=number)
+        write_label(tmp_path / case / "segmentation.nii.gz")
+    return kits_list(tmp_path, CASES)
+
+
+def test_a_folder_per_case_names_it_where_all_files_have_one_name() -> None:
+    records = [kits_record(case) for case in CASES]
+    names = CaseNames(records)
+    assert [names.id(case) for case in records] == [f"{case}/imaging" for case in CASES]
+    assert names.file("/data/kits/case_00003/imaging.nii.gz") == "case_00003/imaging.nii.gz"
+    assert names.image("/data/kits/case_00003/imaging.nii.gz") == "case_00003/imaging"
+
+
+def test_a_case_keeps_its_short_name_where_no_other_has_it() -> None:
+    records = [record("/d/a/ct.nii.gz"), record("/d/b/ct.nii.gz"), record("/d/b/mr.nii.gz")]
+    names = CaseNames(records)
+    assert [names.id(case) for case in records] == ["a/ct", "b/ct", "mr"]
+    assert names.file("/d/b/mr.nii.gz") == "mr.nii.gz"
+
+
+def test_as_many_folders_are_named_as_tell_two_cases_apart() -> None:
+    names = CaseNames([record(f"/d/{site}/p1/t1/scan.nii") for site in ("x", "y")])
+    assert names.file("/d/y/p1/t1/scan.nii") == "y/p1/t1/scan.nii"
+
+
+def test_a_name_that_is_the_folder_of_another_case_is_not_taken_alone() -> None:
+    records = [record("/d/a/x.nii.gz"), record("/d/b/a.nii.gz")]
+    assert CaseNames(records).id(records[1]) == "b/a"
+
+
+def test_names_do_not_depend_on_which_cases_are_used(kits: Path) -> None:
+    few = find_labelled(kits, ["a", "b"], num_labels=1, val_fraction=0.2)
+    assert [few.case_names.id(case) for case in few.training] == [
+        case for case in find_labelled(kits, ["a", "b"]).record()["train"] if case in few.record()["train"]
+    ]
+    assert few.record()["train"][0].endswith("/imaging")
+
+
+def test_the_split_of_a_run_on_such_data_can_be_read_again(kits: Path) -> None:
+    drawn = find_labelled(kits, ["a", "b"], seed=3, val_fraction=0.4, num_labels=2)
+    drawn.write_split(kits.parent / "run" / "split.json")
+    again = find_labelled(kits, ["a", "b"], data_split=kits.parent / "run" / "split.json")
+    assert (again.training, again.validation) == (drawn.training, drawn.validation)
+    assert len(find_scans(kits, data_split=kits.parent / "run" / "split.json")) == 4
+
+
+@pytest.mark.parametrize("written", ["case_00002", "case_00002/imaging", "case_00002/imaging.nii.gz"])
+def test_a_split_may_say_the_folder_or_folder_and_file(kits: Path, written: str) -> None:
+    split = write_json(kits.parent / "mine.json", {"train": [written]})
+    [found] = find_labelled(kits, ["a", "b"], val_fraction=0, data_split=split).training
+    assert Path(found["image"]).parent.name == "case_00002"
+
+
+def test_a_name_that_fits_all_cases_is_refused_with_names_that_fit_one(kits: Path) -> None:
+    split = write_json(kits.parent / "mine.json", {"train": ["imaging"]})
+    with pytest.raises(UserError, match=r"fits 6 scans \(case_00000/imaging.nii.gz, case_00001/imaging.nii.gz\)"):
+        find_scans(kits, data_split=split)
+
+
+def test_the_log_tells_cases_apart_whose_files_have_one_name(kits: Path, caplog: pytest.LogCaptureFixture) -> None:
+    entries = [record(f"{case}/imaging.nii.gz") for case in CASES[:2]]
+    unlabelled = write_json(kits.parent / "part.json", {"training": [*entries, kits_entry(CASES[2])]})
+    find_labelled(unlabelled, ["a", "b"], val_fraction=0)
+    assert "2 images without a label left out: case_00000/imaging.nii.gz, case_00001/imaging.nii.gz" in caplog.text
+    split = write_json(kits.parent / "mine.json", {"train": ["case_00002", "elsewhere/imaging"]})
+    find_scans(kits, data_split=split)
+    assert "1 of 2 cases have no scan: elsewhere/imaging" in caplog.text
+
+
+def test_roles_are_given_to_cases_not_to_file_names(kits: Path) -> None:
+    ensure_split(kits, kits.parent / "splits.json", class_names=["a", "b"])
+    sections = json.loads((kits.parent / "splits.json").read_text())
+    assert sorted(case for part in sections.values() for case in part) == [f"{case}/imaging" for case in CASES]
+
+
+def test_the_result_of_one_case_of_a_list_keeps_the_folder_that_names_it(kits: Path, tmp_path: Path) -> None:
+    split = write_json(tmp_path / "one.json", {"test": ["case_00004"]})
+    records = find_scans(kits, data_split=split, sections=["test"])
+    layout = ScanLayout(tmp_path / "out", scans_root(kits, records))
+    assert layout.filename(records[0]["image"]) == str(tmp_path / "out" / "case_00004" / "imaging.nii.gz")
+    assert layout.image(records[0]["image"]) == "case_00004/imaging"
+
+
+SIZES = [(24, 22, 20), (20, 26, 18), (22, 20, 24)]
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fine-tuning, its evaluation and an inference on three such cases."""
+    place = tmp_path_factory.mktemp("kits")
+    for number, (case, shape) in enumerate(zip(CASES, SIZES, strict=False)):
+        labels = bodies(shape, seed=number)
+        write_nifti(place / case / "imaging.nii.gz", (labels * 100.0).astype("float32"))
+        write_nifti(place / case / "segmentation.nii.gz", labels)
+    listed = kits_list(place, CASES[:3], training=CASES[:2], validation=CASES[2:3])
+    common = {"dataset_dir": listed, "page": True}
+    training = {**common, "class_names": CLASSES, "cache_dir": place / "cache"}
+    stages = [
+        (TUNE, "train small smoke", place / "run", training),
+        (TUNE, "train small smoke evaluate", place / "run", {**training, "section": "all"}),
+        (TUNE, "inference", place / "out", {**common, "checkpoint": place / "run" / "model.pt", "overlays": True}),
+    ]
+    for bundle, configs, output, settings in stages:
+        assert run_forked(bundle, configs, output, **settings) == [0], Path(f"{output}_0.txt").read_text()[-3000:]
+    return place
+
+
+def test_an_evaluation_scores_each_case_under_its_own_name(tuned: Path) -> None:
+    cases = json.loads((tuned / "run" / "metrics.json").read_text())["cases"]
+    assert [case["image"] for case in cases] == [f"{case}/imaging.nii.gz" for case in CASES[:3]]
+
+
+def test_the_page_of_an_evaluation_shows_all_cases_and_names_those_in_pictures(tuned: Path) -> None:
+    page = (tuned / "run" / "report.html").read_text()
+    assert all(f"{case}/imaging.nii.gz" in page for case in CASES[:3])
+    assert page.count("/imaging: Dice") == 3
+
+
+def test_no_result_of_an_inference_overwrites_another_and_each_bears_its_case_s_name(tuned: Path) -> None:
+    results = {path.relative_to(tuned / "out").as_posix() for path in (tuned / "out").rglob("imaging.*")}
+    wanted = [f"{case}/imaging" for case in CASES[:3]]
+    assert results == {f"{name}.nii.gz" for name in wanted} | {f"overlays/{name}.png" for name in wanted}
+    assert all(f"<b>{name}.</b>" in (tuned / "out" / "report.html").read_text() for name in wanted)
+
+
+def test_pages_that_lay_results_over_truth_find_those_of_the_case_itself(tuned: Path) -> None:
+    data, run = find_labelled(tuned / "list.json", CLASSES), read_run(tuned / "run")
+    scores = {case["image"]: case["dice"] for case in run.metrics["cases"]}
+    for labelled in [*data.training, *data.validation]:
+        case = find_case(labelled, data.case_names, {"arm": tuned / "out"})
+        assert case is not None and case.predictions["arm"].parent.name == case.truth.parent.name
+        known = [value for value in scores[f"{case.name}.nii.gz"].values() if value is not None]
+        assert score_of(run, case) == pytest.approx(sum(known) / len(known))

@@ -1,0 +1,211 @@
+"""Promises of `desd_components.scans.dicom.seg`: segments on the right slices of the right series."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pytest
+import torch
+from dicom_files import hounsfield, read_back, write_enhanced, write_series
+from monai.data import MetaTensor
+from pydicom.dataset import Dataset
+from scan_files import oblique_affine
+
+from desd_components import SaveDicomSegd, ScanLayout, UserError
+from desd_components.scans.dicom.seg import write_dicom_seg
+from desd_components.scans.read import open_volume
+from desd_components.scans.volume import to_ras
+
+NAMES = ["background", "liver", "tumour"]
+VOXELS, AFFINE = hounsfield((9, 7, 8)), oblique_affine()
+
+
+def some_labels(shape: tuple[int, ...] = VOXELS.shape) -> np.ndarray:
+    labels = np.zeros(shape, np.int64)
+    labels[1:6, 2:5, 1:6] = 1
+    labels[2:4, 3:4, 2:4] = 2
+    labels[8, 6, 7] = 2  # one voxel in a corner
+    return labels
+
+
+def frames(segmentation: Dataset) -> list[tuple[str, str, np.ndarray]]:
+    """(class name, instance of the slice that a frame refers to, pixels (rows, columns))."""
+    found = []
+    names = {int(segment.SegmentNumber): segment.SegmentLabel for segment in segmentation.SegmentSequence}
+    for groups, pixels in zip(segmentation.PerFrameFunctionalGroupsSequence, segmentation.pixel_array, strict=True):
+        number = int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+        source = groups.DerivationImageSequence[0].SourceImageSequence[0]
+        found.append((names[number], str(source.ReferencedSOPInstanceUID), pixels))
+    return found
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    order = np.random.default_rng(2).permutation(VOXELS.shape[2])  # the file names say nothing about places
+    return write_series(tmp_path / "in" / "series", VOXELS, AFFINE, names=lambda number: f"{order[number]}.dcm")
+
+
+def by_place(folder: Path) -> list[Dataset]:
+    """The source slices in the order of the volume's third axis."""
+    slices = [read_back(file) for file in folder.iterdir()]
+    return sorted(slices, key=lambda one: int(one.InstanceNumber))
+
+
+def test_it_refers_to_the_series_and_shares_its_frame_of_reference(series, tmp_path):
+    write_dicom_seg(some_labels(), AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
+    written, source = read_back(tmp_path / "seg.dcm"), by_place(series)[0]
+    assert written.Modality == "SEG"
+    assert written.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID
+    for name in ("FrameOfReferenceUID", "StudyInstanceUID", "PatientID", "PatientName"):
+        assert written[name].value == source[name].value, name
+    assert written.SeriesInstanceUID != source.SeriesInstanceUID
+    referred = {
+        item.ReferencedSOPInstanceUID for item in written.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    }
+    assert referred == {one.SOPInstanceUID for one in by_place(series)}
+
+
+def test_segments_bear_the_names_of_the_classes(series, tmp_path):
+    write_dicom_seg(some_labels(), AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
+    segments = highdicom.seg.segread(tmp_path / "seg.dcm").SegmentSequence
+    assert [(int(one.SegmentNumber), one.SegmentLabel) for one in segments] == [(1, "liver"), (2, "tumour")]
+    assert {one.SegmentAlgorithmType for one in segments} == {"AUTOMATIC"}
+
+
+def test_every_frame_lies_on_the_slice_that_was_labelled(series, tmp_path):
+    labels = some_labels()
+    write_dicom_seg(labels, AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
+    sources = [str(one.SOPInstanceUID) for one in by_place(series)]
+    seen = np.zeros_like(labels)
+    for name, instance, pixels in frames(read_back(tmp_path / "seg.dcm")):
+        seen[:, :, sources.index(instance)][pixels.T > 0] = NAMES.index(name)
+    np.testing.assert_array_equal(seen, labels)
+
+
+def test_highdicom_finds_it_at_the_same_place_in_the_world(series, tmp_path):
+    labels = some_labels()
+    write_dicom_seg(labels, AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
+    found = highdicom.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
+    world = {
+        tuple(np.round(place, 3))
+        for place in (np.argwhere(found.array == 2) @ to_ras(found.affine)[:3, :3].T + to_ras(found.affine)[:3, 3])
+    }
+    expected = {tuple(np.round(place, 3)) for place in np.argwhere(labels == 2) @ AFFINE[:3, :3].T + AFFINE[:3, 3]}
+    assert world == expected
+
+
+def test_labels_of_a_turned_grid_come_to_the_same_slices(series, tmp_path):
+    """As after a preprocessing that was not undone: other axes, the same world."""
+    turn = np.array([[0, 0, 1, 0], [-1, 0, 0, VOXELS.shape[1] - 1], [0, 1, 0, 0], [0, 0, 0, 1.0]])
+    labels = some_labels()
+    turned = labels.transpose(1, 2, 0)[::-1]
+    # turned[i, j, k] = labels[k, Y - 1 - i, j]
+    affine = AFFINE @ turn
+    write_dicom_seg(labels, AFFINE, str(series), tmp_path / "a.dcm", NAMES)
+    write_dicom_seg(turned, affine, str(series), tmp_path / "b.dcm", NAMES)
+    straight, turned_back = (frames(read_back(tmp_path / name)) for name in ("a.dcm", "b.dcm"))
+    assert [frame[:2] for frame in straight] == [frame[:2] for frame in turned_back]
+    for one, other in zip(straight, turned_back, strict=True):
+        np.testing.assert_array_equal(one[2], other[2])
+
+
+def test_a_leaning_series_is_segmented_on_its_own_slices(tmp_path):
+    series = write_series(tmp_path / "leaning", VOXELS, np.diag([1.0, 1.0, 2.0, 1.0]), lean=1.0)
+    volume = open_volume(series)
+    labels = np.zeros(volume.shape, np.int64)
+    labels[4, 9, :] = 1  # a vertical line, which crosses the rows of a stack that leans
+    write_dicom_seg(labels, volume.affine, str(series), tmp_path / "seg.dcm", NAMES)
+    positions = {str(one.SOPInstanceUID): int(one.InstanceNumber) for one in by_place(series)}
+    rows = {
+        positions[instance]: np.flatnonzero(pixels.any(axis=1))
+        for _, instance, pixels in frames(read_back(tmp_path / "seg.dcm"))
+    }
+    steps = np.diff([rows[number][0] for number in sorted(rows)])
+    assert len(rows) > 3 and set(np.abs(steps)) == {1}  # mm of lean per slice, in pixels of 1 mm
+
+
+def test_an_enhanced_file_is_segmented_at_the_same_place_in_the_world(tmp_path):
+    labels, order = some_labels(), [3, 0, 7, 1, 6, 2, 5, 4]
+    scan = write_enhanced(tmp_path / "in" / "scan.dcm", VOXELS, AFFINE, order=order)
+    write_dicom_seg(labels, AFFINE, str(scan), tmp_path / "seg.dcm", NAMES)
+    written, source = read_back(tmp_path / "seg.dcm"), read_back(scan)
+    referred = written.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert [item.ReferencedSOPInstanceUID for item in referred] == [source.SOPInstanceUID]
+    found = highdicom.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
+    for value in (1, 2):
+        there, here = (
+            np.array(sorted(map(tuple, np.round(np.argwhere(one == value) @ affine[:3, :3].T + affine[:3, 3], 3))))
+            for one, affine in ((found.array, to_ras(found.affine)), (labels, AFFINE))
+        )
+        np.testing.assert_allclose(there, here, atol=2e-3)
+
+
+def test_headers_that_highdicom_does_not_take_are_refused_in_one_line(tmp_path):
+    def nameless(dataset: Dataset, number: int) -> None:
+        del dataset.PatientName
+
+    series = write_series(tmp_path / "series", VOXELS, AFFINE, change=nameless)
+    with pytest.raises(UserError, match=r"series: highdicom makes no DICOM-SEG of it \(.*PatientName.*\)") as refusal:
+        write_dicom_seg(some_labels(), AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
+    assert "\n" not in str(refusal.value)
+
+
+def test_several_files_of_frames_get_no_segmentation_and_are_told_so(tmp_path):
+    for name, order in {"a.dcm": [0, 2, 4, 6], "b.dcm": [7, 5, 3, 1]}.items():
+        write_enhanced(tmp_path / "in" / name, VOXELS, AFFINE, order=order, uid="1.2.3")
+    with pytest.raises(UserError, match="consists of several multi-frame files, to which no DICOM-SEG is written"):
+        write_dicom_seg(some_labels(), AFFINE, str(tmp_path / "in"), tmp_path / "seg.dcm", NAMES)
+
+
+def test_slices_that_were_missing_get_no_frame(tmp_path):
+    series = write_series(tmp_path / "series", VOXELS, AFFINE, leave_out=(3,))
+    write_dicom_seg(np.ones(VOXELS.shape, int), AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
+    assert len(frames(read_back(tmp_path / "seg.dcm"))) == VOXELS.shape[2] - 1
+
+
+def test_nothing_found_is_written_as_well(series, tmp_path):
+    write_dicom_seg(np.zeros(VOXELS.shape, int), AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
+    assert not read_back(tmp_path / "seg.dcm").pixel_array.any()
+
+
+def test_a_series_without_its_uids_is_refused_in_one_line(tmp_path):
+    def anonymous(dataset: Dataset, number: int) -> None:
+        dataset.SeriesInstanceUID = ""
+
+    series = write_series(tmp_path / "series", VOXELS, AFFINE, change=anonymous)
+    with pytest.raises(UserError, match=r"series: has no SeriesInstanceUID .* a DICOM-SEG cannot refer to it"):
+        write_dicom_seg(some_labels(), AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
+
+
+def test_scans_that_are_no_dicom_are_passed_over_with_a_word(tmp_path, caplog):
+    meta = {"filename_or_obj": str(tmp_path / "a.nii.gz"), "reader": "NIfTI"}
+    labels = MetaTensor(torch.ones(1, 3, 3, 3), meta=meta)
+    layout = ScanLayout(tmp_path / "out", tmp_path, extension=".dcm")
+    with caplog.at_level(logging.WARNING):
+        SaveDicomSegd("pred", layout, NAMES)({"pred": labels})
+    assert "a.nii.gz: is no DICOM series" in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_real_series_is_segmented_in_the_world(real_data, tmp_path):
+    """Its anonymiser took its series' identity away; given one, it can be referred to."""
+    folder = tmp_path / "series"
+    folder.mkdir()
+    for file in (real_data / "totalseg_refs" / "ct_dicom" / "series").iterdir():
+        dataset = read_back(file)
+        dataset.SeriesInstanceUID = dataset.StudyInstanceUID = "1.2.3.4"
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
+        dataset.save_as(folder / file.name)
+    volume = open_volume(folder)
+    labels = (volume.read() > 200).astype(np.int64)  # bone
+    write_dicom_seg(labels, volume.affine, str(folder), tmp_path / "seg.dcm", ["background", "bone"])
+    found = highdicom.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
+    there, here = (
+        np.sort(np.argwhere(one == 1) @ affine[:3, :3].T + affine[:3, 3], axis=0)
+        for one, affine in ((found.array, to_ras(found.affine)), (labels, volume.affine))
+    )
+    np.testing.assert_allclose(there, here, atol=1e-3)

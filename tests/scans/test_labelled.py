@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from scan_files import write_json, write_label, write_pairs, write_scan
+
+from desd_components import UserError, find_labelled, with_background
+from desd_components.scans.records import case_ids
+
+CASES = [f"case_{number:02d}" for number in range(10)]
+
+
+def ids(records: list[dict]) -> list[str]:
+    return [case_ids(record)[0] for record in records]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["liver", "tumour"],
+        ["background", "liver", "tumour"],
+        ["Background", "liver", "tumour"],
+        ("liver", "tumour"),
+        "liver, tumour",
+        {"0": "background", "1": "liver", "2": "tumour"},
+        {"background": 0, "liver": 1, "tumour": 2},
+    ],
+)
+def test_class_names_are_taken_as_people_write_them(asked):
+    assert [name.lower() for name in with_background(asked)] == ["background", "liver", "tumour"]
+
+
+def test_a_number_of_classes_names_them_by_value():
+    assert with_background(2) == ["background", "class_1", "class_2"]
+
+
+def test_a_value_without_a_name_keeps_its_place():
+    assert with_background({"0": "background", "3": "c", "1": "a"}) == ["background", "a", "class_2", "c"]
+
+
+@pytest.mark.parametrize("asked", [[], ["background"], ["liver", "Liver"], 0, True, {"whole": [1, 2]}, [1, 2]])
+def test_class_names_that_cannot_be_are_refused(asked):
+    with pytest.raises(UserError, match="class_names"):
+        with_background(asked)
+
+
+@pytest.mark.parametrize("folders", [("imagesTr", "labelsTr"), ("images", "labels")])
+def test_two_folders_give_pairs_of_equal_names(tmp_path, folders):
+    write_pairs(tmp_path, CASES, *folders)
+    data = find_labelled(tmp_path, ["a", "b"])
+    for record in data.training + data.validation:
+        assert record["image"].replace(folders[0], folders[1]) == record["label"]
+    assert sorted(ids(data.training + data.validation)) == CASES
+
+
+def test_the_seeded_validation_split_is_disjoint_complete_and_repeatable(tmp_path):
+    write_pairs(tmp_path, CASES)
+    data = find_labelled(tmp_path, ["a", "b"], val_fraction=0.3, seed=4)
+    assert len(data.validation) == 3 and len(data.training) == 7
+    assert set(ids(data.training)) | set(ids(data.validation)) == set(CASES)
+    assert find_labelled(tmp_path, ["a", "b"], val_fraction=0.3, seed=4) == data
+    others = [ids(find_labelled(tmp_path, ["a", "b"], val_fraction=0.3, seed=seed).validation) for seed in range(8)]
+    assert any(other != ids(data.validation) for other in others)
+
+
+def test_label_subsets_of_one_seed_are_nested(tmp_path):
+    write_pairs(tmp_path, CASES)
+    subsets = [
+        set(ids(find_labelled(tmp_path, ["a", "b"], seed=2, num_labels=count).training)) for count in range(1, 9)
+    ]
+    assert [len(subset) for subset in subsets] == list(range(1, 9))
+    assert all(small < large for small, large in itertools.pairwise(subsets))
+
+
+def test_the_label_subset_is_a_function_of_the_seed(tmp_path):
+    write_pairs(tmp_path, CASES)
+    chosen = {
+        tuple(ids(find_labelled(tmp_path, ["a", "b"], val_fraction=0, seed=seed, num_labels=4).training))
+        for seed in range(6)
+    }
+    assert len(chosen) > 1
+
+
+def test_more_labels_than_there_are_is_refused(tmp_path):
+    write_pairs(tmp_path, CASES)
+    with pytest.raises(UserError, match=r"num_labels is 9, but there are 8 .* give a number from 1 to 8"):
+        find_labelled(tmp_path, ["a", "b"], num_labels=9)
+
+
+def test_the_split_that_was_drawn_can_be_written_down_and_handed_back(tmp_path):
+    write_pairs(tmp_path / "data", CASES)
+    drawn = find_labelled(tmp_path / "data", ["a", "b"], seed=7, num_labels=3)
+    drawn.write_split(tmp_path / "run" / "data.json")
+    again = find_labelled(tmp_path / "data", ["a", "b"], seed=99, data_split=tmp_path / "run" / "data.json")
+    assert (again.training, again.validation) == (drawn.training, drawn.validation)
+    assert (
+        again.records_hash == drawn.records_hash == json.loads((tmp_path / "run/data.json").read_text())["records_hash"]
+    )
+
+
+def test_a_split_file_decides_who_trains_validates_and_tests(tmp_path):
+    write_pairs(tmp_path, CASES)
+    write_json(tmp_path / "splits.json", {"train": CASES[:3], "validation": CASES[3:5], "test": CASES[5:6]})
+    data = find_labelled(tmp_path, ["a", "b"], data_split="splits.json")
+    assert (ids(data.training), ids(data.validation), ids(data.test)) == (CASES[:3], CASES[3:5], CASES[5:6])
+
+
+def test_classes_come_from_dataset_json(tmp_path):
+    write_pairs(tmp_path, ["a", "b"])
+    entries = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in "ab"]
+    labels = {"0": "background", "2": "Posterior", "1": "Anterior"}
+    write_json(tmp_path / "dataset.json", {"labels": labels, "training": entries, "test": []})
+    assert find_labelled(tmp_path).class_names == ["background", "Anterior", "Posterior"]
+
+
+def test_an_nnunet_folder_pairs_numbered_channels_with_the_label(tmp_path):
+    for name in ("a", "b"):
+        write_scan(tmp_path / "imagesTr" / f"{name}_0000.nii.gz")
+        write_scan(tmp_path / "imagesTr" / f"{name}_0001.nii.gz")
+        write_label(tmp_path / "labelsTr" / f"{name}.nii.gz")
+    write_json(tmp_path / "dataset.json", {"labels": {"background": 0, "x": 1}, "channel_names": {"0": "t1"}})
+    data = find_labelled(tmp_path, in_channels=2, val_fraction=0)
+    assert ids(data.training) == ["a", "b"] and all(len(record["image"]) == 2 for record in data.training)
+
+
+def test_one_numbered_channel_finds_its_label_too(tmp_path):
+    for name in ("a", "b"):
+        write_scan(tmp_path / "imagesTr" / f"{name}_0000.nii.gz")
+        write_label(tmp_path / "labelsTr" / f"{name}.nii.gz")
+    assert ids(find_labelled(tmp_path, ["x"], val_fraction=0).training) == ["a", "b"]
+
+
+def test_nothing_that_names_the_classes_is_refused_with_the_option(tmp_path):
+    write_pairs(tmp_path, ["a", "b"])
+    with pytest.raises(UserError, match=r"nothing names the classes .*`--class_names"):
+        find_labelled(tmp_path)
+
+
+def test_lonely_images_and_labels_are_left_out_and_counted(tmp_path, caplog):
+    write_pairs(tmp_path, ["a", "b"])
+    write_scan(tmp_path / "imagesTr" / "unlabelled.nii.gz")
+    write_label(tmp_path / "labelsTr" / "orphan.nii.gz")
+    data = find_labelled(tmp_path, ["x", "y"], val_fraction=0)
+    assert ids(data.training) == ["a", "b"]
+    assert "1 images without a label left out: unlabelled.nii.gz" in caplog.text
+    assert "1 labels without an image left out: orphan.nii.gz" in caplog.text
+
+
+def test_a_folder_without_any_pair_is_refused(tmp_path):
+    write_scan(tmp_path / "images" / "a.nii.gz")
+    write_label(tmp_path / "labels" / "b.nii.gz")
+    with pytest.raises(UserError, match="no image has a label"):
+        find_labelled(tmp_path, ["x"])
+
+
+def test_a_folder_of_another_layout_is_refused_with_the_layouts(tmp_path):
+    write_scan(tmp_path / "scans" / "a.nii.gz")
+    with pytest.raises(UserError, match=r"neither dataset.json, nor imagesTr .* data list"):
+        find_labelled(tmp_path, ["x"])
+
+
+def test_a_data_list_brings_its_own_sections_and_classes(tmp_path):
+    for name in "abc":
+        write_scan(tmp_path / f"{name}.nii.gz")
+        write_label(tmp_path / f"{name}_seg.nii.gz")
+    entry = {name: {"image": f"{name}.nii.gz", "label": f"{name}_seg.nii.gz"} for name in "abc"}
+    content = {"labels": {"1": "x"}, "training": [entry["a"]], "validation": [entry["b"]], "test": [entry["c"]]}
+    data = find_labelled(write_json(tmp_path / "list.json", content))
+    assert data.class_names == ["background", "x"]
+    assert [part[0]["image"] for part in data.sections.values()] == [str(tmp_path / f"{n}.nii.gz") for n in "abc"]
+
+
+def test_one_labelled_scan_is_trained_and_validated_on_with_a_warning(tmp_path, caplog):
+    write_pairs(tmp_path, ["only"])
+    data = find_labelled(tmp_path, ["x", "y"])
+    assert data.training == data.validation and len(data.training) == 1
+    assert "only one labelled scan" in caplog.text
+
+
+@pytest.mark.parametrize("fraction", [1.0, 1.5])
+def test_a_validation_share_that_leaves_nothing_is_refused(tmp_path, fraction):
+    write_pairs(tmp_path, CASES)
+    with pytest.raises(UserError, match="val_fraction"):
+        find_labelled(tmp_path, ["x", "y"], val_fraction=fraction)
+
+
+def test_the_hippocampus_folder_gives_nested_subsets_of_its_training_block(real_data):
+    folder = real_data / "Task04_Hippocampus"
+    four, eight = (find_labelled(folder, data_split="splits.json", num_labels=count) for count in (4, 8))
+    block = json.loads((folder / "splits.json").read_text())["train"]
+    assert set(ids(four.training)) < set(ids(eight.training)) < set(block)
+    assert (len(four.validation), len(four.test)) == (30, 50)
+    assert four.class_names == ["background", "Anterior", "Posterior"]
+
+
+def test_the_dirty_folder_has_no_pair_and_says_what_was_left_out(real_data, caplog):
+    with pytest.raises(UserError, match="no image has a label"):
+        find_labelled(real_data / "dirty", ["x"])
+    assert "hippocampus_118.nii.gz" in caplog.text and "hippocampus_010.nii.gz" in caplog.text

@@ -1,0 +1,101 @@
+"""Promises of `desd_components.scans.preprocess`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from bundle_runs import ROOT, config_files
+from monai.bundle import ConfigParser
+
+from desd_components import UserError
+from desd_components.base.errors import innermost_user_error
+from desd_components.scans.preprocess import preprocessing_settings, target_spacing
+
+
+def scan(path: Path, zooms: tuple[float, float, float], swap: bool = False) -> dict:
+    affine = np.diag([*zooms, 1.0])
+    if swap:  # the file's axes are A, R, S
+        affine = affine[[1, 0, 2, 3]]
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.float32), affine), path)
+    return {"image": str(path)}
+
+
+def test_median_spacing_is_taken_along_anatomical_axes(tmp_path: Path) -> None:
+    records = [
+        scan(tmp_path / "a.nii", (1.0, 2.0, 3.0)),
+        scan(tmp_path / "b.nii", (1.5, 2.0, 4.0)),
+        scan(tmp_path / "c.nii", (9.0, 2.5, 7.0), swap=True),  # 2.5 mm along R, 9 mm along A
+    ]
+    assert target_spacing("median", records) == pytest.approx([1.5, 2.0, 4.0])
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, None), (2, [2, 2, 2]), ([1, 1, 3.5], [1, 1, 3.5])], ids=str)
+def test_spacing_may_be_one_number_three_or_none(given: object, expected: object) -> None:
+    assert target_spacing(given, []) == expected
+
+
+@pytest.mark.parametrize("given", [[1, 1], 0, -1, "mean", [1, 1, "x"]], ids=str)
+def test_other_spacings_are_refused(given: object) -> None:
+    with pytest.raises(UserError, match="spacing="):
+        target_spacing(given, [])
+
+
+def test_unknown_intensities_are_refused() -> None:
+    with pytest.raises(UserError, match="zscore"):
+        preprocessing_settings(None, "minmax", [0, 1])
+    with pytest.raises(UserError, match="lower and the upper"):
+        preprocessing_settings(None, "hu", [1024, -1024])
+
+
+@pytest.fixture
+def one_bad(tmp_path: Path) -> list[dict]:
+    """Two good scans and one that is no NIfTI file."""
+    (tmp_path / "bad.nii").write_bytes(b"not a header, by any means")
+    good = [scan(tmp_path / f"good_{number}.nii", (1.0, 2.0, 3.0)) for number in range(2)]
+    return [*good, {"image": str(tmp_path / "bad.nii")}]
+
+
+def test_a_header_that_cannot_be_read_is_named_in_one_line(one_bad: list[dict]) -> None:
+    with pytest.raises(UserError, match=r"bad\.nii: cannot be read as NIfTI .*download it again") as told:
+        target_spacing("median", one_bad)
+    assert "\n" not in str(told.value)
+
+
+def test_a_scan_that_is_to_be_skipped_does_not_count_for_the_median(one_bad: list[dict]) -> None:
+    assert target_spacing("median", one_bad, on_bad_volume="skip") == [1.0, 2.0, 3.0]
+
+
+def test_no_readable_header_at_all_is_refused_even_when_skipping(one_bad: list[dict]) -> None:
+    with pytest.raises(UserError, match=r"bad\.nii: cannot be read as NIfTI"):
+        target_spacing("median", one_bad[2:], on_bad_volume="skip")
+
+
+@pytest.mark.parametrize(
+    ("bundle", "settings", "more"),
+    [
+        ("desd_pretrain", "preprocessing_settings", {}),
+        ("desd_seg_finetune", "settings", {"class_names": ["one"], "val_fraction": 0}),
+    ],
+)
+def test_both_bundles_take_the_median_and_name_a_bad_header(tmp_path, monkeypatch, bundle, settings, more) -> None:
+    for number in range(2):
+        for folder in ("images", "labels"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            scan(tmp_path / folder / f"case_{number}.nii", (1.0, 2.0, 3.0))
+    monkeypatch.chdir(ROOT)
+    config = {"dataset_dir": str(tmp_path), "spacing": "median", **more}
+    assert parsed(bundle, settings, config)["spacing"] == [1.0, 2.0, 3.0]
+    (tmp_path / "images" / "case_1.nii").write_bytes(b"not a header, by any means")
+    with pytest.raises(RuntimeError) as ended:
+        parsed(bundle, settings, config)
+    assert "case_1.nii: cannot be read as NIfTI" in str(innermost_user_error(ended.value))
+
+
+def parsed(bundle: str, item: str, settings: dict) -> dict:
+    parser = ConfigParser()
+    parser.read_config(config_files(bundle, "train"))
+    parser.update(settings)
+    return parser.get_parsed_content(item)

@@ -1,0 +1,136 @@
+"""Bad scans at the start of a run, and files that vanish in the middle of it: one line, a list, never a hang."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundle_runs import run_bundle, succeed
+from scan_files import loading, write_label, write_nifti, write_scan
+from torch.utils.data import DataLoader
+
+from desd_components import ContextDataset, LabelledData, UserError, usable_labelled, usable_records
+from desd_components.base.errors import plain_message
+
+
+def scans(folder: Path, good: int, bad: int = 0) -> list[dict]:
+    """Records of good scans, then of constant ones."""
+    records = [{"image": str(write_scan(folder / f"good_{n}.nii.gz", (20, 20, 20), seed=n))} for n in range(good)]
+    constant = np.ones((20, 20, 20), np.float32)
+    return records + [{"image": str(write_nifti(folder / f"flat_{n}.nii.gz", constant))} for n in range(bad)]
+
+
+def used(records: list[dict], folder: Path, choice: str = "skip") -> list[dict]:
+    return usable_records(records, loading("image"), folder / "cache", choice, folder / "run")
+
+
+def test_skipped_scans_are_left_out_counted_and_listed_with_their_reason(tmp_path, caplog):
+    records = scans(tmp_path / "data", good=3, bad=1)
+    with caplog.at_level(logging.WARNING):
+        assert used(records, tmp_path) == records[:3]
+    [entry] = json.loads((tmp_path / "run" / "quarantine.json").read_text())
+    assert entry["file"] == records[3]["image"] and "every voxel has the same value" in entry["reason"]
+    assert "1 of 4 scans are left out (on_bad_volume: skip)" in caplog.text
+
+
+def test_a_missing_file_and_a_truncated_one_are_skipped_alike(tmp_path):
+    records = scans(tmp_path / "data", good=4)
+    Path(records[0]["image"]).unlink()
+    Path(records[2]["image"]).write_bytes(Path(records[2]["image"]).read_bytes()[:9000])
+    assert used(records, tmp_path) == [records[1], records[3]]
+
+
+def test_a_scan_that_is_listed_twice_is_left_out_twice(tmp_path):
+    records = scans(tmp_path / "data", good=3, bad=1)
+    assert used([*records, records[-1]], tmp_path) == records[:3]
+
+
+def test_stop_leaves_the_refusal_to_the_data_set_and_writes_no_list(tmp_path):
+    records = scans(tmp_path / "data", good=1, bad=1)
+    assert used(records, tmp_path, "stop") == records
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("good", "bad"), [(1, 2), (0, 2)])
+def test_less_than_half_left_stops_the_run_in_one_line(tmp_path, good, bad):
+    with pytest.raises(
+        UserError, match=rf"{good} of {good + bad} scans are left, less than half .*mend the data"
+    ) as told:
+        used(scans(tmp_path / "data", good, bad), tmp_path)
+    assert "\n" not in str(told.value)
+
+
+def test_half_of_the_scans_is_enough(tmp_path):
+    assert len(used(scans(tmp_path / "data", good=2, bad=2), tmp_path)) == 2
+
+
+def test_another_choice_is_refused(tmp_path):
+    with pytest.raises(UserError, match="on_bad_volume='ignore': choose stop, or skip"):
+        used(scans(tmp_path / "data", good=1), tmp_path, "ignore")
+
+
+def test_a_bad_label_leaves_its_pair_out_of_its_section_alone(tmp_path):
+    records = scans(tmp_path / "data", good=4)
+    for number, record in enumerate(records):
+        values = 9 if number == 3 else 2
+        record["label"] = str(write_label(tmp_path / f"label_{number}.nii.gz", (20, 20, 20), values))
+    data = LabelledData(["background", "organ"], records[:2], records[2:])
+    left = usable_labelled(data, loading("image", "label"), tmp_path / "cache", "skip", tmp_path / "run")
+    assert (left.training, left.validation) == (records[:2], records[2:3])
+    [entry] = json.loads((tmp_path / "run" / "quarantine.json").read_text())
+    assert entry["file"] == records[3]["label"]
+
+
+def smoke(name: str, folder: Path, **settings: object) -> object:
+    given = {"output_dir": folder / "run", "cache_dir": folder / "cache", "dataset_dir": folder / "data"}
+    return run_bundle(name, "train smoke", "training", **given, **settings)
+
+
+def test_a_pre_training_skips_as_it_is_told(tmp_path):
+    scans(tmp_path / "data", good=3, bad=1)
+    done = succeed(smoke("desd_pretrain", tmp_path, on_bad_volume="skip", max_epochs=1, warmup_epochs=0))
+    assert "1 of 4 scans are left out" in done.stdout + done.stderr
+    assert json.loads((tmp_path / "run" / "encoder.json").read_text())["volumes"] == 3
+
+
+def test_a_fine_tuning_skips_as_it_is_told(tmp_path):
+    scans(tmp_path / "data" / "images", good=3, bad=1)
+    for path in (tmp_path / "data" / "images").iterdir():
+        write_label(tmp_path / "data" / "labels" / path.name, (20, 20, 20), 2)
+    settings = {"class_names": "['organ']", "on_bad_volume": "skip", "max_epochs": 1}
+    succeed(smoke("desd_seg_finetune", tmp_path, **settings))
+    [entry] = json.loads((tmp_path / "run" / "quarantine.json").read_text())
+    assert "flat_0.nii.gz" in entry["file"]
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert sorted(split["train"] + split["validation"]) == ["good_0", "good_1", "good_2"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_volume_that_vanishes_from_the_cache_ends_the_run_in_one_line(tmp_path, num_workers):
+    dataset = ContextDataset(scans(tmp_path / "data", 2), loading("image"), tmp_path / "cache", [8, 8, 8], [1, 2])
+    shutil.rmtree(dataset.folders[1])
+    with pytest.raises(UserError) as ended:
+        list(DataLoader(dataset, num_workers=num_workers))
+    line = plain_message(ended.value)
+    assert line.startswith(f"{dataset.folders[1]}: this preprocessed volume was there and cannot be read any more")
+    assert "\n" not in line and "start the same command again" in line
+
+
+def test_a_volume_cut_short_in_the_cache_is_told_alike(tmp_path):
+    dataset = ContextDataset(scans(tmp_path / "data", 1), loading("image"), tmp_path / "cache", [8, 8, 8], [1, 2])
+    array = Path(dataset.folders[0], "image.npy")
+    array.write_bytes(array.read_bytes()[:5000])
+    with pytest.raises(UserError, match="cannot be read any more"):
+        dataset[0]
+
+
+def test_a_scan_that_vanishes_before_the_next_start_is_named(tmp_path):
+    records = scans(tmp_path / "data", 2)
+    used(records, tmp_path)
+    Path(records[1]["image"]).unlink()
+    with pytest.raises(UserError, match=r"good_1.nii.gz: does not exist: mend the data list"):
+        ContextDataset(records, loading("image"), tmp_path / "cache", [8, 8, 8], [1, 2])

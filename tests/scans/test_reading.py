@@ -1,0 +1,185 @@
+"""Promises of `desd_components.scans.read`: every format is the same volume at the same place."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from dicom_files import hounsfield, stored_grid, write_series
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Spacingd
+from scan_files import oblique_affine, write_nifti
+
+from desd_components import ScanReader, UserError, VolumeCache, check_records
+from desd_components.scans.cache.entries import read_meta
+from desd_components.scans.read import open_volume, parts
+from desd_components.scans.volume import to_ras
+from desd_tools.__main__ import main
+
+VOXELS = stored_grid(hounsfield((16, 14, 12)))
+AFFINE = oblique_affine()
+
+
+def write_itk(path: Path, voxels: np.ndarray = VOXELS, affine: np.ndarray = AFFINE) -> Path:
+    """A volume (X, Y, Z) or (X, Y, Z, C) with an RAS+ affine, as SimpleITK writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    axes = (2, 1, 0, 3)[: voxels.ndim]
+    image = sitk.GetImageFromArray(voxels.transpose(axes).astype(np.float32), isVector=voxels.ndim == 4)
+    lps = to_ras(affine)
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    sitk.WriteImage(image, str(path), useCompression=path.suffix == ".nrrd")
+    return path
+
+
+def written(folder: Path, name: str) -> Path:
+    if name == "series":
+        return write_series(folder / name, hounsfield((16, 14, 12)), AFFINE)
+    return write_nifti(folder / name, VOXELS.astype(np.float32)) if ".nii" in name else write_itk(folder / name)
+
+
+READERS = {"a.nii.gz": "NIfTI", "a.nii": "NIfTI", "a.nrrd": "NRRD", "a.nhdr": "NRRD", "a.mha": "MetaImage"}
+READERS |= {"a.mhd": "MetaImage", "series": "DICOM"}
+LOADING = Compose([LoadImaged("image", reader=ScanReader()), EnsureChannelFirstd("image")])
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_format_is_the_same_volume_at_the_same_place(tmp_path, name):
+    volume = open_volume(written(tmp_path, name))
+    assert (volume.reader, volume.shape) == (READERS[name], VOXELS.shape)
+    np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-5)
+    np.testing.assert_array_equal(volume.read(), VOXELS)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.mha", "series"])
+def test_monai_loads_every_format_as_it_loads_nifti(tmp_path, name):
+    image = LOADING({"image": str(written(tmp_path, name))})["image"]
+    plain = Compose([LoadImaged("image"), EnsureChannelFirstd("image")])
+    expected = plain({"image": str(written(tmp_path, "plain.nii.gz"))})["image"]
+    np.testing.assert_array_equal(image.numpy(), expected.numpy())
+    np.testing.assert_allclose(image.affine, expected.affine, atol=1e-5)
+    assert str(image.meta["space"]) == str(expected.meta["space"])
+
+
+def test_channels_of_a_file_and_files_of_channels_give_channels(tmp_path):
+    both = np.stack([VOXELS, VOXELS + 1], axis=-1)
+    one = LOADING({"image": str(write_itk(tmp_path / "both.nrrd", both))})["image"]
+    nifti = LOADING({"image": str(write_nifti(tmp_path / "both.nii", both))})["image"]
+    fourth = sitk.JoinSeries([sitk.ReadImage(str(write_itk(tmp_path / "one.mha", VOXELS + n))) for n in range(2)])
+    sitk.WriteImage(fourth, str(tmp_path / "fourth.nrrd"))
+    axis = LOADING({"image": str(tmp_path / "fourth.nrrd")})["image"]
+    np.testing.assert_allclose(axis.affine, one.affine, atol=1e-6)
+    files = [str(write_itk(tmp_path / f"{n}.mha", VOXELS + n)) for n in range(2)]
+    several = LOADING({"image": files})["image"]
+    for image in (one, nifti, axis, several):
+        np.testing.assert_array_equal(image.numpy(), both.transpose(3, 0, 1, 2))
+
+
+def test_what_is_refused_is_not_handed_to_another_reader(tmp_path):
+    folder = write_series(tmp_path / "gap", hounsfield(), AFFINE, leave_out=(2, 3, 4, 5))
+    with pytest.raises(UserError, match="too wide to be filled"):
+        LOADING.transforms[0]({"image": str(folder)})
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+def test_a_file_that_is_not_what_its_name_says_is_refused_in_one_line(tmp_path, name):
+    (tmp_path / name).write_bytes(b"neither of them" * 20)
+    with pytest.raises(UserError, match=rf"{name}: cannot be read as (NRRD|MetaImage)") as refusal:
+        check_records([{"image": str(tmp_path / name)}])
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+def test_a_truncated_file_is_refused_when_its_voxels_are_read(tmp_path, name):
+    path = written(tmp_path, name)
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(UserError, match=rf"{name}: is truncated or damaged"):
+        check_records([{"image": str(path)}], voxels=True)
+
+
+def test_a_file_of_no_known_format_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"a picture")
+    with pytest.raises(UserError, match=r"a.png: is not a scan: give .nii, .nii.gz, .nrrd"):
+        check_records([{"image": str(tmp_path / "a.png")}])
+
+
+def test_without_simpleitk_the_remedy_is_named(tmp_path, monkeypatch):
+    path = written(tmp_path, "a.nrrd")
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    with pytest.raises(UserError, match=r"reading NRRD needs SimpleITK.*pip install pydicom"):
+        open_volume(path)
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "a.nhdr"])
+def test_a_header_without_its_voxels_says_so_and_one_with_a_part_of_them_is_damaged(tmp_path, name):
+    path = write_itk(tmp_path / name)
+    path.with_suffix(".raw").write_bytes(path.with_suffix(".raw").read_bytes()[:100])
+    damaged = r"is truncated or damaged \(SimpleITK cannot read its voxels to their end\): copy or download it again"
+    with pytest.raises(UserError, match=damaged):
+        check_records([{"image": str(path)}], voxels=True)
+    path.with_suffix(".raw").unlink()
+    with pytest.raises(UserError, match=rf"{name}: its voxels, a.raw, are not there: copy both files"):
+        open_volume(path)
+
+
+@pytest.mark.parametrize(("header", "data"), [("a.mhd", "a.raw"), ("a.nhdr", "a.raw"), ("a.mha", None)])
+def test_a_header_and_its_data_file_are_one_scan(tmp_path, header, data):
+    files = [Path(file).name for file in parts(str(written(tmp_path, header)))]
+    assert files == [header, *([data] if data else [])]
+
+
+def test_labels_may_have_another_format_than_images(tmp_path):
+    image = write_itk(tmp_path / "image.mha")
+    label = write_nifti(tmp_path / "label.nii.gz", (VOXELS > 0).astype(np.uint8))
+    check_records([{"image": str(image), "label": str(label)}], class_count=2, voxels=True)
+    moved = AFFINE.copy()
+    moved[0, 3] += 5
+    label = write_itk(tmp_path / "moved.nrrd", VOXELS > 0, moved)
+    with pytest.raises(UserError, match=r"its affine places a corner 5.00 mm away"):
+        check_records([{"image": str(image), "label": str(label)}])
+
+
+def test_the_cache_keeps_how_a_series_was_read_and_says_what_was_interpolated(tmp_path, caplog):
+    folder = write_series(tmp_path / "series", hounsfield(), AFFINE, leave_out=(3,))
+    cache = VolumeCache(LOADING, tmp_path / "cache")
+    with caplog.at_level(logging.WARNING):
+        meta = read_meta(cache.prepare([{"image": str(folder)}])[0])["image"]
+    assert (meta["reader"], meta["shape"]) == ("DICOM", [1, 7, 6, 8])
+    assert meta["warnings"] == "1 of 8 slices are missing (after slice 3): interpolated"
+    assert f"{folder}: 1 of 8 slices are missing" in caplog.text
+
+
+def test_a_slice_that_is_written_anew_is_preprocessed_anew(tmp_path):
+    record = {"image": str(write_series(tmp_path / "series", hounsfield(), AFFINE))}
+    cache = VolumeCache(LOADING, tmp_path / "cache")
+    first = cache.folder(record)
+    assert cache.folder(record) == first
+    slice_ = tmp_path / "series" / "3.dcm"
+    slice_.write_bytes(slice_.read_bytes())
+    assert cache.folder(record) != first
+
+
+def test_the_disk_need_of_a_series_is_estimated_from_its_headers(tmp_path):
+    record = {"image": str(write_series(tmp_path / "series", hounsfield(), AFFINE))}
+    cache = VolumeCache(LOADING, tmp_path / "cache")
+    assert cache.maker.estimated_bytes(record) == 7 * 6 * 8 * 4
+    spaced = Compose([*LOADING.transforms, Spacingd("image", pixdim=(0.8, 1.1, 1.25))])
+    assert VolumeCache(spaced, tmp_path / "cache").maker.estimated_bytes(record) == 7 * 6 * 15 * 4
+
+
+def test_check_reads_every_format_and_remarks_how(tmp_path, capsys):
+    for number, name in enumerate(("a.nii.gz", "b.nrrd", "c.mha")):
+        place = tmp_path / "data" / name
+        values = VOXELS + 10 * number
+        write_nifti(place, values) if ".nii" in name else write_itk(place, values)
+    write_series(tmp_path / "data" / "series", hounsfield((9, 9, 12), seed=5), np.diag([1, 1, 2, 1.0]), leave_out=(4,))
+    code = main(["check", str(tmp_path / "data"), f"--output={tmp_path / 'check.json'}"])
+    said = capsys.readouterr().out
+    assert code == 0, said
+    assert "4 images and 0 labels read; 0 with faults" in said
+    assert "series | 1 of 12 slices are missing (after slice 4): interpolated" in said

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_files import hounsfield, write_series
+from scan_files import oblique_affine, write_json, write_nifti, write_scan
+
+from desd_components import UserError, data_fingerprint, find_scans, records_hash
+from desd_components.scans.find import is_mask
+
+
+def names(records: list[dict]) -> list[str]:
+    return [Path(record["image"]).name for record in records]
+
+
+def test_a_folder_is_searched_recursively_and_gives_sorted_records(tmp_path):
+    for name in ("b/two.nii.gz", "a/deep/er/one.nii", "c.nii.gz"):
+        write_scan(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("not a scan")
+    assert [Path(record["image"]).relative_to(tmp_path).as_posix() for record in find_scans(tmp_path)] == [
+        "a/deep/er/one.nii",
+        "b/two.nii.gz",
+        "c.nii.gz",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "labelsTr/a.nii.gz",
+        "case/masks/a.nii.gz",
+        "segmentations/a.nii.gz",
+        "a_seg.nii.gz",
+        "a_seg-manual.nii.gz",
+        "a_gmseg_manual.nii.gz",
+        "a_mask.nii.gz",
+        "a_label.nii.gz",
+        "a_seg117.nii.gz",
+        "a_seg117_fast.nii.gz",
+        "case_0/segmentation.nii.gz",
+    ],
+)
+def test_labels_and_masks_are_recognised_by_folder_or_name(name):
+    assert is_mask(Path("/data") / name, Path("/data"))
+
+
+@pytest.mark.parametrize(
+    "name", ["imagesTr/a.nii.gz", "t2s.nii.gz", "ct_cropped.nii.gz", "segmented_flow.nii.gz", "unmasked.nii.gz"]
+)
+def test_scans_are_not_taken_for_masks(name):
+    assert not is_mask(Path("/data") / name, Path("/data"))
+
+
+def test_a_label_folder_above_the_data_folder_does_not_matter(tmp_path):
+    write_scan(tmp_path / "labels" / "data" / "a.nii.gz")
+    assert names(find_scans(tmp_path / "labels" / "data")) == ["a.nii.gz"]
+
+
+def test_the_count_of_masks_left_out_is_logged(tmp_path, caplog):
+    for name in ("a.nii.gz", "a_seg.nii.gz", "labelsTr/b.nii.gz"):
+        write_scan(tmp_path / name)
+    with caplog.at_level(logging.INFO):
+        assert names(find_scans(tmp_path)) == ["a.nii.gz"]
+    assert "2 label or mask files left out of 3" in caplog.text
+
+
+def test_files_that_macos_leaves_behind_are_ignored(tmp_path):
+    write_scan(tmp_path / "a.nii.gz")
+    (tmp_path / "._a.nii.gz").write_bytes(b"junk")
+    (tmp_path / ".hidden").mkdir()
+    write_scan(tmp_path / ".hidden" / "b.nii.gz")
+    assert names(find_scans(tmp_path)) == ["a.nii.gz"]
+
+
+def decathlon(folder: Path) -> Path:
+    for name in ("a", "b"):
+        write_scan(folder / "imagesTr" / f"{name}.nii.gz")
+        write_scan(folder / "labelsTr" / f"{name}.nii.gz")
+    write_scan(folder / "imagesTs" / "t.nii.gz")
+    entries = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in ("a", "b")]
+    content = {"labels": {"0": "background"}, "training": entries, "test": ["./imagesTs/t.nii.gz"]}
+    write_json(folder / "dataset.json", content)
+    return folder
+
+
+def test_a_decathlon_folder_gives_the_images_of_all_sections_and_no_labels(tmp_path):
+    records = find_scans(decathlon(tmp_path))
+    assert names(records) == ["a.nii.gz", "b.nii.gz", "t.nii.gz"]
+    assert all(set(record) == {"image"} for record in records)
+
+
+def test_decathlon_entries_without_a_file_are_left_out_and_counted(tmp_path, caplog):
+    (decathlon(tmp_path) / "imagesTs" / "t.nii.gz").unlink()
+    assert names(find_scans(tmp_path)) == ["a.nii.gz", "b.nii.gz"]
+    assert "1 files that do not exist" in caplog.text
+
+
+def test_a_data_list_names_its_scans_relative_to_itself(tmp_path):
+    path = write_json(
+        tmp_path / "lists" / "mine.json",
+        {"training": [{"image": "x/a.nii.gz", "label": "x/l.nii.gz"}], "validation": [{"image": "b.nii.gz"}]},
+    )
+    assert [record["image"] for record in find_scans(path)] == [
+        str(tmp_path / "lists" / "b.nii.gz"),
+        str(tmp_path / "lists" / "x" / "a.nii.gz"),
+    ]
+
+
+def test_a_data_list_may_name_a_file_per_channel(tmp_path):
+    path = write_json(tmp_path / "list.json", {"training": [{"image": ["a_t1.nii.gz", "a_t2.nii.gz"]}]})
+    channels = [str(tmp_path / "a_t1.nii.gz"), str(tmp_path / "a_t2.nii.gz")]
+    assert find_scans(path, in_channels=2) == [{"image": channels}]
+
+
+def test_the_base_folder_of_a_data_list_can_be_given(tmp_path):
+    path = write_json(tmp_path / "list.json", {"training": [{"image": "a.nii.gz"}]})
+    assert find_scans(path, base_dir=tmp_path / "scans") == [{"image": str(tmp_path / "scans" / "a.nii.gz")}]
+
+
+def test_a_scan_that_is_a_link_keeps_its_own_name(tmp_path):
+    write_scan(tmp_path / "store" / "4f2a.nii.gz").rename(tmp_path / "store" / "4f2a")
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "a.nii.gz").symlink_to(tmp_path / "store" / "4f2a")
+    path = write_json(tmp_path / "list.json", {"training": ["scans/a.nii.gz"]})
+    assert names(find_scans(path)) == names(find_scans(tmp_path / "scans")) == ["a.nii.gz"]
+
+
+def test_numbered_files_are_the_channels_of_one_image(tmp_path):
+    for name in ("p_0000.nii.gz", "p_0001.nii.gz", "q_0000.nii.gz", "q_0001.nii.gz"):
+        write_scan(tmp_path / name)
+    records = find_scans(tmp_path, in_channels=2)
+    assert [names([{"image": file} for file in record["image"]]) for record in records] == [
+        ["p_0000.nii.gz", "p_0001.nii.gz"],
+        ["q_0000.nii.gz", "q_0001.nii.gz"],
+    ]
+
+
+def test_a_split_file_keeps_the_test_cases_away_from_pretraining(tmp_path):
+    write_json(tmp_path / "splits.json", {"note": "text", "train": ["c", "a"], "validation": ["b"], "test": ["d"]})
+    for name in "abcde":
+        write_scan(tmp_path / f"{name}.nii.gz")
+    assert names(find_scans(tmp_path, data_split="splits.json")) == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+    assert names(find_scans(tmp_path, data_split=tmp_path / "splits.json", sections=["test"])) == ["d.nii.gz"]
+
+
+def test_a_case_in_two_sections_of_a_split_is_refused(tmp_path):
+    write_scan(tmp_path / "a.nii.gz")
+    write_json(tmp_path / "splits.json", {"train": ["a"], "test": ["a.nii.gz"]})
+    with pytest.raises(UserError, match=r"1 cases are listed twice \(first: a\)"):
+        find_scans(tmp_path, data_split="splits.json")
+
+
+def test_a_split_that_names_no_scan_is_refused_with_an_example(tmp_path):
+    write_scan(tmp_path / "case_1.nii.gz")
+    write_json(tmp_path / "splits.json", {"train": ["1", "2"]})
+    with pytest.raises(
+        UserError, match=r"none of its 2 case ids \(first: '1'\) names a scan \(a scan is called 'case_1'\)"
+    ):
+        find_scans(tmp_path, data_split="splits.json")
+
+
+def test_a_case_id_that_fits_two_scans_is_refused(tmp_path):
+    for patient in ("p1", "p2"):
+        write_scan(tmp_path / patient / "ct.nii.gz")
+    write_json(tmp_path / "splits.json", {"train": ["ct"]})
+    with pytest.raises(UserError, match="'ct' fits 2 scans"):
+        find_scans(tmp_path, data_split="splits.json")
+    write_json(tmp_path / "splits.json", {"train": ["p2"]})
+    assert find_scans(tmp_path, data_split="splits.json") == [{"image": str(tmp_path / "p2" / "ct.nii.gz")}]
+
+
+def test_one_scan_under_two_names_of_a_split_is_refused(tmp_path):
+    write_scan(tmp_path / "p1" / "ct.nii.gz")
+    write_json(tmp_path / "splits.json", {"train": ["p1/ct"], "test": ["p1"]})
+    with pytest.raises(UserError, match="'p1/ct' and 'p1' are one scan: keep one of them"):
+        find_scans(tmp_path, data_split="splits.json")
+
+
+def test_a_missing_folder_is_refused_with_what_may_stand_there(tmp_path):
+    with pytest.raises(UserError, match=r"does not exist .* with `--dataset_dir DIR`"):
+        find_scans(tmp_path / "nowhere")
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no scan found"):
+        find_scans(tmp_path)
+
+
+def test_a_folder_of_masks_only_is_refused_saying_so(tmp_path):
+    write_scan(tmp_path / "a_seg.nii.gz")
+    with pytest.raises(UserError, match="all 1 files in it are labels or masks"):
+        find_scans(tmp_path)
+
+
+def test_scans_of_all_formats_are_found_side_by_side(tmp_path):
+    write_scan(tmp_path / "a.nii.gz")
+    for name in ("b.nrrd", "c.mha", "d.mhd", "d.raw", "e_seg.nrrd"):
+        (tmp_path / name).write_bytes(b"its name is enough here")
+    write_series(tmp_path / "f_seg", hounsfield(), oblique_affine())
+    assert names(find_scans(tmp_path)) == ["a.nii.gz", "b.nrrd", "c.mha", "d.mhd", "f_seg"]
+
+
+def test_a_folder_of_files_that_only_look_like_dicom_holds_no_scan(tmp_path, caplog):
+    (tmp_path / "slice.dcm").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no scan found .* DICOM series"):
+        find_scans(tmp_path)
+    assert "1 files look like DICOM and cannot be read (first: slice.dcm)" in caplog.text
+
+
+def test_without_pydicom_a_stray_dicom_file_does_not_stop_those_who_have_nifti(tmp_path, caplog, monkeypatch):
+    write_scan(tmp_path / "a.nii.gz")
+    write_series(tmp_path / "series", hounsfield(), oblique_affine())
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    assert names(find_scans(tmp_path)) == ["a.nii.gz"]
+    assert "DICOM files are left out" in caplog.text and "pip install pydicom" in caplog.text
+
+
+def test_a_data_list_without_scans_is_refused_with_an_example(tmp_path):
+    with pytest.raises(UserError, match=r'has no list of scans: write \{"training"'):
+        find_scans(write_json(tmp_path / "list.json", {"classes": []}))
+
+
+def test_a_data_list_that_is_not_json_is_refused(tmp_path):
+    for text in ("{", "[" * 100_000):
+        (tmp_path / "list.json").write_text(text)
+        with pytest.raises(UserError, match="cannot be read as JSON"):
+            find_scans(tmp_path / "list.json")
+
+
+def test_an_entry_without_an_image_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"the entry .*label.* is not of the form"):
+        find_scans(write_json(tmp_path / "list.json", {"training": [{"label": "a.nii.gz"}]}))
+    with pytest.raises(UserError, match=r"the entry .*null.* is not of the form"):
+        find_scans(write_json(tmp_path / "list.json", {"training": [{"image": ["a.nii.gz", None]}]}))
+
+
+def test_the_hash_knows_names_and_sizes_and_not_the_place(tmp_path):
+    def hashed(folder: str, shape: tuple[int, ...] = (6, 7, 5)) -> str:
+        write_scan(tmp_path / folder / "a.nii", shape)
+        write_scan(tmp_path / folder / "b.nii", shape)
+        return records_hash({"train": find_scans(tmp_path / folder)})
+
+    assert hashed("here") == hashed("there")
+    assert hashed("here") != hashed("larger", (6, 7, 6))
+
+
+@pytest.mark.parametrize(
+    ("folder", "count"),
+    [("Task04_Hippocampus", 200), ("ct_tcia_2p5mm", 9), ("sct_spine", 4), ("totalseg_refs", 6)],
+)
+def test_real_folders_give_their_scans_and_none_of_their_masks(real_data, folder, count):
+    assert len(find_scans(real_data / folder)) == count
+
+
+def test_pretraining_on_the_hippocampus_split_sees_150_images(real_data):
+    folder = real_data / "Task04_Hippocampus"
+    used = set(names(find_scans(folder, data_split="splits.json")))
+    tested = set(names(find_scans(folder, data_split="splits.json", sections=["test"])))
+    assert (len(used), len(tested), len(used & tested)) == (150, 50, 0)
+
+
+def test_a_fingerprint_tells_other_voxels_of_the_same_size(tmp_path):
+    volume = np.zeros((40, 40, 40), dtype=np.float32)
+    path = write_nifti(tmp_path / "data" / "a.nii", volume)
+
+    def fingerprint() -> str:
+        return data_fingerprint({"train": find_scans(tmp_path / "data")})
+
+    before, size = fingerprint(), path.stat().st_size
+    volume[20, 20, 20] = 1
+    write_nifti(path, volume)
+    assert path.stat().st_size == size and fingerprint() != before and before.startswith("1 scans, contents ")
+    volume[20, 20, 20] = 0
+    write_nifti(path, volume)
+    assert fingerprint() == before
+    shutil.copytree(tmp_path / "data", tmp_path / "moved" / "elsewhere")
+    shutil.rmtree(tmp_path / "data")
+    assert data_fingerprint({"train": find_scans(tmp_path / "moved" / "elsewhere")}) == before

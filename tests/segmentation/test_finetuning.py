@@ -1,0 +1,254 @@
+"""Promises of `desd_components.segmentation.training`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from scan_files import write_scan
+
+from desd_components import (
+    EarlyStop,
+    LearningRateHandler,
+    ResNet3DEncoder,
+    SegmentationNetwork,
+    UserError,
+    save_weights,
+)
+from desd_components.scans.labelled import LabelledData
+from desd_components.scans.preprocess import preprocessing_settings
+from desd_components.segmentation.model import (
+    model_manifest,
+    network_from_manifest,
+    segmentation_classes,
+    segmentation_manifest,
+)
+from desd_components.segmentation.training import (
+    agree_with_encoder,
+    parameter_groups,
+    section_of,
+    share_of_steps,
+    split_of,
+    write_split,
+)
+
+SETTINGS = preprocessing_settings([1.0, 1.0, 1.0], "hu", [-1024, 1024])
+
+
+@pytest.fixture
+def network(tiny_encoder: ResNet3DEncoder) -> SegmentationNetwork:
+    return SegmentationNetwork(tiny_encoder, 3, decoder_width=8, decoder_norm="group")
+
+
+@pytest.mark.parametrize("preset", ["whole", "encoder_warmup", "layerwise_decay"])
+def test_groups_hold_every_parameter_once(network: SegmentationNetwork, preset: str) -> None:
+    grouped = [id(p) for group in parameter_groups(network, preset) for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in network.parameters())
+
+
+def test_biases_and_norms_are_not_decayed(network: SegmentationNetwork) -> None:
+    for group in parameter_groups(network, weight_decay=0.1):
+        assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] > 0}
+
+
+def test_whole_network_has_one_rate(network: SegmentationNetwork) -> None:
+    assert {(g["lr_scale"], g["frozen_steps"]) for g in parameter_groups(network, frozen_steps=5)} == {(1.0, 0)}
+
+
+def test_layerwise_decay_falls_from_the_decoder_to_the_stem(network: SegmentationNetwork) -> None:
+    scales = {g["name"]: g["lr_scale"] for g in parameter_groups(network, "layerwise_decay", decay=0.5)}
+    names = ("decoder", "stage_4", "stage_3", "stage_2", "stage_1", "stem")
+    assert [scales[name] for name in names] == [1, 0.5, 0.25, 0.125, 0.0625, 0.03125]
+
+
+def trained(network: SegmentationNetwork, preset: str, steps: int) -> dict[str, torch.Tensor]:
+    """How far each tensor moved in `steps` steps with two frozen ones."""
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    optimizer = torch.optim.AdamW(parameter_groups(network, preset, frozen_steps=2, weight_decay=0.1), lr=1e-2)
+    engine = Engine(lambda engine, batch: None)
+    LearningRateHandler(optimizer, lambda step: 1e-2).attach(engine)
+    engine.fire_event(Events.STARTED)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        network(torch.randn(1, 1, 16, 16, 16)).square().mean().backward()
+        optimizer.step()
+    return {name: (p.detach() - before[name]).abs().max() for name, p in network.named_parameters()}
+
+
+def test_a_resting_encoder_does_not_move_at_all_and_then_does(network: SegmentationNetwork) -> None:
+    moved = trained(network, "encoder_warmup", steps=2)
+    assert not any(distance for name, distance in moved.items() if name.startswith("encoder."))
+    assert all(distance for name, distance in moved.items() if name.endswith("conv.weight"))
+    moved = trained(network, "encoder_warmup", steps=3)
+    assert all(distance for name, distance in moved.items() if name.startswith("encoder.") and "weight" in name)
+
+
+@pytest.mark.parametrize(("wrong", "words"), [({"preset": "some"}, "some"), ({"decay": 0.0}, "layer_decay=0.0")])
+def test_unknown_presets_and_decays_are_refused(network: SegmentationNetwork, wrong: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        parameter_groups(network, **wrong)
+
+
+def test_a_share_is_rounded_to_steps_and_refused_from_one_on() -> None:
+    assert share_of_steps(0.1, 47) == 5
+    with pytest.raises(UserError, match="warmup_fraction=1"):
+        share_of_steps(1, 10, "warmup_fraction")
+
+
+def metadata(tmp_path: Path) -> Path:
+    channels = {"0": "background", "1": "spleen"}
+    path = tmp_path / "metadata.json"
+    path.write_text(json.dumps({"network_data_format": {"outputs": {"pred": {"channel_def": channels}}}}))
+    return path
+
+
+def test_classes_asked_for_win_over_those_of_the_data(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "liver"}}))
+    assert segmentation_classes(tmp_path, None, metadata(tmp_path)) == ["background", "liver"]
+    assert segmentation_classes(tmp_path, ["kidney"], metadata(tmp_path)) == ["background", "kidney"]
+
+
+def test_without_data_the_classes_are_those_of_the_bundle(tmp_path: Path) -> None:
+    assert segmentation_classes(tmp_path / "absent", None, metadata(tmp_path)) == ["background", "spleen"]
+
+
+def test_data_without_class_names_are_refused(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        write_scan(tmp_path / folder / "a.nii")
+    with pytest.raises(UserError, match="class_names"):
+        segmentation_classes(tmp_path, None, metadata(tmp_path))
+
+
+def saved_model(network: SegmentationNetwork, tmp_path: Path) -> Path:
+    manifest = segmentation_manifest(network, ["background", "a", "b"], "sigmoid", False, SETTINGS, [16, 16, 16])
+    save_weights(network, tmp_path / "model.pt", manifest)
+    return tmp_path / "model.pt"
+
+
+def test_a_network_is_built_again_from_its_manifest(network: SegmentationNetwork, tmp_path: Path) -> None:
+    again = network_from_manifest(model_manifest(saved_model(network, tmp_path)))
+    assert {n: p.shape for n, p in again.state_dict().items()} == {n: p.shape for n, p in network.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"spacing": [2.0, 2.0, 2.0]}, r"spacing is \[1.0, 1.0, 1.0\] there, \[2.0"),
+        ({"intensity": "zscore"}, "intensity is 'hu' there"),
+        ({"window": [32, 32, 32]}, "window is"),
+        ({"in_channels": 2}, "in_channels is 1 there, 2 asked for"),
+    ],
+    ids=str,
+)
+def test_a_knob_that_contradicts_the_manifest_is_refused(
+    network: SegmentationNetwork, tmp_path: Path, asked: dict, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        model_manifest(saved_model(network, tmp_path), **asked)
+
+
+def test_knobs_that_agree_or_say_nothing_are_accepted(network: SegmentationNetwork, tmp_path: Path) -> None:
+    path = saved_model(network, tmp_path)
+    assert model_manifest(path, spacing=[1, 1, 1], class_names="a,b", activation=None)["window"] == [16, 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"architecture": None}, "`architecture` is a NoneType, not a dict"),
+        ({"window": 32}, "`window` is a int, not a list"),
+        ({"regions": "false"}, "`regions` is a str, not a bool or list"),
+        ({"class_names": ["background", "a"]}, "names 2 classes, but the network has 3"),
+        ({"decoder": "left out"}, "`decoder` is absent, not a dict"),
+    ],
+    ids=str,
+)
+def test_a_manifest_that_was_edited_is_refused_with_the_entry(
+    network: SegmentationNetwork, tmp_path: Path, entry: dict, words: str
+) -> None:
+    beside = saved_model(network, tmp_path).with_suffix(".json")
+    content = {**json.loads(beside.read_text()), **entry}
+    beside.write_text(json.dumps({name: value for name, value in content.items() if value != "left out"}))
+    with pytest.raises(UserError, match=rf"model.json.*{words}.*Copy it again from the run"):
+        model_manifest(tmp_path / "model.pt")
+
+
+def test_an_encoder_is_no_segmentation_model(tiny_encoder: ResNet3DEncoder, tmp_path: Path) -> None:
+    save_weights(tiny_encoder, tmp_path / "encoder.pt", {"kind": "encoder"})
+    with pytest.raises(UserError, match="fine-tuned first"):
+        model_manifest(tmp_path / "encoder.pt")
+
+
+def test_other_preprocessing_than_the_encoder_saw_is_refused_unless_allowed(
+    tiny_encoder: ResNet3DEncoder, tmp_path: Path
+) -> None:
+    path = tmp_path / "encoder.pt"
+    save_weights(tiny_encoder, path, {"preprocessing": preprocessing_settings(None, "zscore", [-1024, 1024])})
+    with pytest.raises(UserError, match="intensity was 'zscore', now 'hu'"):
+        agree_with_encoder(path, SETTINGS)
+    agree_with_encoder(path, SETTINGS, allow=True)
+    agree_with_encoder(None, SETTINGS)
+
+
+def test_the_window_of_hounsfield_units_does_not_matter_to_z_scores(
+    tiny_encoder: ResNet3DEncoder, tmp_path: Path
+) -> None:
+    save_weights(tiny_encoder, tmp_path / "e.pt", {"preprocessing": preprocessing_settings(None, "zscore", [-9, 9])})
+    agree_with_encoder(tmp_path / "e.pt", preprocessing_settings(None, "zscore", [-1024, 1024]))
+
+
+DATA = LabelledData(["background", "a"], [{"image": "1.nii", "label": "1.nii"}], [{"image": "2.nii", "label": "2.nii"}])
+
+
+def test_split_of_a_run_is_found_beside_its_checkpoint(tmp_path: Path) -> None:
+    assert split_of(tmp_path / "model.pt") is None
+    write_split(DATA, tmp_path)
+    assert json.loads(Path(split_of(tmp_path / "model.pt") or "").read_text())["validation"] == ["2"]
+
+
+def test_sections_are_taken_by_name_or_all_together() -> None:
+    assert section_of(DATA, "validation") == DATA.validation
+    assert len(section_of(DATA, "all")) == 2
+    with pytest.raises(UserError, match="--data_split"):
+        section_of(DATA, "test")
+
+
+def early_stopped(*scores: float, epochs: int = 6, state: dict[str, Any] | None = None) -> tuple[Engine, EarlyStop]:
+    """A trainer whose validations give `scores`, from its first epoch or from where `state` was saved."""
+    validator, coming = Engine(lambda engine, batch: None), iter(scores)
+    trainer = Engine(lambda engine, batch: None)
+
+    @validator.on(Events.EPOCH_COMPLETED)
+    def score(engine: Engine) -> None:
+        engine.state.metrics["mean_dice"] = next(coming)
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: validator.run([0]))
+    early_stop = EarlyStop(validator, patience=2)
+    early_stop.attach(trainer)
+    if state is not None:
+        early_stop.load_state_dict(state)
+    trainer.run([0], max_epochs=epochs)
+    return trainer, early_stop
+
+
+def test_early_stop_ends_training_after_some_validations_without_progress() -> None:
+    trainer, _ = early_stopped(0.1, 0.3, 0.2, 0.3, 0.25, 0.9)
+    assert trainer.state.epoch == 4  # the best in epoch 2, no better one in 3 and 4
+
+
+def test_early_stop_goes_on_counting_in_a_run_that_goes_on() -> None:
+    _, first = early_stopped(0.1, 0.3, 0.2, epochs=3)
+    assert (first.state_dict()["counter"], first.state_dict()["best_score"]) == (1, 0.3)
+    trainer, _ = early_stopped(0.3, 0.9, state=first.state_dict())
+    assert trainer.state.epoch == 1
+
+
+def test_a_run_that_was_stopped_early_stays_stopped() -> None:
+    _, first = early_stopped(0.3, 0.2, 0.1)
+    trainer, _ = early_stopped(state=first.state_dict())
+    assert (trainer.state.epoch, trainer.state.iteration) == (0, 0)

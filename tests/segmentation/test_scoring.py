@@ -1,0 +1,172 @@
+"""Promises of `desd_components.segmentation.scores`."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.data import MetaTensor
+
+from desd_components.scans.volume import voxel_size
+from desd_components.segmentation.scores import (
+    MetricsReportHandler,
+    SegmentationScores,
+    case_scores,
+    dice_score,
+    hd95_score,
+    mean_scores,
+    metrics_table,
+)
+
+NAMES = ["background", "liver", "tumour"]
+SPACING = (1.0, 2.0, 3.5)
+
+
+def ball(shape: tuple[int, ...], center: tuple[float, ...], radius: float) -> torch.Tensor:
+    grid = np.indices(shape).astype(float)
+    return torch.from_numpy(sum((g - c) ** 2 for g, c in zip(grid, center, strict=True)) <= radius**2)
+
+
+def surface(mask: torch.Tensor) -> list[tuple[int, ...]]:
+    """Voxels with a neighbour (of six) outside the mask or the volume."""
+    found = []
+    for x, y, z in np.argwhere(mask.numpy()):
+        for dx, dy, dz in ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)):
+            place = (x + dx, y + dy, z + dz)
+            inside = all(0 <= p < n for p, n in zip(place, mask.shape, strict=True))
+            if not inside or not mask[place]:
+                found.append((x, y, z))
+                break
+    return found
+
+
+def hd95_written_out(a: torch.Tensor, b: torch.Tensor, spacing: tuple[float, ...]) -> float:
+    def directed(start: torch.Tensor, end: torch.Tensor) -> float:
+        nearest = []
+        for p in surface(start):
+            nearest.append(
+                min(
+                    math.sqrt(sum(((i - j) * s) ** 2 for i, j, s in zip(p, q, spacing, strict=True)))
+                    for q in surface(end)
+                )
+            )
+        return float(np.percentile(nearest, 95))
+
+    return max(directed(a, b), directed(b, a))
+
+
+def test_dice_of_two_boxes_can_be_said_in_the_head() -> None:
+    a, b = torch.zeros(4, 4, 4, dtype=torch.bool), torch.zeros(4, 4, 4, dtype=torch.bool)
+    a[:2], b[1:3] = True, True  # two slabs of 32 voxels that share 16
+    assert dice_score(a, b) == 0.5
+
+
+def test_hd95_equals_the_written_out_surface_distances_in_mm() -> None:
+    a, b = ball((12, 11, 9), (5, 5, 4), 3.2), ball((12, 11, 9), (6, 6, 4), 2.6)
+    assert hd95_score(a, b, SPACING) == pytest.approx(hd95_written_out(a, b, SPACING), rel=1e-5)
+
+
+def test_hd95_of_shifted_voxels_is_the_shift_in_mm() -> None:
+    a, b = torch.zeros(5, 5, 9, dtype=torch.bool), torch.zeros(5, 5, 9, dtype=torch.bool)
+    a[2, 2, 2], b[2, 2, 5] = True, True
+    assert hd95_score(a, b, SPACING) == pytest.approx(3 * 3.5)
+
+
+def test_a_class_absent_on_both_sides_has_no_score() -> None:
+    labels = torch.ones(1, 3, 3, 3)
+    scores = case_scores(labels, labels, NAMES, SPACING)
+    assert (scores["dice"]["tumour"], scores["hd95"]["tumour"]) == (None, None)
+
+
+def test_a_class_found_where_there_is_none_scores_zero_dice() -> None:
+    reference = torch.zeros(1, 3, 3, 3)
+    found = reference.clone()
+    found[0, 0, 0, 0] = 2
+    scores = case_scores(found, reference, NAMES, SPACING)
+    assert (scores["dice"]["tumour"], scores["hd95"]["tumour"]) == (0.0, None)
+
+
+def test_a_region_is_scored_as_it_was_trained_with_what_lies_in_it() -> None:
+    reference, found = torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 4, 4)
+    reference[0, :2], reference[0, 0] = 1, 2  # an organ of 32 voxels, half of them tumour
+    found[0, :2] = 1  # the organ is found, the tumour is not
+    assert case_scores(found, reference, NAMES, SPACING, [[1, 2], [2]])["dice"] == {"liver": 1.0, "tumour": 0.0}
+    assert case_scores(found, reference, NAMES, SPACING)["dice"]["liver"] == pytest.approx(2 * 16 / (16 + 32))
+
+
+def test_means_leave_out_what_has_no_score() -> None:
+    cases = [
+        {"dice": {"liver": 0.5, "tumour": None}, "hd95": {"liver": 2.0, "tumour": None}},
+        {"dice": {"liver": 1.0, "tumour": 0.25}, "hd95": {"liver": 4.0, "tumour": None}},
+    ]
+    means = mean_scores(cases, NAMES)
+    assert means["dice"] == {"liver": 0.75, "tumour": 0.25, "mean": 0.5}
+    assert means["hd95"] == {"liver": 3.0, "tumour": None, "mean": 3.0}
+
+
+def test_voxel_size_is_read_off_an_oblique_affine() -> None:
+    turn = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag(SPACING)
+    assert voxel_size(MetaTensor(torch.zeros(1, 2, 2, 2), affine=affine)) == pytest.approx(SPACING)
+
+
+def scored_engine(samples: list[dict]) -> tuple[Engine, SegmentationScores]:
+    engine = Engine(lambda engine, batch: batch)
+    engine.state.metric_details, engine.state.rank = {}, 0
+    metric = SegmentationScores(NAMES)
+    metric.attach(engine, "mean_dice")
+    engine.run([[sample] for sample in samples])
+    return engine, metric
+
+
+def sample(name: str, shift: int = 0) -> dict:
+    label = torch.zeros(1, 8, 8, 8)
+    label[:, 2:5, 2:5, 2:5] = 1
+    pred = torch.roll(label, shift, dims=1)
+    meta = {"filename_or_obj": f"/somewhere/{name}"}
+    return {
+        "image": MetaTensor(label.clone(), meta=meta),
+        "label": MetaTensor(label, affine=np.diag([*SPACING, 1.0]), meta=meta),
+        "pred": pred,
+    }
+
+
+def test_metric_is_the_mean_dice_and_the_rest_goes_along() -> None:
+    engine, _ = scored_engine([sample("a.nii.gz"), sample("b.nii.gz", shift=3)])
+    assert engine.state.metrics["mean_dice"] == pytest.approx(0.5)
+    assert engine.state.metrics["dice_liver"] == pytest.approx(0.5)
+    assert engine.state.metrics["hd95_liver"] == pytest.approx(1.5)  # 0 mm and 3 voxels of 1 mm
+    assert math.isnan(engine.state.metrics["dice_tumour"])
+
+
+def test_a_scan_that_a_sampler_repeats_counts_once() -> None:
+    engine, _ = scored_engine([sample("a.nii.gz"), sample("b.nii.gz", shift=3), sample("b.nii.gz", shift=3)])
+    assert len(engine.state.metric_details["cases"]) == 2
+
+
+def test_report_has_the_agreed_form(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    engine, _ = scored_engine([sample("a.nii.gz"), sample("b.nii.gz", shift=3)])
+    MetricsReportHandler(tmp_path / "metrics.json", NAMES)(engine)
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert report["classes"] == NAMES
+    assert [case["image"] for case in report["cases"]] == ["a.nii.gz", "b.nii.gz"]
+    assert report["cases"][0]["dice"] == {"liver": 1.0, "tumour": None}
+    assert report["mean"]["dice"] == {"liver": 0.5, "tumour": None, "mean": 0.5}
+    assert "liver" in capsys.readouterr().out
+
+
+def test_table_shows_a_dash_for_what_has_no_score() -> None:
+    report = {"cases": [], "mean": {"dice": {"tumour": None, "mean": 0.5}, "hd95": {"tumour": None, "mean": 1.0}}}
+    assert metrics_table(report).splitlines()[1].split() == ["tumour", "-", "-"]
+
+
+def test_no_case_at_all_is_zero_dice() -> None:
+    metric = SegmentationScores(NAMES)
+    metric.reset()
+    assert metric.compute() == 0.0

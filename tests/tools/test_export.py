@@ -1,0 +1,221 @@
+"""Exported networks say what the network says, for any batch and size, and carry their manifest."""
+
+import copy
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from desd_components import (
+    ResNet3DEncoder,
+    SegmentationNetwork,
+    UserError,
+    encoder_from,
+    load_encoder,
+    preprocessing_settings,
+    read_manifest,
+    save_weights,
+    segmentation_manifest,
+)
+from desd_tools.pack import export as export_module
+from desd_tools.pack.export import export, network_of, write_onnx
+from desd_tools.pack.publish import publish
+
+#: as the small recipe has it, and as the published one, narrower and of ten layers
+ARCHITECTURES = {
+    "small": {
+        "depth": 10,
+        "width": 8,
+        "norm": "group",
+        "stem_kernel": 3,
+        "stem_stride": 1,
+        "stem_pool": False,
+        "stage_strides": [2, 2, 2, 2],
+    },
+    "published": {"depth": 10, "width": 8},
+}
+SHAPES = [(1, 1, 40, 64, 33), (3, 1, 64, 35, 48)]
+
+
+@pytest.fixture(scope="module", params=["encoder", "segmentation"])
+def weights(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "weights.pt"
+    encoder = ResNet3DEncoder(**ARCHITECTURES["small" if request.param == "segmentation" else "published"])
+    if request.param == "encoder":
+        save_weights(encoder, path, {"kind": "encoder", "architecture": encoder.architecture})
+        return path
+    network = SegmentationNetwork(encoder, 3, decoder_width=8)
+    settings = preprocessing_settings(None, "zscore", [-1024.0, 1024.0])
+    manifest = segmentation_manifest(network, ["background", "a", "b"], "sigmoid", False, settings, [32, 32, 32])
+    save_weights(network, path, manifest)
+    return path
+
+
+def outputs(network, say):
+    """(what the network says, what `say` says) for each of the shapes."""
+    for shape in SHAPES:
+        x = torch.randn(*shape)
+        with torch.no_grad():
+            yield network(x), say(x)
+
+
+def test_torchscript_says_the_same_for_any_batch_and_size(weights, tmp_path):
+    export(str(weights), "torchscript", str(tmp_path / "network.ts"))
+    for wanted, found in outputs(network_of(weights), torch.jit.load(tmp_path / "network.ts")):
+        torch.testing.assert_close(found, wanted)
+    assert read_manifest(tmp_path / "network.ts") == read_manifest(weights)
+
+
+def by_onnxruntime(path):
+    """What the graph in a file says, as a function of a volume."""
+    pytest.importorskip("onnx")
+    session = pytest.importorskip("onnxruntime").InferenceSession(path)
+    return lambda x: torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
+
+
+def test_onnx_says_the_same_for_any_batch_and_size(weights, tmp_path):
+    pytest.importorskip("onnx")
+    export(str(weights), "onnx", str(tmp_path / "network.onnx"))
+    for wanted, found in outputs(network_of(weights), by_onnxruntime(tmp_path / "network.onnx")):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert read_manifest(tmp_path / "network.onnx") == read_manifest(weights)
+
+
+def test_of_fifty_layers_onnx_is_as_near_to_exact_arithmetic_as_torch_is(tmp_path):
+    """Instance norm over few voxels multiplies rounding from stage to stage: 1e-3 at the end, whoever computes it."""
+    pytest.importorskip("onnx")
+    encoder = ResNet3DEncoder(depth=50, width=16).eval()
+    write_onnx(encoder, tmp_path / "encoder.onnx")
+    exact = copy.deepcopy(encoder).double()
+    with torch.no_grad():
+        for ours, theirs in outputs(lambda x: (x, encoder(x)), by_onnxruntime(tmp_path / "encoder.onnx")):
+            x, by_torch = ours
+            wanted = exact(x.double())
+            rounding = (by_torch - wanted).abs().max()
+            assert (theirs - wanted).abs().max() < 2 * rounding < 1e-2 * wanted.abs().max()
+
+
+class Strange(nn.Module):
+    """A network whose middle is any function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.stem = nn.Conv3d(1, 2, 3, padding=1)
+        self.middle = Middle(function)
+
+    def forward(self, x):
+        return self.middle(self.stem(x))
+
+
+class Middle(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def instead_of_weights(monkeypatch, network):
+    """Export `network`, whatever the file."""
+    monkeypatch.setattr(export_module, "network_of", lambda _: network.eval())
+    monkeypatch.setattr(export_module, "read_manifest", lambda _: {})
+
+
+def decides(x):
+    return x if x.mean() > 0 else -x
+
+
+STRANGE = {
+    "an operator": (
+        lambda x: torch.fft.fftn(x).abs(),
+        "ONNX: it has no form for the operator fft_fftn of the layer middle",
+    ),
+    "an operator for some sizes": (
+        lambda x: nn.functional.adaptive_avg_pool3d(x, (5, 7, 3)),
+        "no form for the operator adaptive_avg_pool3d of the layer middle",
+    ),
+    "a decision": (decides, r"decides by the values or the size of a volume \(test_export.py, line \d+\)"),
+    "a size of its own": (lambda x: x.reshape(2, 7, -1), r"shape '.* is invalid for input of size"),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_what_onnx_cannot_hold_is_refused_in_one_line_and_leaves_no_file(tmp_path, monkeypatch, capfd, kind):
+    pytest.importorskip("onnx")
+    function, words = STRANGE[kind]
+    instead_of_weights(monkeypatch, Strange(function))
+    with pytest.raises(UserError, match=words) as refusal:
+        export("strange.pt", "onnx", str(tmp_path / "network.onnx"))
+    assert "Choose --format torchscript or safetensors." in str(refusal.value) and "\n" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_torchscript_cannot_hold_is_refused_in_one_line_and_leaves_no_file(tmp_path, monkeypatch):
+    instead_of_weights(monkeypatch, Strange(lambda x: x.numpy()))
+    with pytest.raises(
+        UserError, match=r"cannot be written as TorchScript: .*Choose --format safetensors\."
+    ) as refusal:
+        export("strange.pt", "torchscript", str(tmp_path / "network.ts"))
+    assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_safetensors_load_as_the_pt_does_and_are_published_as_one(weights, tmp_path):
+    pytest.importorskip("safetensors")
+    path = tmp_path / "weights.safetensors"
+    export(str(weights), "safetensors", str(path))
+    stored = torch.load(weights, weights_only=True)
+    found = network_of(path).state_dict()
+    assert found.keys() == stored.keys()
+    assert all(torch.equal(found[name], stored[name]) for name in stored)
+
+
+def test_published_safetensors_become_a_pt(tmp_path):
+    pytest.importorskip("safetensors")
+    encoder = ResNet3DEncoder(**ARCHITECTURES["small"])
+    settings = preprocessing_settings(None, "zscore", [-1024.0, 1024.0])
+    manifest = {"kind": "encoder", "architecture": encoder.architecture, "preprocessing": settings}
+    save_weights(encoder, tmp_path / "encoder.pt", manifest)
+    export(str(tmp_path / "encoder.pt"), "safetensors", str(tmp_path / "other" / "encoder.safetensors"))
+    pred = {"format": "feature map", "type": "feature"}
+    data = {"inputs": {"image": {}}, "outputs": {"pred": pred}}
+    (tmp_path / "bundle" / "configs").mkdir(parents=True)
+    (tmp_path / "bundle" / "configs" / "metadata.json").write_text(
+        __import__("json").dumps({"network_data_format": data})
+    )
+    publish(str(tmp_path / "other" / "encoder.safetensors"), str(tmp_path / "bundle"))
+    again = load_encoder(tmp_path / "bundle" / "models" / "model.pt").state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("format", "output", "words"),
+    [("tflite", "x.tflite", "choose one of safetensors, torchscript, onnx"), ("onnx", "x.pt", r"ends in \.onnx")],
+)
+def test_other_formats_and_endings_are_refused(weights, tmp_path, format, output, words):
+    with pytest.raises(UserError, match=words):
+        export(str(weights), format, str(tmp_path / output))
+
+
+@pytest.mark.parametrize(
+    ("format", "ending", "package"), [("onnx", "onnx", "onnx"), ("safetensors", "safetensors", "safetensors.torch")]
+)
+def test_a_missing_package_is_one_line(weights, tmp_path, monkeypatch, format, ending, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=f"pip install {package.partition('.')[0]}"):
+        export(str(weights), format, str(tmp_path / f"x.{ending}"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_four_channels_from_one_are_said_aloud(tmp_path, caplog):
+    encoder = ResNet3DEncoder(**ARCHITECTURES["small"])
+    save_weights(encoder, tmp_path / "encoder.pt", {"kind": "encoder", "architecture": encoder.architecture})
+    inflated = load_encoder(tmp_path / "encoder.pt", in_channels=4).eval()
+    assert "inflated from 1 to 4 input channels" in caplog.text
+    x = torch.randn(2, 1, 32, 32, 32)
+    with torch.no_grad():
+        wanted = encoder_from(tmp_path / "encoder.pt").eval()(x)
+        torch.testing.assert_close(inflated(x.expand(-1, 4, -1, -1, -1)), wanted, rtol=1e-4, atol=1e-5)

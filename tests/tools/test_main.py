@@ -1,0 +1,91 @@
+"""The command line: one line per command, errors in one line, no mistyped flag passed over."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import desd_components
+from desd_tools.__main__ import COMMANDS, main
+
+
+def test_every_command_is_listed_with_a_sentence(capsys):
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in COMMANDS:
+        [line] = [line for line in lines if line.split()[:1] == [name]]
+        assert len(line.split()) > 4
+
+
+def test_an_unknown_command_is_one_line_that_names_the_known_ones(capsys):
+    assert main(["phantoms"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "phantom" in error and error.startswith("error: command 'phantoms'")
+
+
+def test_a_mistyped_flag_is_refused_before_anything_is_written(tmp_path: Path, capsys):
+    assert main(["phantom", str(tmp_path / "family"), "--num-labeled", "4"]) == 2
+    assert "--num-labeled does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "family").exists()
+
+
+def test_a_user_error_is_one_line_and_exit_code_2(tmp_path: Path, capsys):
+    assert main(["phantom", str(tmp_path / "family"), "--num-labelled=1"]) == 2
+    assert capsys.readouterr().err.startswith("error: --num-labelled 1")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["phantom", "family", "--size", "large"], "phantom: --size large: give a whole number."),
+        (["check", ".", "--in-channels=two"], "check: --in-channels two: give a whole number."),
+        (["download", "Task04", "--keep-archive=perhaps"], "download: --keep-archive perhaps: give true or false."),
+        (["pack", "bundles/desd_pretrain", "--output"], "pack: flag --output has no value. Say --output=VALUE."),
+        (["export", "a.pt", "--format", "--output=a.onnx"], "export: flag --format has no value. Say --format=VALUE."),
+        (["method-figure", "/proc/none/a.svg"], "/proc/none/a.svg: cannot be written (No such file or directory)"),
+        (["insert"], "insert: no page was named."),
+        (["check-config", "tests/tools/test_main.py"], "tests/tools/test_main.py: no YAML or JSON"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_one_line(words, line, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {line}") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["2024", "a,b", "1e5", "None"])
+def test_a_folder_is_called_what_its_name_says(name, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["phantom", name, "--num-labelled=4", "--num-unlabelled=0", "--size=24"]) == 0
+    assert main(["check", name, "--output", f"{name}/1.5"]) == 0
+    assert {path.name for path in (tmp_path / name).iterdir()} > {"imagesTr", "1.5"}
+
+
+def test_false_is_not_true(tmp_path: Path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr("desd_tools.pack.pack.pack_one", lambda *_: Path("packed"))
+    monkeypatch.setattr("desd_tools.pack.pack_checks.check_packed", lambda packed: seen.setdefault("checked"))
+    assert main(["pack", "bundles/desd_pretrain", f"--output={tmp_path}", "--checks", "false"]) == 0
+    assert not seen
+
+
+def test_the_version_is_told(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == desd_components.__version__
+
+
+def test_python_dash_m_writes_a_phantom_family(tmp_path: Path):
+    command = [sys.executable, "-m", "desd_tools", "phantom", str(tmp_path / "f"), "--num-labelled", "4"]
+    done = subprocess.run([*command, "--num-unlabelled=0", "--size=24"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "f" / "labelsTr").iterdir())) == 4
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_each_command_names_its_arguments(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
