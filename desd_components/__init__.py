@@ -5,7 +5,7 @@ Segmentation", MICCAI 2022. This is an independent implementation, written from 
 """
 
 from .base.draws import SampleKey
-from .base.errors import UserError, given
+from .base.errors import UserError, none_if_null
 from .base.files import require_writable
 from .base.processes import joined_processes, leave_processes
 from .base.version import __version__
@@ -13,11 +13,11 @@ from .distillation.encoder import ResNet3DEncoder, pooled_stages, refuse_small_m
 from .distillation.handlers import FreezePrototypesHandler, LearningRateHandler, SaveWeightsHandler, TeacherEMAHandler
 from .distillation.loss import DeepSelfDistillationLoss, DistillationOutput
 from .distillation.network import DeepSelfDistillationNetwork, ProjectionHead, distributed_network
-from .distillation.schedules import CosineSchedule, decay_groups, optimizer_steps, scaled_learning_rate, total_batch
+from .distillation.schedules import CosineSchedule, Steps, decay_groups
 from .distillation.terms.coding_rate import CodingRateTerm
 from .distillation.terms.dense import DenseDistillationLoss, PrepareDenseViews, ViewsWithPoints
 from .distillation.views.make import MultiViews, PrepareViews, ViewGeometry
-from .distillation.views.recipe import ViewRecipe
+from .distillation.views.recipe import ViewRecipe, changed_view
 from .distillation.weights import (
     encoder_from,
     encoder_manifest,
@@ -30,30 +30,32 @@ from .health.collapse import CollapseHandler
 from .health.evaluation import EncoderEvaluation, evaluated_manifest, probe_data
 from .health.features import SaveFeaturesHandler, StageInferer
 from .health.monitor import DistillationMonitor, log_start, starting_lines
-from .health.probes import CrossViewScore, DenseProbe, StagePooling, TeacherPooling
+from .health.probes import CrossViewScore, DenseProbe, StagePooling, TeacherPooling, cross_view_scores
 from .health.skipping import SkipNonFiniteHandler
 from .pages.handlers import CasePictures, FeaturePictures, ScanPictures
 from .pages.outlines import DrawOverlayd, draw_overlay
 from .pages.run_end import finish_run
 from .runs.bundle import bundle_file, own_config_hash, require_version, run_or_bundle
 from .runs.config import shared
+from .runs.folder import RunFolder
 from .runs.history import RunRecordHandler
-from .runs.layout import ScanLayout, keep_subfolders, refuse_overwriting, scans_root
-from .runs.log import record_run, start_log
+from .runs.layout import ResultLayouts, ScanLayout, keep_subfolders, refuse_overwriting, scans_root
+from .runs.log import origin, record_run, start_log
 from .runs.plain import plain_errors
-from .runs.progress import ProgressHandler, TimeEstimateHandler, TrackableOutputHandler
+from .runs.progress import ProgressHandler, TerminalProgress, TimeEstimateHandler, TrackableOutputHandler
 from .runs.resume import ResumeHandler
 from .runs.same_run import run_settings, scheduled_epochs
 from .runs.signals import exit_if_stopped
 from .scans.cache.cache import VolumeCache
 from .scans.check import check_records
 from .scans.class_names import with_background
-from .scans.datasets import ContextDataset, PreprocessedDataset, warn_of_equal_boxes
+from .scans.datasets import ContextDataset, PreprocessedDataset, middle_slabs, warn_of_equal_boxes
 from .scans.dicom.seg import SaveDicomSegd
+from .scans.find import require_scans
 from .scans.labelled import LabelledData, find_labelled
 from .scans.lists import find_scans
-from .scans.loading import EpochSampler, ShareableCollate, collate_contexts
-from .scans.preprocess import preprocessing_settings, target_spacing
+from .scans.loading import EpochSampler, ShareableCollate, collate_contexts, sample_loader
+from .scans.preprocess import Preprocessing, preprocessing_settings, target_spacing
 from .scans.quarantine import usable_labelled, usable_records
 from .scans.read import ScanReader
 from .scans.records import CaseNames, data_fingerprint, records_hash
@@ -68,7 +70,6 @@ from .segmentation.training import (
     announce_training,
     parameter_groups,
     section_of,
-    share_of_steps,
     split_of,
     write_split,
 )

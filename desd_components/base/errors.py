@@ -56,6 +56,6 @@ def one_line(error: BaseException) -> str:
     return text[:160]
 
 
-def given(setting: Any) -> Any:
+def none_if_null(setting: Any) -> Any:
     """`setting`, or None for the words null and None, as which a command line hands over ``--name null``."""
     return None if setting in ("null", "None") else setting

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..base.errors import UserError
+from ..base.errors import UserError, none_if_null
 from ..base.files import save_tensors, write_json
 from ..base.tensors import contents, differences, flat_tensors, load_tensors
 from .encoder import ResNet3DEncoder, pooled_stages
@@ -192,7 +192,7 @@ def encoder_from(
     Raises:
         UserError: when the checkpoint is missing, contradicts what is asked for, or does not fit.
     """
-    if checkpoint is None:
+    if none_if_null(checkpoint) is None:
         channels = {} if in_channels is None else {"in_channels": in_channels}
         settings = {**(scratch_architecture or {}), **channels, **(architecture or {})}
         logger.info("encoder_checkpoint is null: the encoder starts from random weights (%s).", settings)

@@ -68,6 +68,7 @@ class DistillationMonitor:
         interval: int = 10,
         buffer: int = 256,
         patience: int = 4,
+        on_collapse: str = "warn",
     ) -> None:
         self.network, self.loss, self.interval, self.buffer, self.patience = network, loss, interval, buffer, patience
         self.alarms = all_alarms(network, loss)

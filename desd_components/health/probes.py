@@ -102,6 +102,12 @@ class CrossViewScore(Metric):
         return effective_rank(views[0]) / max(1, min(views.shape[1] - 1, views.shape[2]))
 
 
+def cross_view_scores() -> dict[str, CrossViewScore]:
+    """Retrieval at stages 3 to 1 and rank at all four: what a validation shows beside retrieval at the deepest."""
+    retrievals = {f"retrieval_{stage}": CrossViewScore(stage) for stage in (3, 2, 1)}
+    return retrievals | {f"rank_{stage}": CrossViewScore(stage, "rank") for stage in (4, 3, 2, 1)}
+
+
 def probed_box(labels: torch.Tensor, size: Sequence[int]) -> tuple[slice, slice, slice]:
     """The part of a volume that is probed: all of it, or along an axis longer than `size` that much around the labels.
 

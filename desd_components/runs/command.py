@@ -19,8 +19,7 @@ import torch
 from monai.bundle import ConfigComponent, ConfigParser, ReferenceResolver
 from monai.bundle import run as bundle_run
 
-from ..base.errors import UserError, given
-from ..base.errors import given as given_value
+from ..base.errors import UserError, none_if_null
 
 _FLAG = re.compile(r"-[A-Za-z]|--.")
 #: what `monai.bundle` itself asks a config for
@@ -96,7 +95,7 @@ def _refuse_mere_word(parser: ConfigParser, told: str, name: str, value: Any) ->
         raise UserError(
             f"{told} {value}: True or False stands there in the config ({before}): give one, as written here."
         )
-    if isinstance(before, int | float) and not isinstance(before, bool) and given_value(value) is not None:
+    if isinstance(before, int | float) and not isinstance(before, bool) and none_if_null(value) is not None:
         raise UserError(f"{told} {value}: a number stands there in the config ({before}): give one.")
 
 
@@ -126,10 +125,16 @@ def _added(overlay: Mapping[str, Any], before: ConfigParser, prefix: str = "") -
     for key, value in overlay.items():
         name = prefix + ReferenceResolver.normalize_id(str(key).removeprefix("+"))
         if not is_known(before, name):
-            is_one_of_many = bool(prefix) and isinstance(value, Mapping)  # a further metric among others, say
-            yield from () if is_one_of_many else (name,)
+            yield from () if _is_one_of_many(name, value, before) else (name,)
         elif _is_section(value) and _is_section(before[name]) and not name.endswith("kwargs"):
             yield from _added(value, before, f"{name}::")
+
+
+def _is_one_of_many(name: str, value: Any, before: ConfigParser) -> bool:
+    """Whether an id stands among others of its kind: a further metric, or a further part of the run."""
+    parent = name.rpartition("::")[0]
+    is_component = isinstance(value, Mapping) or str(value).startswith("@")
+    return is_component and bool(parent) and _is_section(before.get(parent))
 
 
 def _is_section(value: Any) -> bool:
@@ -269,7 +274,7 @@ def refuse_odd_values(settings: Mapping[str, Any]) -> None:
         UserError: naming the first that is odd, and what it may be.
     """
     for name, rule in RULES.items():
-        value = given(settings.get(name))
+        value = none_if_null(settings.get(name))
         if name not in settings or (isinstance(value, str) and value[:1] in ("$", "@", "%")):
             continue
         if not rule.holds(value):

@@ -80,6 +80,39 @@ class ScanLayout(FolderLayoutBase):
         return scan.parent.relative_to(self.root) if self.root and self.root in scan.parents else Path()
 
 
+class ResultLayouts:
+    """The layouts of all that a segmentation writes of a scan; None for what it does not.
+
+    Args:
+        output_dir: the folder of results.
+        separate_folder: one folder for each scan.
+        probabilities, dicom_seg, outlines: whether these are written beside the labels.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        separate_folder: bool = False,
+        probabilities: bool = False,
+        dicom_seg: bool = False,
+        outlines: bool = False,
+    ) -> None:
+        def layout(wanted: bool, folder: Path, **options: Any) -> ScanLayout | None:
+            return ScanLayout(folder, **options) if wanted else None
+
+        folder, each = Path(output_dir), {"separate_folder": separate_folder}
+        self.labels = ScanLayout(folder, **each)
+        self.probabilities = layout(probabilities, folder, postfix="prob", **each)
+        self.dicom = layout(dicom_seg, folder, extension=".dcm", **each)
+        self.outlines = layout(outlines, folder / "outlines", extension=".png")
+
+    @property
+    def all(self) -> list[ScanLayout]:
+        """Those that there are."""
+        layouts = (self.labels, self.probabilities, self.dicom, self.outlines)
+        return [layout for layout in layouts if layout is not None]
+
+
 def keep_subfolders(dataset_dir: str | Path, records: Sequence[Record], layouts: Sequence[ScanLayout]) -> None:
     """Tell `layouts` where the scans of a run lie; those who segment one scan of their own build them without a folder.
 

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +20,7 @@ import yaml
 
 from ..base.files import require_writable, write_atomically, write_json
 from ..scans.records import records_hash
-from .bundle import calling_parser, config_hash, resolved_config
+from .bundle import calling_parser, config_hash, own_config_hash, resolved_config
 
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scipy", "PyYAML", "pydicom", "SimpleITK")
 
@@ -107,6 +108,12 @@ def record_run(
         facts["data_hash"] = records_hash(data)
         write_json(folder / record_name(part, "data.json"), data)
     write_json(folder / record_name(part, "environment.json"), facts)
+
+
+def origin(scans: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a manifest says of where weights come from: how many volumes, their hash, and that of the config."""
+    data_hash = records_hash({"training": list(scans)})
+    return {"volumes": len(scans), "data_hash": data_hash, "config_hash": own_config_hash()}
 
 
 def record_name(part: str, file: str) -> str:

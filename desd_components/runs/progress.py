@@ -60,6 +60,25 @@ def spoken_time(seconds: float) -> str:
     return f"{minutes // 1440} days {minutes % 1440 // 60} h"
 
 
+class TerminalProgress:
+    """A progress bar, on a terminal and on the first process only.
+
+    Args:
+        label: what the bar stands for.
+        output_transform: the engine's output -> what stands beside the bar; None for nothing.
+    """
+
+    def __init__(self, label: str, output_transform: Any = None) -> None:
+        self.label, self.output_transform = label, output_transform
+
+    def attach(self, engine: Engine) -> None:
+        """Show the bar of each epoch of `engine`."""
+        if idist.get_rank() == 0 and sys.stderr.isatty():
+            from ignite.handlers import ProgressBar  # late: it wants tqdm
+
+            ProgressBar(desc=self.label).attach(engine, output_transform=self.output_transform)
+
+
 class ProgressHandler:
     """A progress bar for each epoch, with the loss; on the first process only.
 
@@ -74,11 +93,7 @@ class ProgressHandler:
         """Show a bar on a terminal, and a line for each epoch elsewhere."""
         if idist.get_rank() != 0:
             return
-        if sys.stderr.isatty():
-            from ignite.handlers import ProgressBar  # late: it wants tqdm
-
-            bar = ProgressBar(desc=self.label)
-            bar.attach(engine, output_transform=lambda output: {"loss": output[CommonKeys.LOSS].item()})
+        TerminalProgress(self.label, lambda output: {"loss": output[CommonKeys.LOSS].item()}).attach(engine)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._line)
 
     def _line(self, engine: Workflow) -> None:

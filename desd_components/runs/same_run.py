@@ -8,10 +8,24 @@ from typing import Any
 
 from torch import nn
 
-from ..base.errors import UserError, given, require_whole
+from ..base.errors import UserError, none_if_null, require_whole
 from ..base.tensors import differences
 from .bundle import calling_parser, resolved_config
 from .state import StatePair, state_to_resume
+
+#: entries of a config that change no step of a run, in both bundles; what comes of them is compared as facts
+MAY_DIFFER = (
+    # what is around the run
+    *("imports", "initialize", "run", "training", "finalize"),
+    # places, and which scans of them: compared as data
+    *("bundle_root", "dataset_dir", "data_split", "on_bad_volume", "output_dir", "cache_dir"),
+    # how it goes on: the schedules are compared as max_epochs
+    *("resume", "extend"),
+    # machines: the volumes or crops of a step are compared as total_batch
+    *("device", "network", "num_workers", "batch_size"),
+    # what is looked at, written down and saved, and when a run that goes wrong is stopped
+    *("page", "run_folder", "train#handlers", "skip_handler#max_skipped_steps"),
+)
 
 TOLD, TOLD_LENGTH = 20, 80  # of settings that differ, and characters of a value
 EXTENSIONS = (None, "keep", "stretch")
@@ -55,7 +69,7 @@ def known_extension(extend: str | None) -> str | None:
     Raises:
         UserError: when it is no such word.
     """
-    extend = given(extend)
+    extend = none_if_null(extend)
     if extend not in EXTENSIONS:
         raise UserError(f"extend={extend!r}: choose null, keep or stretch.")
     return extend
@@ -127,7 +141,7 @@ def run_settings(may_differ: Sequence[str], **facts: Any) -> dict[str, Any]:
     """Id -> value of all that decides the steps of the run whose config is being evaluated, for a `ResumeHandler`.
 
     Args:
-        may_differ: ids of entries that do not count, with all that is below them; ``train#dataloader``, say.
+        may_differ: ids of entries that do not count, beside those of `MAY_DIFFER`, with all that is below them.
         facts: what entries that do not count lead to, under names of their own: a hash of the data for its folder.
             They stand in the place of entries of the same name.
 
@@ -136,7 +150,8 @@ def run_settings(may_differ: Sequence[str], **facts: Any) -> dict[str, Any]:
     """
     parser = calling_parser()
     config = {} if parser is None else resolved_config(parser)
-    free = {name.replace("::", "#") for name in (*may_differ, *TRACKING, *facts)}  # MONAI's parser rewrites ids
+    names = (*MAY_DIFFER, *may_differ, *TRACKING, *facts)
+    free = {name.replace("::", "#") for name in names}  # MONAI's parser rewrites ids
     return {**dict(_entries(config, free)), **{name: _plain(value) for name, value in facts.items()}}
 
 
@@ -162,4 +177,4 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
-    return given(value if isinstance(value, bool | int | float | None) else str(value))
+    return none_if_null(value if isinstance(value, bool | int | float | None) else str(value))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from ..base.draws import AUGMENTATION_STREAM, CONTEXT_STREAM, SampleKey, generat
 from ..base.errors import UserError
 from .cache.cache import VolumeCache
 from .cache.entries import is_label, open_array, read_meta
+from .loading import collate_contexts
 from .records import Record
 
 logger = logging.getLogger(__name__)
@@ -93,8 +93,7 @@ class ContextDataset(Dataset):
 
     Args:
         data: records ``{"image": path or [path per channel]}``, or paths.
-        transform: stock deterministic MONAI transforms that begin with ``LoadImaged``.
-        cache_dir: where preprocessed volumes are kept.
+        cache: of the preprocessed volumes.
         view_size: voxels (x, y, z) of a global view.
         context_scale: per axis the range of context size / view size, or null for the whole extent; a pair for all.
         slab_depth: slices of a slab; None takes whole volumes.
@@ -103,20 +102,18 @@ class ContextDataset(Dataset):
         trim_fraction: of the width, taken off each in-plane border.
         one_slab: the middle slab of each volume only, as for a validation.
         samples_per_volume: items per slab and epoch, each with a draw of its own.
-        num_workers: threads for the preprocessing.
         seed: of all draws.
-        in_channels: channels of a volume.
-        cache_dtype: "float32" or "float16".
 
     Raises:
         UserError: when a setting or a record cannot be used.
     """
 
+    collate = staticmethod(collate_contexts)
+
     def __init__(
         self,
         data: Sequence[Record | str],
-        transform: Any,
-        cache_dir: str | Path,
+        cache: VolumeCache,
         view_size: Sequence[int],
         context_scale: Any,
         slab_depth: int | None = None,
@@ -125,18 +122,18 @@ class ContextDataset(Dataset):
         trim_fraction: float = 0.1,
         one_slab: bool = False,
         samples_per_volume: int = 1,
-        num_workers: int = 0,
         seed: int = 0,
-        in_channels: int = 1,
-        cache_dtype: str = "float32",
     ) -> None:
         self.view_size = tuple(int(size) for size in view_size)
         self.context_scale = axis_scales(context_scale)
         _check_contexts(self.view_size, samples_per_volume, trim_fraction, slab_depth, slab_stride)
         self.data = as_records(data)
+        self.settings: dict[str, Any] = {
+            **{"cache": cache, "view_size": view_size, "context_scale": context_scale, "seed": seed},
+            **{"slab_depth": slab_depth, "trim_wider_than": trim_wider_than, "trim_fraction": trim_fraction},
+        }
         self.samples_per_volume, self.seed = samples_per_volume, seed
-        cache = VolumeCache(transform, cache_dir, ("image",), cache_dtype, in_channels)
-        self.folders = [str(folder) for folder in cache.prepare(self.data, num_workers)]
+        self.folders = [str(folder) for folder in cache.prepare(self.data)]
         shapes = [read_meta(folder)["image"]["shape"][1:] for folder in self.folders]
         self.slabs = self._slab_table(shapes, slab_depth, slab_stride, trim_wider_than, trim_fraction, one_slab)
         logger.info(self.describe())
@@ -192,6 +189,11 @@ class ContextDataset(Dataset):
         return {"image": image, "context_size": size, "index": index, "epoch": epoch, "volume": volume}
 
 
+def middle_slabs(dataset: ContextDataset, data: Sequence[Record | str]) -> ContextDataset:
+    """Contexts like those of `dataset`, of the volumes in `data`, each volume's middle slab alone: for a validation."""
+    return ContextDataset(data, **dataset.settings, one_slab=True)
+
+
 def context_length(extent: int, view: int, scale: tuple[float, float] | None, draw: float) -> int:
     """Voxels of the context along one axis.
 
@@ -220,16 +222,10 @@ class PreprocessedDataset(Dataset):
 
     Args:
         data: records ``{"image": ..., "label": ...}``.
-        transform: stock deterministic MONAI transforms that begin with ``LoadImaged``; done once, cached.
+        cache: of the preprocessed volumes; its keys are those of a sample.
         augmentation: stock MONAI transforms done per sample, random ones included: a Compose, a list, or None.
-        cache_dir: where preprocessed volumes are kept.
-        keys: the entries to keep.
         samples_per_volume: items per volume and epoch, each with a draw of its own.
-        num_workers: threads for the preprocessing.
         seed: of all draws.
-        in_channels: channels of an image.
-        class_count: classes with the background; None leaves label values unchecked.
-        cache_dtype: "float32" or "float16".
 
     Raises:
         UserError: when a setting or a record cannot be used.
@@ -238,25 +234,18 @@ class PreprocessedDataset(Dataset):
     def __init__(
         self,
         data: Sequence[Record],
-        transform: Any,
-        cache_dir: str | Path,
+        cache: VolumeCache,
         augmentation: Any = None,
-        keys: Sequence[str] = ("image", "label"),
         samples_per_volume: int = 1,
-        num_workers: int = 0,
         seed: int = 0,
-        in_channels: int = 1,
-        class_count: int | None = None,
-        cache_dtype: str = "float32",
     ) -> None:
         if samples_per_volume < 1:
             raise UserError(f"samples_per_volume is {samples_per_volume}: give at least 1.")
-        self.data, self.keys = as_records(data), tuple(keys)
+        self.data, self.keys = as_records(data), cache.keys
         self.samples_per_volume, self.seed = samples_per_volume, seed
         steps = augmentation if isinstance(augmentation, list | tuple | Compose) else [augmentation]
         self.augmentation = steps if isinstance(steps, Compose) else Compose([step for step in steps if step])
-        cache = VolumeCache(transform, cache_dir, keys, cache_dtype, in_channels, class_count)
-        self.folders = [str(folder) for folder in cache.prepare(self.data, num_workers)]
+        self.folders = [str(folder) for folder in cache.prepare(self.data)]
         logger.info("%d volumes, %d samples an epoch", len(self.folders), len(self))
 
     def __len__(self) -> int:

@@ -125,3 +125,7 @@ def _scans_in_folder(folder: Path, in_channels: int) -> list[Record]:
         found = f"all {len(masks)} files in it are labels or masks by their names" if masks else "no such file"
         raise UserError(f"{folder}: no scan found ({found}): dataset_dir is searched recursively for {FORMATS}.")
     return group_channels(images, in_channels)
+
+
+def require_scans(dataset_dir, scans):
+    """SHIM"""

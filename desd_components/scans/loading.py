@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor, list_data_collate
-from torch.utils.data import DistributedSampler, get_worker_info
+from torch.utils.data import DataLoader, DistributedSampler, get_worker_info
 
 from ..base.draws import ORDER_STREAM, SampleKey, generator
 from ..base.errors import UserError, chain_of
@@ -178,3 +178,40 @@ def _is_of_semaphore(error: BaseException) -> bool:
     """Whether an error comes from the making of a semaphore, which lies in ``/dev/shm``."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(frames) and frames[-1].f_code.co_filename.endswith("synchronize.py")
+
+
+def sample_loader(
+    dataset: Any,
+    batch_size: int,
+    num_workers: int = 0,
+    seed: int = 0,
+    device: Any = "cpu",
+    shuffle: bool = True,
+    sampler: Any = None,
+) -> DataLoader:
+    """The loader of a training, whose batches are a function of (seed, epoch), or, without `shuffle`, of a validation.
+
+    Args:
+        dataset: contexts or preprocessed volumes; one with a `collate` of its own is collated by it.
+        batch_size: samples of a batch on this process.
+        num_workers: loader processes; 0 loads in this one.
+        seed: of the order.
+        device: that the batches go to; memory is pinned for a GPU.
+        shuffle: False gives every sample once, in order, on every process, or those of `sampler`.
+        sampler: of a validation that processes share out.
+
+    Raises:
+        UserError: when a training's dataset is smaller than a batch of all processes.
+    """
+    order: dict[str, Any] = {"sampler": sampler}
+    if shuffle:
+        order = {"sampler": EpochSampler(dataset, batch_size, seed), "drop_last": True}
+    return DataLoader(
+        dataset,
+        batch_size,
+        num_workers=num_workers,
+        persistent_workers=shuffle and num_workers > 0,
+        pin_memory=shuffle and torch.device(device).type == "cuda",
+        collate_fn=ShareableCollate(getattr(dataset, "collate", list_data_collate)),
+        **order,
+    )

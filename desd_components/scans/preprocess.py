@@ -1,4 +1,7 @@
-"""The settings of a preprocessing, as configs give them and manifests carry them: grid and intensities."""
+"""Preprocessing: from a scan's file to what a network sees, the same in training, validation, evaluation and inference.
+
+The settings that configs give (grid and intensities) are what manifests carry and what the cache is keyed by.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from monai.transforms import (
+    Compose,
+    EnsureChannelFirstd,
+    LoadImaged,
+    NormalizeIntensityd,
+    Orientationd,
+    ScaleIntensityRanged,
+    Spacingd,
+)
+from monai.utils import ensure_tuple
 
 from ..base.errors import UserError
+from .cache.entries import is_label
 from .check import file_problem, raise_problems
-from .read import open_volume
+from .read import ScanReader, open_volume
 from .records import Record, record_files
 
 INTENSITIES = ("hu", "zscore")
@@ -63,8 +77,53 @@ def _ras_voxel_size(file: str) -> np.ndarray | str:
     return sizes
 
 
+class Preprocessing(Compose):
+    """Read, turn to RAS, resample, scale the intensities: a `Compose` of stock MONAI transforms, which can be inverted.
+
+    Args:
+        keys: the entries of a scan, such as "image" or ["image", "label"]; labels are resampled to the nearest voxel.
+        spacing: voxel size to resample to, in mm along R, A, S; None keeps each scan's own grid.
+        intensity: "hu" clips to the window and scales it to [-1, 1], for CT; "zscore" takes each volume's and
+            channel's mean off and divides by its standard deviation, for MR.
+        hu_window: lower and upper end in HU; unused with "zscore".
+        orientation: of the axes.
+        turn_labels: whether labels come along to the new grid; False leaves them as they are stored.
+
+    Attributes:
+        settings: what a manifest says of it.
+
+    Raises:
+        UserError: when intensity or window is no such thing.
+    """
+
+    def __init__(
+        self,
+        keys: str | Sequence[str],
+        spacing: list[float] | None,
+        intensity: str = "hu",
+        hu_window: Sequence[float] | None = None,
+        orientation: str = "RAS",
+        turn_labels: bool = True,
+    ) -> None:
+        self.settings = preprocessing_settings(spacing, intensity, hu_window, orientation)
+        keys = ensure_tuple(keys)
+        images = [key for key in keys if not is_label(key)]
+        turned = keys if turn_labels else images
+        # channels in a step of its own, for MONAI Deploy loads the scan itself and leaves LoadImaged out
+        steps: list[Any] = [LoadImaged(keys, reader=ScanReader(), image_only=True), EnsureChannelFirstd(keys)]
+        steps.append(Orientationd(turned, axcodes=orientation, labels=None))  # the scan's own space, whichever it names
+        if spacing is not None:
+            modes = ["nearest" if is_label(key) else "bilinear" for key in turned]
+            steps.append(Spacingd(turned, pixdim=spacing, mode=modes))
+        if window := self.settings["hu_window"]:
+            steps.append(ScaleIntensityRanged(images, *window, b_min=-1.0, b_max=1.0, clip=True))
+        else:
+            steps.append(NormalizeIntensityd(images, channel_wise=True))
+        super().__init__(steps)
+
+
 def preprocessing_settings(
-    spacing: list[float] | None, intensity: str, hu_window: Sequence[float], orientation: str = "RAS"
+    spacing: list[float] | None, intensity: str, hu_window: Sequence[float] | None, orientation: str = "RAS"
 ) -> dict[str, Any]:
     """What the preprocessing did, as a manifest carries it.
 
@@ -73,7 +132,9 @@ def preprocessing_settings(
     """
     if intensity not in INTENSITIES:
         raise UserError(f"intensity={intensity!r}: choose hu (a window, for CT) or zscore (per volume, for MR).")
-    if len(hu_window) != 2 or hu_window[0] >= hu_window[1]:
+    if intensity == "zscore" and hu_window is None:
+        return {"orientation": orientation, "spacing": spacing, "intensity": intensity, "hu_window": None}
+    if hu_window is None or len(hu_window) != 2 or hu_window[0] >= hu_window[1]:
         raise UserError(f"hu_window={hu_window!r}: give the lower and the upper end in HU, such as [-1024, 1024].")
     window = [float(value) for value in hu_window] if intensity == "hu" else None
     return {"orientation": orientation, "spacing": spacing, "intensity": intensity, "hu_window": window}

@@ -11,7 +11,6 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import ignite.distributed as idist
 
@@ -30,29 +29,17 @@ CHOICES = ("stop", "skip")
 
 def usable_records(
     records: Sequence[Record],
-    transform: Any,
-    cache_dir: str | Path,
+    cache: VolumeCache,
     on_bad_volume: str,
     output_dir: str | Path,
-    keys: Sequence[str] = ("image",),
-    in_channels: int = 1,
-    class_count: int | None = None,
-    num_workers: int = 0,
-    cache_dtype: str = "float32",
 ) -> list[Record]:
     """The records that a run can use; with "stop" all of them, for the data set then refuses the bad ones itself.
 
     Args:
         records: ``{"image": ...[, "label": ...]}``.
-        transform: the run's preprocessing; what it makes of the good records stays in the cache.
-        cache_dir: of the cache.
+        cache: of the run; what it makes of the good records stays there.
         on_bad_volume: "stop" or "skip".
         output_dir: the run's folder, where "skip" writes ``quarantine.json``: a list of ``{"file", "reason"}``.
-        keys: the entries that the run uses.
-        in_channels: channels of an image.
-        class_count: classes with the background; None leaves label values unchecked.
-        num_workers: threads.
-        cache_dtype: of the cache, "float32" or "float16".
 
     Raises:
         UserError: when the choice is neither, or fewer than half of the records are left.
@@ -61,8 +48,7 @@ def usable_records(
         raise UserError(f"on_bad_volume={on_bad_volume!r}: choose stop, or skip to leave bad scans out.")
     if on_bad_volume == "stop":
         return list(records)
-    cache = VolumeCache(transform, cache_dir, keys, cache_dtype, in_channels, class_count)
-    _, problems = cache.attempt(records, num_workers, skip=True)
+    _, problems = cache.attempt(records, skip=True)
     _note(records, problems, Path(output_dir) / QUARANTINE_FILE)
     return [record for position, record in enumerate(records) if position not in problems]
 
@@ -91,26 +77,14 @@ def _named(line: str, record: Record) -> str:
     return next((file for file in files if line.startswith(f"{file}: ")), files[0])
 
 
-def usable_labelled(
-    data: LabelledData,
-    transform: Any,
-    cache_dir: str | Path,
-    on_bad_volume: str,
-    output_dir: str | Path,
-    in_channels: int = 1,
-    num_workers: int = 0,
-    cache_dtype: str = "float32",
-) -> LabelledData:
+def usable_labelled(data: LabelledData, cache: VolumeCache, on_bad_volume: str, output_dir: str | Path) -> LabelledData:
     """The same for training and validation of labelled scans; test scans are not preprocessed by a training.
 
     Raises:
         UserError: when fewer than half of the scans, or none to train on, are left.
     """
     both = [*data.training, *data.validation]
-    used = usable_records(
-        both, transform, cache_dir, on_bad_volume, output_dir,
-        ("image", "label"), in_channels, len(data.class_names), num_workers, cache_dtype,
-    )  # fmt: skip
+    used = usable_records(both, cache, on_bad_volume, output_dir)
     training = [record for record in data.training if record in used]
     if not training:
         raise UserError(f"{Path(output_dir) / QUARANTINE_FILE}: no scan to train on is left: mend the data.")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import UserError
+from ..base.errors import UserError, none_if_null
 from ..base.files import read_json
 from ..distillation.encoder import ResNet3DEncoder
 from ..distillation.weights import manifest_path, read_manifest, refuse_contradictions
@@ -69,7 +69,7 @@ def segmentation_manifest(
         "regions": regions if isinstance(regions, bool) else [list(members) for members in regions],
         "preprocessing": dict(preprocessing),
         "window": list(window),
-        "encoder": "random" if encoder_checkpoint is None else Path(encoder_checkpoint).name,
+        "encoder": "random" if none_if_null(encoder_checkpoint) is None else Path(encoder_checkpoint).name,
     }
 
 

@@ -18,7 +18,7 @@ from monai.engines import Evaluator
 from monai.handlers import stopping_fn_from_metric
 from torch import nn
 
-from ..base.errors import UserError
+from ..base.errors import UserError, none_if_null
 from ..distillation.encoder import shape_table
 from ..distillation.weights import read_manifest
 from ..scans.labelled import LabelledData
@@ -75,17 +75,6 @@ def parameter_groups(
     return groups
 
 
-def share_of_steps(fraction: float, total_steps: int, name: str = "fraction") -> int:
-    """How many of `total_steps` a share of the run is.
-
-    Raises:
-        UserError: when it is no share below 1; `name` is the setting to mend.
-    """
-    if not 0 <= fraction < 1:
-        raise UserError(f"{name}={fraction}: give a share of the run, from 0 to below 1.")
-    return round(fraction * total_steps)
-
-
 def agree_with_encoder(checkpoint: str | Path | None, settings: Mapping[str, Any], allow: bool | None = None) -> None:
     """Refuse volumes that are preprocessed unlike those that an encoder was pre-trained on.
 
@@ -97,7 +86,7 @@ def agree_with_encoder(checkpoint: str | Path | None, settings: Mapping[str, Any
     Raises:
         UserError: listing the differences.
     """
-    if checkpoint is None:
+    if none_if_null(checkpoint) is None:
         return
     trained = read_manifest(checkpoint).get("preprocessing") or {}
     differing = [

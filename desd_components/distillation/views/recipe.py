@@ -6,7 +6,7 @@ Method: Ye et al., "DeSD", MICCAI 2022; the values, which the configs spell, are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,11 @@ class ViewRecipe:
         shift = self.additive_brightness_sd * rng.standard_normal()
         applied = rng.random() < self.additive_brightness_probability
         return (*strengths, shift if applied else 0.0, int(rng.integers(2**63)))
+
+
+def changed_view(view: ViewRecipe, **changes: Any) -> ViewRecipe:
+    """A recipe like `view` but for some of its arguments."""
+    return replace(view, **changes)
 
 
 def _within(limits: Range, fraction: float) -> float:

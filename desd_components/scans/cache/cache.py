@@ -20,6 +20,7 @@ from typing import Any
 
 import monai
 import numpy as np
+from monai.utils import ensure_tuple
 
 from ...base.errors import UserError
 from ...base.files import require_writable
@@ -49,9 +50,10 @@ class VolumeCache:
         dtype: of stored images, "float32" or "float16" (half the disk, three decimal digits).
         in_channels: channels every image must have.
         class_count: classes with the background; None leaves label values unchecked.
+        num_workers: threads that make entries; 0 works in the caller's.
 
     Raises:
-        UserError: when the settings or ``cache_dir`` cannot be used.
+        UserError: when the settings cannot be used.
     """
 
     def __init__(
@@ -62,17 +64,19 @@ class VolumeCache:
         dtype: str = "float32",
         in_channels: int = 1,
         class_count: int | None = None,
+        num_workers: int = 0,
     ) -> None:
         if dtype not in ("float32", "float16"):
             raise UserError(f"the cache's dtype is {dtype!r}: give float32 or float16.")
-        self.keys, self.in_channels, self.class_count = tuple(keys), in_channels, class_count
+        self.keys, self.in_channels, self.class_count = ensure_tuple(keys), in_channels, class_count
+        self.num_workers = num_workers
         transforms, lazy = flat_transforms(transform), bool(getattr(transform, "lazy", False))
         if not transforms:
             raise UserError("the preprocessing is empty: it begins with LoadImaged and EnsureChannelFirstd.")
         self.maker = EntryMaker(transforms, lazy, self.keys, np.dtype(dtype), in_channels)
         state = [FORMAT, monai.__version__, dtype, self.keys, lazy, describe(transforms)]
         self.transform_hash = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:12]
-        self.cache_dir = require_writable(cache_dir, "cache_dir").resolve()
+        self.cache_dir = Path(cache_dir).expanduser().resolve()
 
     def folder(self, record: Record) -> Path:
         """Where a record's entry lies or will lie, by the transforms and by path, size and time of its files.
@@ -90,51 +94,48 @@ class VolumeCache:
         name = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:24]
         return self.cache_dir / self.transform_hash / name
 
-    def prepare(self, records: Sequence[Record], num_workers: int = 0) -> list[Path]:
+    def prepare(self, records: Sequence[Record]) -> list[Path]:
         """Make the entries that are missing, and return all of them in the order of the records.
 
         Ranks of a process group share the work and meet at the end. Memory holds one volume per worker.
 
         Args:
             records: ``{"image": ...[, "label": ...]}``.
-            num_workers: threads; 0 works in this one.
 
         Raises:
             UserError: listing every record that cannot be used, or when the disk is too small.
         """
-        folders, problems = self.attempt(records, num_workers)
+        folders, problems = self.attempt(records)
         raise_problems(list(problems.values()), len(records))
         return [folder for folder in folders if folder is not None]
 
-    def attempt(
-        self, records: Sequence[Record], num_workers: int = 0, skip: bool = False
-    ) -> tuple[list[Path | None], dict[int, str]]:
+    def attempt(self, records: Sequence[Record], skip: bool = False) -> tuple[list[Path | None], dict[int, str]]:
         """Like `prepare`, but bad records are handed back: each is one line by its position in ``records``.
 
         Args:
             records: ``{"image": ...[, "label": ...]}``.
-            num_workers: threads; 0 works in this one.
             skip: make the good entries although a file is missing; otherwise nothing is made then.
 
         Returns:
             The entry of each record, None where there is none; and what is wrong with those that cannot be used.
 
         Raises:
-            UserError: when there is no record, one lacks a key, or the disk is too small.
+            UserError: when there is no record, one lacks a key, ``cache_dir`` cannot be used, or it is too small.
         """
         self._refuse_incomplete(records)
+        require_writable(self.cache_dir, "cache_dir")
         rank, world = place()
         folders, problems = self._folders(records)
         wanted = {folder: record for folder, record in zip(folders, records, strict=True) if folder is not None}
         mine = {folder: wanted[folder] for folder in list(wanted)[rank::world] if not folder.exists()}
         full = self._disk_problem([wanted[folder] for folder in wanted if not folder.exists()], say=rank == 0)
-        made = self._make(mine, num_workers, show=rank == 0) if not full and (skip or not problems) else {}
+        made = self._make(mine, show=rank == 0) if not full and (skip or not problems) else {}
         told = patiently_gathered([*full, *problems.items(), *_by_position(made, folders)])
         raise_problems([line for line in told if isinstance(line, str)], len(records))
         problems = dict(line for line in told if not isinstance(line, str))
         if not problems or skip:
             good = {folder: wanted[folder] for n, folder in enumerate(folders) if folder and n not in problems}
-            problems |= dict(patiently_gathered(_by_position(self._completed(good, num_workers, rank == 0), folders)))
+            problems |= dict(patiently_gathered(_by_position(self._completed(good, rank == 0), folders)))
         return [None if n in problems else folder for n, folder in enumerate(folders)], dict(sorted(problems.items()))
 
     def _refuse_incomplete(self, records: Sequence[Record]) -> None:
@@ -146,10 +147,10 @@ class VolumeCache:
                 f"{record_files(lacking[0])}: {len(lacking)} records lack one of {list(self.keys)}: add it."
             )
 
-    def _completed(self, good: dict[Path, Record], num_workers: int, show: bool) -> dict[Path, str]:
+    def _completed(self, good: dict[Path, Record], show: bool) -> dict[Path, str]:
         """What is wrong with entries that all processes have made; what this one cannot see is made here."""
         left = {folder: record for folder, record in good.items() if not folder.exists()}  # on another machine's disk
-        problems = self._make(left, num_workers, show)
+        problems = self._make(left, show)
         return problems | self._meta_problems({folder: good[folder] for folder in good if folder not in problems})
 
     def _folders(self, records: Sequence[Record]) -> tuple[list[Path | None], dict[int, str]]:
@@ -163,13 +164,13 @@ class VolumeCache:
                 problems[position] = str(error)
         return folders, problems
 
-    def _make(self, wanted: dict[Path, Record], num_workers: int, show: bool) -> dict[Path, str]:
+    def _make(self, wanted: dict[Path, Record], show: bool) -> dict[Path, str]:
         """Make entries; returns one line for each that cannot be made."""
         if not wanted:
             return {}
         from tqdm import tqdm
 
-        made = threaded(lambda item: self.maker.make(*item), wanted.items(), num_workers)
+        made = threaded(lambda item: self.maker.make(*item), wanted.items(), self.num_workers)
         interval = 0.5 if sys.stderr.isatty() else 30.0  # a log file wants a line now and then, not a moving bar
         bar = tqdm(made, total=len(wanted), desc="preprocessing", unit="volume", mininterval=interval, disable=not show)
         return {folder: found for folder, found in zip(wanted, bar, strict=True) if found}
