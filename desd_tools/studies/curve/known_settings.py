@@ -28,7 +28,7 @@ def refuse_unknown_settings(study: Study, bundles: Path) -> None:
     Raises:
         UserError: naming the setting, where it stands, and the nearest one.
     """
-    from desd_components.runs.command import is_known, unknown_setting
+    from desd_components.runs.config import is_known, unknown_setting
 
     parsers = [merged(bundles / bundle, study.overlays) for bundle in (PRETRAIN, FINETUNE)]
     parsers.append(merged(bundles / PRETRAIN, (*study.overlays, "evaluate")))

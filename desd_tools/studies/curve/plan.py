@@ -238,7 +238,7 @@ class Planner:
 
     def _common(self, bundle: str, *configs: str) -> dict[str, Any]:
         """The common settings that a bundle's config knows."""
-        from desd_components.runs.command import is_known
+        from desd_components.runs.config import is_known
 
         if (bundle, *configs) not in self._known:
             parser = merged(self.places.bundles / bundle, configs)
