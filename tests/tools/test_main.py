@@ -45,8 +45,7 @@ def test_a_user_error_is_one_line_and_exit_code_2(tmp_path: Path, capsys):
         (["download", "Task04", "--keep-archive=perhaps"], "download: --keep-archive perhaps: give true or false."),
         (["pack", "bundles/desd_pretrain", "--output"], "pack: flag --output has no value. Say --output=VALUE."),
         (["export", "a.pt", "--format", "--output=a.onnx"], "export: flag --format has no value. Say --format=VALUE."),
-        (["method-figure", "/proc/none/a.svg"], "/proc/none/a.svg: cannot be written (No such file or directory)"),
-        (["insert"], "insert: no page was named."),
+        (["report"], "report: no run was named."),
         (["check-config", "tests/tools/test_main.py"], "tests/tools/test_main.py: no YAML or JSON"),
     ],
 )
