@@ -53,7 +53,7 @@ def check_config(*configs: str) -> int:
         UserError: when no config is named, or one cannot be read.
     """
     if not configs:
-        raise UserError("check-config: name the config files, overlays last.")
+        raise UserError("desd check-config: name the config files, overlays last.")
     faults = config_faults(configs)
     for fault in faults:
         print(fault)

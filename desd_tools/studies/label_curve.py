@@ -65,7 +65,7 @@ def prepare(data: str, output: str, bundles: str) -> Places:
         UserError: for a missing folder, or an output folder with other things in it.
     """
     if not data:
-        raise UserError("label-curve: no scans were named. Name a labelled folder such as Task04_Hippocampus: --data.")
+        raise UserError("desd label-curve: no scans were named: --data FOLDER, labelled, such as Task04_Hippocampus.")
     source, target = Path(data).resolve(), Path(output).resolve()
     if not source.is_dir():
         raise UserError(f"{source}: no such folder. Name a labelled folder such as Task04_Hippocampus: --data.")
@@ -88,7 +88,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(
-                f"{folder}: another label-curve is at work there. Wait, or name another --output."
+                f"{folder}: another desd label-curve is at work there. Wait, or name another --output."
             ) from error
         yield
 
