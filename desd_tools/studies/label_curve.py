@@ -1,8 +1,8 @@
 """How much better is a segmenter on few labels when its encoder was pre-trained? One command that measures it.
 
-Where from: ours. It trains and judges arms x label counts x seeds, every run in a process of its own, and writes one
-JSON for each; what is finished is never done again. Learning rate and length are chosen on `validation`; `test` is
-read by the final runs alone, after every choice was made.
+It trains and judges arms x label counts x seeds, every run in a process of its own, and writes one JSON for each; what
+is finished is never done again. Learning rate and length are chosen on `validation`; `test` is read by the final runs
+alone, after every choice was made.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Commands in processes of their own: several at once or a chain; shown, logged, and skipped when already done.
 
-Where from: ours; make's idea, with a hash of command, config files and earlier steps in place of dates. A step that
-was interrupted is started again in its folder, so that a training resumes; one whose inputs changed starts with a
-clean folder.
+Make's idea, with a hash of command, config files and earlier steps in place of dates. A step that was interrupted is
+started again in its folder, so that a training resumes; one whose inputs changed starts with a clean folder.
 """
 
 from __future__ import annotations

@@ -154,17 +154,15 @@ def test_the_key_changes_with_settings_data_and_code_each_in_its_part(tmp_path):
     assert key("scratch", **other_pretraining) == key("scratch"), "it starts from no encoder"
 
 
-def test_the_code_hash_covers_package_and_configs_but_no_tool(tmp_path):
+def test_the_code_hash_covers_package_and_configs_but_no_page(tmp_path):
     package, bundles = tmp_path / "package", tmp_path / "bundles"
     shutil.copytree(ROOT / "bundles", bundles)
-    for path in ("loss.py", "tools/pack.py", "pages/page.py", "__main__.py"):
+    for path in ("loss.py", "pages/page.py"):
         (package / path).parent.mkdir(parents=True, exist_ok=True)
         (package / path).write_text("a = 1\n")
     names = ("train", "small", "evaluate")
     first = code_hash(bundles, names, package)
-    (package / "tools" / "pack.py").write_text("a = 2\n")
     (package / "pages" / "page.py").write_text("a = 2\n")
-    (package / "__main__.py").write_text("a = 2\n")
     assert code_hash(bundles, names, package) == first
     (package / "loss.py").write_text("a = 2\n")
     second = code_hash(bundles, names, package)

@@ -1,6 +1,6 @@
 """What the runs of a label curve say: means, intervals, paired differences, and how many labels or steps they save.
 
-Where from: ours, on the bootstrap of `desd_components.base.statistics`. Pure functions on the runs' JSONs.
+On the bootstrap of `desd_components.base.statistics`; pure functions on the runs' JSONs.
 """
 
 from __future__ import annotations

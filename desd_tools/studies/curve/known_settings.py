@@ -11,9 +11,10 @@ from monai.bundle import ConfigParser
 from desd_components.base.errors import UserError
 from desd_components.runs.config import is_known, merged, unknown_setting
 
+from ..roles import BUNDLES
 from .study import Study
 
-PRETRAIN, FINETUNE = "desd_pretrain", "desd_seg_finetune"
+PRETRAIN, FINETUNE = BUNDLES
 
 
 def bundle_config(bundle: Path, names: Sequence[str], more: Sequence[Path] = ()) -> ConfigParser:

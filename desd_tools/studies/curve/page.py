@@ -1,6 +1,6 @@
 """The page, the plot and the table of a label curve; all numbers on them stand in ``summary.json``.
 
-Where from: ours, with the template and figures of the other pages.
+With the template and figures of the other pages.
 """
 
 from __future__ import annotations

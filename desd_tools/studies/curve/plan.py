@@ -1,8 +1,7 @@
 """From a study to units of work: each a process that trains, evaluates and leaves one JSON.
 
-Where from: ours. A training is given a split file that names no validation and no test case, so that nothing can be
-picked with them: a run is judged by its last weights. Only the final runs, planned when every tuning is done, read
-`test`.
+A training is given a split file that names no validation and no test case, so that nothing can be picked with them: a
+run is judged by its last weights. Only the final runs, planned when every tuning is done, read `test`.
 """
 
 from __future__ import annotations

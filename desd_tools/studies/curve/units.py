@@ -1,6 +1,6 @@
 """Units of work of a label curve: what one process runs, what it leaves, and where.
 
-Where from: ours. Every stage of a unit is a run of a bundle that a person can repeat; its command goes into the JSON.
+Every stage of a unit is a run of a bundle that a person can repeat; its command goes into the JSON.
 """
 
 from __future__ import annotations
