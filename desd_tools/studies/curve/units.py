@@ -6,7 +6,7 @@ Every stage of a unit is a run of a bundle that a person can repeat; its command
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +118,7 @@ def spec(places: Places, unit: Unit, key: Mapping[str, str], work: Path) -> dict
         "result": str(places.runs / f"{unit.name}.json"),
         "metrics": unit.metrics,
         "keep": {name: str(path) for name, path in unit.keep.items()},
-        "stages": [
-            {"name": s.name, "word": s.word, "configs": list(s.configs), "settings": dict(s.settings)} for s in stages
-        ],
+        "stages": [asdict(stage) for stage in stages],
         "record": {
             "key": dict(key),
             "name": unit.name,
@@ -134,7 +132,7 @@ def spec(places: Places, unit: Unit, key: Mapping[str, str], work: Path) -> dict
 
 def _filled(stage: Stage, work: str) -> Stage:
     settings = {n: v.replace("{work}", work) if isinstance(v, str) else v for n, v in stage.settings.items()}
-    return Stage(stage.name, stage.word, stage.configs, settings)
+    return replace(stage, settings=settings)
 
 
 def without_place(command: str, places: Places) -> str:
