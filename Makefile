@@ -37,7 +37,7 @@ env: $(DEV_STAMP)
 test: env
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not soak" -n 2 --dist loadfile
 
-# Its table goes into the README: python -m desd_tools insert README.md
+# Its table is results/soak.md
 soak: env
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak --junitxml=results/soak.xml; status=$$?; \
 	$(PY) tests/helpers/soak_table.py results/soak.md results/soak.xml && exit $$status

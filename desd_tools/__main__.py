@@ -33,10 +33,8 @@ COMMANDS = {
     "deeplesion": "desd_tools.data.deeplesion:deeplesion",
     "phantom": "desd_tools.studies.phantom.phantom:write_family",
     "label-curve": "desd_tools.studies.label_curve:label_curve",
-    "insert": "desd_tools.insert:insert",
     "gallery": "desd_tools.gallery:gallery",
     "report": "desd_tools.report:report",
-    "method-figure": "desd_tools.method_figure:method_figure",
     "publish": "desd_tools.pack.publish:publish",
     "pack": "desd_tools.pack.pack:pack",
     "export": "desd_tools.pack.export:export",
@@ -84,7 +82,7 @@ def _run(words: list[str]) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        raise UserError(f"{name}: {error.filename}: {error.strerror}: give another path.") from error
+        raise UserError(f"desd {name}: {error.filename}: {error.strerror}: give another path.") from error
     return result if isinstance(result, int) else 0
 
 
@@ -123,7 +121,7 @@ def _reader(name: str, parameter: str, read: Callable[[str], Any], kind: str) ->
         try:
             return read(text)
         except (ValueError, KeyError) as error:
-            raise UserError(f"{name}: --{parameter.replace('_', '-')} {text}: give {kind}.") from error
+            raise UserError(f"desd {name}: --{parameter.replace('_', '-')} {text}: give {kind}.") from error
 
     return reader
 
@@ -136,10 +134,10 @@ def _refuse_unknown_flags(name: str, function: Callable, arguments: list[str]) -
         parameter = flag[2:].replace("-", "_")
         if flag.startswith("--") and parameter and not {parameter, parameter.removeprefix("no")} & known:
             flags = ", ".join(f"--{known_one.replace('_', '-')}" for known_one in sorted(known))
-            raise UserError(f"{name}: flag {flag} does not exist. Choose one of: {flags}.")
+            raise UserError(f"desd {name}: flag {flag} does not exist. Choose one of: {flags}.")
         alone = argument.startswith("--") and "=" not in argument and following.startswith("--")
         if alone and hints.get(parameter, bool) is not bool:
-            raise UserError(f"{name}: flag {flag} has no value. Say {flag}=VALUE.")
+            raise UserError(f"desd {name}: flag {flag} has no value. Say {flag}=VALUE.")
 
 
 if __name__ == "__main__":

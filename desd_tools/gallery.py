@@ -1,7 +1,7 @@
 """One page that sets the runs below a folder side by side, with links to the page of each.
 
-Where from: ours. `report RUN RUN` compares a few named runs case by case; this finds all that there are and says what
-they differ in. Runs of one kind have one colour each, in the table and in the curves.
+`report RUN RUN` compares a few named runs case by case; this finds all that there are and says what they differ in.
+Runs of one kind have one colour each, in the table and in the curves.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ def report(*runs: str, output: str = "", title: str = "") -> None:
     The first evaluated run is compared with the others; pre-training runs get loss and health curves.
     """
     if not runs:
-        raise UserError("report: no run was named. Say: report RUN_DIR [RUN_DIR ...] --output page.html")
+        raise UserError("desd report: no run was named. Say: desd report RUN_DIR [RUN_DIR ...] --output page.html")
     found = [read_run(folder) for folder in runs]
     for run in found:
         run.name = run.name if [r.name for r in found].count(run.name) == 1 else f"{run.folder.parent.name}/{run.name}"

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from monai.utils import optional_import
+
 
 class UserError(ValueError):
     """Something the user can mend; its message names the thing, the place and the remedy."""
@@ -23,6 +25,19 @@ def require_whole(least: int, **settings: Any) -> None:
     for name, value in settings.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"{name}={value!r}: give a whole number of at least {least}.")
+
+
+def optional_package(module: str, otherwise: str) -> Any:
+    """A module of a package that not everybody needs.
+
+    Raises:
+        UserError: when it is not installed: how to install it, or what to do `otherwise`.
+    """
+    found, is_there = optional_import(module)
+    if not is_there:
+        package = module.partition(".")[0]
+        raise UserError(f"{package} is not installed: pip install {package}, or {otherwise}.")
+    return found
 
 
 def innermost_user_error(error: BaseException | None) -> UserError | None:

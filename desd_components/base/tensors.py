@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from .errors import UserError
+from .errors import UserError, optional_package
 from .files import is_lfs_pointer
 
 #: a key by which a checkpoint of another project is known -> what it is
@@ -53,7 +53,7 @@ def _read(path: str | Path, map_location: Any, allowed: list[Any]) -> Any:
     refuse_odd_archive(path)
     try:
         if Path(path).suffix == ".safetensors":
-            return safetensors_module().load_file(path, device=str(map_location))
+            return optional_package("safetensors.torch", "use a .pt file").load_file(path, device=str(map_location))
         with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location=map_location, weights_only=True)
     except UserError:
@@ -87,19 +87,6 @@ def contents(content: Any) -> str:
     kind = next((words for key, words in FOREIGN.items() if key in content), None)
     what = "tensors" if all(isinstance(value, torch.Tensor) for value in content.values()) else "entries"
     return f"{kind} ({first})" if kind else f"{len(content)} {what} ({first})"
-
-
-def safetensors_module() -> Any:
-    """`safetensors.torch`, imported only when such a file is read or written.
-
-    Raises:
-        UserError: when it is not installed.
-    """
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise UserError("safetensors is not installed: pip install safetensors, or use a .pt file.") from error
-    return safetensors.torch
 
 
 def refuse_odd_archive(path: str | Path) -> None:

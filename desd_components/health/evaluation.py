@@ -17,6 +17,7 @@ from torch import nn
 
 from ..base.errors import UserError
 from ..base.files import write_json
+from ..base.statistics import Statistic, percentiles, resampled_differences
 from ..distillation.encoder import ResNet3DEncoder
 from ..distillation.weights import manifest_path, read_manifest
 from ..scans.labelled import LabelledData, find_labelled, label_subset
@@ -30,7 +31,6 @@ COVERS = (
     "volumes and random draws of the untrained encoder (paired bootstrap); neither the seed of the pre-training nor "
     "the labelled volumes that serve as neighbours."
 )
-Statistic = Callable[[np.ndarray, np.ndarray], float]
 
 
 def evaluated_manifest(checkpoint: str | Path | None) -> dict[str, Any]:
@@ -117,14 +117,9 @@ def compare(
         replicates: of the bootstrap; volumes and random draws are drawn anew in each.
         seed: of the bootstrap.
     """
-    rng, count = np.random.default_rng(seed), len(trained)
-    everything = np.arange(count)
+    everything = np.arange(len(trained))
     of_draws = [statistic(values, everything) for values in untrained]
-    differences = []
-    for _ in range(replicates):
-        volumes, draws = rng.integers(count, size=count), rng.integers(len(untrained), size=len(untrained))
-        scores = {int(draw): statistic(untrained[draw], volumes) for draw in set(draws.tolist())}
-        differences.append(statistic(trained, volumes) - float(np.mean([scores[int(draw)] for draw in draws])))
+    differences = resampled_differences(trained, untrained, statistic, replicates, seed)
     score, reference = statistic(trained, everything), float(np.mean(of_draws))
     bias = np.nanmean(differences) - (score - reference)
     return {
@@ -132,7 +127,7 @@ def compare(
         "untrained": reference,
         "untrained_draws": of_draws,
         "difference": score - reference,
-        "interval_95": [float(end - bias) for end in np.nanpercentile(differences, (2.5, 97.5))],
+        "interval_95": [float(end - bias) for end in percentiles(differences)],
     }
 
 

@@ -1,6 +1,6 @@
 """Scores of arms compared case by case: the same unseen scans, segmented by two networks.
 
-Where from: the paired bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993), written out in numpy.
+Where from: the paired bootstrap over cases; see `desd_components.base.statistics`.
 Says nothing about the spread over training seeds, which for few labels is often larger: whoever quotes it must say so.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import UserError
+from ..base.statistics import Bootstrap
 
 SMALLEST_GAIN = 0.005  # Dice; less is no news, however sure
 
@@ -62,9 +63,8 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any], resamples: int 
             "Evaluate both arms on the same images."
         )
     gain = np.array([a[image] - b[image] for image in sorted(a)])
-    draws = np.random.default_rng(0).integers(0, len(gain), (resamples, len(gain)))
-    low, high = np.percentile(gain[draws].mean(1), [2.5, 97.5])
-    return Comparison(float(gain.mean()), float(low), float(high), len(gain))
+    low, high = Bootstrap(resamples).interval(gain[None])
+    return Comparison(float(gain.mean()), low, high, len(gain))
 
 
 def verdict(result: Comparison, first: str, second: str) -> str:

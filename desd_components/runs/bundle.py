@@ -21,6 +21,7 @@ from monai.bundle import ConfigParser
 from monai.utils import ensure_tuple
 
 from ..base.errors import UserError
+from .config import content
 from .plain import print_user_errors
 
 logger = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def calling_parser() -> ConfigParser | None:
 
 def resolved_config(parser: ConfigParser) -> dict[str, Any]:
     """The merged config of all files and overrides, without the metadata, and with the bundle's place spelt out."""
-    config = {key: value for key, value in parser.get().items() if key != "_meta_"}
+    config = content(parser)
     if config.get("bundle_root") == ".":  # of a packed bundle; the record lies elsewhere, and is to run from there
         config["bundle_root"] = str(bundle_path("."))
     return config

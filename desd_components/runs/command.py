@@ -6,24 +6,20 @@ values that mean nothing.
 
 from __future__ import annotations
 
-import difflib
-import functools
 import inspect
-import pydoc
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import fire
 import torch
-from monai.bundle import ConfigComponent, ConfigParser, ReferenceResolver
+from monai.bundle import ConfigParser, ReferenceResolver
 from monai.bundle import run as bundle_run
 
 from ..base.errors import UserError, none_if_null
+from .config import ENTRIES, all_references, id_of, is_known, merged, place_of, unknown_setting, walk
 
 _FLAG = re.compile(r"-[A-Za-z]|--.")
-#: what `monai.bundle` itself asks a config for
-_ENTRIES = ("imports", "initialize", "run", "training", "inference", "finalize", "_meta_")
 #: taken from the command line by `--tracking mlflow`, not by the config
 TRACKING_SETTINGS = ("tracking_uri", "experiment_name", "run_name", "save_execute_config", "output_dir")
 
@@ -70,7 +66,7 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
         return
     files = given["config_file"]
     files = files.split(",") if isinstance(files, str) else list(files)
-    parser = _parser_of(files)
+    parser = merged(files)
     for name, value in given.items():
         if name not in allowed and not is_known(parser, name):
             raise UserError(unknown_setting(parser, name))
@@ -78,12 +74,6 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
             _refuse_mere_word(parser, f"--{name}", name, value)
     refuse_unknown_keys(files)
     refuse_odd_values({**parser.get(), **given})
-
-
-def _parser_of(files: Sequence[str]) -> ConfigParser:
-    parser = ConfigParser()
-    parser.read_config(list(files))
-    return parser
 
 
 def _refuse_mere_word(parser: ConfigParser, told: str, name: str, value: Any) -> None:
@@ -108,15 +98,16 @@ def refuse_unknown_keys(files: Sequence[str]) -> None:
     Raises:
         UserError: naming the file, the key, and the nearest one that exists.
     """
-    referred = [set(_references(_parser_of(files[: count + 1]).get())) for count in range(len(files))]
+    referred = [all_references(merged(files[: count + 1]).get()) for count in range(len(files))]
     for count, file in enumerate(files[1:], start=1):
-        before, overlay = _parser_of(files[:count]), ConfigParser.load_config_file(file)
+        before, overlay = merged(files[:count]), ConfigParser.load_config_file(file)
         for name, value in overlay.items():
             _refuse_mere_word(before, f"{file}: {name}:", name, value)
         for name in _added(overlay, before):
             # by itself or a later overlay, which may take away again what refers to it
-            later = set(_ENTRIES).union(*referred[count:])
-            if not any(other == name or other.startswith(f"{name}::") for other in later):
+            later = {(entry,) for entry in (*ENTRIES, "_meta_")}.union(*referred[count:])
+            place = place_of(name)
+            if not any(other[: len(place)] == place for other in later):
                 raise UserError(f"{file}: {unknown_setting(before, name, dashes='')}")
 
 
@@ -139,65 +130,6 @@ def _is_one_of_many(name: str, value: Any, before: ConfigParser) -> bool:
 
 def _is_section(value: Any) -> bool:
     return isinstance(value, Mapping) and "_target_" not in value
-
-
-def _references(value: Any) -> Iterator[str]:
-    """The ids that a config refers to, by ``@`` or ``%``."""
-    if isinstance(value, Mapping | list):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _references(part)
-    elif isinstance(value, str):
-        text = ReferenceResolver.normalize_id(value)
-        yield from ReferenceResolver.match_refs_pattern(value=text)
-        yield from re.findall(r"^%([\w:]+)", text)
-
-
-def is_known(parser: ConfigParser, name: str) -> bool:
-    """Whether `name` is an id of the config, or an argument that its parent's target accepts."""
-    name = ReferenceResolver.normalize_id(name)
-    if name in parser:
-        return True
-    parent, _, leaf = name.rpartition("::")
-    target = parser[parent] if parent and parent in parser else None
-    return isinstance(target, Mapping) and "_target_" in target and accepts(str(target["_target_"]), leaf)
-
-
-@functools.cache  # MONAI searches all its modules for a bare name
-def located(target: str) -> Any:
-    """What a target, as configs name it, stands for; None when there is no such thing."""
-    try:
-        return pydoc.locate(str(ConfigComponent({"_target_": target}).resolve_module_name()))
-    except (ImportError, pydoc.ErrorDuringImport):
-        return None
-
-
-def accepts(target: str, argument: str) -> bool:
-    """Whether the callable named `target`, as configs name it, takes `argument`."""
-    function = located(target)
-    if not callable(function):
-        return True  # an expression, or something that fails later with its own words
-    parameters = inspect.signature(function).parameters
-    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-
-def unknown_setting(parser: ConfigParser, name: str, dashes: str = "--") -> str:
-    """The message: what is not known, and what may have been meant."""
-    known = sorted(all_ids(parser.get()))
-    wanted = ReferenceResolver.normalize_id(name).replace("::", "#")
-    near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {dashes}{near[0]}?" if near else ""
-    told = f"{dashes}{name.replace('::', '#')}"
-    return f"{told}: the config has no such setting.{hint} The settings stand at the top of the config file."
-
-
-def all_ids(config: Any, prefix: str = "") -> set[str]:
-    """Every id of a config, nested ones joined by ``#``."""
-    if not isinstance(config, Mapping):
-        return set()
-    ids: set[str] = set()
-    for key, value in config.items():
-        ids |= {prefix + str(key)} | all_ids(value, f"{prefix}{key}#")
-    return ids
 
 
 class Rule(NamedTuple):
@@ -244,28 +176,28 @@ def _is_device(value: Any) -> bool:
 
 _SIZE, _WINDOW = _list(3, _whole(1)), _list(2, _between(-float("inf")))
 _INCREASING = Rule(lambda value: _WINDOW.holds(value) and value[0] < value[1], "[low, high] in HU")
-_DTYPES = ("bfloat16", "float16", "float32")
 _PATH = Rule(lambda value: isinstance(value, str | None), "a path, one that looks like a number as ./2024")
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("bundle_root", "dataset_dir", "output_dir", "cache_dir", "data_split"), _PATH),
     **dict.fromkeys(("init_checkpoint", "encoder_checkpoint", "checkpoint"), _PATH),
-    **dict.fromkeys(("num_workers", "seed", "val_volumes", "frozen_prototype_epochs"), _whole(0)),
-    **dict.fromkeys(("val_interval", "patience", "sw_batch_size", "samples_per_epoch"), _whole(1)),
-    "teacher_temperature_epochs": _whole(1),
-    "trim_wider_than": _or_null(_whole(1)),
-    **dict.fromkeys(("learning_rate", "end_learning_rate", "final_learning_rate", "weight_decay"), _between(0)),
+    **dict.fromkeys(("num_workers", "seed", "frozen_prototype_epochs"), _whole(0)),
+    **dict.fromkeys(("val_interval", "patience", "sw_batch_size"), _whole(1)),
+    **dict.fromkeys(("samples_per_epoch", "samples_per_volume"), _whole(1)),
+    **dict.fromkeys(("trim_wider_than", "slab_depth", "slab_stride"), _or_null(_whole(1))),
+    **dict.fromkeys(("learning_rate", "final_learning_rate", "weight_decay"), _between(0)),
     "augmentation_probability": _between(0, 1),
     "save_minutes": _or_null(_between(0)),
     "overlap": _between(0, 0.99),
     "roi_size": _or_null(_SIZE),
     "hu_window": _or_null(_INCREASING),
-    "amp_dtype": Rule(lambda value: value in _DTYPES, f"one of {', '.join(_DTYPES)}"),
     "device": Rule(_is_device, "a device of PyTorch's, such as cpu or cuda:0"),
 }
 
 
 def refuse_odd_values(settings: Mapping[str, Any]) -> None:
-    """Check the settings of a config for which there is a rule; expressions and references are passed over.
+    """Check the settings of a config for which there is a rule, at the top or where they are used.
+
+    Expressions and references are passed over.
 
     Args:
         settings: name -> value, as the configs and the command line say.
@@ -273,9 +205,9 @@ def refuse_odd_values(settings: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the first that is odd, and what it may be.
     """
-    for name, rule in RULES.items():
-        value = none_if_null(settings.get(name))
-        if name not in settings or (isinstance(value, str) and value[:1] in ("$", "@", "%")):
+    for place, value in walk(settings):
+        rule, value = RULES.get(place_of(place[-1])[-1]), none_if_null(value)
+        if rule is None or (isinstance(value, str) and value[:1] in ("$", "@", "%")):
             continue
         if not rule.holds(value):
-            raise UserError(f"{name}: {value!r} means nothing: give {rule.words}.")
+            raise UserError(f"{id_of(place)}: {value!r} means nothing: give {rule.words}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 from ..base.errors import UserError, none_if_null, require_whole
 from ..base.tensors import differences
 from .bundle import calling_parser, resolved_config
+from .config import Place, id_of, parts_of, walk
 from .state import StatePair, state_to_resume
 
 #: entries of a config that change no step of a run, in both bundles; what comes of them is compared as facts
@@ -155,20 +156,18 @@ def run_settings(may_differ: Sequence[str], **facts: Any) -> dict[str, Any]:
     return {**dict(_entries(config, free)), **{name: _plain(value) for name, value in facts.items()}}
 
 
-def _entries(value: Any, free: set[str], name: str = "") -> Iterator[tuple[str, Any]]:
-    """The id and the value of each entry below `value` that holds no others, but for those in `free`."""
-    if name in free:
-        return
-    parts: Iterable[tuple[Any, Any]]
-    if isinstance(value, Mapping):
-        parts = value.items()
-    elif isinstance(value, list | tuple) and any(isinstance(part, Mapping) for part in value):
-        parts = enumerate(value)
-    else:
-        yield name, _plain(value)
-        return
-    for key, part in parts:
-        yield from _entries(part, free, f"{name}#{key}" if name else str(key))
+def _entries(config: Mapping[str, Any], free: set[str]) -> Iterator[tuple[str, Any]]:
+    """The id and the value of each entry that holds no others, but for those in `free`."""
+
+    def holds_entries(place: Place, value: Any) -> bool:
+        parts = parts_of(value)
+        return id_of(place) not in free and (
+            isinstance(value, Mapping) or any(isinstance(part, Mapping) for _, part in parts)
+        )
+
+    for place, value in walk(config, enters=holds_entries):
+        if id_of(place) not in free and not holds_entries(place, value):
+            yield id_of(place), _plain(value)
 
 
 def _plain(value: Any) -> Any:

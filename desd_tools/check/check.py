@@ -5,6 +5,7 @@ Exit code: 0, nothing is wrong (there may be remarks); 1, faults were found; 2, 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,12 +22,12 @@ from .overlay import head_of, propose, write_overlay
 from .survey import Survey, shown, survey
 from .timing import add_notes
 
-LISTED_REMARKS = 3  # of one kind in the terminal; the JSON holds all
+LISTED = 3  # rows of findings that are alike; more of them become one row, and the JSON holds all
 
 
 def check(
     data: str,
-    output: str = "check.json",
+    output: str | None = None,
     class_names: Any = None,
     in_channels: int = 1,
     data_split: str | None = None,
@@ -41,7 +42,7 @@ def check(
 
     Args:
         data: a folder of scans, with or without labels, a Decathlon folder, a data-list JSON, or one scan.
-        output: the JSON with everything that was found.
+        output: a JSON with everything that was found, file by file; none where not named.
         class_names: names of label values 1, 2, ..., where no dataset.json says them.
         in_channels: channels of an image.
         data_split: JSON with case ids under train, validation, test: the same case in two of them is a fault.
@@ -68,8 +69,9 @@ def check(
     if overlay or finetune_overlay:
         files = {"desd_pretrain": overlay, "desd_seg_finetune": finetune_overlay}
         said["proposal"] = write_proposal(seen, in_channels, hu_window, files, steps)
-    write_json(Path(output), said)
-    print(f"everything that was found: {output}")
+    if output:
+        write_json(Path(output), said)
+        print(f"everything that was found: {output}")
     return 1 if faults else 0
 
 
@@ -100,23 +102,23 @@ def write_proposal(
 
 
 def print_findings(seen: Survey) -> None:
-    """One row per fault; of remarks a few of each kind, and a count; then the summary."""
+    """A row for each finding, faults first; of many that differ in file and figures alone, one; then the summary."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
     for finding in seen.findings:
-        if finding.severity == FAULT:
-            print(row(finding, seen.folder.root))
-    kinds = Counter(finding.kind for finding in seen.findings if finding.severity != FAULT)
-    for kind, count in kinds.items():
-        alike = [finding for finding in seen.findings if finding.severity != FAULT and finding.kind == kind]
-        for finding in alike[:LISTED_REMARKS]:
-            print(row(finding, seen.folder.root))
-        if count > LISTED_REMARKS:
-            print(f"remark | and {count - LISTED_REMARKS} more of this kind ({kind})")
+        alike = (finding.severity, finding.kind, re.sub(r"\d[\d.]*", "#", finding.what))
+        groups.setdefault(alike, []).append(finding)
+    for findings in groups.values():
+        for group in [findings] if len(findings) > LISTED else [[finding] for finding in findings]:
+            print(row(group, seen.folder.root))
     print(summary(seen))
 
 
-def row(finding: Finding, root: Path) -> str:
-    """``fault | file | what | remedy``."""
-    line = " | ".join((finding.severity, shown(finding.file, root), finding.what, finding.remedy))
+def row(alike: Sequence[Finding], root: Path) -> str:
+    """``fault | file | what | remedy``; of many findings their number, the first files, and what the first says."""
+    first, files = alike[0], ", ".join(shown(finding.file, root) for finding in alike[:LISTED])
+    if len(alike) > LISTED:
+        files = f"{len(alike)} files: {files} and {len(alike) - LISTED} more"
+    line = " | ".join((first.severity, files, first.what, first.remedy))
     return line.replace("\n", "\\n")  # a file's name may hold one
 
 

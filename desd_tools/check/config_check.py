@@ -12,18 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from monai.bundle import ConfigParser, ReferenceResolver
+from monai.bundle import ConfigParser
 
 from desd_components.base.errors import UserError
-from desd_components.runs.command import accepts, located
+from desd_components.runs.config import ENTRIES, Place, accepts, content, located, merged, place_of, references, walk
 
-#: where the use begins: what `monai.bundle run` evaluates
-ENTRIES = ("imports", "initialize", "run", "training", "inference", "finalize")
 #: read by programs: MONAI's workflows ask any training config, an evaluation's too, for the bundle's place and its loss
 ASKED_FOR = ("bundle_root", "loss")
 #: of a component, read by MONAI itself
 COMPONENT_KEYS = ("_target_", "_disabled_", "_requires_", "_desc_", "_mode_")
-Place = tuple[str, ...]  # of an item: its keys, and its numbers in lists
 
 
 def config_faults(files: Sequence[str | Path]) -> list[str]:
@@ -36,7 +33,7 @@ def config_faults(files: Sequence[str | Path]) -> list[str]:
     Raises:
         UserError: when a file cannot be read.
     """
-    items = dict(walk(_merged(files)))
+    items = dict(walk(_read(files)))
     own = _judged(files)
     dead = [place for place in _dead(items, used_items(items)) if any(_overlap(place, key) for key in own)]
     faults = [f"{dotted(place)}: nothing uses it" for place in dead]
@@ -56,7 +53,7 @@ def check_config(*configs: str) -> int:
         UserError: when no config is named, or one cannot be read.
     """
     if not configs:
-        raise UserError("check-config: name the config files, overlays last.")
+        raise UserError("desd check-config: name the config files, overlays last.")
     faults = config_faults(configs)
     for fault in faults:
         print(fault)
@@ -64,51 +61,28 @@ def check_config(*configs: str) -> int:
     return int(bool(faults))
 
 
-def _merged(files: Sequence[str | Path]) -> dict[str, Any]:
+def _read(files: Sequence[str | Path]) -> dict[str, Any]:
     absent = next((file for file in files if not Path(file).is_file()), None)
     if absent is not None:
         raise UserError(f"{absent}: no such config. Name the files, overlays last.")
-    parser = ConfigParser()
     try:
-        parser.read_config([str(file) for file in files])
+        parser = merged(files)
     except (ValueError, yaml.YAMLError) as error:
         raise UserError(
             f"{', '.join(map(str, files))}: no YAML or JSON ({' '.join(str(error).split())[:160]})."
         ) from error
     parser.resolve_macro_and_relative_ids()
-    return {key: value for key, value in parser.get().items() if key != "_meta_"}
+    return content(parser)
 
 
 def _judged(files: Sequence[str | Path]) -> set[Place]:
     """The items, as the files name them, that have to be used."""
-    contents = [ConfigParser.load_config_file(str(file)) for file in files]
-    contents = contents[-1:] if "run" in contents[-1] else contents
-    return {_place(str(key).removeprefix("+")) for content in contents for key in content}
-
-
-def _place(name: str) -> Place:
-    return tuple(ReferenceResolver.normalize_id(name).split("::"))
+    read = [ConfigParser.load_config_file(str(file)) for file in files]
+    return {place_of(str(key).removeprefix("+")) for one in (read[-1:] if "run" in read[-1] else read) for key in one}
 
 
 def _overlap(one: Place, other: Place) -> bool:
     return all(a == b for a, b in zip(one, other, strict=False))
-
-
-def walk(config: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
-    """Every item of a config with its place, the outer ones first."""
-    if place:
-        yield place, config
-    parts = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
-    for key, value in parts:
-        yield from walk(value, (*place, str(key)))
-
-
-def references(value: Any) -> list[Place]:
-    """What one item refers to."""
-    if not isinstance(value, str):
-        return []
-    found = ReferenceResolver.match_refs_pattern(value=ReferenceResolver.normalize_id(value))
-    return [_place(name) for name in found]
 
 
 def used_items(items: dict[Place, Any]) -> set[Place]:

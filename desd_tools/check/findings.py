@@ -1,7 +1,7 @@
 """A finding of ``check``: the file, what is wrong with it, and what to do about it.
 
-The checks that a training does at its start (`desd_components.checks`) speak in lines ``file: what: remedy``; they are
-taken apart here, so that a table and a JSON can hold them.
+The checks that a training does at its start (`desd_components.scans.check`) speak in lines ``file: what: remedy``; they
+are taken apart here, so that a table and a JSON can hold them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Finding:
 
 
 def from_line(line: str, files: Sequence[str], kind: str) -> Finding:
-    """A line of `desd_components.checks` about one of ``files`` as a finding.
+    """A line of `desd_components.scans.check` about one of ``files`` as a finding.
 
     The remedy begins at the first colon outside of brackets, for what stands in them may hold colons of its own.
     """

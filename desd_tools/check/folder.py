@@ -1,7 +1,7 @@
 """What a data folder holds: every scan below it, as a training would take it, and the files that it would not.
 
-Built on `desd_components.scans` and `desd_components.labelled`, which find the records of a training; beyond them, a
-file that has no partner, is not listed, or is missing becomes a finding instead of a line of the log.
+Built on `desd_components.scans.lists` and `desd_components.scans.labelled`, which find the records of a training;
+beyond them, a file that has no partner, is not listed, or is missing becomes a finding instead of a line of the log.
 """
 
 from __future__ import annotations

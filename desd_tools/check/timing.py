@@ -17,6 +17,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from desd_components.base.errors import UserError
+from desd_components.runs.config import merged
 from desd_components.runs.progress import spoken_time
 from desd_components.scans.cache.cache import readable
 
@@ -43,8 +44,7 @@ def bundle_config(bundle: str, settings: Mapping[str, Any]) -> ConfigParser:
         raise UserError(
             f"{configs[0]}: is not there, so no step can be timed: run from the repository, or give `--steps 0`."
         )
-    parser = ConfigParser()
-    parser.read_config([str(config) for config in configs])
+    parser = merged(configs)
     for name, value in settings.items():
         parser[name] = value
     parser.get_parsed_content("imports")

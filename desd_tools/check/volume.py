@@ -1,6 +1,6 @@
 """One file, read once: what is wrong with it, and what the rest of the check needs to know of it.
 
-The checks are those of a training's start (`desd_components.checks`), in the same order and words.
+The checks are those of a training's start (`desd_components.scans.check`), in the same order and words.
 """
 
 from __future__ import annotations

@@ -21,9 +21,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from desd_components.base.errors import UserError
+from desd_components.base.errors import UserError, optional_package
 from desd_components.base.files import write_json
-from desd_components.base.tensors import safetensors_module
 from desd_components.distillation.weights import load_encoder, load_weights, manifest_path, read_manifest
 from desd_components.segmentation.model import network_from_manifest
 
@@ -51,7 +50,7 @@ def network_of(weights: str | Path) -> nn.Module:
 def write_safetensors(network: nn.Module, path: Path) -> None:
     """The tensors, flat, under the names that they have in the ``.pt``."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
-    safetensors_module().save_file(tensors, path)
+    optional_package("safetensors.torch", "use a .pt file").save_file(tensors, path)
 
 
 def write_torchscript(network: nn.Module, path: Path) -> None:
@@ -75,10 +74,7 @@ def write_onnx(network: nn.Module, path: Path) -> None:
         UserError: when the package onnx is not installed, or ONNX cannot hold the network: an operator that it lacks,
             or a decision by what is in a volume, which a graph would take once and for all.
     """
-    try:
-        import onnx  # noqa: F401  # torch imports it only at the end
-    except ImportError as error:
-        raise UserError("onnx is not installed: pip install onnx, or choose another --format.") from error
+    optional_package("onnx", "choose another --format")  # torch imports it only at the end
     batch, *size = TRACED
     volume = torch.randn(batch, next(m for m in network.modules() if isinstance(m, nn.Conv3d)).in_channels, *size)
     axes = {0: "batch", 2: "x", 3: "y", 4: "z"}

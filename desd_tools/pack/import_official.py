@@ -126,7 +126,7 @@ def import_official(file: str, output: str) -> None:
         UserError: when the file is of another format, or not all of it is known, or the output is no .pt or the file.
     """
     if Path(output).suffix != ".pt" or Path(output).resolve() == Path(file).resolve():
-        raise UserError(f"--output {output}: give another file, ending in .pt; `export` makes other formats of it.")
+        raise UserError(f"--output {output}: give another file, ending in .pt; `desd export` makes other formats.")
     content = load_tensors_and_namespace(file)
     tensors, left = sorted_out(file, content)
     encoder = encoder_for(file, tensors)

@@ -1,15 +1,14 @@
 """How much better is a segmenter on few labels when its encoder was pre-trained? One command that measures it.
 
-Where from: ours. It trains and judges arms x label counts x seeds, every run in a process of its own, and writes one
-JSON for each; what is finished is never done again. Learning rate and length are chosen on `validation`; `test` is
-read by the final runs alone, after every choice was made.
+It trains and judges arms x label counts x seeds, every run in a process of its own, and writes one JSON for each; what
+is finished is never done again. Learning rate and length are chosen on `validation`; `test` is read by the final runs
+alone, after every choice was made.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +19,12 @@ from desd_components.base.errors import UserError
 from . import roles
 from .curve import page, tables
 from .curve.plan import Planner
-from .curve.pool import Clock, Job, Pool
+from .curve.pool import Clock, Pool
 from .curve.store import Store, code_hash
 from .curve.study import Study, read_study
 from .curve.summary import chosen_settings, mean_dice, summarize
 from .curve.units import Places, Scans, Unit, spec
-from .steps import usable_cores
+from .steps import Step, usable_cores
 
 DEFAULT = Path(__file__).parent / "curve" / "default.yaml"
 Record = dict[str, Any]
@@ -66,7 +65,7 @@ def prepare(data: str, output: str, bundles: str) -> Places:
         UserError: for a missing folder, or an output folder with other things in it.
     """
     if not data:
-        raise UserError("label-curve: no scans were named. Name a labelled folder such as Task04_Hippocampus: --data.")
+        raise UserError("desd label-curve: no scans were named: --data FOLDER, labelled, such as Task04_Hippocampus.")
     source, target = Path(data).resolve(), Path(output).resolve()
     if not source.is_dir():
         raise UserError(f"{source}: no such folder. Name a labelled folder such as Task04_Hippocampus: --data.")
@@ -89,7 +88,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(
-                f"{folder}: another label-curve is at work there. Wait, or name another --output."
+                f"{folder}: another desd label-curve is at work there. Wait, or name another --output."
             ) from error
         yield
 
@@ -145,7 +144,7 @@ class Runner:
         """
         first = [*self.planner.pretrainings(), *self.planner.tunings(), *self.planner.probes()]
         later = self._last({arm: {} for arm in self.planner.study.arms})
-        pool = Pool(usable_cores(), len(first) + len(later), 0, self.clock, headline)
+        pool = Pool(usable_cores(), len(first) + len(later), self.places.logs, self.clock, self._step, headline)
         self._run(pool, first, later)
         last = self._last(chosen_settings(list(self.records.values()), self.planner.study))
         pool.total = len(first) + len(last)
@@ -171,9 +170,9 @@ class Runner:
             print(f"{unit.title}: its encoder is gone, and runs need it: it is done again")
             del self.records[unit.name]
         missing = [*again, *missing]
-        pool.done = len(self.records)
-        print(f"{len(missing)} of {pool.total} runs are to be done now, {pool.slots} at once; {pool.done} are finished")
-        pool.run([self._job(unit) for unit in missing], set(self.records), later)
+        done, slots = set(self.records), pool.runner.slots
+        print(f"{len(missing)} of {pool.total} runs are to be done now, {slots} at once; {len(done)} are finished")
+        pool.run(missing, done, later)
         for unit in missing:
             self.records[unit.name] = json.loads(self.store.path(unit.name).read_text())
 
@@ -184,13 +183,13 @@ class Runner:
             self.gone[unit.name] = unit
         return record
 
-    def _job(self, unit: Unit) -> Job:
+    def _step(self, unit: Unit) -> Step:
         work = self.planner.work(unit)
         work.mkdir(parents=True, exist_ok=True)
         path = work / "spec.json"
         path.write_text(json.dumps(spec(self.places, unit, self.planner.key(unit), work), indent=1))
-        command = [sys.executable, "-m", "desd_tools.studies.curve.worker", str(path)]
-        return Job(unit, command, self.places.logs / f"{unit.name}.log", self.store.path(unit.name))
+        command = ["python", "-m", "desd_tools.studies.curve.worker", str(path)]
+        return Step(unit.name, unit.title, command, self.store.path(unit.name), unit.after)
 
 
 def headline(record: Mapping[str, Any]) -> str:

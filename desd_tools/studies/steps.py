@@ -1,8 +1,7 @@
-"""A chain of commands, each in a process of its own: shown as it can be copied, logged, and skipped when already done.
+"""Commands in processes of their own: several at once or a chain; shown, logged, and skipped when already done.
 
-Where from: ours; make's idea, with a hash of command, config files and earlier steps in place of dates. A step that
-was interrupted is started again in its folder, so that a training resumes; one whose inputs changed starts with a
-clean folder.
+Make's idea, with a hash of command, config files and earlier steps in place of dates. A step that was interrupted is
+started again in its folder, so that a training resumes; one whose inputs changed starts with a clean folder.
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,17 @@ from desd_components.base.errors import UserError
 
 LAST_LINES = 15
 QUIET_SECONDS = 30  # between two lines of progress where the output is no terminal
+GRACE_SECONDS = 10  # for a child to end after it was asked to
 
 
-@dataclass
+@dataclass(frozen=True)
 class Step:
-    """One command.
+    """One command of a chain.
 
     Args:
         name: of the log and the record; also for `after`.
         title: what it does, in words.
-        command: words; the first is ``python``.
+        command: words; the first is ``python``, which is this one.
         output: the folder or file that it makes, removed when its inputs change.
         after: names of the steps whose results it reads.
         reads: files whose content counts as input.
@@ -49,6 +50,116 @@ class Step:
 
 
 @dataclass
+class Running:
+    """A step at work, since when, and its peak memory so far in MB."""
+
+    step: Step
+    began: float
+    peak_mb: float = 0.0
+
+
+Tell = Callable[[Step, float, float], None]
+Watch = Callable[[Step], None]
+
+
+class Runner:
+    """Runs steps, at most `slots` at once; when this process is stopped, they are too.
+
+    Args:
+        root: working directory of the commands.
+        logs: folder that gets a ``NAME.log`` of each.
+        environment: variables set for them.
+        slots: processes at once.
+    """
+
+    def __init__(self, root: Path, logs: Path, environment: Mapping[str, str], slots: int = 1) -> None:
+        self.root, self.logs, self.environment, self.slots = root, logs, dict(environment), slots
+        self.running: dict[subprocess.Popen, Running] = {}
+
+    def log(self, step: Step) -> Path:
+        """What a step printed."""
+        return self.logs / f"{step.name}.log"
+
+    def run(self, steps: Sequence[Step], finished: set[str], tell: Tell, watch: Watch | None = None) -> None:
+        """Run all steps; one starts when those that it comes after are among `finished`, which grows.
+
+        `tell` is handed each finished step, its seconds and its peak memory in MB; `watch` each one at work, again and
+        again.
+
+        Raises:
+            UserError: when a process fails, after printing the last lines of its log.
+        """
+        waiting = list(steps)
+        with self._stopped_cleanly():
+            while waiting or self.running:
+                for step in [step for step in waiting if set(step.after) <= finished]:
+                    if len(self.running) < self.slots:
+                        waiting.remove(step)
+                        self.running[self._started(step)] = Running(step, time.monotonic())
+                for process, going in list(self.running.items()):
+                    going.peak_mb = max(going.peak_mb, peak_memory(process.pid))
+                    if watch is not None:
+                        watch(going.step)
+                    if process.poll() is not None:
+                        self._finish(process, finished, tell)
+                time.sleep(0.1)
+
+    def _started(self, step: Step) -> subprocess.Popen:
+        step.output.parent.mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with open(self.log(step), "wb") as log:
+            return subprocess.Popen(
+                [sys.executable, *step.command[1:]],
+                cwd=self.root,
+                env={**os.environ, **self.environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that Ctrl-C reaches this process alone, which then stops them
+            )
+
+    def _finish(self, process: subprocess.Popen, finished: set[str], tell: Tell) -> None:
+        going = self.running.pop(process)
+        step = going.step
+        if process.returncode != 0 or not step.output.exists():
+            print_end(self.log(step))
+            raise UserError(
+                f"{step.title}: ended with exit code {process.returncode}; its whole log is {self.log(step)}. Mend "
+                "what it names and start again: what is finished is kept."
+            )
+        finished.add(step.name)
+        tell(step, time.monotonic() - going.began, going.peak_mb)
+
+    def stop(self) -> None:
+        """Ask all children to end, and end those that do not."""
+        for process in self.running:
+            process.terminate()
+        until = time.monotonic() + GRACE_SECONDS
+        for process in self.running:
+            try:
+                process.wait(max(0.1, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.running.clear()
+
+    @contextmanager
+    def _stopped_cleanly(self) -> Iterator[None]:
+        """Within it, SIGINT, SIGTERM and errors end the children first; the signals then end this process, too."""
+        before = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            self.stop()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _leave(number: int, frame: object) -> None:
+    print("stopped; the same command goes on from here", flush=True)
+    sys.exit(128 + number)
+
+
+@dataclass
 class Record:
     """What a finished step took."""
 
@@ -58,12 +169,7 @@ class Record:
     key: str
     seconds: float
     peak_mb: float
-    skipped: bool = field(default=False)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    skipped: bool = False
 
 
 def keys(steps: Sequence[Step]) -> dict[str, str]:
@@ -78,7 +184,7 @@ def keys(steps: Sequence[Step]) -> dict[str, str]:
 
 
 class StepRunner:
-    """Runs steps in order and remembers them under ``folder``.
+    """Runs steps one after the other and remembers them under ``folder``.
 
     Args:
         folder: for ``steps/NAME.json`` and ``logs/NAME.log``.
@@ -87,10 +193,9 @@ class StepRunner:
     """
 
     def __init__(self, folder: Path, root: Path, environment: Mapping[str, str]) -> None:
-        self.folder, self.root, self.environment = folder, root, dict(environment)
-        self.started = time.monotonic()
-        for part in ("steps", "logs"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
+        self.folder, self.runner, self.started = folder, Runner(root, folder / "logs", environment), time.monotonic()
+        self._shown, self._shown_at = "", self.started
+        (folder / "steps").mkdir(parents=True, exist_ok=True)
 
     def run(self, steps: Sequence[Step]) -> list[Record]:
         """Run what is not done yet.
@@ -98,83 +203,53 @@ class StepRunner:
         Raises:
             UserError: when a command fails, after printing the last lines of its log.
         """
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the running command is stopped too
-        wanted, records = keys(steps), []
-        setting = " ".join(f"{name}={value}" for name, value in self.environment.items())
-        print(f"commands run in {self.root}" + (f" with {setting}" if setting else ""))
-        for number, step in enumerate(steps, start=1):
-            head = f"[{self._clock()}] {number}/{len(steps)} {step.title}"
-            done = self._done(step, wanted[step.name])
-            if done:
-                print(f"{head}: already done, skipped")
-            else:
-                print(f"{head}\n  {quoted(step.command)}", flush=True)
-                done = self._start(step, wanted[step.name])
-            records.append(done)
-        return records
+        wanted = keys(steps)
+        setting = " ".join(f"{name}={value}" for name, value in self.runner.environment.items())
+        print(f"commands run in {self.runner.root}" + (f" with {setting}" if setting else ""))
+        return [
+            self._run(step, wanted[step.name], f"[{self._clock()}] {number}/{len(steps)} {step.title}")
+            for number, step in enumerate(steps, start=1)
+        ]
 
-    def _note(self, step: Step) -> Path:
-        return self.folder / "steps" / f"{step.name}.json"
-
-    def _done(self, step: Step, key: str) -> Record | None:
-        """The step's record, if it finished with the same inputs and its result is still there."""
-        note = _read(self._note(step))
-        if note.get("key") != key or not note.get("finished") or not step.output.exists():
-            return None
-        return Record(step.name, step.title, note["command"], key, note["seconds"], note["peak_mb"], skipped=True)
-
-    def _start(self, step: Step, key: str) -> Record:
-        if _read(self._note(step)).get("key") != key:
+    def _run(self, step: Step, key: str, head: str) -> Record:
+        path = self.folder / "steps" / f"{step.name}.json"
+        note = _read(path)
+        same = note.get("key") == key
+        if same and note.get("finished") and step.output.exists():
+            print(f"{head}: already done, skipped")
+            return Record(step.name, step.title, note["command"], key, note["seconds"], note["peak_mb"], skipped=True)
+        print(f"{head}\n  {quoted(step.command)}", flush=True)
+        if not same:
             _remove(step.output)
-        note: dict[str, Any] = {"key": key, "command": quoted(step.command), "finished": False}
-        self._note(step).write_text(json.dumps(note, indent=1))
-        step.output.parent.mkdir(parents=True, exist_ok=True)
-        log, began = self.folder / "logs" / f"{step.name}.log", time.monotonic()
-        command = [sys.executable, *step.command[1:]]
-        with open(log, "wb") as output:
-            process = subprocess.Popen(
-                command, cwd=self.root, env={**os.environ, **self.environment}, stdout=output, stderr=subprocess.STDOUT
-            )
-            status, peak = self._follow(process, log)
-        seconds = round(time.monotonic() - began, 1)
-        if status != 0:
-            self._fail(step, status, log)
-        note |= {"finished": True, "seconds": seconds, "peak_mb": peak}
-        self._note(step).write_text(json.dumps(note, indent=1))
-        print(f"  done in {seconds:.0f} s, peak memory {peak:.0f} MB", flush=True)
-        return Record(step.name, step.title, note["command"], key, seconds, peak)
+        note = {"key": key, "command": quoted(step.command), "finished": False}
+        path.write_text(json.dumps(note, indent=1))
 
-    def _follow(self, process: subprocess.Popen, log: Path) -> tuple[int, float]:
-        """Show the log's last line until the process ends. Returns its exit code and peak memory in MB."""
-        shown, last, peak = "", time.monotonic(), 0.0
-        try:
-            while process.poll() is None:
-                peak = max(peak, peak_memory(process.pid))
-                line, now = last_line(log), time.monotonic()
-                if sys.stdout.isatty():
-                    print(f"\r\x1b[K  [{self._clock()}] {line[:100]}", end="", flush=True)
-                elif line != shown and now - last > QUIET_SECONDS:
-                    print(f"  [{self._clock()}] {line[:110]}", flush=True)
-                    shown, last = line, now
-                time.sleep(0.2)
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
+        def tell(step: Step, seconds: float, peak: float) -> None:
+            note.update({"finished": True, "seconds": round(seconds, 1), "peak_mb": peak})
+            start = "\r\x1b[K" if sys.stdout.isatty() else ""
+            print(f"{start}  done in {seconds:.0f} s, peak memory {peak:.0f} MB", flush=True)
+
+        self.runner.run([step], set(step.after), tell, self._watch)
+        path.write_text(json.dumps(note, indent=1))
+        return Record(step.name, step.title, note["command"], key, note["seconds"], note["peak_mb"])
+
+    def _watch(self, step: Step) -> None:
+        """Show the last line of the log: always in a terminal, now and then elsewhere."""
+        line, now = next(reversed(last_lines(self.runner.log(step))), "").strip(), time.monotonic()
         if sys.stdout.isatty():
-            print("\r\x1b[K", end="")
-        return process.returncode, peak
-
-    def _fail(self, step: Step, status: int, log: Path) -> None:
-        print_end(log)
-        raise UserError(
-            f"step {step.name} ({step.title}) ended with exit code {status}; its whole log is {log}. Mend what it "
-            "names and start again: finished steps are kept."
-        )
+            print(f"\r\x1b[K  [{self._clock()}] {line[:100]}", end="", flush=True)
+        elif line != self._shown and now - self._shown_at > QUIET_SECONDS:
+            print(f"  [{self._clock()}] {line[:110]}", flush=True)
+            self._shown, self._shown_at = line, now
 
     def _clock(self) -> str:
         minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
         return f"{minutes:2d}:{seconds:02d}"
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory(process_id: int) -> float:
@@ -196,21 +271,16 @@ def quoted(command: Sequence[str]) -> str:
     return " ".join(plain)
 
 
-def last_line(log: Path) -> str:
-    """The last line of a log that is still being written; progress bars end theirs with a carriage return."""
-    return next(reversed(_last_lines(log, 2000)), "").strip()
-
-
 def print_end(log: Path) -> None:
     """Print the last lines of a log."""
-    for line in _last_lines(log, 20000)[-LAST_LINES:]:
+    for line in last_lines(log)[-LAST_LINES:]:
         print(f"  | {line}")
 
 
-def _last_lines(log: Path, size: int) -> list[str]:
-    """What the last `size` bytes of a log hold, without blank lines."""
+def last_lines(log: Path) -> list[str]:
+    """The end of a log, perhaps still being written, without blank lines; carriage returns end progress bars' lines."""
     with open(log, "rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 20_000))
         lines = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
     return [line for line in lines if line.strip()]
 

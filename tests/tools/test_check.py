@@ -71,6 +71,26 @@ def test_a_good_folder_has_neither_faults_nor_remarks(good, capsys):
     assert "3 images and 3 labels read; 0 with faults (none); 0 remarks" in capsys.readouterr().out
 
 
+def test_many_faults_that_are_alike_share_a_row_and_the_json_names_each(good, capsys):
+    for number in range(37):
+        scan(good, f"lonely_{number:02d}", seed=number)
+    code, said = checked(good)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fault | ")]
+    first = ", ".join(f"imagesTr/lonely_{number:02d}.nii.gz" for number in range(3))
+    assert (code, len(said["faults"])) == (1, 37)
+    assert rows == [
+        f"fault | 37 files: {first} and 34 more | has no label, while others have | "
+        "add a label of its name, or move it to a folder of unlabelled scans"
+    ]
+
+
+def test_nothing_is_written_that_was_not_asked_for(good, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["check", str(good)]) == 0
+    assert list((tmp_path / "here").iterdir()) == []
+
+
 def first_image(folder: Path) -> Path:
     return folder / "imagesTr" / "case_0.nii.gz"
 

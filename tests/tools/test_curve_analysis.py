@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from curve_runs import level, record
 
+from desd_components.base.statistics import Bootstrap
 from desd_tools.studies.curve import analysis, tables
 from desd_tools.studies.curve.analysis import Curves, reach
-from desd_tools.studies.curve.bootstrap import Bootstrap
 from desd_tools.studies.curve.cells import cells
 from desd_tools.studies.curve.study import study_from
 from desd_tools.studies.curve.summary import chosen_settings, summarize

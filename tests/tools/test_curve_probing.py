@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from desd_tools.studies.curve.bootstrap import Bootstrap
-from desd_tools.studies.curve.probing import probe_differences, volume_scores
+from desd_components.base.statistics import Bootstrap
+from desd_tools.studies.curve.analysis import probe_differences
+from desd_tools.studies.curve.cells import volume_scores
 
 
 def probe(pretraining, seed, stages):

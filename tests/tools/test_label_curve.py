@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -20,11 +19,12 @@ from desd_components.base.errors import UserError
 from desd_tools.studies import label_curve as tool
 from desd_tools.studies.curve import worker
 from desd_tools.studies.curve.plan import Planner
-from desd_tools.studies.curve.pool import Clock, Job, Pool
+from desd_tools.studies.curve.pool import Clock, Pool
 from desd_tools.studies.curve.store import Store, code_hash
 from desd_tools.studies.curve.study import read_study, study_from
 from desd_tools.studies.curve.units import ROOT, Places, Scans, Unit, spec
 from desd_tools.studies.phantom import phantom
+from desd_tools.studies.steps import Step
 
 STUDY = {
     "labels": [2],
@@ -154,17 +154,15 @@ def test_the_key_changes_with_settings_data_and_code_each_in_its_part(tmp_path):
     assert key("scratch", **other_pretraining) == key("scratch"), "it starts from no encoder"
 
 
-def test_the_code_hash_covers_package_and_configs_but_no_tool(tmp_path):
+def test_the_code_hash_covers_package_and_configs_but_no_page(tmp_path):
     package, bundles = tmp_path / "package", tmp_path / "bundles"
     shutil.copytree(ROOT / "bundles", bundles)
-    for path in ("loss.py", "tools/pack.py", "pages/page.py", "__main__.py"):
+    for path in ("loss.py", "pages/page.py"):
         (package / path).parent.mkdir(parents=True, exist_ok=True)
         (package / path).write_text("a = 1\n")
     names = ("train", "small", "evaluate")
     first = code_hash(bundles, names, package)
-    (package / "tools" / "pack.py").write_text("a = 2\n")
     (package / "pages" / "page.py").write_text("a = 2\n")
-    (package / "__main__.py").write_text("a = 2\n")
     assert code_hash(bundles, names, package) == first
     (package / "loss.py").write_text("a = 2\n")
     second = code_hash(bundles, names, package)
@@ -230,15 +228,18 @@ def test_a_report_alone_leaves_a_broken_result_where_it_is(tmp_path, capsys):
 # the processes
 
 
-def _job(tmp_path: Path, name: str, code: str, after: tuple[str, ...] = ()) -> Job:
+def _job(tmp_path: Path, name: str, code: str, after: tuple[str, ...] = ()) -> Step:
     result = tmp_path / f"{name}.json"
     write = f"import json, time, pathlib; {code}; pathlib.Path({str(result)!r}).write_text(json.dumps({{'key': {{}}}}))"
-    unit = Unit(name, "final", name, (), {}, {}, after=after)
-    return Job(unit, [sys.executable, "-S", "-c", write], tmp_path / f"{name}.log", result)
+    return Step(name, name, ["python", "-S", "-c", write], result, after)
 
 
-def _pool(slots: int, total: int) -> Pool:
-    return Pool(slots, total, 0, Clock(), lambda record: "")
+def _pool(slots: int, jobs: list[Step]) -> tuple[Pool, list[Unit]]:
+    units = [Unit(job.name, "final", job.title, (), {}, {}, after=job.after) for job in jobs]
+    by_name = {job.name: job for job in jobs}
+    return Pool(
+        slots, len(jobs), jobs[0].output.parent, Clock(), lambda unit: by_name[unit.name], lambda record: ""
+    ), units
 
 
 def test_a_unit_waits_for_those_it_comes_after_and_no_more_run_than_there_are_slots(tmp_path, capsys):
@@ -247,7 +248,8 @@ def test_a_unit_waits_for_those_it_comes_after_and_no_more_run_than_there_are_sl
     jobs = [_job(tmp_path, name, stamp % str(tmp_path / f"{name}.began"), ()) for name in names]
     jobs.insert(0, _job(tmp_path, "last", "time.sleep(0)", ("three",)))
     done: set[str] = set()
-    _pool(1, 4).run(jobs, done)
+    pool, units = _pool(1, jobs)
+    pool.run(units, done)
     began = [float((tmp_path / f"{name}.began").read_text()) for name in names]
     assert began[1] - began[0] > 0.25 and began[2] - began[1] > 0.25
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
@@ -257,11 +259,11 @@ def test_a_unit_waits_for_those_it_comes_after_and_no_more_run_than_there_are_sl
 
 def test_a_failing_run_stops_the_others_and_names_its_log(tmp_path, capsys):
     jobs = [_job(tmp_path, "bad", "raise SystemExit('error: the scans are gone')"), _job(tmp_path, "slow", SLEEP)]
-    pool = _pool(2, 2)
+    pool, units = _pool(2, jobs)
     with pytest.raises(UserError, match=r"bad: ended with exit code 1; its whole log is .*bad\.log"):
-        pool.run(jobs, set())
+        pool.run(units, set())
     assert "| error: the scans are gone" in capsys.readouterr().out
-    assert not pool.running and not (tmp_path / "slow.json").exists()
+    assert not pool.runner.running and not (tmp_path / "slow.json").exists()
 
 
 SLEEP = "time.sleep(60)"
@@ -280,13 +282,12 @@ def test_a_worker_killed_after_it_kept_an_encoder_keeps_it_once(tmp_path):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_children_and_keeps_what_is_finished(tmp_path, number, status):
-    pool, done = _pool(2, 2), set()
-    jobs = [_job(tmp_path, "quick", "time.sleep(0)"), _job(tmp_path, "slow", SLEEP)]
+    pool, units = _pool(2, [_job(tmp_path, "quick", "time.sleep(0)"), _job(tmp_path, "slow", SLEEP)])
 
     def interrupt() -> None:
-        while not (tmp_path / "quick.json").is_file() or not pool.running:
+        while not (tmp_path / "quick.json").is_file() or not pool.runner.running:
             time.sleep(0.05)
-        children.extend(pool.running)
+        children.extend(pool.runner.running)
         os.kill(os.getpid(), number)
 
     children: list = []
@@ -294,7 +295,7 @@ def test_a_signal_ends_the_children_and_keeps_what_is_finished(tmp_path, number,
     thread.start()
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as ended:
-        pool.run(jobs, done)
+        pool.run(units, set())
     thread.join()
     assert ended.value.code == status and all(child.poll() is not None for child in children)
     assert (tmp_path / "quick.json").is_file() and not (tmp_path / "slow.json").exists()

@@ -40,13 +40,18 @@ def test_a_user_error_is_one_line_and_exit_code_2(tmp_path: Path, capsys):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["phantom", "family", "--size", "large"], "phantom: --size large: give a whole number."),
-        (["check", ".", "--in-channels=two"], "check: --in-channels two: give a whole number."),
-        (["download", "Task04", "--keep-archive=perhaps"], "download: --keep-archive perhaps: give true or false."),
-        (["pack", "bundles/desd_pretrain", "--output"], "pack: flag --output has no value. Say --output=VALUE."),
-        (["export", "a.pt", "--format", "--output=a.onnx"], "export: flag --format has no value. Say --format=VALUE."),
-        (["method-figure", "/proc/none/a.svg"], "/proc/none/a.svg: cannot be written (No such file or directory)"),
-        (["insert"], "insert: no page was named."),
+        (["phantom", "family", "--size", "large"], "desd phantom: --size large: give a whole number."),
+        (["check", ".", "--in-channels=two"], "desd check: --in-channels two: give a whole number."),
+        (
+            ["download", "Task04", "--keep-archive=perhaps"],
+            "desd download: --keep-archive perhaps: give true or false.",
+        ),
+        (["pack", "bundles/desd_pretrain", "--output"], "desd pack: flag --output has no value. Say --output=VALUE."),
+        (
+            ["export", "a.pt", "--format", "--output=a.onnx"],
+            "desd export: flag --format has no value. Say --format=VALUE.",
+        ),
+        (["report"], "desd report: no run was named."),
         (["check-config", "tests/tools/test_main.py"], "tests/tools/test_main.py: no YAML or JSON"),
     ],
 )

@@ -1,6 +1,6 @@
 """Frozen encoders as tables: a row for each encoder, a column for each stage."""
 
-from desd_tools.studies.curve.probe_tables import probe_tables
+from desd_tools.studies.curve.tables import probe_tables
 
 
 def figures(trained, difference):

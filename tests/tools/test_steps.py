@@ -73,7 +73,7 @@ def test_an_interrupted_step_starts_again_in_its_folder(tmp_path, runner):
 def test_a_failed_step_shows_the_end_of_its_log_and_its_exit_code(tmp_path, runner, capsys):
     code = "import sys; print('\\n'.join(f'line {i}' for i in range(40))); sys.exit(7)"
     step = Step("bad", "fail", ["python", "-c", code], tmp_path / "nothing")
-    with pytest.raises(UserError, match=r"step bad \(fail\) ended with exit code 7.*logs/bad\.log"):
+    with pytest.raises(UserError, match=r"fail: ended with exit code 7.*logs/bad\.log"):
         runner.run([step, _step(tmp_path, "later")])
     shown = capsys.readouterr().out
     assert "| line 39\n" in shown and "| line 3\n" not in shown

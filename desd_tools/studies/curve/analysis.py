@@ -1,19 +1,21 @@
 """What the runs of a label curve say: means, intervals, paired differences, and how many labels or steps they save.
 
-Where from: ours, on the bootstrap of `desd_components.tools.curve.bootstrap`. Pure functions on the runs' JSONs.
+On the bootstrap of `desd_components.base.statistics`; pure functions on the runs' JSONs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from .bootstrap import Bootstrap, mean_without_nan, percentiles, seed_sd
-from .cells import Cell
+from desd_components.base.statistics import Bootstrap, mean_without_nan, percentiles, seed_sd
+
+from .cells import Cell, volume_scores
 
 FEW = 16  # labels; up to here `ours` is compared with every other arm
 
@@ -218,4 +220,37 @@ def gains_when_stopped_early(curves: Curves, shorter: Sequence[Cell]) -> list[di
         other = of_reference.get((cell.labels, cell.steps))
         row = None if other is None else paired(cell, other, curves.draws)
         rows += [] if row is None else [{**row, "steps": cell.steps}]
+    return rows
+
+
+def probe_differences(
+    records: Sequence[Mapping[str, Any]], names: Sequence[str], draws: Bootstrap
+) -> list[dict[str, Any]]:
+    """Frozen encoders: dense Dice of one pre-training minus another's, in percentage points, for every pair and stage.
+
+    The same probe judged the same volumes for every encoder, so differences are paired by volume.
+
+    Args:
+        records: the JSONs of all runs.
+        names: the pre-trainings, in order; each is compared with those after it.
+        draws: of the bootstrap.
+    """
+    scores = {name: volume_scores(records, name) for name in names}
+    rows = []
+    for first, second in combinations(names, 2):
+        for stage in sorted(set(scores[first]) & set(scores[second])):
+            a, b = 100 * scores[first][stage], 100 * scores[second][stage]
+            # streams of their own for the seeds: those of two pre-trainings are no pairs
+            gains = draws.means(a, group=0) - draws.means(b, group=1 if len(b) > 1 else 0)
+            rows.append(
+                {
+                    "pretraining": first,
+                    "against": second,
+                    "stage": stage,
+                    "difference": float(np.nanmean(a) - np.nanmean(b)),
+                    "interval_95": percentiles(gains),
+                    "seeds": [len(a), len(b)],
+                    "volumes": a.shape[1],
+                }
+            )
     return rows

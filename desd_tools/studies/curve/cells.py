@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from desd_components.base.statistics import mean_without_nan
 from desd_components.pages.compare import class_names
 
-from .bootstrap import mean_without_nan
-
 MEASURES = ("dice", "hd95")
+PROBE_SCORE = "dense_dice"
 
 
 @dataclass(frozen=True)
@@ -69,3 +69,15 @@ def _cell(group: Sequence[Mapping[str, Any]]) -> Cell:
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
+
+
+def volume_scores(records: Iterable[Mapping[str, Any]], pretraining: str) -> dict[str, np.ndarray]:
+    """Stage -> the dense Dice of every volume, (pre-training seeds, volumes); NaN where a volume has none."""
+    probes = [r for r in records if r["kind"] == "probe" and r["pretraining"] == pretraining]
+    probes.sort(key=lambda record: record["pretraining_seed"])
+    stages: dict[str, list[list[float]]] = {}
+    for probe in probes:
+        for stage, figures in probe["metrics"].get(PROBE_SCORE, {}).items():
+            values = [math.nan if value is None else value for value in figures["per_volume"]]
+            stages.setdefault(stage, []).append(values)
+    return {stage: np.array(values) for stage, values in stages.items()}

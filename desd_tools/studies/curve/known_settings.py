@@ -1,4 +1,4 @@
-"""Whether the configs of the bundles have what a study sets."""
+"""The configs of the bundles that a study runs, and whether they have what it sets."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from desd_components.base.errors import UserError
+from monai.bundle import ConfigParser
 
+from desd_components.base.errors import UserError
+from desd_components.runs.config import is_known, merged, unknown_setting
+
+from ..roles import BUNDLES
 from .study import Study
 
-PRETRAIN, FINETUNE = "desd_pretrain", "desd_seg_finetune"
+PRETRAIN, FINETUNE = BUNDLES
 
 
-def merged(bundle: Path, configs: Sequence[str], more: Sequence[Path] = ()) -> Any:
-    """A bundle's configs, each laid over those before, as a parser."""
-    from monai.bundle import ConfigParser
-
-    parser = ConfigParser()
-    parser.read_config([str(bundle / "configs" / f"{name}.yaml") for name in configs] + [str(path) for path in more])
-    return parser
+def bundle_config(bundle: Path, names: Sequence[str], more: Sequence[Path] = ()) -> ConfigParser:
+    """A bundle's configs, each laid over those before."""
+    return merged([*(bundle / "configs" / f"{name}.yaml" for name in names), *more])
 
 
 def refuse_unknown_settings(study: Study, bundles: Path) -> None:
@@ -28,10 +28,8 @@ def refuse_unknown_settings(study: Study, bundles: Path) -> None:
     Raises:
         UserError: naming the setting, where it stands, and the nearest one.
     """
-    from desd_components.runs.command import is_known, unknown_setting
-
-    parsers = [merged(bundles / bundle, study.overlays) for bundle in (PRETRAIN, FINETUNE)]
-    parsers.append(merged(bundles / PRETRAIN, (*study.overlays, "evaluate")))
+    parsers = [bundle_config(bundles / bundle, study.overlays) for bundle in (PRETRAIN, FINETUNE)]
+    parsers.append(bundle_config(bundles / PRETRAIN, (*study.overlays, "evaluate")))
     for name in study.common:
         if not any(is_known(parser, name) for parser in parsers):
             raise UserError(f"common: {unknown_setting(parsers[1], name)}")
@@ -43,7 +41,7 @@ def refuse_unknown_settings(study: Study, bundles: Path) -> None:
         (f"pretraining, {p.name}", PRETRAIN, p.settings, study.overlays, p.overlays) for p in study.pretraining.values()
     ]
     for where, bundle, settings, configs, more in parts:
-        parser = merged(bundles / bundle, configs, more)
+        parser = bundle_config(bundles / bundle, configs, more)
         for name in settings:
             if not is_known(parser, name):
                 raise UserError(f"{where}: {unknown_setting(parser, name)}")

@@ -1,6 +1,6 @@
 """The page, the plot and the table of a label curve; all numbers on them stand in ``summary.json``.
 
-Where from: ours, with the template and figures of the other pages.
+With the template and figures of the other pages.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from desd_components.pages import page as html
 from desd_components.pages import results
 from desd_components.pages.runs import Case, Run, find_case
 
-from . import probe_tables, tables
+from . import tables
 from .study import Study
 from .units import Places
 
@@ -36,7 +36,7 @@ def write_outputs(
     words = [*remarks, *summary["interval_covers"], provenance(records)]
     pages = {
         "table.md": (tables.main_tables(summary), words),
-        "probes.md": (probe_tables.probe_tables(summary), []),
+        "probes.md": (tables.probe_tables(summary), []),
         "details.md": (tables.detail_tables(summary), words),
     }
     for name, (made, sentences) in pages.items():
@@ -90,7 +90,7 @@ def curve_page(
     sections = [
         result_section(summary, remarks),
         tables_section("Gains", tables.main_tables(summary)[2:]),
-        tables_section("Frozen encoders", probe_tables.probe_tables(summary)),
+        tables_section("Frozen encoders", tables.probe_tables(summary)),
         slices_section(places, study, records),
         tables_section("Details", tables.detail_tables(summary)),
         html.Section("Settings", html.folded("The study's config", study.text)),

@@ -1,8 +1,7 @@
 """From a study to units of work: each a process that trains, evaluates and leaves one JSON.
 
-Where from: ours. A training is given a split file that names no validation and no test case, so that nothing can be
-picked with them: a run is judged by its last weights. Only the final runs, planned when every tuning is done, read
-`test`.
+A training is given a split file that names no validation and no test case, so that nothing can be picked with them: a
+run is judged by its last weights. Only the final runs, planned when every tuning is done, read `test`.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from desd_components.base.errors import UserError
+from desd_components.runs.config import is_known
 
-from .known_settings import FINETUNE, PRETRAIN, merged, refuse_unknown_settings
+from .known_settings import FINETUNE, PRETRAIN, bundle_config, refuse_unknown_settings
 from .store import Key, file_hash, text_hash
 from .study import ALL, Arm, Label, Pretraining, Study
 from .units import Places, Scans, Stage, Unit
@@ -77,12 +77,9 @@ class Planner:
     def _pretraining(self, part: Pretraining, seed: int) -> Unit:
         name, target = _pretraining_name(part.name, seed), self.places.encoder(part.name, seed).parent
         settings = {**self._common(PRETRAIN, *self.study.overlays), **part.settings}
-        stage = Stage(
-            "training",
-            "training",
-            self._configs(PRETRAIN, *self.study.overlays, more=part.overlays),
-            {**self._where(PRETRAIN, self.places.scans), **settings, "seed": seed},
-        )
+        configs = self._configs(PRETRAIN, *self.study.overlays, more=part.overlays)
+        settings = {**self._where(PRETRAIN, self.places.scans), **settings, "seed": seed}
+        stage = Stage("training", "training", configs, settings)
         return Unit(
             name,
             "pretraining",
@@ -102,14 +99,9 @@ class Planner:
         configs = (*self.study.overlays, "evaluate")
         encoder = self.places.encoder(part.name, seed)
         common = self._common(PRETRAIN, *configs)
-        settings = {**common, "data_split": self.places.shown(self.places.split)}
-        settings |= {"encoder_checkpoint": self.places.shown(encoder)}
-        stage = Stage(
-            "probe",
-            "",
-            self._configs(PRETRAIN, *configs),
-            {**self._where(PRETRAIN, self.places.data), **settings, "seed": 0},
-        )
+        own = {"data_split": self.places.shown(self.places.split), "encoder_checkpoint": self.places.shown(encoder)}
+        settings = {**self._where(PRETRAIN, self.places.data), **common, **own, "seed": 0}
+        stage = Stage("probe", "", self._configs(PRETRAIN, *configs), settings)
         return Unit(
             f"probe-{part.name}-seed-{seed}",
             "probe",
@@ -195,10 +187,7 @@ class Planner:
         split = {"data_split": self.places.shown(self.places.training_split), "val_fraction": 0}
         configs = self._configs(FINETUNE, *self.study.overlays, more=arm.overlays)
         return Stage(
-            "training",
-            "training",
-            configs,
-            {**self._where(FINETUNE, self.places.data), **split, **settings, **encoder},
+            "training", "training", configs, {**self._where(FINETUNE, self.places.data), **split, **settings, **encoder}
         )
 
     def _scoring(self, section: str, seed: int) -> Stage:
@@ -238,10 +227,8 @@ class Planner:
 
     def _common(self, bundle: str, *configs: str) -> dict[str, Any]:
         """The common settings that a bundle's config knows."""
-        from desd_components.runs.command import is_known
-
         if (bundle, *configs) not in self._known:
-            parser = merged(self.places.bundles / bundle, configs)
+            parser = bundle_config(self.places.bundles / bundle, configs)
             common = self.study.common.items()
             self._known[bundle, *configs] = {name: value for name, value in common if is_known(parser, name)}
         return self._known[bundle, *configs]

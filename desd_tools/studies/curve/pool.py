@@ -1,39 +1,21 @@
 """Runs units, as many at once as there are cores, and says how far it is and how long it will take.
 
-Where from: ours. Every unit is a process of its own with one thread; when this one is stopped, they are too.
+Every unit is a process of its own with one thread; see `Runner`.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from desd_components.base.errors import UserError
-
-from ..steps import print_end
+from ..steps import Runner, Step
 from .units import ROOT, Unit
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-GRACE_SECONDS = 10  # for a child to end after it was asked to
-
-
-@dataclass
-class Job:
-    """A unit with the command that runs it, its log, and the JSON that it leaves."""
-
-    unit: Unit
-    command: list[str]
-    log: Path
-    result: Path
 
 
 @dataclass
@@ -78,104 +60,48 @@ def clock(seconds: float) -> str:
 
 
 class Pool:
-    """Runs jobs at most `slots` at once.
+    """Runs units at most `slots` at once.
 
     Args:
         slots: processes at once.
         total: units of the whole study, for ``[n/N]``.
-        done: how many of them are finished already.
+        logs: folder for what each prints.
         clock_of: what earlier units took.
-        later: units that are planned after these, for the estimate.
+        step_of: the process of a unit.
         headline: a finished unit's JSON -> its result in words.
     """
 
     def __init__(
-        self, slots: int, total: int, done: int, clock_of: Clock, headline: Callable[[Mapping[str, Any]], str]
+        self,
+        slots: int,
+        total: int,
+        logs: Path,
+        clock_of: Clock,
+        step_of: Callable[[Unit], Step],
+        headline: Callable[[Mapping[str, Any]], str],
     ) -> None:
-        self.slots, self.total, self.done, self.clock, self.headline = slots, total, done, clock_of, headline
-        self.began = time.monotonic()
-        self.running: dict[subprocess.Popen, tuple[Job, float]] = {}
+        self.total, self.clock, self.step_of, self.headline = total, clock_of, step_of, headline
+        self.runner, self.began = Runner(ROOT, logs, ENVIRONMENT, slots), time.monotonic()
 
-    def run(self, jobs: Sequence[Job], finished: set[str], later: Sequence[Unit] = ()) -> None:
-        """Run all jobs; one starts when those that it comes after are among `finished`, which grows.
+    def run(self, units: Sequence[Unit], finished: set[str], later: Sequence[Unit] = ()) -> None:
+        """Run all units; one starts when those that it comes after are among `finished`, which grows.
+
+        `later` are planned after these, for the estimate of the time left.
 
         Raises:
             UserError: when a process fails, after printing the last lines of its log.
         """
-        waiting = list(jobs)
-        with stopped_cleanly(self):
-            while waiting or self.running:
-                self._start(waiting, finished)
-                for process in [process for process in self.running if process.poll() is not None]:
-                    self._finish(process, finished, [*(job.unit for job in waiting), *later])
-                time.sleep(0.1)
+        left = {unit.name: unit for unit in units}
 
-    def _start(self, waiting: list[Job], finished: set[str]) -> None:
-        for job in list(waiting):
-            if len(self.running) < self.slots and set(job.unit.after) <= finished:
-                waiting.remove(job)
-                job.log.parent.mkdir(parents=True, exist_ok=True)
-                with open(job.log, "wb") as log:
-                    process = subprocess.Popen(
-                        job.command,
-                        cwd=ROOT,
-                        env={**os.environ, **ENVIRONMENT},
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        start_new_session=True,  # so that Ctrl-C reaches this process alone, which then stops them
-                    )
-                self.running[process] = (job, time.monotonic())
+        def tell(step: Step, seconds: float, peak: float) -> None:
+            unit = left.pop(step.name)
+            self.clock.add(unit, seconds)
+            going = ", ".join(running.step.title for running in self.runner.running.values())
+            print(
+                f"[{len(finished)}/{self.total}] {clock(time.monotonic() - self.began)} elapsed, "
+                f"{self.clock.left([*left.values(), *later], self.runner.slots)}: {unit.title}"
+                f"{self.headline(json.loads(step.output.read_text()))}, {seconds:.0f} s{going and f'; now: {going}'}",
+                flush=True,
+            )
 
-    def _finish(self, process: subprocess.Popen, finished: set[str], left: Sequence[Unit]) -> None:
-        job, began = self.running.pop(process)
-        if process.returncode != 0 or not job.result.is_file():
-            self._fail(job, process.returncode)
-        seconds = time.monotonic() - began
-        finished.add(job.unit.name)
-        self.clock.add(job.unit, seconds)
-        self.done += 1
-        going = [running.unit for running, _ in self.running.values()]
-        now = f"; now: {', '.join(unit.title for unit in going)}" if going else ""
-        print(
-            f"[{self.done}/{self.total}] {clock(time.monotonic() - self.began)} elapsed, "
-            f"{self.clock.left([*left, *going], self.slots)}: {job.unit.title}"
-            f"{self.headline(json.loads(job.result.read_text()))}, {seconds:.0f} s{now}",
-            flush=True,
-        )
-
-    def _fail(self, job: Job, status: int) -> None:
-        print_end(job.log)
-        raise UserError(
-            f"{job.unit.title}: ended with exit code {status}; its whole log is {job.log}. Mend what it names and "
-            "start again: finished runs are kept."
-        )
-
-    def stop(self) -> None:
-        """Ask all children to end, and end those that do not."""
-        for process in self.running:
-            process.terminate()
-        until = time.monotonic() + GRACE_SECONDS
-        for process in self.running:
-            try:
-                process.wait(max(0.1, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self.running.clear()
-
-
-@contextmanager
-def stopped_cleanly(pool: Pool) -> Iterator[None]:
-    """Within it, SIGINT, SIGTERM and errors end the children first; the signals then end this process, too."""
-    before = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        pool.stop()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _leave(number: int, frame: object) -> None:
-    print("stopped; the same command goes on from here", flush=True)
-    sys.exit(128 + number)
+        self.runner.run([self.step_of(unit) for unit in units], finished, tell)

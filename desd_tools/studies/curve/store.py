@@ -1,7 +1,7 @@
 """Results of single runs, one small JSON each: under which key they count, and what is refused.
 
-Where from: ours. A result is kept under hashes of its settings, of the scans and of the code that made it; one that
-was made otherwise is never overwritten in silence. Only another code may be accepted, for its settings are the same.
+A result is kept under hashes of its settings, of the scans and of the code that made it; one that was made otherwise is
+never overwritten in silence. Only another code may be accepted, for its settings are the same.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from desd_components.base.errors import UserError
 
 from ...places import PACKAGE
+from ..roles import BUNDLES
 
 PARTS = {"settings": "settings", "data": "scans or split", "code": "code"}
-BUNDLES = ("desd_pretrain", "desd_seg_finetune")
 Key = dict[str, str]
-IDLE = {"tools", "pages", "pictures.py", "finish.py", "__main__.py"}  # no figure depends on them
+IDLE = "pages"  # no figure depends on them
 
 
 def text_hash(content: Any) -> str:
@@ -33,8 +33,8 @@ def file_hash(path: Path) -> str:
 
 
 def code_hash(bundles: Path, configs: Iterable[str], package: Path = PACKAGE) -> str:
-    """Hash of what computes: the package but its tools and commands, and the bundles' `configs` (no suffix)."""
-    sources = [path for path in sorted(package.rglob("*.py")) if not IDLE & set(path.relative_to(package).parts)]
+    """Hash of what computes: the package but its pages, and the bundles' `configs` (no suffix)."""
+    sources = [path for path in sorted(package.rglob("*.py")) if IDLE not in path.relative_to(package).parts]
     digest = hashlib.sha256()
     for path in sources:
         digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())

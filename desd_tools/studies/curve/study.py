@@ -1,7 +1,7 @@
 """What a label curve compares: arms, label counts, seeds, and how each is tuned; read from a small YAML file.
 
-Where from: ours. Nothing here knows an arm by its name: an arm is a pre-training (or an encoder that is there already,
-or neither) and settings of the fine-tuning bundle.
+Nothing here knows an arm by its name: an arm is a pre-training (or an encoder that is there already, or neither) and
+settings of the fine-tuning bundle.
 """
 
 from __future__ import annotations

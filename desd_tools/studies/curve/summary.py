@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from . import analysis, probing
-from .bootstrap import REPLICATES, Bootstrap
+from desd_components.base.statistics import REPLICATES, Bootstrap
+
+from . import analysis
 from .cells import cells
 from .study import Study
 
@@ -67,7 +68,7 @@ def summarize(records: Sequence[Record], study: Study, draws: Bootstrap | None =
         "speed": [],
         "speed_gains": [],
         "probes": [_probe(record) for record in records if record["kind"] == "probe"],
-        "probe_differences": probing.probe_differences(records, study.probes, curves.draws),
+        "probe_differences": analysis.probe_differences(records, study.probes, curves.draws),
         "tuning": _tuning(records, study),
         "costs": costs(records),
         "interval_covers": coverage(records, study),

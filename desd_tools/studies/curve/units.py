@@ -1,12 +1,12 @@
 """Units of work of a label curve: what one process runs, what it leaves, and where.
 
-Where from: ours. Every stage of a unit is a run of a bundle that a person can repeat; its command goes into the JSON.
+Every stage of a unit is a run of a bundle that a person can repeat; its command goes into the JSON.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +14,39 @@ from ...places import ROOT
 from ..steps import quoted
 
 
-@dataclass(frozen=True)
 class Places:
-    """Where everything lies."""
+    """Where everything lies.
 
-    data: Path
-    split: Path
-    output: Path
-    bundles: Path
+    Args:
+        data: the labelled folder.
+        split: who trains, validates and tests.
+        output: everything is written below it.
+        bundles: folder of the two bundles.
 
-    @property
-    def runs(self) -> Path:
-        """One JSON for each finished run."""
-        return self.output / "runs"
+    Attributes:
+        runs: one JSON for each finished run.
+        work: folders of runs that are going on.
+        logs: what each run printed.
+        cache: preprocessed volumes.
+        predictions: label volumes of one run of each arm.
+        scans: data list of the images that pre-training sees.
+        training_split: the split that trainings are given: the cases of `train`, and no others.
+    """
 
-    def told(self, path: Path) -> str:
-        """A path as results tell it: within the output, or its name alone, never where somebody's folders lie."""
-        return str(path.relative_to(self.output)) if path.is_relative_to(self.output) else path.name
-
-    @property
-    def work(self) -> Path:
-        """Folders of runs that are going on."""
-        return self.output / "work"
-
-    @property
-    def logs(self) -> Path:
-        """What each run printed."""
-        return self.output / "logs"
-
-    @property
-    def cache(self) -> Path:
-        """Preprocessed volumes."""
-        return self.output / "cache"
-
-    @property
-    def predictions(self) -> Path:
-        """Label volumes of one run of each arm."""
-        return self.output / "predictions"
-
-    @property
-    def scans(self) -> Path:
-        """Data list of the images that pre-training sees."""
-        return self.output / "pretraining_scans.json"
-
-    @property
-    def training_split(self) -> Path:
-        """The split that trainings are given: the cases of `train`, and no others."""
-        return self.output / "training_split.json"
+    def __init__(self, data: Path, split: Path, output: Path, bundles: Path) -> None:
+        self.data, self.split, self.output, self.bundles = data, split, output, bundles
+        self.runs, self.work, self.logs, self.cache, self.predictions = (
+            output / name for name in ("runs", "work", "logs", "cache", "predictions")
+        )
+        self.scans, self.training_split = output / "pretraining_scans.json", output / "training_split.json"
 
     def encoder(self, pretraining: str, seed: int) -> Path:
         """The encoder that a pre-training leaves."""
         return self.output / "encoders" / f"{pretraining}_seed{seed}" / "encoder.pt"
+
+    def told(self, path: Path) -> str:
+        """A path as results tell it: within the output, or its name alone, never where somebody's folders lie."""
+        return str(path.relative_to(self.output)) if path.is_relative_to(self.output) else path.name
 
     def shown(self, path: Path) -> str:
         """A path as a person at the repository's root would type it."""
@@ -136,9 +118,7 @@ def spec(places: Places, unit: Unit, key: Mapping[str, str], work: Path) -> dict
         "result": str(places.runs / f"{unit.name}.json"),
         "metrics": unit.metrics,
         "keep": {name: str(path) for name, path in unit.keep.items()},
-        "stages": [
-            {"name": s.name, "word": s.word, "configs": list(s.configs), "settings": dict(s.settings)} for s in stages
-        ],
+        "stages": [asdict(stage) for stage in stages],
         "record": {
             "key": dict(key),
             "name": unit.name,
@@ -152,7 +132,7 @@ def spec(places: Places, unit: Unit, key: Mapping[str, str], work: Path) -> dict
 
 def _filled(stage: Stage, work: str) -> Stage:
     settings = {n: v.replace("{work}", work) if isinstance(v, str) else v for n, v in stage.settings.items()}
-    return Stage(stage.name, stage.word, stage.configs, settings)
+    return replace(stage, settings=settings)
 
 
 def without_place(command: str, places: Places) -> str:

@@ -1,8 +1,8 @@
-"""One unit of a label curve in a process of its own: ``desd.tools.curve.worker SPEC.json``.
+"""One unit of a label curve in a process of its own: ``desd_tools.studies.curve.worker SPEC.json``.
 
-Where from: ours. It runs the bundles' own configs, as ``python -m monai.bundle run`` does, one after the other in one
-process, because importing torch and MONAI takes seconds. When all is done it writes one JSON, moves what is kept, and
-removes its work folder.
+It runs the bundles' own configs, as ``python -m monai.bundle run`` does, one after the other in one process, because
+importing torch and MONAI takes seconds. When all is done it writes one JSON, moves what is kept, and removes its work
+folder.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Faults to put into a tiny pre-training after some healthy steps, each as small a change as it would be in life.
 
-Where from: ours. A fault is a function of a `TinyRun` whose trainer is running.
+A fault is a function of a `TinyRun` whose trainer is running.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tiny pre-trainings on generated volumes, whole and cheap: what the table of faults is measured on.
 
-Where from: ours. Everything is the bundle's own (dataset, sampler, views, network, loss, handlers), small enough that a
-step takes some 30 ms of one CPU core. What a run was worth is judged by `fault_scores`.
+Everything is the bundle's own (dataset, sampler, views, network, loss, handlers), small enough that a step takes some
+30 ms of one CPU core. What a run was worth is judged by `fault_scores`.
 """
 
 from __future__ import annotations

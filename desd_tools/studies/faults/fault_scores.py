@@ -1,7 +1,7 @@
 """What a tiny pre-training was worth: how well its teacher's encoder knows volumes again that no run trains on.
 
-Where from: ours. Of the figures tried on healthy runs (retrieval of the nearest, effective rank, dense nearest
-neighbours against the phantoms' labels) this one moves most by learning, against what seeds differ by.
+Of the figures tried on healthy runs (retrieval of the nearest, effective rank, dense nearest neighbours against the
+phantoms' labels) this one moves most by learning, against what seeds differ by.
 """
 
 from __future__ import annotations

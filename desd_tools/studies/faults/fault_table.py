@@ -1,4 +1,4 @@
-"""The table of faults as people read it, and what in it is not as it should be. Where from: ours."""
+"""The table of faults as people read it, and what in it is not as it should be."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The table of faults: which of them harm a pre-training, how soon its alarms say so, and that healthy runs are quiet.
 
-Where from: ours. Every row is measured on tiny runs over generated volumes (see `fault_runs`). The measure was fixed,
-and the alarms were made, while looking at the seeds 0 to 12 and their settings' seeds, 100 to 130.
+Every row is measured on tiny runs over generated volumes (see `fault_runs`). The measure was fixed, and the alarms were
+made, while looking at the seeds 0 to 12 and their settings' seeds, 100 to 130.
 """
 
 from __future__ import annotations
