@@ -7,7 +7,9 @@ from bundle_runs import ROOT, config_files
 from knob_runs import knobs
 from monai.bundle import ConfigParser
 
-#: the only knobs that a run may go on with changed: none of them has a part in a weight, or in which weights are best
+from desd_components.runs.same_run import MAY_DIFFER
+
+#: why an entry of a config may differ in a run that goes on: it has no part in a weight, or is compared as a fact
 FREE = {
     "bundle_root": "a place",
     "output_dir": "a place; the state of another one is given by resume",
@@ -23,21 +25,59 @@ FREE = {
     "extend": "how it goes on",
     "max_epochs": "compared as what the schedules are made for, so that extend may add epochs",
     "device": "a machine",
+    "network": "the wrapper of several processes",
     "num_workers": "speed",
     "batch_size": "compared as the volumes of a step, for another number of processes shares them otherwise",
-    "sw_batch_size": "speed",
     "page": "shows",
-    "record_interval": "shows",
     "val_interval": "shows: the scores of a pre-training choose nothing",
-    "val_volumes": "shows: the scores of a pre-training choose nothing",
-    "save_interval": "saves",
-    "save_minutes": "saves",
-    "max_skipped_steps": "when a run ends; one that ended so is to go on",
+    "validate": "shows, likewise",
+    "monitor": "looks, and ends a run; one that ended so is to go on",
     "on_collapse": "when a run ends; one that ended so is to go on",
-    "max_rescues": "when a run ends; one that ended so is to go on",
+    "run_folder": "what is written down and saved, and when",
     "allow_other_preprocessing": "permits",
+    **dict.fromkeys(("imports", "initialize", "run", "training", "finalize"), "around the run"),
 }
-CHOOSING = {"desd_seg_finetune": {"val_interval", "batch_size"}}  # validations choose the best model there
+#: the other knobs, which decide the steps of a run, or which of its weights are best
+FIXED = {
+    *("seed", "amp", "accumulation_steps", "in_channels", "spacing", "intensity", "hu_window"),
+    *("learning_rate", "final_learning_rate"),
+    # pre-training
+    *("init_checkpoint", "view_size", "num_prototypes", "student_stages", "teacher_target", "teacher_momentum"),
+    "frozen_prototype_epochs",
+    # fine-tuning
+    *("encoder_checkpoint", "samples_per_epoch", "early_stopping", "roi_size", "activation", "regions", "preset"),
+    *("flip_axes", "augmentation_probability"),
+}
+BUNDLES = ("desd_pretrain", "desd_seg_finetune")
+
+
+def config_of(bundle):
+    return ConfigParser.load_config_file(str(ROOT / config_files(bundle, "train")[0]))
+
+
+def may_differ(bundle):
+    return {*MAY_DIFFER, *config_of(bundle)["run_folder"]["may_differ"], "max_epochs"}
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_each_knob_is_in_exactly_one_of_the_two_lists(bundle):
+    free = {name for name in may_differ(bundle) if "#" not in name}
+    fixed = FIXED | ({"val_interval"} if bundle == "desd_seg_finetune" else set())  # chooses the best model there
+    for knob in knobs(bundle, "train"):
+        assert (knob in free) != (knob in fixed), knob
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_what_may_differ_has_a_reason_and_is_there(bundle):
+    config = config_of(bundle)
+    own = set(config["run_folder"]["may_differ"])
+    assert {name for name in may_differ(bundle) if "#" not in name} <= set(FREE)
+    assert {name for name in own if name not in ConfigParser(config)} == set()
+
+
+def test_what_may_differ_in_all_bundles_is_in_one_of_them_at_least():
+    parsers = [ConfigParser(config_of(bundle)) for bundle in BUNDLES]
+    assert [name for name in MAY_DIFFER if not any(name in parser for parser in parsers)] == []
 
 
 def parsed(config):
@@ -48,26 +88,6 @@ def parsed(config):
 def settings_of(**config):
     settings = {"_target_": "desd_components.run_settings", "may_differ": ["settings", "place", "run#around"]}
     return parsed({"settings": settings, **config})
-
-
-def may_differ(bundle):
-    return ConfigParser.load_config_file(str(ROOT / config_files(bundle, "train")[0]))["state"]["settings"][
-        "may_differ"
-    ]
-
-
-@pytest.mark.parametrize("bundle", ["desd_pretrain", "desd_seg_finetune"])
-def test_only_knobs_with_a_reason_may_differ(bundle):
-    known = knobs(bundle, "train")
-    free = set(may_differ(bundle)) | {"max_epochs"}
-    assert known & free == (known & set(FREE)) - CHOOSING.get(bundle, set())
-
-
-@pytest.mark.parametrize("bundle", ["desd_pretrain", "desd_seg_finetune"])
-def test_what_may_differ_is_there(bundle):
-    parser = ConfigParser()
-    parser.read_config(str(ROOT / config_files(bundle, "train")[0]))
-    assert [name for name in may_differ(bundle) if name not in parser] == []
 
 
 def test_every_entry_counts_that_is_not_free():

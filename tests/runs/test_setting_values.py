@@ -45,7 +45,7 @@ def test_the_values_of_every_config_mean_something(file):
 
 @pytest.mark.parametrize("settings", [{"train#dataset#slab_depth": 0}, {"train": {"dataset": {"slab_depth": 0}}}])
 def test_a_value_is_looked_at_where_it_is_used_too(settings):
-    with pytest.raises(UserError, match="^train#dataset#slab_depth: 0 means nothing: give a whole number"):
+    with pytest.raises(UserError, match=r"^train#dataset#slab_depth: 0 means nothing: give a whole number"):
         refuse_odd_values(settings)
 
 
