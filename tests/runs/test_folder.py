@@ -74,6 +74,6 @@ def test_it_leaves_log_records_and_a_state_at_the_end(tmp_path):
 def test_a_refused_run_replaces_no_record(tmp_path):
     trained(tmp_path, 1, Counter())
     before = (tmp_path / "environment.json").read_bytes()
-    with pytest.raises(UserError, match="saved and present parts differ in more"):
+    with pytest.raises(UserError, match="saved and present parts differ in counter, more"):
         RunFolder(tmp_path, {"more": Counter()}, {"max_epochs": 3}).open("cpu", {}, 4)
     assert (tmp_path / "environment.json").read_bytes() == before
