@@ -13,7 +13,7 @@ from monai.data import FolderLayoutBase
 from ..base.errors import UserError
 from ..scans.formats import result_name, stem
 from ..scans.lists import data_list_sections, is_decathlon
-from ..scans.records import CaseNames, Record, record_files
+from ..scans.names import CaseNames, Record, record_files
 
 
 def _absolute(path: str | Path) -> Path:

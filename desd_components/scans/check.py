@@ -18,8 +18,8 @@ import numpy as np
 from ..base.errors import UserError, one_line
 from ..base.files import is_lfs_pointer
 from .formats import FORMATS, SUFFIXES
+from .names import Record, record_files
 from .read import open_volume
-from .records import Record, record_files
 from .volume import Volume
 
 LISTED = 10  # problems named in one message; the rest is a count

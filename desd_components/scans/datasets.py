@@ -24,7 +24,7 @@ from ..base.draws import AUGMENTATION_STREAM, CONTEXT_STREAM, SampleKey, generat
 from ..base.errors import UserError
 from .cache.cache import VolumeCache
 from .cache.entries import is_label, open_array, read_meta
-from .records import Record
+from .names import Record
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class ContextDataset(Dataset):
             thick = z if depth is None else min(depth, z)
             starts = [(z - thick) // 2] if one_slab else slab_starts(z, depth, stride)
             rows += [(volume, left, top, start, x - 2 * left, y - 2 * top, thick) for start in starts]
-        return np.array(rows, dtype=np.int32)
+        return np.array(rows, dtype=np.int32).reshape(-1, 7)
 
     def describe(self) -> str:
         """One line for the log."""

@@ -37,7 +37,7 @@ class EpochSampler(DistributedSampler):
         num_replicas, rank: processes and this one's number; None asks the process group, or means one process.
 
     Raises:
-        UserError: when the dataset is smaller than a global batch.
+        UserError: when the dataset is smaller than a global batch; an empty one has no batch, and is none to refuse.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class EpochSampler(DistributedSampler):
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed, drop_last=True)
         self.batch_size = int(batch_size)
         global_batch = self.batch_size * num_replicas
-        if self.batch_size < 1 or len(dataset) < global_batch:
+        if self.batch_size < 1 or 0 < len(dataset) < global_batch:
             raise UserError(
                 f"a step takes {global_batch} samples (batch_size {batch_size} on {num_replicas} processes), but an "
                 f"epoch has {len(dataset)}: lower `batch_size`, or draw more samples from each volume."

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..base.errors import UserError
 from .check import file_problem, raise_problems
+from .names import Record, record_files
 from .read import open_volume
-from .records import Record, record_files
 
 INTENSITIES = ("hu", "zscore")
 
@@ -19,16 +19,16 @@ def target_spacing(spacing: Any, records: Sequence[Record], on_bad_volume: str =
     """The voxel size to resample to, in mm along the R, A, S axes; None keeps each scan's own grid.
 
     Args:
-        spacing: null, one number, three numbers, or "median": per axis, of the scans in `records`.
+        spacing: null, one number, three numbers, or "median": per axis, of the scans in `records`; None of none.
         records: the training records.
         on_bad_volume: "skip" takes the median of the scans whose header can be read; see `usable_records`.
 
     Raises:
         UserError: when `spacing` is none of these, or a header cannot be read.
     """
-    if spacing is None:
+    if spacing is None or (spacing == "median" and not records):
         return None
-    if spacing == "median" and records:
+    if spacing == "median":
         return _median_spacing(records, skip=on_bad_volume == "skip")
     values = [spacing] * 3 if isinstance(spacing, int | float) else spacing
     good = isinstance(values, Sequence) and not isinstance(values, str) and len(values) == 3

@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
-
 from ..base.errors import UserError
 from ..base.files import write_json
+from ..base.processes import place
 from .cache.cache import VolumeCache
 from .labelled import LabelledData
-from .records import Record, record_files
+from .names import Record, record_files
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ def usable_records(
     """
     if on_bad_volume not in CHOICES:
         raise UserError(f"on_bad_volume={on_bad_volume!r}: choose stop, or skip to leave bad scans out.")
-    if on_bad_volume == "stop":
+    if on_bad_volume == "stop" or not records:
         return list(records)
     cache = VolumeCache(transform, cache_dir, keys, cache_dtype, in_channels, class_count)
     _, problems = cache.attempt(records, num_workers, skip=True)
@@ -69,8 +68,8 @@ def usable_records(
 
 def _note(records: Sequence[Record], problems: dict[int, str], path: Path) -> None:
     """Write the list, say the count, and stop a run that has lost more than half of its records."""
-    listed = [{"file": _named(line, records[n]), "reason": line} for n, line in problems.items()]
-    if idist.get_rank() == 0:
+    listed = [{"file": _blamed(line, records[n]), "reason": line} for n, line in problems.items()]
+    if place()[0] == 0:
         write_json(path, listed)
     if problems:
         logger.warning(
@@ -78,14 +77,14 @@ def _note(records: Sequence[Record], problems: dict[int, str], path: Path) -> No
             len(problems), len(records), path, listed[0]["reason"],
         )  # fmt: skip
     left = len(records) - len(problems)
-    if left == 0 or 2 * left < len(records):
+    if 2 * left < len(records):
         raise UserError(
             f"{path}: {left} of {len(records)} scans are left, less than half (the first reason: "
             f"{listed[0]['reason']}): mend the data; `desd check DIR` lists every fault."
         )
 
 
-def _named(line: str, record: Record) -> str:
+def _blamed(line: str, record: Record) -> str:
     """The file of a record that a line is about."""
     files = record_files(record)
     return next((file for file in files if line.startswith(f"{file}: ")), files[0])
@@ -111,9 +110,8 @@ def usable_labelled(
         both, transform, cache_dir, on_bad_volume, output_dir,
         ("image", "label"), in_channels, len(data.class_names), num_workers, cache_dtype,
     )  # fmt: skip
-    training = [record for record in data.training if record in used]
-    if not training:
+    good = {id(record) for record in used}  # the very same objects; comparing each with all others takes hours
+    training, validation = ([one for one in part if id(one) in good] for part in (data.training, data.validation))
+    if data.training and not training:
         raise UserError(f"{Path(output_dir) / QUARANTINE_FILE}: no scan to train on is left: mend the data.")
-    return dataclasses.replace(
-        data, training=training, validation=[record for record in data.validation if record in used]
-    )
+    return dataclasses.replace(data, training=training, validation=validation)

@@ -2,7 +2,7 @@
 
 `open_volume` reads a header and promises the voxels; the checks, the cache and `ScanReader`, which the configs give to
 MONAI's ``LoadImaged``, all go through it. Differs from MONAI's readers: a DICOM series is checked before it is read
-(`desd_components.dicom_volume`), and what is refused is not handed on to the next reader.
+(`desd_components.scans.dicom.volume`), and what is refused is not handed on to the next reader.
 """
 
 from __future__ import annotations
@@ -23,10 +23,8 @@ from monai.utils import ensure_tuple
 from monai.utils.enums import MetaKeys, SpaceKeys
 
 from ..base.errors import UserError
-from .dicom.series import is_dicom, series_at
-from .dicom.volume import dicom_volume
-from .formats import ITK_SUFFIXES, NIFTI_SUFFIXES
-from .volume import Volume, needed, to_ras
+from .formats import ITK_SUFFIXES, NIFTI_SUFFIXES, is_dicom
+from .volume import Volume, dicom_room, optional_module, to_ras
 
 # MONAI warns, at every loader, that a GPU decoder which nobody asked for is not there
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
@@ -53,7 +51,9 @@ def open_volume(path: str | Path) -> Volume:
     if path.endswith(ITK_SUFFIXES):
         return _itk(path)
     if os.path.isdir(path) or is_dicom(path):
-        return dicom_volume(series_at(path))
+        room = dicom_room(path)
+        volume: Volume = room.dicom_volume(room.series_at(path))
+        return volume
     raise UserError(
         f"{path}: is not a scan: give .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, or a folder of one DICOM series."
     )
@@ -66,7 +66,8 @@ def parts(path: str) -> list[str]:
         return [path, beside] if os.path.isfile(beside) else [path]
     if path.endswith((*NIFTI_SUFFIXES, *ITK_SUFFIXES)) or not (os.path.isdir(path) or is_dicom(path)):
         return [path]
-    return series_at(path).files
+    files: list[str] = dicom_room(path).series_at(path).files
+    return files
 
 
 def _data_file(path: str) -> str:
@@ -123,7 +124,7 @@ def _refuse_impossible_size(path: str, shape: tuple[int, ...], dtype: np.dtype) 
 
 def _itk(path: str) -> Volume:
     kind = "MetaImage" if path.endswith((".mha", ".mhd")) else "NRRD"
-    sitk = needed("SimpleITK", path, f"reading {kind}")
+    sitk = optional_module("SimpleITK", path, f"reading {kind}")
     _refuse_voxels_elsewhere(path)
     header = sitk.ImageFileReader()
     header.SetFileName(path)

@@ -11,8 +11,8 @@ from ..base.errors import UserError
 from ..base.files import read_json
 from ..distillation.encoder import ResNet3DEncoder
 from ..distillation.weights import manifest_path, read_manifest, refuse_contradictions
-from ..scans.class_names import with_background
 from ..scans.labelled import find_labelled
+from ..scans.names import with_background
 from ..scans.preprocess import target_spacing
 from .network import SegmentationNetwork
 

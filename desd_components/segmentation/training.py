@@ -22,7 +22,7 @@ from ..base.errors import UserError
 from ..distillation.encoder import shape_table
 from ..distillation.weights import read_manifest
 from ..scans.labelled import LabelledData
-from ..scans.records import Record
+from ..scans.names import Record
 from .network import SegmentationNetwork
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """What a data folder holds: every scan below it, as a training would take it, and the files that it would not.
 
-Built on `desd_components.scans` and `desd_components.labelled`, which find the records of a training; beyond them, a
-file that has no partner, is not listed, or is missing becomes a finding instead of a line of the log.
+Built on `desd_components.scans.lists` and `desd_components.scans.labelled`, which find the records of a training;
+beyond them, a file that has no partner, is not listed, or is missing becomes a finding instead of a line of the log.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from desd_components.base.files import read_json
-from desd_components.scans.class_names import with_background
 from desd_components.scans.find import existing, group_channels, is_mask, miscased_paths, scan_paths
 from desd_components.scans.labelled import pair_folders, pairs_by_name
 from desd_components.scans.lists import (
@@ -24,7 +23,7 @@ from desd_components.scans.lists import (
     read_split,
     split_faults,
 )
-from desd_components.scans.records import Record, case_ids, record_files
+from desd_components.scans.names import Record, case_ids, record_files, with_background
 
 from .findings import REMARK, Finding
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,14 @@ def test_a_bad_label_leaves_its_pair_out_of_its_section_alone(tmp_path):
     assert (left.training, left.validation) == (records[:2], records[2:3])
     [entry] = json.loads((tmp_path / "run" / "quarantine.json").read_text())
     assert entry["file"] == records[3]["label"]
+
+
+def test_a_great_many_scans_are_told_apart_in_a_moment(tmp_path):
+    records = [{"image": f"{number}.nii.gz", "label": f"{number}_seg.nii.gz"} for number in range(115_000)]
+    data = LabelledData(["background", "organ"], records[:90_000], records[90_000:])
+    started = time.process_time()
+    assert usable_labelled(data, loading("image", "label"), tmp_path / "cache", "stop", tmp_path / "run") == data
+    assert time.process_time() - started < 2
 
 
 def smoke(name: str, folder: Path, **settings: object) -> object:

@@ -26,8 +26,8 @@ from ...base.files import require_writable
 from ...base.processes import patiently_gathered, place
 from ..check import class_problem, file_problem, raise_problems, threaded
 from ..formats import FORMATS
+from ..names import Record, record_files
 from ..read import parts
-from ..records import Record, record_files
 from .entries import is_label, read_meta
 from .fingerprint import describe, flat_transforms
 from .making import EntryMaker

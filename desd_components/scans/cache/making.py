@@ -18,8 +18,8 @@ from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd
 
 from ...base.errors import UserError, chain_of, innermost_user_error, one_line
 from ..check import header_problem, label_values, raw_problem, unreadable
+from ..names import Record, record_files
 from ..read import open_volume
-from ..records import Record, record_files
 from .entries import META_FILE, described, is_label, to_numpy
 
 logger = logging.getLogger(__name__)

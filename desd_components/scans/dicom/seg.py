@@ -19,7 +19,7 @@ from monai.data import FolderLayoutBase
 from monai.transforms import MapTransform
 
 from ...base.errors import UserError
-from ..volume import needed, to_ras
+from ..volume import optional_module, to_ras
 from .series import series_at
 from .slices import Slice, files_of, read_dicom
 from .volume import stack_of
@@ -46,7 +46,7 @@ def write_dicom_seg(
     Raises:
         UserError: when the series' headers lack what a segmentation has to refer to, or highdicom is not installed.
     """
-    highdicom = needed("highdicom", scan, "writing DICOM-SEG")
+    highdicom = optional_module("highdicom", scan, "writing DICOM-SEG")
     logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of every module of headers that it copies
     from ...base.version import __version__
 
@@ -134,7 +134,7 @@ def _headers(scan: str, files: Sequence[str]) -> list[Any]:
 
 
 def _segments(highdicom: Any, class_names: Sequence[str], name: str, version: str) -> list[Any]:
-    coding = needed("pydicom.sr.coding", name, "writing DICOM-SEG")
+    coding = optional_module("pydicom.sr.coding", name, "writing DICOM-SEG")
     structure = coding.Code("123037004", "SCT", "Anatomical Structure")
     network = coding.Code("123109", "DCM", "Artificial Intelligence")
     algorithm = highdicom.AlgorithmIdentificationSequence(name=name, family=network, version=version)

@@ -17,20 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...base.errors import UserError
-from ..volume import needed
+from ..formats import may_be_dicom
+from ..volume import optional_module
 from .slices import TAGS, Slice, files_of, read_dicom, slices_of
 
 logger = logging.getLogger(__name__)
 
 
-DICOM_SUFFIXES = (".dcm", ".ima")
-# files that people keep beside scans; the first bytes of anything else are looked at
-_OTHER_SUFFIXES = (
-    ".nii", ".gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".raw", ".json", ".txt", ".csv", ".tsv", ".md", ".png", ".jpg",
-    ".xml", ".npy", ".npz", ".zip", ".pt", ".py", ".yaml", ".yml", ".pdf", ".log",
-)  # fmt: skip
-# tags (0002,0000), (0008,0000), (0008,0005), (0008,0008): the first of a file without preamble, as they lie there
-_FIRST_ELEMENTS = (b"\2\0\0\0", b"\x08\0\0\0", b"\x08\0\5\0", b"\x08\0\x08\0")
 _NO_SLICES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "DOC", "FID"}  # modalities
 _TAGS = ["SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "ImageType", *TAGS]
 _REMEMBERED_FOLDERS = 64
@@ -70,28 +63,6 @@ class Series:
         """In a message: what it is, and the file to name it by."""
         words = f"series {self.number or '?'} {self.description}".strip()
         return f"{words} ({len(self.slices)} slices, {os.path.basename(self.slices[0].file)})"
-
-
-def may_be_dicom(file: str) -> bool:
-    """Whether a file is worth a look: by its suffix, or by how it begins."""
-    lower = file.lower()
-    if lower.endswith(DICOM_SUFFIXES):
-        return True
-    return not lower.endswith(_OTHER_SUFFIXES) and is_dicom(file)
-
-
-def is_dicom(file: str) -> bool:
-    """Whether a file bears DICOM's suffix or mark, or begins as DICOM does where the mark was left out."""
-    if file.lower().endswith(DICOM_SUFFIXES):
-        return os.path.isfile(file)
-    if not os.path.isfile(file):  # a named pipe would be waited for, without end
-        return False
-    try:
-        with open(file, "rb") as stream:
-            start = stream.read(132)
-            return start[128:] == b"DICM" or start[:4] in _FIRST_ELEMENTS
-    except OSError:
-        return False
 
 
 def series_paths(folder: str | Path) -> list[Path]:
@@ -184,7 +155,7 @@ class _Header(NamedTuple):
 
 def _header(file: str) -> _Header | str | None:
     """What a file says of itself; why it is no slice, in words; or None for what cannot be read."""
-    pydicom = needed("pydicom", file, "reading DICOM")
+    pydicom = optional_module("pydicom", file, "reading DICOM")
     try:
         with open(file, "rb") as stream:
             header = read_dicom(stream, file, stop_before_pixels=True, specific_tags=_TAGS)

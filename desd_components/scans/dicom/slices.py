@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...base.errors import UserError
-from ..volume import MissingPackage, needed
+from ..volume import MissingPackage, optional_module
 
 #: what `slices_of` reads of a header
 TAGS = [
@@ -69,7 +69,7 @@ def read_dicom(source: Any, file: str, **options: Any) -> Any:
     Raises:
         pydicom.errors.InvalidDicomError: when it is no DICOM object.
     """
-    pydicom = needed("pydicom", file, "reading DICOM")
+    pydicom = optional_module("pydicom", file, "reading DICOM")
     data = pydicom.dcmread(source, force=True, **options)
     if data.preamble is None and not ("Rows" in data or "SOPClassUID" in data):
         raise pydicom.errors.InvalidDicomError(f"{file} has neither DICOM's mark nor its elements")
@@ -159,7 +159,7 @@ def slice_values(dataset: Any, one: Slice) -> np.ndarray:
     Raises:
         UserError: when they cannot be decoded.
     """
-    pixels = needed("pydicom.pixels", one.file, "reading DICOM")
+    pixels = optional_module("pydicom.pixels", one.file, "reading DICOM")
     rescaling = None if one.frame is None else _group(dataset, one.frame, "PixelValueTransformationSequence")
     try:
         stored = pixels.pixel_array(dataset, index=one.frame or 0)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...base.errors import UserError
-from ..volume import Volume, needed, to_ras
+from ..volume import Volume, optional_module, to_ras
 from .series import Series
 from .slices import Slice, files_of, opened, slice_values
 
@@ -151,7 +151,7 @@ def _not_readable(slices: Sequence[Slice]) -> str | None:
     """Colours, and pixels that no installed package can decode, in any of the slices."""
     if any(one.samples > 1 for one in slices):
         return "holds RGB pixels, not one value per pixel: leave it out."
-    pydicom = needed("pydicom", slices[0].file, "reading DICOM")
+    pydicom = optional_module("pydicom", slices[0].file, "reading DICOM")
     for uid in map(pydicom.uid.UID, dict.fromkeys(one.syntax for one in slices)):
         try:
             decoder = pydicom.pixels.get_decoder(uid)
