@@ -67,13 +67,8 @@ def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(Path(path).expanduser()))
 
 
-def miscased_paths(folder: Path) -> list[Path]:
-    """Files below a folder that would be scans if their suffix were in small letters, as all writers have it."""
-    files = (Path(base, name) for base, _, names in os.walk(folder) for name in names if not name.startswith("."))
-    return sorted(path for path in files if _is_miscased(path.name))
-
-
-def _is_miscased(name: str) -> bool:
+def is_miscased(name: str) -> bool:
+    """Whether a file would be a scan if its suffix were in small letters, as all writers have it."""
     return name.lower().endswith(SUFFIXES) and not name.endswith(SUFFIXES)
 
 
@@ -103,7 +98,7 @@ def scan_paths(folder: Path) -> list[Path]:
     missing: MissingPackage | None = None
     for directory, names in _walk(folder):
         found += [Path(directory, name) for name in names if name.endswith(SUFFIXES)]
-        miscased += filter(_is_miscased, names)
+        miscased += filter(is_miscased, names)
         if any(may_be_dicom(os.path.join(directory, name)) for name in names):
             try:
                 found += dicom_room(directory).series_paths(directory)

@@ -20,7 +20,7 @@ from ..base.files import read_json, write_json
 from .find import absence, existing, group_channels, note_links, scan_paths
 from .fingerprint import records_hash
 from .formats import stem
-from .lists import Sections, data_list_sections, is_decathlon, present, read_split, refuse_split_faults, select_cases
+from .lists import Sections, data_list_sections, fitting_split, is_decathlon, present, select_cases
 from .names import CaseNames, Record, first_names, record_files, with_background
 
 logger = logging.getLogger(__name__)
@@ -113,8 +113,7 @@ def find_labelled(
     origin = "sections of the data"
     everything = [record for part in sections.values() for record in part]
     if data_split is not None:
-        split = read_split(data_split, path)
-        refuse_split_faults(everything, split, str(data_split))
+        split = fitting_split(data_split, path, everything)
         sections = {name: select_cases(everything, cases, str(data_split)) for name, cases in split.items() if cases}
         origin = f"split file {Path(data_split).name}"
     training, validation = sections.get("train", []), sections.get("validation", [])

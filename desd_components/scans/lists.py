@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,10 @@ def find_scans(
     if not records:
         raise UserError(f"{path}: none of the scans that its dataset.json lists exists: is the folder complete?")
     if data_split is not None:
-        split = read_split(data_split, path)
+        split = fitting_split(data_split, path, records)
         wanted = [case for section in sections for case in split.get(SECTION_NAMES.get(section, section), [])]
         if not wanted:
             raise UserError(f"{data_split}: no case under {list(sections)}; it has {sorted(split)}: set `sections`.")
-        refuse_split_faults(records, split, str(data_split))
         records = select_cases(records, wanted, str(data_split))
     records = sorted(records, key=lambda record: record_files(record)[0])
     logger.info("%s: %d scans", path, len(records))
@@ -216,14 +215,16 @@ def _by_name(records: Sequence[Record]) -> dict[str, list[Record]]:
     return by_name
 
 
-def refuse_split_faults(records: Sequence[Record], split: Mapping[str, Sequence[str]], source: str) -> None:
-    """Refuse a split of which an id fits several records, or several ids, of whatever sections, one record.
+def fitting_split(data_split: str | Path, data: Path, records: Sequence[Record]) -> dict[str, list[str]]:
+    """`read_split`, refused where `split_faults` finds any in it.
 
     Raises:
         UserError: with the first fault.
     """
+    split = read_split(data_split, data)
     for what, remedy in split_faults(records, [case for cases in split.values() for case in cases]):
-        raise UserError(f"{source}: {what}: {remedy}.")
+        raise UserError(f"{data_split}: {what}: {remedy}.")
+    return split
 
 
 def select_cases(records: Sequence[Record], cases: Sequence[str], source: str) -> list[Record]:

@@ -72,10 +72,8 @@ def _note(records: Sequence[Record], problems: dict[int, str], path: Path) -> No
     if place()[0] == 0:
         write_json(path, listed)
     if problems:
-        logger.warning(
-            "%d of %d scans are left out (on_bad_volume: skip), as %s says; the first: %s",
-            len(problems), len(records), path, listed[0]["reason"],
-        )  # fmt: skip
+        told = f"{len(problems)} of {len(records)} scans are left out (on_bad_volume: skip)"
+        logger.warning("%s, as %s says; the first: %s", told, path, listed[0]["reason"])
     left = len(records) - len(problems)
     if 2 * left < len(records):
         raise UserError(

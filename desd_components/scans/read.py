@@ -78,11 +78,7 @@ def _data_file(path: str) -> str:
 
 
 def _refuse_voxels_elsewhere(path: str) -> None:
-    """Refuse a header whose voxels are missing, or outside of its folder: it has no business there, see SECURITY.md.
-
-    Raises:
-        UserError: naming both.
-    """
+    """Refuse a header whose voxels are missing, or outside of its folder: it has no business there, see SECURITY.md."""
     named = _data_file(path) if path.endswith(_DETACHED) and os.path.isfile(path) else ""
     if os.path.isabs(named) or ".." in Path(named).parts:
         raise UserError(f"{path}: its voxels are said to lie in {named!r}, outside of its folder: put them beside it.")
@@ -98,20 +94,14 @@ def _nifti(path: str) -> Volume:
         header: Any = nibabel.load(path)
         affine, dtype = np.asarray(header.affine, dtype=np.float64), np.dtype(header.get_data_dtype())
     except Exception as error:
-        raise UserError(
-            f"{path}: cannot be read as NIfTI ({_short(error)}): copy or download it again, or leave it out."
-        ) from error
+        raise _unreadable(path, "NIfTI", error) from error
     shape = tuple(int(size) for size in header.shape)
     _refuse_impossible_size(path, shape, dtype)
     return Volume(path, "NIfTI", shape, affine, dtype, lambda: np.asanyarray(header.dataobj), header=header)
 
 
 def _refuse_impossible_size(path: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """Refuse a header that promises more voxels than the file can hold, before memory for them is asked for.
-
-    Raises:
-        UserError: naming both.
-    """
+    """Refuse a header that promises more voxels than the file can hold, before memory for them is asked for."""
     promised, held = math.prod(shape) * dtype.itemsize, os.path.getsize(path)
     if min(shape, default=0) < 1:
         raise UserError(f"{path}: its header says {shape} voxels: copy or download it again, or leave it out.")
@@ -131,9 +121,7 @@ def _itk(path: str) -> Volume:
     try:
         header.ReadImageInformation()
     except RuntimeError as error:
-        raise UserError(
-            f"{path}: cannot be read as {kind} ({_short(error)}): copy or download it again, or leave it out."
-        ) from error
+        raise _unreadable(path, kind, error) from error
     size, channels = header.GetSize(), header.GetNumberOfComponents()
     shape = (*size, channels) if channels > 1 else tuple(size)
 
@@ -157,10 +145,10 @@ def _itk_dtype(sitk: Any, header: Any) -> np.dtype:
     return np.dtype(sitk.GetArrayViewFromImage(empty).dtype)
 
 
-def _short(error: BaseException) -> str:
-    """The last line of an error: SimpleITK begins with where in its source it happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:160]
+def _unreadable(path: str, kind: str, error: BaseException) -> UserError:
+    # its last line: SimpleITK begins with where in its source it happened
+    reason = ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1][:160]
+    return UserError(f"{path}: cannot be read as {kind} ({reason}): copy or download it again, or leave it out.")
 
 
 class ScanReader(ImageReader):
@@ -186,12 +174,10 @@ class ScanReader(ImageReader):
         """
         volumes = [open_volume(path) for path in img]
         arrays = [volume.read() for volume in volumes]
-        first = volumes[0]
-        channel_dim: float = float("nan") if len(first.shape) == 3 else -1
-        if len(arrays) > 1 and len(first.shape) == 3:
-            array, channel_dim = np.stack(arrays), 0
-        else:
-            array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
+        first, single = volumes[0], len(volumes[0].shape) == 3
+        stacked = single and len(arrays) > 1
+        array = np.stack(arrays) if stacked else arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
+        channel_dim = 0 if stacked else float("nan") if single else -1
         told = dict.fromkeys(warning for volume in volumes for warning in volume.warnings)
         return array, {
             MetaKeys.AFFINE: first.affine,

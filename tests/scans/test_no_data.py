@@ -27,8 +27,8 @@ from desd_components import (
 def test_a_folder_that_does_not_exist_gives_nothing_and_one_warning(tmp_path, caplog, find):
     found = find(tmp_path / "nowhere")
     assert found == ([] if find is find_scans else LabelledData([], [], [], origin="no data"))
-    [said] = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert "does not exist" in said.getMessage() and "with `--dataset_dir DIR`" in said.getMessage()
+    [(_, level, line)] = caplog.record_tuples
+    assert level == logging.WARNING and "does not exist" in line and "with `--dataset_dir DIR`" in line
 
 
 def test_the_classes_that_were_asked_for_are_known_without_data(tmp_path):

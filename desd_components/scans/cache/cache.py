@@ -25,7 +25,6 @@ from ...base.errors import UserError
 from ...base.files import require_writable
 from ...base.processes import patiently_gathered, place
 from ..check import class_problem, file_problem, raise_problems, threaded
-from ..formats import FORMATS
 from ..names import Record, record_files
 from ..read import parts
 from .entries import is_label, read_meta
@@ -91,13 +90,9 @@ class VolumeCache:
         return self.cache_dir / self.transform_hash / name
 
     def prepare(self, records: Sequence[Record], num_workers: int = 0) -> list[Path]:
-        """Make the entries that are missing, and return all of them in the order of the records.
+        """Make the entries that are missing, and return all of them in the order of the records: see `attempt`.
 
         Ranks of a process group share the work and meet at the end. Memory holds one volume per worker.
-
-        Args:
-            records: ``{"image": ...[, "label": ...]}``.
-            num_workers: threads; 0 works in this one.
 
         Raises:
             UserError: listing every record that cannot be used, or when the disk is too small.
@@ -120,9 +115,12 @@ class VolumeCache:
             The entry of each record, None where there is none; and what is wrong with those that cannot be used.
 
         Raises:
-            UserError: when there is no record, one lacks a key, or the disk is too small.
+            UserError: when a record lacks a key, or the disk is too small.
         """
-        self._refuse_incomplete(records)
+        lacking = [record for record in records if any(key not in record for key in self.keys)]
+        if lacking:
+            what = f"{len(lacking)} records lack one of {list(self.keys)}"
+            raise UserError(f"{record_files(lacking[0])}: {what}: add it.")
         rank, world = place()
         folders, problems = self._folders(records)
         wanted = {folder: record for folder, record in zip(folders, records, strict=True) if folder is not None}
@@ -137,15 +135,6 @@ class VolumeCache:
             problems |= dict(patiently_gathered(_by_position(self._completed(good, num_workers, rank == 0), folders)))
         return [None if n in problems else folder for n, folder in enumerate(folders)], dict(sorted(problems.items()))
 
-    def _refuse_incomplete(self, records: Sequence[Record]) -> None:
-        if not records:
-            raise UserError(f"there is no scan to work on: is dataset_dir right, and are its files {FORMATS}?")
-        lacking = [record for record in records if any(key not in record for key in self.keys)]
-        if lacking:
-            raise UserError(
-                f"{record_files(lacking[0])}: {len(lacking)} records lack one of {list(self.keys)}: add it."
-            )
-
     def _completed(self, good: dict[Path, Record], num_workers: int, show: bool) -> dict[Path, str]:
         """What is wrong with entries that all processes have made; what this one cannot see is made here."""
         left = {folder: record for folder, record in good.items() if not folder.exists()}  # on another machine's disk
@@ -153,8 +142,7 @@ class VolumeCache:
         return problems | self._meta_problems({folder: good[folder] for folder in good if folder not in problems})
 
     def _folders(self, records: Sequence[Record]) -> tuple[list[Path | None], dict[int, str]]:
-        folders: list[Path | None] = []
-        problems = {}
+        folders, problems = list[Path | None](), {}
         for position, record in enumerate(records):
             try:
                 folders.append(self.folder(record))
@@ -181,17 +169,11 @@ class VolumeCache:
         if not sizes:
             return []
         need, free = len(records) * sum(sizes) / len(sizes), shutil.disk_usage(self.cache_dir).free
-        logger.log(
-            logging.INFO if say else logging.DEBUG,
-            "preprocessing %d volumes into %s: about %s of disk needed, %s free",
-            len(records), self.cache_dir, readable(need), readable(free),
-        )  # fmt: skip
-        if need <= free:
-            return []
-        return [
-            f"{self.cache_dir}: the preprocessed volumes need about {readable(need)}, but {readable(free)} are free: "
-            "set `cache_dir` to a larger disk, set `cache_dtype: float16`, or choose a coarser spacing."
-        ]
+        told = f"about {readable(need)} of disk needed, {readable(free)} free"
+        logger.log(20 if say else 10, "preprocessing %d volumes into %s: %s", len(records), self.cache_dir, told)
+        remedy = "set `cache_dir` to a larger disk, set `cache_dtype: float16`, or choose a coarser spacing."
+        line = f"the preprocessed volumes need about {readable(need)}, but {readable(free)} are free: {remedy}"
+        return [f"{self.cache_dir}: {line}"] if need > free else []
 
     def _meta_problems(self, wanted: dict[Path, Record]) -> dict[Path, str]:
         """What the settings of this run find wrong with entries that an earlier run made."""

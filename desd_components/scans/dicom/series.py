@@ -12,9 +12,9 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ...base.errors import UserError
 from ..formats import may_be_dicom
@@ -119,16 +119,14 @@ def _series_in(folder: str, changed: int) -> tuple[Series, ...]:
     headers = {file: _header(file) for file in files if os.path.isfile(file) and may_be_dicom(file)}
     unreadable = tuple(file for file, header in headers.items() if header is None)
     _tell_left_out(folder, unreadable, [header for header in headers.values() if isinstance(header, str)])
-    groups: dict[str, list[_Header]] = {}
-    for header in headers.values():
-        if isinstance(header, _Header):
-            groups.setdefault(header.uid, []).append(header)
-    slices = {uid: tuple(one for header in group for one in header.slices) for uid, group in groups.items()}
-    alone = sum(len(found) > 1 for found in slices.values()) == 1
-    return tuple(
-        Series(_path_of(slices[uid], folder, alone), uid, first.number, first.description, slices[uid], unreadable)
-        for uid, (first, *_) in groups.items()
-    )
+    groups: dict[str, list[Series]] = {}
+    for part in headers.values():
+        if isinstance(part, Series):
+            groups.setdefault(part.uid, []).append(part)
+    slices = {uid: tuple(one for part in group for one in part.slices) for uid, group in groups.items()}
+    known = [replace(group[0], slices=slices[uid], unreadable=unreadable) for uid, group in groups.items()]
+    alone = sum(series.is_volume for series in known) == 1
+    return tuple(replace(series, path=folder) if alone and series.is_volume else series for series in known)
 
 
 def _tell_left_out(folder: str, unreadable: Sequence[str], reasons: Sequence[str]) -> None:
@@ -139,22 +137,8 @@ def _tell_left_out(folder: str, unreadable: Sequence[str], reasons: Sequence[str
         logger.warning("%s: %d files look like DICOM and cannot be read (first: %s)", folder, len(unreadable), first)
 
 
-def _path_of(slices: Sequence[Slice], folder: str, alone: bool) -> str:
-    """The folder, for the only volume in it; otherwise the first file."""
-    return folder if alone and len(slices) > 1 else slices[0].file
-
-
-class _Header(NamedTuple):
-    """The slices of a file, and what it says of its series."""
-
-    uid: str
-    number: str
-    description: str
-    slices: tuple[Slice, ...]
-
-
-def _header(file: str) -> _Header | str | None:
-    """What a file says of itself; why it is no slice, in words; or None for what cannot be read."""
+def _header(file: str) -> Series | str | None:
+    """The part of its series that a file holds; why it is no slice, in words; or None for what cannot be read."""
     pydicom = optional_module("pydicom", file, "reading DICOM")
     try:
         with open(file, "rb") as stream:
@@ -164,10 +148,8 @@ def _header(file: str) -> _Header | str | None:
             has_pixels = "PixelData" in read_dicom(file, file)  # a deflated file is read to its end either way
         if reason := _no_slice(header):
             return reason
-        uid, number, words = (
-            str(header.get(f"Series{name}") or "") for name in ("InstanceUID", "Number", "Description")
-        )
-        return _Header(uid, number, words, slices_of(file, header, has_pixels))
+        told = [str(header.get(f"Series{name}") or "") for name in ("InstanceUID", "Number", "Description")]
+        return Series(file, told[0], told[1], told[2], slices_of(file, header, has_pixels))
     except (pydicom.errors.InvalidDicomError, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError):
         return None
 
