@@ -89,7 +89,8 @@ def header_problem(record: Record, in_channels: int = 1) -> str | None:
     for file in record_files(record):
         if found := file_problem(file):
             return found
-    images, grids = record_files(record, ("image",)), list[Grid]()
+    images = record_files(record, ("image",))
+    grids: list[Grid] = []
     try:
         headers = {file: open_volume(file) for file in record_files(record)}
     except UserError as error:
@@ -135,9 +136,9 @@ def _grid_problem(file: str, header: Volume, channels: int) -> str | None:
     if len(shape) == 3:
         return f"{file}: is 3D {shape}, one channel, but in_channels is {channels}: give files of {channels} channels."
     if len(shape) == 4:
+        remedy = f"split it into 3D files, or set `--in_channels {shape[3]}` if that dimension holds channels."
         return (
-            f"{file}: is 4D {shape}, and its last dimension is not {channels} channel{'s' * (channels > 1)}: "
-            f"split it into 3D files, or set `--in_channels {shape[3]}` if that dimension holds channels."
+            f"{file}: is 4D {shape}, and its last dimension is not {channels} channel{'s' * (channels > 1)}: {remedy}"
         )
     return f"{file}: has {len(shape)} dimensions {shape}, not a 3D volume: convert it or leave it out."
 

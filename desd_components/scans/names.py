@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -132,13 +133,10 @@ def with_background(class_names: Any, source: str = "class_names") -> list[str]:
 
 def _names_from_dictionary(labels: dict[Any, Any], source: str) -> list[str]:
     """Names by value; a value that nobody names between two that are named is called ``class_<value>``."""
-    try:
-        by_value = {int(key): str(value) for key, value in labels.items()}
-    except ValueError:
-        try:
-            by_value = {int(value): str(key) for key, value in labels.items()}
-        except (TypeError, ValueError):
-            by_value = {}
+    by_value: dict[int, str] = {}
+    for pairs in ([(name, value) for value, name in labels.items()], list(labels.items())):
+        with contextlib.suppress(TypeError, ValueError):  # the other way round, then
+            by_value = by_value or {int(value): str(name) for name, value in pairs}
     if not by_value or min(by_value) < 0 or len(by_value) < len(labels) or max(by_value) > 10000:
         raise UserError(
             f'{source}: the labels {labels} are not of the form {{"0": "background", "1": "liver"}}: mend them, or '

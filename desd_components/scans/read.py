@@ -136,13 +136,8 @@ def _itk(path: str) -> Volume:
     if len(size) >= 3:  # the fourth axis of a file holds channels; a picture of two is refused for its shape
         direction = np.reshape(header.GetDirection(), (len(size), len(size)))[:3, :3]
         affine[:3, :3], affine[:3, 3] = direction * header.GetSpacing()[:3], header.GetOrigin()[:3]
-    return Volume(path, kind, shape, to_ras(affine), _itk_dtype(sitk, header), read)
-
-
-def _itk_dtype(sitk: Any, header: Any) -> np.dtype:
-    """The type of the values, by that of a voxel of an empty image."""
-    empty = sitk.Image([1] * header.GetDimension(), header.GetPixelID(), header.GetNumberOfComponents())
-    return np.dtype(sitk.GetArrayViewFromImage(empty).dtype)
+    one_voxel = sitk.Image([1] * len(size), header.GetPixelID(), channels)  # it tells the type of the values
+    return Volume(path, kind, shape, to_ras(affine), sitk.GetArrayViewFromImage(one_voxel).dtype, read)
 
 
 def _unreadable(path: str, kind: str, error: BaseException) -> UserError:

@@ -139,10 +139,12 @@ class VolumeCache:
         """What is wrong with entries that all processes have made; what this one cannot see is made here."""
         left = {folder: record for folder, record in good.items() if not folder.exists()}  # on another machine's disk
         problems = self._make(left, num_workers, show)
-        return problems | self._meta_problems({folder: good[folder] for folder in good if folder not in problems})
+        told = {folder: self._meta_problem(folder, good[folder]) for folder in good if folder not in problems}
+        return problems | {folder: line for folder, line in told.items() if line}
 
     def _folders(self, records: Sequence[Record]) -> tuple[list[Path | None], dict[int, str]]:
-        folders, problems = list[Path | None](), {}
+        folders: list[Path | None] = []
+        problems = {}
         for position, record in enumerate(records):
             try:
                 folders.append(self.folder(record))
@@ -169,26 +171,21 @@ class VolumeCache:
         if not sizes:
             return []
         need, free = len(records) * sum(sizes) / len(sizes), shutil.disk_usage(self.cache_dir).free
-        told = f"about {readable(need)} of disk needed, {readable(free)} free"
-        logger.log(20 if say else 10, "preprocessing %d volumes into %s: %s", len(records), self.cache_dir, told)
+        told = f"preprocessing {len(records)} volumes into {self.cache_dir}: about {readable(need)} of disk needed"
+        logger.log(logging.INFO if say else logging.DEBUG, "%s, %s free", told, readable(free))
         remedy = "set `cache_dir` to a larger disk, set `cache_dtype: float16`, or choose a coarser spacing."
         line = f"the preprocessed volumes need about {readable(need)}, but {readable(free)} are free: {remedy}"
         return [f"{self.cache_dir}: {line}"] if need > free else []
 
-    def _meta_problems(self, wanted: dict[Path, Record]) -> dict[Path, str]:
-        """What the settings of this run find wrong with entries that an earlier run made."""
-        problems: dict[Path, str] = {}
-        for folder, record in wanted.items():
-            meta = read_meta(folder)
-            for key in self.keys:
-                file, found = record_files(record, (key,))[0], None
-                if is_label(key):
-                    found = class_problem(file, meta[key]["values"], self.class_count)
-                elif meta[key]["shape"][0] != self.in_channels:
-                    found = f"{file}: has {meta[key]['shape'][0]} channels, in_channels is {self.in_channels}: set it."
-                if found:
-                    problems.setdefault(folder, found)
-        return problems
+    def _meta_problem(self, folder: Path, record: Record) -> str | None:
+        """What the settings of this run find wrong with an entry that an earlier run may have made."""
+        for key, known in read_meta(folder).items():
+            file, channels = record_files(record, (key,))[0], known["shape"][0]
+            if is_label(key) and (found := class_problem(file, known["values"], self.class_count)):
+                return found
+            if not is_label(key) and channels != self.in_channels:
+                return f"{file}: has {channels} channels, in_channels is {self.in_channels}: set it."
+        return None
 
 
 def _by_position(problems: dict[Path, str], folders: Sequence[Path | None]) -> list[tuple[int, str]]:

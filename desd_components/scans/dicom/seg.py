@@ -112,8 +112,8 @@ def _headers(scan: str, files: Sequence[str]) -> list[Any]:
     """The headers of the files, with their identity where the file's own preamble alone holds it."""
     headers = [read_dicom(file, file, stop_before_pixels=True) for file in files]
     for header in headers:
-        header.SOPClassUID = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-        header.SOPInstanceUID = header.get("SOPInstanceUID") or header.file_meta.get("MediaStorageSOPInstanceUID")
+        for name in ("SOPClassUID", "SOPInstanceUID"):
+            setattr(header, name, header.get(name) or header.file_meta.get(f"MediaStorage{name}"))
     absent = [name for name in _REFERRED if not headers[0].get(name)]
     if absent:
         raise UserError(
