@@ -22,7 +22,7 @@ import torch
 from monai import transforms
 
 from benchmarks.pairs import ratios, report, row, time_in_turn, verdict
-from desd_components import ContextDataset, SampleKey, find_scans
+from desd_components import ContextDataset, SampleKey, VolumeCache, find_scans, require_scans
 
 SCANS = 3
 
@@ -53,11 +53,11 @@ def main(folder: str | None = None) -> None:
         if folder is None:
             write_scans(Path(temporary))
         records = find_scans(folder or temporary)
+        require_scans(folder or temporary, records)
         started = time.perf_counter()
         dataset = ContextDataset(
             records,
-            transforms.Compose(preprocessing()),
-            Path(temporary) / "cache",
+            VolumeCache(transforms.Compose(preprocessing()), Path(temporary) / "cache"),
             view_size=(96, 96, 16),
             context_scale=((1.4, 1.8), (1.4, 1.8), None),
             slab_depth=24,

@@ -4,6 +4,8 @@ Method: Ye, Zhang, Chen, Xia, "DeSD: Self-Supervised Learning with Deep Self-Dis
 Segmentation", MICCAI 2022. This is an independent implementation, written from the published description.
 """
 
+from typing import Any
+
 from .base.draws import SampleKey
 from .base.errors import UserError, none_if_null
 from .base.files import require_writable
@@ -48,17 +50,17 @@ from .runs.same_run import run_settings, scheduled_epochs
 from .runs.signals import exit_if_stopped
 from .scans.cache.cache import VolumeCache
 from .scans.check import check_records
-from .scans.class_names import with_background
 from .scans.datasets import ContextDataset, PreprocessedDataset, middle_slabs, warn_of_equal_boxes
-from .scans.dicom.seg import SaveDicomSegd
 from .scans.find import require_scans
+from .scans.fingerprint import data_fingerprint, records_hash
 from .scans.labelled import LabelledData, find_labelled
 from .scans.lists import find_scans
 from .scans.loading import EpochSampler, ShareableCollate, collate_contexts, sample_loader
+from .scans.names import CaseNames, with_background
 from .scans.preprocess import Preprocessing, preprocessing_settings, target_spacing
 from .scans.quarantine import usable_labelled, usable_records
 from .scans.read import ScanReader
-from .scans.records import CaseNames, data_fingerprint, records_hash
+from .scans.volume import dicom_room
 from .segmentation.inference import FlipInferer, ScanDataset, SkipBadScans
 from .segmentation.losses import DiceBCELoss, check_regions, class_targets, decode, probabilities, segmentation_loss
 from .segmentation.model import model_manifest, network_from_manifest, segmentation_classes, segmentation_manifest
@@ -73,3 +75,10 @@ from .segmentation.training import (
     split_of,
     write_split,
 )
+
+
+def __getattr__(name: str) -> Any:
+    """What lies in the optional room for DICOM, looked for there when a config or a person names it."""
+    if name == "SaveDicomSegd":
+        return dicom_room(name).SaveDicomSegd
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

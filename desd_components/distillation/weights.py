@@ -192,7 +192,8 @@ def encoder_from(
     Raises:
         UserError: when the checkpoint is missing, contradicts what is asked for, or does not fit.
     """
-    if none_if_null(checkpoint) is None:
+    checkpoint = none_if_null(checkpoint)
+    if checkpoint is None:
         channels = {} if in_channels is None else {"in_channels": in_channels}
         settings = {**(scratch_architecture or {}), **channels, **(architecture or {})}
         logger.info("encoder_checkpoint is null: the encoder starts from random weights (%s).", settings)

@@ -72,7 +72,7 @@ def probe_data(
     except UserError as error:
         logger.warning("No dense probe, for there are no labels to use: %s", error)
         return LabelledData([], [], [])
-    if num_volumes is not None:
+    if num_volumes is not None and data.training:
         data.training = label_subset(data.training, min(num_volumes, len(data.training)), seed)
     return data
 

@@ -26,7 +26,7 @@ from ..base.processes import from_all_processes
 from ..distillation.encoder import ResNet3DEncoder
 from ..health.features import draw_feature_maps
 from ..runs.layout import ScanLayout
-from ..scans.records import CaseNames
+from ..scans.names import CaseNames
 from ..scans.volume import scan_path, voxel_size
 from ..segmentation.scores import dice_score
 from .pictures import Album

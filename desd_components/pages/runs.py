@@ -17,8 +17,8 @@ import numpy as np
 from ..base.errors import UserError
 from ..runs.log import record_name
 from ..scans.formats import result_name
+from ..scans.names import CaseNames, Record, record_files
 from ..scans.read import open_volume
-from ..scans.records import CaseNames, Record, record_files
 
 #: what leaves records in a folder, by the beginning of their names; a training has none
 PARTS = ("", "evaluation", "inference")

@@ -13,7 +13,7 @@ from monai.data import FolderLayoutBase
 from ..base.errors import UserError
 from ..scans.formats import result_name, stem
 from ..scans.lists import data_list_sections, is_decathlon
-from ..scans.records import CaseNames, Record, record_files
+from ..scans.names import CaseNames, Record, record_files
 
 
 def _absolute(path: str | Path) -> Path:
@@ -24,14 +24,14 @@ def scans_root(dataset_dir: str | Path, records: Sequence[Record]) -> Path:
     """The folder below which sub-folders are kept: `dataset_dir`, or what the scans of a list have in common.
 
     A Decathlon folder is a list, too: its ``imagesTr`` says nothing about a scan. A folder that tells a scan from
-    others of its list is kept, even if the records are this scan alone.
+    others of its list is kept, even if the run has this scan alone.
     """
     path = _absolute(Path(dataset_dir).expanduser())
     if path.is_dir() and not is_decathlon(path):
         return path
     names = CaseNames(_listed(path))
-    scans = [_absolute(record_files(record, ("image",))[0]) for record in records]
-    return Path(os.path.commonpath([scan.parents[names.file(scan).count("/")] for scan in scans]))
+    images = [_absolute(record_files(record, ("image",))[0]) for record in records]
+    return Path(os.path.commonpath([image.parents[names.file(image).count("/")] for image in images]))
 
 
 def _listed(path: Path) -> list[Record]:
@@ -100,7 +100,8 @@ class ResultLayouts:
         def layout(wanted: bool, folder: Path, **options: Any) -> ScanLayout | None:
             return ScanLayout(folder, **options) if wanted else None
 
-        folder, each = Path(output_dir), {"separate_folder": separate_folder}
+        folder = Path(output_dir)
+        each: dict[str, Any] = {"separate_folder": separate_folder}
         self.labels = ScanLayout(folder, **each)
         self.probabilities = layout(probabilities, folder, postfix="prob", **each)
         self.dicom = layout(dicom_seg, folder, extension=".dcm", **each)
@@ -129,16 +130,16 @@ def refuse_overwriting(records: Sequence[Record], layouts: Sequence[ScanLayout])
     """Refuse an output folder in which a result would replace a scan, or another scan's result.
 
     Args:
-        records: the scans.
+        records: of the run.
         layouts: of everything that is written for each of them.
 
     Raises:
         UserError: naming the first such scan.
     """
     taken: dict[str, str] = {}
-    scans = [record_files(record, ("image",))[0] for record in records]
-    originals = {os.path.realpath(scan) for scan in scans}
-    for path, layout in itertools.product(scans, layouts):
+    images = [record_files(record, ("image",))[0] for record in records]
+    originals = {os.path.realpath(image) for image in images}
+    for path, layout in itertools.product(images, layouts):
         result = layout.filename(path)
         if os.path.realpath(result) in originals:
             raise UserError(f"{path}: its result would overwrite a scan ({result}). Give another --output_dir.")

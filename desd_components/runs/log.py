@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from ..base.files import require_writable, write_atomically, write_json
-from ..scans.records import records_hash
+from ..scans.fingerprint import records_hash
 from .bundle import calling_parser, config_hash, own_config_hash, resolved_config
 
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scipy", "PyYAML", "pydicom", "SimpleITK")

@@ -1,7 +1,7 @@
 """Checks of scans and labels before anything is trained: each problem is one line with the file and the remedy.
 
 Headers are looked at first, which costs about a millisecond a file; voxels are looked at once, while they are cached
-(`desd_components.cache`), or on request. All bad files are gathered before the run is refused.
+(`desd_components.scans.cache`), or on request. All bad files are gathered before the run is refused.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 from ..base.errors import UserError, one_line
 from ..base.files import is_lfs_pointer
 from .formats import FORMATS, SUFFIXES
+from .names import Record, record_files
 from .read import open_volume
-from .records import Record, record_files
 from .volume import Volume
 
 LISTED = 10  # problems named in one message; the rest is a count
@@ -27,24 +27,18 @@ GRID_TOLERANCE = 0.1  # in voxels: image and label grids may differ by that much
 UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error)  # what reading voxels may raise
 
 
-def raise_problems(problems: Sequence[str], checked: int, what: str = "scans") -> None:
-    """Refuse a run because of its files.
-
-    Args:
-        problems: one line each; nothing happens when there is none.
-        checked: how many records were looked at.
-        what: what they are called.
+def raise_problems(problems: Sequence[str], checked: int) -> None:
+    """Refuse a run because of its files, of which so many were `checked`; nothing happens where no problem is.
 
     Raises:
         UserError: with the one problem, or with the first ten of them and a count.
     """
-    if not problems:
-        return
     if len(problems) == 1:
         raise UserError(problems[0])
-    lines = "\n  ".join(problems[:LISTED])
-    more = f"\n  and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-    raise UserError(f"{len(problems)} of {checked} {what} cannot be used:\n  {lines}{more}")
+    if problems:
+        more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
+        told = "\n  ".join([f"{len(problems)} of {checked} scans cannot be used:", *problems[:LISTED], *more])
+        raise UserError(told)
 
 
 def check_records(
@@ -82,8 +76,7 @@ def check_records(
 def threaded(function: Callable[[Any], Any], items: Iterable[Any], num_workers: int) -> Iterable[Any]:
     """The function over the items, in order; in ``num_workers`` threads, or in this one when that is 0."""
     if num_workers < 1:
-        yield from map(function, items)
-        return
+        return (yield from map(function, items))
     pool = ThreadPoolExecutor(num_workers)
     try:
         yield from pool.map(function, items)
@@ -96,21 +89,19 @@ def header_problem(record: Record, in_channels: int = 1) -> str | None:
     for file in record_files(record):
         if found := file_problem(file):
             return found
+    images = record_files(record, ("image",))
+    grids: list[Grid] = []
     try:
         headers = {file: open_volume(file) for file in record_files(record)}
     except UserError as error:
         return str(error)
-    grids: list[Grid] = []
-    for key in record:
-        files = record_files(record, (key,))
-        for file in files:
-            channels = 1 if key == "label" or len(files) > 1 else in_channels
-            if found := _grid_problem(file, headers[file], channels):
-                return found
-            grids.append((file, headers[file].shape[:3], headers[file].affine))
-    if len(record_files(record, ("image",))) not in (0, 1, in_channels):
-        files = record_files(record, ("image",))
-        return f"{files[0]}: comes with {len(files)} files, but in_channels is {in_channels}: set `--in_channels`."
+    for file, header in headers.items():
+        channels = in_channels if images == [file] else 1
+        if found := _grid_problem(file, header, channels):
+            return found
+        grids.append((file, header.shape[:3], header.affine))
+    if len(images) not in (0, 1, in_channels):
+        return f"{images[0]}: comes with {len(images)} files, but in_channels is {in_channels}: set `--in_channels`."
     return next(filter(None, (grid_problem(grids[0], grid) for grid in grids[1:])), None)
 
 
@@ -145,9 +136,9 @@ def _grid_problem(file: str, header: Volume, channels: int) -> str | None:
     if len(shape) == 3:
         return f"{file}: is 3D {shape}, one channel, but in_channels is {channels}: give files of {channels} channels."
     if len(shape) == 4:
+        remedy = f"split it into 3D files, or set `--in_channels {shape[3]}` if that dimension holds channels."
         return (
-            f"{file}: is 4D {shape}, and its last dimension is not {channels} channel{'s' * (channels > 1)}: "
-            f"split it into 3D files, or set `--in_channels {shape[3]}` if that dimension holds channels."
+            f"{file}: is 4D {shape}, and its last dimension is not {channels} channel{'s' * (channels > 1)}: {remedy}"
         )
     return f"{file}: has {len(shape)} dimensions {shape}, not a 3D volume: convert it or leave it out."
 

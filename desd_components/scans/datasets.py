@@ -24,7 +24,7 @@ from ..base.errors import UserError
 from .cache.cache import VolumeCache
 from .cache.entries import is_label, open_array, read_meta
 from .loading import collate_contexts
-from .records import Record
+from .names import Record
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +53,8 @@ def axis_scales(context_scale: Any) -> tuple[tuple[float, float] | None, ...]:
         UserError: when it is neither, or a pair is not 1 <= low <= high.
     """
     entries = list(context_scale) if isinstance(context_scale, Sequence) else []
-    if len(entries) == 2 and all(isinstance(entry, int | float) for entry in entries):
-        entries = [entries] * 3
-    scales = [tuple(entry) if isinstance(entry, Sequence) else entry for entry in entries]
+    pair = len(entries) == 2 and all(isinstance(entry, int | float) for entry in entries)
+    scales = [tuple(entry) if isinstance(entry, Sequence) else entry for entry in ([entries] * 3 if pair else entries)]
     if len(scales) != 3 or not all(scale is None or _is_range(scale) for scale in scales):
         raise UserError(
             f"context_scale is {context_scale}: give [low, high], or one such pair or null per axis (x, y, z), with "
@@ -68,20 +67,12 @@ def _is_range(scale: Any) -> bool:
     return isinstance(scale, tuple) and len(scale) == 2 and 1 <= scale[0] <= scale[1]
 
 
-def _check_contexts(
-    view_size: Sequence[int],
-    samples_per_volume: int,
-    trim_fraction: float,
-    slab_depth: int | None,
-    slab_stride: int | None,
-) -> None:
-    if len(view_size) != 3 or min(view_size) < 1 or samples_per_volume < 1 or not 0 <= trim_fraction < 0.5:
-        raise UserError(
-            f"view_size {list(view_size)} must be three positive sizes, samples_per_volume {samples_per_volume} at "
-            f"least 1, and trim_fraction {trim_fraction} from 0 to below 0.5."
-        )
-    if any(slices is not None and slices < 1 for slices in (slab_depth, slab_stride)):
-        raise UserError(f"slab_depth {slab_depth} and slab_stride {slab_stride} must be at least 1 slice, or null.")
+def _position(key: SampleKey | int, length: int) -> SampleKey:
+    """Epoch and index of a sample; an index beyond the end stops whoever iterates."""
+    epoch, index = key_of(key)
+    if not -length <= index < length:
+        raise IndexError(f"sample {index} of {length}")
+    return SampleKey(epoch, index % length)
 
 
 class ContextDataset(Dataset):
@@ -124,38 +115,31 @@ class ContextDataset(Dataset):
         samples_per_volume: int = 1,
         seed: int = 0,
     ) -> None:
-        self.view_size = tuple(int(size) for size in view_size)
-        self.context_scale = axis_scales(context_scale)
-        _check_contexts(self.view_size, samples_per_volume, trim_fraction, slab_depth, slab_stride)
-        self.data = as_records(data)
+        if len(view_size) != 3 or min(view_size) < 1 or samples_per_volume < 1 or not 0 <= trim_fraction < 0.5:
+            raise UserError(
+                f"view_size {list(view_size)} must be three positive sizes, samples_per_volume {samples_per_volume} at "
+                f"least 1, and trim_fraction {trim_fraction} from 0 to below 0.5."
+            )
+        if any(slices is not None and slices < 1 for slices in (slab_depth, slab_stride)):
+            raise UserError(f"slab_depth {slab_depth} and slab_stride {slab_stride} must be at least 1 slice, or null.")
+        self.view_size, self.context_scale = tuple(map(int, view_size)), axis_scales(context_scale)
+        self.data, self.samples_per_volume, self.seed = as_records(data), samples_per_volume, seed
         self.settings: dict[str, Any] = {
             **{"cache": cache, "view_size": view_size, "context_scale": context_scale, "seed": seed},
             **{"slab_depth": slab_depth, "trim_wider_than": trim_wider_than, "trim_fraction": trim_fraction},
         }
-        self.samples_per_volume, self.seed = samples_per_volume, seed
         self.folders = [str(folder) for folder in cache.prepare(self.data)]
-        shapes = [read_meta(folder)["image"]["shape"][1:] for folder in self.folders]
-        self.slabs = self._slab_table(shapes, slab_depth, slab_stride, trim_wider_than, trim_fraction, one_slab)
-        logger.info(self.describe())
-
-    @staticmethod
-    def _slab_table(
-        shapes: Sequence[Sequence[int]],
-        depth: int | None,
-        stride: int | None,
-        wide: int | None,
-        fraction: float,
-        one_slab: bool,
-    ) -> np.ndarray:
-        """One row per slab: volume, first voxel (x, y, z), extent (x, y, z); int32, so that 100,000 slabs take 3 MB."""
         rows = []
-        for volume, (x, y, z) in enumerate(shapes):
-            trimmed = wide is not None and max(x, y) > wide
-            left, top = (int(fraction * size) if trimmed else 0 for size in (x, y))
-            thick = z if depth is None else min(depth, z)
-            starts = [(z - thick) // 2] if one_slab else slab_starts(z, depth, stride)
+        for volume, folder in enumerate(self.folders):
+            x, y, z = read_meta(folder)["image"]["shape"][1:]
+            trimmed = trim_wider_than is not None and max(x, y) > trim_wider_than
+            left, top = (int(trim_fraction * size) if trimmed else 0 for size in (x, y))
+            thick = z if slab_depth is None else min(slab_depth, z)
+            starts = [(z - thick) // 2] if one_slab else slab_starts(z, slab_depth, slab_stride)
             rows += [(volume, left, top, start, x - 2 * left, y - 2 * top, thick) for start in starts]
-        return np.array(rows, dtype=np.int32)
+        # volume, first voxel (x, y, z), extent (x, y, z); int32, so that 100,000 slabs take 3 MB
+        self.slabs = np.array(rows, dtype=np.int32).reshape(-1, 7)
+        logger.info(self.describe())
 
     def describe(self) -> str:
         """One line for the log."""
@@ -179,10 +163,7 @@ class ContextDataset(Dataset):
         return volume, (axes[0], axes[1], axes[2])
 
     def __getitem__(self, key: SampleKey | int) -> dict[str, Any]:
-        epoch, index = key_of(key)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        index %= len(self)
+        epoch, index = _position(key, len(self))
         volume, box = self.box(SampleKey(epoch, index))
         image = torch.from_numpy(open_array(self.folders[volume], "image")[(slice(None), *box)].astype(np.float32))
         size = torch.tensor(image.shape[1:])
@@ -195,16 +176,10 @@ def middle_slabs(dataset: ContextDataset, data: Sequence[Record | str]) -> Conte
 
 
 def context_length(extent: int, view: int, scale: tuple[float, float] | None, draw: float) -> int:
-    """Voxels of the context along one axis.
+    """Voxels of the context along one axis, of a slab's `extent` and a global `view`; `draw` is uniform in [0, 1).
 
-    Args:
-        extent: of the slab.
-        view: of the global view.
-        scale: range of context / view, or None for the whole extent.
-        draw: uniform in [0, 1).
-
-    Returns:
-        ``scale`` views; one view where the slab is too small for that; the extent where it is smaller than the view.
+    ``scale`` views; one view where the slab is too small for that; the extent where it is smaller than the view, or
+    where there is no scale.
     """
     if scale is None or view >= extent:
         return extent
@@ -243,8 +218,8 @@ class PreprocessedDataset(Dataset):
             raise UserError(f"samples_per_volume is {samples_per_volume}: give at least 1.")
         self.data, self.keys = as_records(data), cache.keys
         self.samples_per_volume, self.seed = samples_per_volume, seed
-        steps = augmentation if isinstance(augmentation, list | tuple | Compose) else [augmentation]
-        self.augmentation = steps if isinstance(steps, Compose) else Compose([step for step in steps if step])
+        steps = augmentation if isinstance(augmentation, list | tuple) else [augmentation]
+        self.augmentation = augmentation if isinstance(augmentation, Compose) else Compose([s for s in steps if s])
         self.folders = [str(folder) for folder in cache.prepare(self.data)]
         logger.info("%d volumes, %d samples an epoch", len(self.folders), len(self))
 
@@ -252,27 +227,22 @@ class PreprocessedDataset(Dataset):
         return len(self.folders) * self.samples_per_volume
 
     def __getitem__(self, key: SampleKey | int) -> Any:
-        epoch, index = key_of(key)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        index %= len(self)
+        epoch, index = _position(key, len(self))
         sample = self._load(self.folders[index % len(self.folders)])
         state = generator(self.seed, AUGMENTATION_STREAM, epoch, index).integers(2**32, dtype=np.uint32)
         self.augmentation.set_random_state(seed=int(state))
         return self.augmentation(sample)
 
     def _load(self, folder: str) -> dict[str, MetaTensor]:
-        meta = read_meta(folder)
         sample = {}
+        meta = read_meta(folder)
         for key in self.keys:
             # Copy-on-write: a transform that works in place changes its own pages, never the file.
             array = open_array(folder, key, mode="c")
-            if not is_label(key):
-                array = array.astype(np.float32, copy=False)
-            known = meta[key]
-            affine = torch.tensor(known.get("affine", np.eye(4).tolist()), dtype=torch.float64)
-            name = known["source"][0]
-            sample[key] = MetaTensor(torch.from_numpy(array), affine=affine, meta={"filename_or_obj": name})
+            array = array if is_label(key) else array.astype(np.float32, copy=False)
+            affine = torch.tensor(meta[key].get("affine", np.eye(4).tolist()), dtype=torch.float64)
+            source = {"filename_or_obj": meta[key]["source"][0]}
+            sample[key] = MetaTensor(torch.from_numpy(array), affine=affine, meta=source)
         return sample
 
 
@@ -290,6 +260,5 @@ def warn_of_equal_boxes(dataset: ContextDataset, view_size: Sequence[int], sampl
         logger.warning(
             "A context has %.2f times the voxels of a view of %s: both views come from nearly the same box. "
             "Use a smaller view_size, or a larger context_scale where the volumes allow it.",
-            ratio,
-            tuple(view_size),
-        )
+            ratio, tuple(view_size),
+        )  # fmt: skip

@@ -1,30 +1,87 @@
-"""Looking for scans below a folder: files of the formats that are read, and folders with DICOM series in them."""
+"""Looking for scans below a folder: files of the formats that are read, and folders with DICOM series in them.
+
+Label folders, masks and the ``._*`` files that macOS leaves behind are left out.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..base.errors import UserError
-from .dicom.series import may_be_dicom, series_paths
-from .formats import FORMATS, SUFFIXES, stem
-from .records import Record, first_names, without_channel
-from .volume import MissingPackage
+from .formats import FORMATS, SUFFIXES, may_be_dicom, stem
+from .names import Record, files_of, first_few, first_names, without_channel
+from .volume import MissingPackage, dicom_room
 
 logger = logging.getLogger(__name__)
 
 
-def miscased_paths(folder: Path) -> list[Path]:
-    """Files below a folder that would be scans if their suffix were in small letters, as all writers have it."""
-    files = (Path(base, name) for base, _, names in os.walk(folder) for name in names if not name.startswith("."))
-    return sorted(path for path in files if _is_miscased(path.name))
+_LABEL_WORD = r"(gm|wm|sc|lesion)?(seg|segs|segmentation|segmentations|label|labels|labelmap|mask|masks|gt)\d*"
+_LABEL_FOLDER = re.compile(rf"({_LABEL_WORD}|labels?t[rs]|annotations?|ground[_-]?truth)", re.IGNORECASE)
+_LABEL_TOKEN = re.compile(_LABEL_WORD, re.IGNORECASE)
 
 
-def _is_miscased(name: str) -> bool:
+def absence(dataset_dir: str | Path) -> str | None:
+    """Why there is nothing at ``dataset_dir``, in one line, or None where something is."""
+    if not str(dataset_dir).strip():
+        return "dataset_dir is empty: give a folder of scans, or a data-list JSON, with `--dataset_dir DIR`."
+    path = _absolute(dataset_dir)
+    if path.exists():
+        return None
+    return (
+        f"dataset_dir {str(dataset_dir)!r} does not exist (looked at {path}): give a folder of scans "
+        f"({FORMATS}), a Medical Segmentation Decathlon folder, or a data-list JSON, with `--dataset_dir DIR`."
+    )
+
+
+def existing(dataset_dir: str | Path) -> Path:
+    """The absolute path of ``dataset_dir``, which may be a folder or a file.
+
+    Raises:
+        UserError: when nothing is there.
+    """
+    if nothing := absence(dataset_dir):
+        raise UserError(nothing)
+    return _absolute(dataset_dir)
+
+
+def require_scans(dataset_dir: str | Path, scans: Sequence[Record]) -> None:
+    """Refuse to run on nothing: a config can be built where its data are not, a run cannot.
+
+    Args:
+        dataset_dir: where they were looked for.
+        scans: what was found, or what somebody put in its place.
+
+    Raises:
+        UserError: when there is none, saying where they were looked for.
+    """
+    if not scans:
+        existing(dataset_dir)
+        raise UserError(f"there is no scan to work on: is dataset_dir right, and are its files {FORMATS}?")
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(os.path.abspath(Path(path).expanduser()))
+
+
+def is_miscased(name: str) -> bool:
+    """Whether a file would be a scan if its suffix were in small letters, as all writers have it."""
     return name.lower().endswith(SUFFIXES) and not name.endswith(SUFFIXES)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder with its files, nothing hidden; links are followed, each folder once."""
+    seen: set[str] = set()
+    for directory, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(directory)
+        # a link to a folder above itself would be walked for ever
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real not in seen:
+            seen.add(real)
+            yield directory, [name for name in files if not name.startswith(".")]
 
 
 def scan_paths(folder: Path) -> list[Path]:
@@ -34,42 +91,29 @@ def scan_paths(folder: Path) -> list[Path]:
     A DICOM series is named by its folder, or by its first slice where a folder holds several series.
 
     Raises:
-        UserError: when there are DICOM files alone, and pydicom is not installed.
+        UserError: when there are DICOM files alone, and what reads them is not installed.
     """
     found: list[Path] = []
-    seen: set[str] = set()
-    missing: MissingPackage | None = None
     miscased: list[str] = []
-    for directory, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(directory)
-        if real in seen:  # a link to a folder above itself would be walked for ever
-            folders[:] = []
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        names = [name for name in files if not name.startswith(".")]
+    missing: MissingPackage | None = None
+    for directory, names in _walk(folder):
         found += [Path(directory, name) for name in names if name.endswith(SUFFIXES)]
-        miscased += [name for name in names if _is_miscased(name)]
+        miscased += filter(is_miscased, names)
         if any(may_be_dicom(os.path.join(directory, name)) for name in names):
             try:
-                found += series_paths(directory)
+                found += dicom_room(directory).series_paths(directory)
             except MissingPackage as error:
                 missing = error
     if miscased:
         logger.warning(
             "%s: %d files are left out, for their suffix is not in small letters; rename them: %s",
-            folder, len(miscased), ", ".join(sorted(miscased)[:3]),
+            folder, len(miscased), first_few(sorted(miscased)),
         )  # fmt: skip
     if missing is not None:
         if not found:
             raise missing
         logger.warning("DICOM files are left out: %s", missing)
     return sorted(found)
-
-
-_LABEL_WORD = r"(gm|wm|sc|lesion)?(seg|segs|segmentation|segmentations|label|labels|labelmap|mask|masks|gt)\d*"
-_LABEL_FOLDER = re.compile(rf"({_LABEL_WORD}|labels?t[rs]|annotations?|ground[_-]?truth)", re.IGNORECASE)
-_LABEL_TOKEN = re.compile(_LABEL_WORD, re.IGNORECASE)
 
 
 def is_mask(path: Path, root: Path) -> bool:
@@ -79,27 +123,8 @@ def is_mask(path: Path, root: Path) -> bool:
     """
     if not path.name.endswith(SUFFIXES):
         return False
-    relative = path.relative_to(root)
-    if any(_LABEL_FOLDER.fullmatch(folder) for folder in relative.parts[:-1]):
-        return True
-    return any(_LABEL_TOKEN.fullmatch(token) for token in re.split(r"[_\-. ]", stem(path)))
-
-
-def existing(dataset_dir: str | Path) -> Path:
-    """The absolute path of ``dataset_dir``, which may be a folder or a file.
-
-    Raises:
-        UserError: when nothing is there.
-    """
-    if not str(dataset_dir).strip():
-        raise UserError("dataset_dir is empty: give a folder of scans, or a data-list JSON, with `--dataset_dir DIR`.")
-    path = Path(os.path.abspath(Path(dataset_dir).expanduser()))
-    if not path.exists():
-        raise UserError(
-            f"dataset_dir {str(dataset_dir)!r} does not exist (looked at {path}): give a folder of scans "
-            f"({FORMATS}), a Medical Segmentation Decathlon folder, or a data-list JSON, with `--dataset_dir DIR`."
-        )
-    return path
+    in_label_folder = any(map(_LABEL_FOLDER.fullmatch, path.relative_to(root).parts[:-1]))
+    return in_label_folder or any(map(_LABEL_TOKEN.fullmatch, re.split(r"[_\-. ]", stem(path))))
 
 
 def group_channels(images: Sequence[Path], in_channels: int) -> list[Record]:
@@ -112,20 +137,29 @@ def group_channels(images: Sequence[Path], in_channels: int) -> list[Record]:
     return [{"image": files if len(files) > 1 else files[0]} for files in cases.values()]
 
 
-def _scans_in_folder(folder: Path, in_channels: int) -> list[Record]:
+def scans_in_folder(folder: Path, in_channels: int) -> list[Record]:
+    """All scans below a folder but masks, which are counted in the log.
+
+    Raises:
+        UserError: when there is none.
+    """
     files = scan_paths(folder)
     masks = [path for path in files if is_mask(path, folder)]
     left = set(masks)
     images = [path for path in files if path not in left]
     if masks:
-        logger.info(
-            "%s: %d label or mask files left out of %d (%s)", folder, len(masks), len(files), first_names(masks, files)
-        )
+        told = first_names(masks, files)
+        logger.info("%s: %d label or mask files left out of %d (%s)", folder, len(masks), len(files), told)
     if not images:
         found = f"all {len(masks)} files in it are labels or masks by their names" if masks else "no such file"
         raise UserError(f"{folder}: no scan found ({found}): dataset_dir is searched recursively for {FORMATS}.")
     return group_channels(images, in_channels)
 
 
-def require_scans(dataset_dir, scans):
-    """SHIM"""
+def note_links(records: Sequence[Record], folder: Path) -> None:
+    """Count in the log the files that links lead out of a folder; they are read all the same, see SECURITY.md."""
+    root, files = Path(os.path.realpath(folder)), files_of(records)
+    outside = [file for file in files if not Path(os.path.realpath(file)).is_relative_to(root)]
+    if outside:
+        told = first_names(outside, files)
+        logger.info("%s: %d of %d files are links that lead out of it: %s", folder, len(outside), len(files), told)

@@ -7,9 +7,8 @@ split file.
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import UserError
-from ..base.files import read_json
-from .class_names import with_background
-from .find import existing, group_channels, scan_paths
+from ..base.files import read_json, write_json
+from .find import absence, existing, group_channels, note_links, scan_paths
+from .fingerprint import records_hash
 from .formats import stem
-from .lists import data_list_sections, is_decathlon, read_split, refuse_split_faults, select_cases
-from .records import CaseNames, Record, first_names, note_links, present, record_files, records_hash
+from .lists import Sections, data_list_sections, fitting_split, is_decathlon, present, select_cases
+from .names import CaseNames, Record, first_names, record_files, with_background
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ class LabelledData:
     case_names: CaseNames = field(default_factory=CaseNames, compare=False)
 
     @property
-    def sections(self) -> dict[str, list[Record]]:
+    def sections(self) -> Sections:
         """The records under the names that a split file uses."""
         return {"train": self.training, "validation": self.validation, "test": self.test}
 
@@ -62,17 +61,11 @@ class LabelledData:
     def record(self) -> dict[str, Any]:
         """What a run writes down: classes, case ids by section, origin and hash; usable again as a split file."""
         cases = {name: [self.case_names.id(record) for record in part] for name, part in self.sections.items()}
-        return {
-            **cases,
-            "class_names": self.class_names,
-            "origin": self.origin,
-            "records_hash": self.records_hash,
-        }
+        return {**cases, "class_names": self.class_names, "origin": self.origin, "records_hash": self.records_hash}
 
     def write_split(self, path: str | Path) -> None:
         """Write `record` as JSON; the file serves as ``data_split`` of a later run."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(self.record(), indent=1) + "\n", encoding="utf-8")
+        write_json(Path(path), self.record())
 
     def summary(self) -> str:
         """One line for the log."""
@@ -93,6 +86,8 @@ def find_labelled(
 ) -> LabelledData:
     """Labelled records for training, validation and test, with their classes.
 
+    Where ``dataset_dir`` does not exist there is none, and the log says so: see `require_scans`.
+
     Args:
         dataset_dir: a Medical Segmentation Decathlon folder, a folder with ``imagesTr``/``labelsTr`` or
             ``images``/``labels`` (equal names, or images ``case_0000`` beside a label ``case``), or a data list.
@@ -107,6 +102,9 @@ def find_labelled(
     Raises:
         UserError: when the folder has none of these forms, no pair is complete, or the classes are not known.
     """
+    if nothing := absence(dataset_dir):
+        logger.warning(nothing)
+        return LabelledData([] if class_names is None else with_background(class_names), [], [], origin="no data")
     path = existing(dataset_dir)
     sections, labels = _labelled_sections(path, in_channels, base_dir)
     names = _class_names(class_names, labels, path)
@@ -115,8 +113,7 @@ def find_labelled(
     origin = "sections of the data"
     everything = [record for part in sections.values() for record in part]
     if data_split is not None:
-        split = read_split(data_split, path if path.is_dir() else path.parent)
-        refuse_split_faults(everything, split, str(data_split))
+        split = fitting_split(data_split, path, everything)
         sections = {name: select_cases(everything, cases, str(data_split)) for name, cases in split.items() if cases}
         origin = f"split file {Path(data_split).name}"
     training, validation = sections.get("train", []), sections.get("validation", [])
@@ -146,11 +143,8 @@ def label_subset(records: Sequence[Record], num_labels: int, seed: int) -> list[
             f"num_labels is {num_labels}, but there are {len(records)} labelled scans to train on: give a number "
             f"from 1 to {len(records)}."
         )
-    return [_by_name(records)[position] for position in _order(len(records), seed, _SUBSET_STREAM)[:num_labels]]
-
-
-def _by_name(records: Sequence[Record]) -> list[Record]:
-    return sorted(records, key=lambda record: record_files(record))
+    ordered = sorted(records, key=record_files)
+    return [ordered[position] for position in _order(len(records), seed, _SUBSET_STREAM)[:num_labels]]
 
 
 def _order(count: int, seed: int, stream: int) -> list[int]:
@@ -164,38 +158,42 @@ def _seeded_split(records: Sequence[Record], fraction: float, seed: int) -> tupl
     if len(records) == 1:
         logger.warning("only one labelled scan: it is trained on and validated on, so that validation shows no skill")
         return list(records), list(records)
-    ordered = _by_name(records)
+    ordered = sorted(records, key=record_files)
     count = min(max(round(fraction * len(ordered)), 1), len(ordered) - 1)
     chosen = set(_order(len(ordered), seed, _SPLIT_STREAM)[:count])
     training = [record for position, record in enumerate(ordered) if position not in chosen]
     return training, [ordered[position] for position in sorted(chosen)]
 
 
-def _labelled_sections(
-    path: Path, in_channels: int, base_dir: str | Path | None
-) -> tuple[dict[str, list[Record]], dict[Any, Any] | None]:
+def _labelled_sections(path: Path, in_channels: int, base_dir: str | Path | None) -> tuple[Sections, Any]:
     """Labelled records by section, and the labels that a ``dataset.json`` or the list itself names."""
+    source = path if path.is_file() else path / "dataset.json"
+    if source.suffix != ".json":
+        raise UserError(f"{path}: is one file: give a folder of pairs, or a data-list JSON.")
+    content = read_json(source) if source.is_file() else {}
+    labels = content.get("labels") if isinstance(content, dict) else None
     if path.is_file():
-        if path.suffix != ".json":
-            raise UserError(f"{path}: is one file: give a folder of pairs, or a data-list JSON.")
-        return _labelled_only(data_list_sections(path, base_dir), path), read_json(path).get("labels")
+        return _labelled_only(data_list_sections(path, base_dir), path), labels
     if is_decathlon(path):
-        source = path / "dataset.json"
         listed = data_list_sections(source, within=True)
-        sections = {name: present(records, source) for name, records in listed.items()}
-        return _labelled_only(sections, source), read_json(source).get("labels")
-    labels = read_json(path / "dataset.json") if (path / "dataset.json").is_file() else {}
-    sections = {"train": _pairs_in_folder(path, in_channels)}
-    return sections, labels.get("labels") if isinstance(labels, dict) else None
+        return _labelled_only({name: present(part, source) for name, part in listed.items()}, source), labels
+    return {"train": _pairs_in_folder(path, in_channels)}, labels
 
 
-def _labelled_only(sections: dict[str, list[Record]], source: Path) -> dict[str, list[Record]]:
-    unlabelled = [record for name, part in sections.items() for record in part if "label" not in record]
-    if unlabelled:
-        everything = [record_files(record)[0] for part in sections.values() for record in part]
-        files = first_names((record_files(record)[0] for record in unlabelled), everything)
-        logger.warning("%s: %d images without a label left out: %s", source, len(unlabelled), files)
+def _labelled_only(sections: Sections, source: Path) -> Sections:
+    everything = [record for part in sections.values() for record in part]
+    unlabelled = [record for record in everything if "label" not in record]
+    _tell_left_out(source, "images without a label", _images(unlabelled), _images(everything))
     return {name: [record for record in part if "label" in record] for name, part in sections.items()}
+
+
+def _images(records: Iterable[Record]) -> list[str]:
+    return [record_files(record)[0] for record in records]
+
+
+def _tell_left_out(source: Path, what: str, files: Sequence[str], among: Iterable[str]) -> None:
+    if files:
+        logger.warning("%s: %d %s left out: %s", source, len(files), what, first_names(files, among))
 
 
 @dataclass
@@ -214,9 +212,8 @@ def pair_folders(folder: Path) -> tuple[str, str] | None:
 
 def pairs_by_name(images_dir: Path, labels_dir: Path, in_channels: int = 1) -> FolderPairs:
     """Pair the images of one folder with the labels of another by their names, sorted."""
-    images = {}
-    for record in group_channels(scan_paths(images_dir), in_channels):
-        images[_pair_name(record, images_dir)] = record
+    found = group_channels(scan_paths(images_dir), in_channels)
+    images = {_pair_name(record, images_dir): record for record in found}
     labels = {_relative_stem(path, labels_dir): path for path in scan_paths(labels_dir)}
     # nnU-Net writes one channel, too, as case_0000 beside the label case
     for name in [name for name in images if name not in labels and name.endswith("_0000")]:
@@ -236,14 +233,9 @@ def _pairs_in_folder(folder: Path, in_channels: int) -> list[Record]:
             'folders, or give the path of a data list: {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}.'
         )
     found = pairs_by_name(folder / names[0], folder / names[1], in_channels)
-    if found.lonely_images:
-        files = [record_files(record)[0] for record in found.lonely_images]
-        names_left = first_names(files, (record_files(record)[0] for record in found.pairs))
-        logger.warning("%s: %d images without a label left out: %s", folder, len(files), names_left)
-    if found.lonely_labels:
-        count = len(found.lonely_labels)
-        names_left = first_names(found.lonely_labels, (record["label"] for record in found.pairs))
-        logger.warning("%s: %d labels without an image left out: %s", folder, count, names_left)
+    _tell_left_out(folder, "images without a label", _images(found.lonely_images), _images(found.pairs))
+    labels = [str(path) for path in found.lonely_labels]
+    _tell_left_out(folder, "labels without an image", labels, [record["label"] for record in found.pairs])
     return found.pairs
 
 
@@ -257,7 +249,7 @@ def _relative_stem(path: Path, root: Path) -> str:
     return str(path.relative_to(root).parent / stem(path))
 
 
-def _class_names(asked: Any, labels: dict[Any, Any] | None, path: Path) -> list[str]:
+def _class_names(asked: Any, labels: Any, path: Path) -> list[str]:
     if asked is not None:
         return with_background(asked)
     if labels:

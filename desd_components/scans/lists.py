@@ -1,50 +1,183 @@
-"""Finding scans: a folder, a Medical Segmentation Decathlon folder or a data list becomes records ``{"image": ...}``.
-
-A recursive search leaves out label folders, masks and the ``._*`` files that macOS leaves behind. A split file chooses
-among what was found, by case ids.
-"""
+"""Scans by name: data lists and ``dataset.json`` say which there are, split files choose among them by case ids."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import UserError
 from ..base.files import read_json
-from .find import _scans_in_folder, existing
+from .find import absence, existing, note_links, scans_in_folder
 from .formats import SUFFIXES, stem
-from .records import CaseNames, Record, case_ids, first_few, note_links, present, record_files
+from .names import CaseNames, Record, case_ids, files_of, first_few, first_names, record_files
 
 logger = logging.getLogger(__name__)
 
 
-def read_split(data_split: str | Path, folder: Path) -> dict[str, list[str]]:
+Sections = dict[str, list[Record]]  # under "train", "validation" and "test"
+SECTION_NAMES = {"train": "train", "training": "train", "validation": "validation", "val": "validation", "test": "test"}
+
+
+def find_scans(
+    dataset_dir: str | Path,
+    in_channels: int = 1,
+    data_split: str | Path | None = None,
+    sections: Sequence[str] = ("train", "validation"),
+    base_dir: str | Path | None = None,
+) -> list[Record]:
+    """Unlabelled records ``{"image": path or [path per channel]}``, sorted; label files are left out and counted.
+
+    Where ``dataset_dir`` does not exist there is none, and the log says so: see `require_scans`.
+
+    Args:
+        dataset_dir: a folder searched recursively for scans of all formats (`desd_components.scans.find`), a Medical
+            Segmentation Decathlon folder (``dataset.json``: the images of all its sections), a data-list JSON, or one
+            scan.
+        in_channels: channels of an image; with several, files named ``case_0000, case_0001, ...`` are one image.
+        data_split: JSON with lists of case ids under ``train``, ``validation``, ``test``; only ``sections`` are taken.
+        sections: the sections of ``data_split`` to take, so that pre-training never sees the test cases.
+        base_dir: what the paths of a data list are relative to; None means the list's own folder.
+
+    Raises:
+        UserError: when ``dataset_dir`` holds no scan, or when the split does not fit it.
+    """
+    if nothing := absence(dataset_dir):
+        logger.warning(nothing)
+        return []
+    path = existing(dataset_dir)
+    if path.is_file():
+        records = _images_of(data_list_sections(path, base_dir)) if path.suffix == ".json" else [{"image": str(path)}]
+    elif is_decathlon(path):
+        source = path / "dataset.json"
+        records = present(_images_of(data_list_sections(source, within=True)), source)
+    else:
+        records = scans_in_folder(path, in_channels)
+    if not records:
+        raise UserError(f"{path}: none of the scans that its dataset.json lists exists: is the folder complete?")
+    if data_split is not None:
+        split = fitting_split(data_split, path, records)
+        wanted = [case for section in sections for case in split.get(SECTION_NAMES.get(section, section), [])]
+        if not wanted:
+            raise UserError(f"{data_split}: no case under {list(sections)}; it has {sorted(split)}: set `sections`.")
+        records = select_cases(records, wanted, str(data_split))
+    records = sorted(records, key=lambda record: record_files(record)[0])
+    logger.info("%s: %d scans", path, len(records))
+    if path.is_dir():
+        note_links(records, path)
+    return records
+
+
+def _images_of(sections: Sections) -> list[Record]:
+    """The images of all sections, each once: a file may be listed in two sections."""
+    unique = {tuple(record_files(record, ("image",))): record["image"] for part in sections.values() for record in part}
+    return [{"image": image} for image in unique.values()]
+
+
+def present(records: list[Record], source: Path) -> list[Record]:
+    """The records whose files exist; those left out are counted in the log (a Decathlon folder may come in part)."""
+    files = files_of(records)
+    absent = [file for file in files if not os.path.exists(file)]
+    if absent:
+        told = first_names(absent, files)
+        logger.warning("%s lists %d files that do not exist; left out: %s", source, len(absent), told)
+    return [record for record in records if all(map(os.path.exists, record_files(record)))]
+
+
+# data lists
+
+
+def data_list_sections(path: Path, base_dir: str | Path | None = None, within: bool = False) -> Sections:
+    """The records of a data list by section: ``train``, ``validation``, ``test``; paths are absolute, not looked up.
+
+    A list that somebody names may name files anywhere, by absolute paths; one that comes with a folder (`within`) only
+    files of that folder: a downloaded data set has no business elsewhere.
+
+    Raises:
+        UserError: when it lists nothing, an entry has no image, or a path leads where it may not.
+    """
+    base = Path(base_dir).expanduser() if base_dir else path.parent
+    sections = {
+        section: [_entry_record(entry, base, path, within) for entry in entries]
+        for section, entries in _by_section(read_json(path)).items()
+    }
+    if not any(sections.values()):
+        raise UserError(
+            f'{path}: has no list of scans: write {{"training": [{{"image": "a.nii.gz", "label": "a_seg.nii.gz"}}], '
+            '"validation": [...]}, with paths relative to the file.'
+        )
+    return sections
+
+
+def _by_section(content: Any) -> dict[str, list[Any]]:
+    """The lists of a JSON file under the names of sections, whichever of these it writes."""
+    sections: dict[str, list[Any]] = {}
+    for name, entries in content.items() if isinstance(content, dict) else ():
+        if name in SECTION_NAMES and isinstance(entries, list):
+            sections.setdefault(SECTION_NAMES[name], []).extend(entries)
+    return sections
+
+
+def is_decathlon(folder: Path) -> bool:
+    """Whether the folder's ``dataset.json`` lists the scans (nnU-Net's files of that name do not)."""
+    path = folder / "dataset.json"
+    return path.is_file() and any(_by_section(read_json(path)).values())
+
+
+def _entry_record(entry: Any, base: Path, source: Path, within: bool) -> Record:
+    """One entry of a data list (a path, or a dictionary with ``image`` and perhaps ``label``) with absolute paths."""
+    fields = entry if isinstance(entry, dict) else {"image": entry}
+    image, label = fields.get("image"), fields.get("label")
+    parts = image if isinstance(image, list) else [image]
+    if not image or not all(isinstance(part, str) for part in parts) or not isinstance(label, str | None):
+        raise UserError(
+            f'{source}: the entry {json.dumps(entry)[:120]} is not of the form {{"image": path or [path per channel], '
+            '"label": path}: mend it.'
+        )
+    files = [_placed(str(file), base, source, within) for file in parts]
+    record: Record = {"image": files if len(files) > 1 else files[0]}
+    return {**record, "label": _placed(label, base, source, within)} if label else record
+
+
+def _placed(file: str, base: Path, source: Path, within: bool) -> str:
+    """The absolute path of a file that a list names; refused where it leads out of `base`, as only a list may that
+    somebody names, and only by an absolute path. Links are not followed: stores such as git-annex keep a scan under a
+    name that is none.
+    """
+    path = Path(os.path.abspath(base / file))
+    if path.is_relative_to(os.path.abspath(base)) or (os.path.isabs(file) and not within):
+        return str(path)
+    remedy = "A dataset.json names files of its own folder" if within else "Write an absolute path if you mean it"
+    raise UserError(f"{source}: {file!r} leads out of {base}. {remedy}.")
+
+
+# split files
+
+
+def read_split(data_split: str | Path, data: Path) -> dict[str, list[str]]:
     """The lists of case ids in a split file, under ``train``, ``validation`` and ``test``.
 
     Args:
-        data_split: a JSON file, relative to the working directory or to ``folder``.
-        folder: where the scans are.
+        data_split: a JSON file, relative to the working directory or to the folder of the scans.
+        data: that folder, or a file in it.
 
     Raises:
         UserError: when the file is missing, has no such list, or lists a case in two sections.
     """
-    asked = Path(data_split).expanduser()
+    folder, asked = data if data.is_dir() else data.parent, Path(data_split).expanduser()
     path = next((place for place in (asked, folder / asked) if place.is_file()), None)
     if path is None:
         raise UserError(f"data_split {str(data_split)!r} does not exist, neither here nor in {folder}: give its path.")
-    content = read_json(path)
-    split: dict[str, list[str]] = {}
-    for name, cases in content.items() if isinstance(content, dict) else ():
-        if name in SECTION_NAMES and isinstance(cases, list):
-            split.setdefault(SECTION_NAMES[name], []).extend(_case_id(str(case)) for case in cases)
+    listed = _by_section(read_json(path))
+    split = {section: [_case_id(str(case)) for case in cases] for section, cases in listed.items()}
     if not split:
         raise UserError(f'{path}: holds no split: write {{"train": [case ids], "validation": [...], "test": [...]}}.')
-    all_cases = [case for cases in split.values() for case in cases]
-    twice = sorted({case for case in all_cases if all_cases.count(case) > 1})
+    counts = Counter(case for cases in split.values() for case in cases)
+    twice = sorted(case for case, count in counts.items() if count > 1)
     if twice:
         raise UserError(f"{path}: {len(twice)} cases are listed twice (first: {twice[0]}): keep each in one section.")
     return split
@@ -82,14 +215,16 @@ def _by_name(records: Sequence[Record]) -> dict[str, list[Record]]:
     return by_name
 
 
-def refuse_split_faults(records: Sequence[Record], split: Mapping[str, Sequence[str]], source: str) -> None:
-    """Refuse a split of which an id fits several records, or several ids, of whatever sections, one record.
+def fitting_split(data_split: str | Path, data: Path, records: Sequence[Record]) -> dict[str, list[str]]:
+    """`read_split`, refused where `split_faults` finds any in it.
 
     Raises:
         UserError: with the first fault.
     """
+    split = read_split(data_split, data)
     for what, remedy in split_faults(records, [case for cases in split.values() for case in cases]):
-        raise UserError(f"{source}: {what}: {remedy}.")
+        raise UserError(f"{data_split}: {what}: {remedy}.")
+    return split
 
 
 def select_cases(records: Sequence[Record], cases: Sequence[str], source: str) -> list[Record]:
@@ -109,133 +244,3 @@ def select_cases(records: Sequence[Record], cases: Sequence[str], source: str) -
     if absent:
         logger.warning("%s: %d of %d cases have no scan: %s", source, len(absent), len(cases), first_few(absent))
     return [by_name[case][0] for case in cases if case in by_name]
-
-
-def find_scans(
-    dataset_dir: str | Path,
-    in_channels: int = 1,
-    data_split: str | Path | None = None,
-    sections: Sequence[str] = ("train", "validation"),
-    base_dir: str | Path | None = None,
-) -> list[Record]:
-    """Unlabelled records ``{"image": path or [path per channel]}``, sorted; label files are left out and counted.
-
-    Args:
-        dataset_dir: a folder searched recursively for scans of all formats (`desd_components.searching`), a Medical
-            Segmentation Decathlon folder (``dataset.json``: the images of all its sections), a data-list JSON, or one
-            scan.
-        in_channels: channels of an image; with several, files named ``case_0000, case_0001, ...`` are one image.
-        data_split: JSON with lists of case ids under ``train``, ``validation``, ``test``; only ``sections`` are taken.
-        sections: the sections of ``data_split`` to take, so that pre-training never sees the test cases.
-        base_dir: what the paths of a data list are relative to; None means the list's own folder.
-
-    Raises:
-        UserError: when ``dataset_dir`` is missing or holds no scan, or when the split does not fit it.
-    """
-    path = existing(dataset_dir)
-    if path.is_file() and path.suffix == ".json":
-        records = _images_of(data_list_sections(path, base_dir))
-    elif path.is_file():
-        records = [{"image": str(path)}]
-    elif is_decathlon(path):
-        listed = _images_of(data_list_sections(path / "dataset.json", within=True))
-        records = present(listed, path / "dataset.json")
-    else:
-        records = _scans_in_folder(path, in_channels)
-    if not records:
-        raise UserError(f"{path}: none of the scans that its dataset.json lists exists: is the folder complete?")
-    if data_split is not None:
-        split = read_split(data_split, path if path.is_dir() else path.parent)
-        wanted = [case for section in sections for case in split.get(SECTION_NAMES.get(section, section), [])]
-        if not wanted:
-            raise UserError(f"{data_split}: no case under {list(sections)}; it has {sorted(split)}: set `sections`.")
-        refuse_split_faults(records, split, str(data_split))
-        records = select_cases(records, wanted, str(data_split))
-    records = sorted(records, key=lambda record: record_files(record)[0])
-    logger.info("%s: %d scans", path, len(records))
-    if path.is_dir():
-        note_links(records, path)
-    return records
-
-
-def _images_of(sections: dict[str, list[Record]]) -> list[Record]:
-    """The images of all sections, each once: a file may be listed in two sections."""
-    unique = {tuple(record_files(record, ("image",))): record["image"] for part in sections.values() for record in part}
-    return [{"image": image} for image in unique.values()]
-
-
-SECTION_NAMES = {"train": "train", "training": "train", "validation": "validation", "val": "validation", "test": "test"}
-
-
-def entry_record(entry: Any, base: Path, source: Path, within: bool = False) -> Record:
-    """One entry of a data list (a path, or a dictionary with ``image`` and perhaps ``label``) with absolute paths.
-
-    Args:
-        entry: as the list has it.
-        base: what its paths are relative to.
-        source: the list.
-        within: refuse absolute paths that lead out of `base`, too; a relative one may never.
-
-    Raises:
-        UserError: when the entry has no image, or a path leads out of `base`.
-    """
-    fields = entry if isinstance(entry, dict) else {"image": entry}
-    image, label = fields.get("image"), fields.get("label")
-    parts = image if isinstance(image, list) else [image]
-    if not image or not all(isinstance(part, str) for part in parts) or not isinstance(label, str | None):
-        raise UserError(
-            f'{source}: the entry {json.dumps(entry)[:120]} is not of the form {{"image": path or [path per channel], '
-            '"label": path}: mend it.'
-        )
-    # Links are not followed: stores such as git-annex keep a scan under a name that is none.
-    files = [_placed(file, base, source, within) for file in parts]
-    record: Record = {"image": files if isinstance(image, list) and len(files) > 1 else files[0]}
-    if label:
-        record["label"] = _placed(label, base, source, within)
-    return record
-
-
-def _placed(file: Any, base: Path, source: Path, within: bool) -> str:
-    """The absolute path of a file that a list names.
-
-    Raises:
-        UserError: when it leads where the list may not lead.
-    """
-    path = Path(os.path.abspath(base / str(file)))
-    if path.is_relative_to(os.path.abspath(base)) or (os.path.isabs(str(file)) and not within):
-        return str(path)
-    remedy = "A dataset.json names files of its own folder" if within else "Write an absolute path if you mean it"
-    raise UserError(f"{source}: {str(file)!r} leads out of {base}. {remedy}.")
-
-
-def data_list_sections(path: Path, base_dir: str | Path | None = None, within: bool = False) -> dict[str, list[Record]]:
-    """The records of a data list by section: ``train``, ``validation``, ``test``; paths are absolute, not looked up.
-
-    A list that somebody names may name files anywhere, by absolute paths; one that comes with a folder (`within`) only
-    files of that folder: a downloaded data set has no business elsewhere.
-    """
-    content = read_json(path)
-    base = Path(base_dir).expanduser() if base_dir else path.parent
-    sections: dict[str, list[Record]] = {}
-    if isinstance(content, dict):
-        for name, entries in content.items():
-            section = SECTION_NAMES.get(name)
-            if section and isinstance(entries, list):
-                sections.setdefault(section, []).extend(entry_record(entry, base, path, within) for entry in entries)
-    if not any(sections.values()):
-        raise UserError(
-            f'{path}: has no list of scans: write {{"training": [{{"image": "a.nii.gz", "label": "a_seg.nii.gz"}}], '
-            '"validation": [...]}, with paths relative to the file.'
-        )
-    return sections
-
-
-def is_decathlon(folder: Path) -> bool:
-    """Whether the folder's ``dataset.json`` lists the scans (nnU-Net's files of that name do not)."""
-    path = folder / "dataset.json"
-    if not path.is_file():
-        return False
-    content = read_json(path)
-    return isinstance(content, dict) and any(
-        isinstance(content.get(name), list) and content[name] for name in SECTION_NAMES
-    )

@@ -37,7 +37,7 @@ class EpochSampler(DistributedSampler):
         num_replicas, rank: processes and this one's number; None asks the process group, or means one process.
 
     Raises:
-        UserError: when the dataset is smaller than a global batch.
+        UserError: when the dataset is smaller than a global batch; an empty one has no batch, and is none to refuse.
     """
 
     def __init__(
@@ -49,14 +49,12 @@ class EpochSampler(DistributedSampler):
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
-        if num_replicas is None:
-            num_replicas = place()[1]
-        if rank is None:
-            rank = place()[0]
+        num_replicas = place()[1] if num_replicas is None else num_replicas
+        rank = place()[0] if rank is None else rank
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed, drop_last=True)
         self.batch_size = int(batch_size)
         global_batch = self.batch_size * num_replicas
-        if self.batch_size < 1 or len(dataset) < global_batch:
+        if self.batch_size < 1 or 0 < len(dataset) < global_batch:
             raise UserError(
                 f"a step takes {global_batch} samples (batch_size {batch_size} on {num_replicas} processes), but an "
                 f"epoch has {len(dataset)}: lower `batch_size`, or draw more samples from each volume."
@@ -140,10 +138,8 @@ def move_to_shared_memory(batch: Any) -> None:
         batch.share_memory_()
         if isinstance(batch, MetaTensor):
             move_to_shared_memory([batch.meta, batch.applied_operations])
-    elif isinstance(batch, Mapping):
-        move_to_shared_memory(list(batch.values()))
-    elif isinstance(batch, list | tuple):
-        for part in batch:
+    elif isinstance(batch, Mapping | list | tuple):
+        for part in batch.values() if isinstance(batch, Mapping) else batch:
             move_to_shared_memory(part)
 
 
@@ -155,9 +151,11 @@ def loader_fault(error: BaseException | None) -> str | None:
             if signal_name is not None and signal_name.startswith("Bus error"):
                 return f"{NO_SPACE} (A loader process, {processes}, ended with a bus error.)"
             return _lost_line(f"was killed ({signal_name})" if signal_name else "is gone", f" (process {processes})")
-        if isinstance(each, _BROKEN_OFF) and "_try_get_data" in _functions(each):
+        passed = [frame.f_code for frame, _ in traceback.walk_tb(each.__traceback__)]  # outermost first
+        if isinstance(each, _BROKEN_OFF) and "_try_get_data" in [code.co_name for code in passed]:
             return _lost_line("is gone")
-        if isinstance(each, OSError) and each.errno == errno.ENOSPC and _is_of_semaphore(each):
+        of_semaphore = bool(passed) and passed[-1].co_filename.endswith("synchronize.py")  # they lie in /dev/shm
+        if of_semaphore and isinstance(each, OSError) and each.errno == errno.ENOSPC:
             return NO_SPACE
     return None
 
@@ -167,17 +165,6 @@ def _lost_line(how: str, which: str = "") -> str:
         f"A process of the loader {how}{which}: somebody ended it, or the machine ran out of memory; "
         f"`dmesg` tells. Use fewer with --num_workers N, or do without: --num_workers 0. {_AGAIN}"
     )
-
-
-def _functions(error: BaseException) -> list[str]:
-    """The names of the functions that an error passed, outermost first."""
-    return [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
-
-
-def _is_of_semaphore(error: BaseException) -> bool:
-    """Whether an error comes from the making of a semaphore, which lies in ``/dev/shm``."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(frames) and frames[-1].f_code.co_filename.endswith("synchronize.py")
 
 
 def sample_loader(

@@ -23,8 +23,8 @@ from monai.utils import ensure_tuple
 from ..base.errors import UserError
 from .cache.entries import is_label
 from .check import file_problem, raise_problems
+from .names import Record, record_files
 from .read import ScanReader, open_volume
-from .records import Record, record_files
 
 INTENSITIES = ("hu", "zscore")
 
@@ -33,16 +33,16 @@ def target_spacing(spacing: Any, records: Sequence[Record], on_bad_volume: str =
     """The voxel size to resample to, in mm along the R, A, S axes; None keeps each scan's own grid.
 
     Args:
-        spacing: null, one number, three numbers, or "median": per axis, of the scans in `records`.
+        spacing: null, one number, three numbers, or "median": per axis, of the scans in `records`; None of none.
         records: the training records.
         on_bad_volume: "skip" takes the median of the scans whose header can be read; see `usable_records`.
 
     Raises:
         UserError: when `spacing` is none of these, or a header cannot be read.
     """
-    if spacing is None:
+    if spacing is None or (spacing == "median" and not records):
         return None
-    if spacing == "median" and records:
+    if spacing == "median":
         return _median_spacing(records, skip=on_bad_volume == "skip")
     values = [spacing] * 3 if isinstance(spacing, int | float) else spacing
     good = isinstance(values, Sequence) and not isinstance(values, str) and len(values) == 3
@@ -110,13 +110,16 @@ class Preprocessing(Compose):
         images = [key for key in keys if not is_label(key)]
         turned = keys if turn_labels else images
         # channels in a step of its own, for MONAI Deploy loads the scan itself and leaves LoadImaged out
-        steps: list[Any] = [LoadImaged(keys, reader=ScanReader(), image_only=True), EnsureChannelFirstd(keys)]
+        reader: Any = ScanReader()  # of all formats
+        steps: list[Any] = [LoadImaged(keys, reader, image_only=True), EnsureChannelFirstd(keys)]
         steps.append(Orientationd(turned, axcodes=orientation, labels=None))  # the scan's own space, whichever it names
         if spacing is not None:
             modes = ["nearest" if is_label(key) else "bilinear" for key in turned]
             steps.append(Spacingd(turned, pixdim=spacing, mode=modes))
         if window := self.settings["hu_window"]:
-            steps.append(ScaleIntensityRanged(images, *window, b_min=-1.0, b_max=1.0, clip=True))
+            steps.append(
+                ScaleIntensityRanged(images, a_min=window[0], a_max=window[1], b_min=-1.0, b_max=1.0, clip=True)
+            )
         else:
             steps.append(NormalizeIntensityd(images, channel_wise=True))
         super().__init__(steps)

@@ -12,13 +12,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import ignite.distributed as idist
-
 from ..base.errors import UserError
 from ..base.files import write_json
+from ..base.processes import place
 from .cache.cache import VolumeCache
 from .labelled import LabelledData
-from .records import Record, record_files
+from .names import Record, record_files
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ def usable_records(
     """
     if on_bad_volume not in CHOICES:
         raise UserError(f"on_bad_volume={on_bad_volume!r}: choose stop, or skip to leave bad scans out.")
-    if on_bad_volume == "stop":
+    if on_bad_volume == "stop" or not records:
         return list(records)
     _, problems = cache.attempt(records, skip=True)
     _note(records, problems, Path(output_dir) / QUARANTINE_FILE)
@@ -55,23 +54,21 @@ def usable_records(
 
 def _note(records: Sequence[Record], problems: dict[int, str], path: Path) -> None:
     """Write the list, say the count, and stop a run that has lost more than half of its records."""
-    listed = [{"file": _named(line, records[n]), "reason": line} for n, line in problems.items()]
-    if idist.get_rank() == 0:
+    listed = [{"file": _blamed(line, records[n]), "reason": line} for n, line in problems.items()]
+    if place()[0] == 0:
         write_json(path, listed)
     if problems:
-        logger.warning(
-            "%d of %d scans are left out (on_bad_volume: skip), as %s says; the first: %s",
-            len(problems), len(records), path, listed[0]["reason"],
-        )  # fmt: skip
+        told = f"{len(problems)} of {len(records)} scans are left out (on_bad_volume: skip)"
+        logger.warning("%s, as %s says; the first: %s", told, path, listed[0]["reason"])
     left = len(records) - len(problems)
-    if left == 0 or 2 * left < len(records):
+    if 2 * left < len(records):
         raise UserError(
             f"{path}: {left} of {len(records)} scans are left, less than half (the first reason: "
             f"{listed[0]['reason']}): mend the data; `desd check DIR` lists every fault."
         )
 
 
-def _named(line: str, record: Record) -> str:
+def _blamed(line: str, record: Record) -> str:
     """The file of a record that a line is about."""
     files = record_files(record)
     return next((file for file in files if line.startswith(f"{file}: ")), files[0])
@@ -85,9 +82,8 @@ def usable_labelled(data: LabelledData, cache: VolumeCache, on_bad_volume: str, 
     """
     both = [*data.training, *data.validation]
     used = usable_records(both, cache, on_bad_volume, output_dir)
-    training = [record for record in data.training if record in used]
-    if not training:
+    good = {id(record) for record in used}  # the very same objects; comparing each with all others takes hours
+    training, validation = ([one for one in part if id(one) in good] for part in (data.training, data.validation))
+    if data.training and not training:
         raise UserError(f"{Path(output_dir) / QUARANTINE_FILE}: no scan to train on is left: mend the data.")
-    return dataclasses.replace(
-        data, training=training, validation=[record for record in data.validation if record in used]
-    )
+    return dataclasses.replace(data, training=training, validation=validation)

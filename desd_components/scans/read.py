@@ -2,7 +2,7 @@
 
 `open_volume` reads a header and promises the voxels; the checks, the cache and `ScanReader`, which the configs give to
 MONAI's ``LoadImaged``, all go through it. Differs from MONAI's readers: a DICOM series is checked before it is read
-(`desd_components.dicom_volume`), and what is refused is not handed on to the next reader.
+(`desd_components.scans.dicom.volume`), and what is refused is not handed on to the next reader.
 """
 
 from __future__ import annotations
@@ -23,10 +23,8 @@ from monai.utils import ensure_tuple
 from monai.utils.enums import MetaKeys, SpaceKeys
 
 from ..base.errors import UserError
-from .dicom.series import is_dicom, series_at
-from .dicom.volume import dicom_volume
-from .formats import ITK_SUFFIXES, NIFTI_SUFFIXES
-from .volume import Volume, needed, to_ras
+from .formats import ITK_SUFFIXES, NIFTI_SUFFIXES, is_dicom
+from .volume import Volume, dicom_room, optional_module, to_ras
 
 # MONAI warns, at every loader, that a GPU decoder which nobody asked for is not there
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
@@ -53,7 +51,9 @@ def open_volume(path: str | Path) -> Volume:
     if path.endswith(ITK_SUFFIXES):
         return _itk(path)
     if os.path.isdir(path) or is_dicom(path):
-        return dicom_volume(series_at(path))
+        room = dicom_room(path)
+        volume: Volume = room.dicom_volume(room.series_at(path))
+        return volume
     raise UserError(
         f"{path}: is not a scan: give .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, or a folder of one DICOM series."
     )
@@ -66,7 +66,8 @@ def parts(path: str) -> list[str]:
         return [path, beside] if os.path.isfile(beside) else [path]
     if path.endswith((*NIFTI_SUFFIXES, *ITK_SUFFIXES)) or not (os.path.isdir(path) or is_dicom(path)):
         return [path]
-    return series_at(path).files
+    files: list[str] = dicom_room(path).series_at(path).files
+    return files
 
 
 def _data_file(path: str) -> str:
@@ -77,11 +78,7 @@ def _data_file(path: str) -> str:
 
 
 def _refuse_voxels_elsewhere(path: str) -> None:
-    """Refuse a header whose voxels are missing, or outside of its folder: it has no business there, see SECURITY.md.
-
-    Raises:
-        UserError: naming both.
-    """
+    """Refuse a header whose voxels are missing, or outside of its folder: it has no business there, see SECURITY.md."""
     named = _data_file(path) if path.endswith(_DETACHED) and os.path.isfile(path) else ""
     if os.path.isabs(named) or ".." in Path(named).parts:
         raise UserError(f"{path}: its voxels are said to lie in {named!r}, outside of its folder: put them beside it.")
@@ -97,20 +94,14 @@ def _nifti(path: str) -> Volume:
         header: Any = nibabel.load(path)
         affine, dtype = np.asarray(header.affine, dtype=np.float64), np.dtype(header.get_data_dtype())
     except Exception as error:
-        raise UserError(
-            f"{path}: cannot be read as NIfTI ({_short(error)}): copy or download it again, or leave it out."
-        ) from error
+        raise _unreadable(path, "NIfTI", error) from error
     shape = tuple(int(size) for size in header.shape)
     _refuse_impossible_size(path, shape, dtype)
     return Volume(path, "NIfTI", shape, affine, dtype, lambda: np.asanyarray(header.dataobj), header=header)
 
 
 def _refuse_impossible_size(path: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """Refuse a header that promises more voxels than the file can hold, before memory for them is asked for.
-
-    Raises:
-        UserError: naming both.
-    """
+    """Refuse a header that promises more voxels than the file can hold, before memory for them is asked for."""
     promised, held = math.prod(shape) * dtype.itemsize, os.path.getsize(path)
     if min(shape, default=0) < 1:
         raise UserError(f"{path}: its header says {shape} voxels: copy or download it again, or leave it out.")
@@ -123,16 +114,14 @@ def _refuse_impossible_size(path: str, shape: tuple[int, ...], dtype: np.dtype) 
 
 def _itk(path: str) -> Volume:
     kind = "MetaImage" if path.endswith((".mha", ".mhd")) else "NRRD"
-    sitk = needed("SimpleITK", path, f"reading {kind}")
+    sitk = optional_module("SimpleITK", path, f"reading {kind}")
     _refuse_voxels_elsewhere(path)
     header = sitk.ImageFileReader()
     header.SetFileName(path)
     try:
         header.ReadImageInformation()
     except RuntimeError as error:
-        raise UserError(
-            f"{path}: cannot be read as {kind} ({_short(error)}): copy or download it again, or leave it out."
-        ) from error
+        raise _unreadable(path, kind, error) from error
     size, channels = header.GetSize(), header.GetNumberOfComponents()
     shape = (*size, channels) if channels > 1 else tuple(size)
 
@@ -147,19 +136,14 @@ def _itk(path: str) -> Volume:
     if len(size) >= 3:  # the fourth axis of a file holds channels; a picture of two is refused for its shape
         direction = np.reshape(header.GetDirection(), (len(size), len(size)))[:3, :3]
         affine[:3, :3], affine[:3, 3] = direction * header.GetSpacing()[:3], header.GetOrigin()[:3]
-    return Volume(path, kind, shape, to_ras(affine), _itk_dtype(sitk, header), read)
+    one_voxel = sitk.Image([1] * len(size), header.GetPixelID(), channels)  # it tells the type of the values
+    return Volume(path, kind, shape, to_ras(affine), sitk.GetArrayViewFromImage(one_voxel).dtype, read)
 
 
-def _itk_dtype(sitk: Any, header: Any) -> np.dtype:
-    """The type of the values, by that of a voxel of an empty image."""
-    empty = sitk.Image([1] * header.GetDimension(), header.GetPixelID(), header.GetNumberOfComponents())
-    return np.dtype(sitk.GetArrayViewFromImage(empty).dtype)
-
-
-def _short(error: BaseException) -> str:
-    """The last line of an error: SimpleITK begins with where in its source it happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:160]
+def _unreadable(path: str, kind: str, error: BaseException) -> UserError:
+    # its last line: SimpleITK begins with where in its source it happened
+    reason = ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1][:160]
+    return UserError(f"{path}: cannot be read as {kind} ({reason}): copy or download it again, or leave it out.")
 
 
 class ScanReader(ImageReader):
@@ -185,12 +169,10 @@ class ScanReader(ImageReader):
         """
         volumes = [open_volume(path) for path in img]
         arrays = [volume.read() for volume in volumes]
-        first = volumes[0]
-        channel_dim: float = float("nan") if len(first.shape) == 3 else -1
-        if len(arrays) > 1 and len(first.shape) == 3:
-            array, channel_dim = np.stack(arrays), 0
-        else:
-            array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
+        first, single = volumes[0], len(volumes[0].shape) == 3
+        stacked = single and len(arrays) > 1
+        array = np.stack(arrays) if stacked else arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
+        channel_dim = 0 if stacked else float("nan") if single else -1
         told = dict.fromkeys(warning for volume in volumes for warning in volume.warnings)
         return array, {
             MetaKeys.AFFINE: first.affine,

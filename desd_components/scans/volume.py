@@ -6,14 +6,15 @@ nothing else does, so that it happens once.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.utils import optional_import
 
 from ..base.errors import UserError
 
@@ -54,7 +55,7 @@ def to_ras(affine: np.ndarray) -> np.ndarray:
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, dtype=np.float64)
 
 
-def needed(module: str, path: str, purpose: str) -> Any:
+def optional_module(module: str, path: str, purpose: str) -> Any:
     """A module of the optional packages, imported when the first file asks for it.
 
     Args:
@@ -65,11 +66,26 @@ def needed(module: str, path: str, purpose: str) -> Any:
     Raises:
         MissingPackage: saying how to install it.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
+    found, is_there = optional_import(module)
+    if not is_there:
         package = module.partition(".")[0]
-        raise MissingPackage(f"{path}: {purpose} needs {package}, which is not installed: {INSTALL}") from error
+        raise MissingPackage(f"{path}: {purpose} needs {package}, which is not installed: {INSTALL}")
+    return found
+
+
+def dicom_room(path: str | Path) -> Any:
+    """`desd_components.scans.dicom`, which a packed bundle may have left out: the only way in from elsewhere.
+
+    Raises:
+        MissingPackage: naming the file that needs it, and what to do without.
+    """
+    found, is_there = optional_import(f"{__package__}.dicom")
+    if not is_there:
+        raise MissingPackage(
+            f"{path}: needs the reader of DICOM series, which this copy of the package came without: install the whole "
+            'package, with `pip install ".[scans]"` in its repository, or convert the series to NIfTI with dcm2niix.'
+        )
+    return found
 
 
 def voxel_size(image: torch.Tensor) -> tuple[float, ...]:

@@ -22,7 +22,7 @@ from ..base.errors import UserError, innermost_user_error
 from ..base.files import write_json
 from ..scans.check import header_problem
 from ..scans.loading import loader_fault
-from ..scans.records import CaseNames, Record, record_files
+from ..scans.names import CaseNames, Record, record_files
 from ..scans.volume import voxel_size, voxel_size_of
 
 logger = logging.getLogger(__name__)

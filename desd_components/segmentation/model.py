@@ -11,8 +11,8 @@ from ..base.errors import UserError, none_if_null
 from ..base.files import read_json
 from ..distillation.encoder import ResNet3DEncoder
 from ..distillation.weights import manifest_path, read_manifest, refuse_contradictions
-from ..scans.class_names import with_background
 from ..scans.labelled import find_labelled
+from ..scans.names import with_background
 from ..scans.preprocess import target_spacing
 from .network import SegmentationNetwork
 
@@ -60,6 +60,7 @@ def segmentation_manifest(
     encoder_checkpoint: str | None = None,
 ) -> dict[str, Any]:
     """What ``model.json`` says beside ``model.pt``: enough to build the network and the way to its input again."""
+    encoder_checkpoint = none_if_null(encoder_checkpoint)
     return {
         "kind": "segmentation",
         "architecture": network.encoder.architecture,
@@ -69,7 +70,7 @@ def segmentation_manifest(
         "regions": regions if isinstance(regions, bool) else [list(members) for members in regions],
         "preprocessing": dict(preprocessing),
         "window": list(window),
-        "encoder": "random" if none_if_null(encoder_checkpoint) is None else Path(encoder_checkpoint).name,
+        "encoder": "random" if encoder_checkpoint is None else Path(encoder_checkpoint).name,
     }
 
 

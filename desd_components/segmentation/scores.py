@@ -22,7 +22,7 @@ from monai.metrics import compute_hausdorff_distance
 
 from ..base.files import write_json
 from ..base.processes import from_all_processes
-from ..scans.records import CaseNames
+from ..scans.names import CaseNames
 from ..scans.volume import scan_path, voxel_size
 from .losses import class_members
 

@@ -22,7 +22,7 @@ from ..base.errors import UserError, none_if_null
 from ..distillation.encoder import shape_table
 from ..distillation.weights import read_manifest
 from ..scans.labelled import LabelledData
-from ..scans.records import Record
+from ..scans.names import Record
 from .network import SegmentationNetwork
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,8 @@ def agree_with_encoder(checkpoint: str | Path | None, settings: Mapping[str, Any
     Raises:
         UserError: listing the differences.
     """
-    if none_if_null(checkpoint) is None:
+    checkpoint = none_if_null(checkpoint)
+    if checkpoint is None:
         return
     trained = read_manifest(checkpoint).get("preprocessing") or {}
     differing = [

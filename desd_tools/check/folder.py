@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from desd_components.base.files import read_json
-from desd_components.scans.class_names import with_background
-from desd_components.scans.find import existing, group_channels, is_mask, miscased_paths, scan_paths
+from desd_components.scans.find import existing, group_channels, is_mask, is_miscased, scan_paths
 from desd_components.scans.labelled import pair_folders, pairs_by_name
 from desd_components.scans.lists import (
     SECTION_NAMES,
@@ -24,7 +23,7 @@ from desd_components.scans.lists import (
     read_split,
     split_faults,
 )
-from desd_components.scans.records import Record, case_ids, record_files
+from desd_components.scans.names import Record, case_ids, record_files, with_background
 
 from .findings import REMARK, Finding
 
@@ -213,9 +212,11 @@ def _junk(folder: Path) -> list[Finding]:
 
 def _miscased(folder: Path) -> list[Finding]:
     """Files that would be scans but for the case of their suffix: they are passed over, too."""
+    files = sorted(Path(base, name) for base, _, names in os.walk(folder) for name in names if is_miscased(name))
     return [
         Finding(str(path), "is not read, for its suffix is not in small letters", "rename it", "suffix")
-        for path in miscased_paths(folder)
+        for path in files
+        if not path.name.startswith(".")
     ]
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from desd_components.scans.check import grid_problem, threaded
-from desd_components.scans.records import record_files
+from desd_components.scans.names import record_files
 
 from .findings import REMARK, Finding, from_line
 from .folder import UNUSED, Case, DataFolder

@@ -23,7 +23,7 @@ import numpy as np
 
 from desd_components.base.errors import UserError
 from desd_components.base.files import require_writable
-from desd_components.scans.volume import needed
+from desd_components.scans.volume import optional_module
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +206,7 @@ def hounsfield(files: Sequence[Path]) -> np.ndarray:
 
 
 def _pixels(file: Path) -> np.ndarray:
-    pillow = needed("PIL.Image", str(file), "reading PNG")
+    pillow = optional_module("PIL.Image", str(file), "reading PNG")
     try:
         with pillow.open(file) as image:
             mode, pixels = image.mode, np.asarray(image)

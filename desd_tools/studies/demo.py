@@ -118,10 +118,11 @@ def data_steps(plan: Plan) -> list[Step]:
 
 def write_lists(plan: Plan) -> None:
     """Write which images pre-training sees, and the split where the data bring none; see `tools.roles`."""
-    from desd_components import find_labelled
+    from desd_components import find_labelled, require_scans
 
     roles.ensure_split(plan.data, plan.split)
     labelled = find_labelled(plan.data, data_split=plan.split, seed=plan.seed)
+    require_scans(plan.data, labelled.training)
     if not labelled.test or not labelled.validation:
         raise UserError(
             f"{plan.split}: it names no validation or no test cases. The demo needs train, validation, test."
@@ -254,9 +255,10 @@ def demo_page(plan: Plan, records: Sequence[Record]) -> str:
 
 def new_cases(plan: Plan) -> list[Case]:
     """The test scans with truth and both arms' results."""
-    from desd_components import find_labelled
+    from desd_components import find_labelled, require_scans
 
     labelled = find_labelled(plan.data, data_split=plan.split)
+    require_scans(plan.data, labelled.training)
     folders = {words: plan.output / f"new_scans_{arm}" for arm, words in ARMS.items()}
     found = [find_case(record, labelled.case_names, folders) for record in labelled.test]
     return [case for case in found if case is not None]

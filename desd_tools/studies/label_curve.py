@@ -95,12 +95,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 def planned(study: Study, places: Places) -> Planner:
     """The planner, after who trains, validates and tests was found or written down."""
-    from desd_components import find_labelled
+    from desd_components import find_labelled, require_scans
     from desd_components.scans.lists import read_split
 
     reading = {name: study.common[name] for name in ("class_names", "in_channels") if name in study.common}
     roles.ensure_split(places.data, places.split, **reading)
     labelled = find_labelled(places.data, data_split=places.split, val_fraction=0.0, **reading)
+    require_scans(places.data, labelled.training)
     images = roles.pretraining_images(places.data, labelled.sections)
     roles.write_scan_list(places.scans, images)
     train = read_split(places.split, places.data)["train"]

@@ -56,11 +56,12 @@ def ensure_split(data: Path, split: Path, **reading: Any) -> None:
     Raises:
         UserError: when the scans are too few for three sections.
     """
-    from desd_components import find_labelled
+    from desd_components import find_labelled, require_scans
 
     if split.is_file():
         return
     labelled = find_labelled(data, val_fraction=0.0, **reading)
+    require_scans(data, labelled.training)
     names = sorted(labelled.case_names.id(record) for record in labelled.training)
     first, second = (int(share * len(names) + 0.5) for share in (0.6, 0.75))  # halves upwards, so that 6 are enough
     if min(first, second - first, len(names) - second) < 1:
@@ -97,7 +98,7 @@ def scans_hash(images: Sequence[Any], sections: Mapping[str, Sequence[Mapping[st
     The end of a ``.gz`` holds the checksum of its whole content, so that a changed scan is noticed without reading all
     of it. Neither the folder's place nor the files' dates enter: a copy has the same hash.
     """
-    from desd_components.scans.records import record_files
+    from desd_components.scans.names import record_files
 
     parts = {**sections, "pretraining": [{"image": image} for image in images]}
     lines = [

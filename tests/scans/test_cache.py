@@ -130,7 +130,7 @@ def test_a_compose_inside_a_list_is_flattened(tmp_path):
 def test_threads_make_the_same_entries(tmp_path):
     records = scans(tmp_path / "data", 5)
     alone = VolumeCache(preprocessing(), tmp_path / "one").prepare(records)
-    threaded = VolumeCache(preprocessing(), tmp_path / "two").prepare(records, num_workers=3)
+    threaded = VolumeCache(preprocessing(), tmp_path / "two", num_workers=3).prepare(records)
     for first, second in zip(alone, threaded, strict=True):
         np.testing.assert_array_equal(open_array(first, "image"), open_array(second, "image"))
 
@@ -216,9 +216,9 @@ def test_bad_files_are_all_named_and_the_good_ones_are_kept(tmp_path):
     truncated, constant = Path(records[1]["image"]), Path(records[2]["image"])
     write_scan(truncated, (20, 20, 20)).write_bytes(truncated.read_bytes()[:9000])
     write_nifti(constant, np.ones((6, 7, 5), np.float32))
-    cache = VolumeCache(preprocessing(), tmp_path / "cache")
+    cache = VolumeCache(preprocessing(), tmp_path / "cache", num_workers=2)
     with pytest.raises(UserError) as refusal:
-        cache.prepare(records, num_workers=2)
+        cache.prepare(records)
     lines = str(refusal.value).splitlines()
     assert lines[0] == "2 of 4 scans cannot be used:"
     assert "1.nii.gz: is truncated or damaged" in lines[1]
@@ -289,9 +289,9 @@ def test_memory_does_not_grow_with_the_number_of_volumes(tmp_path):
         path = tmp_path / "data" / f"more_{number}.nii"
         write_nifti(path, np.random.default_rng(number).normal(size=(100, 100, 100)).astype(np.float32))
         records.append({"image": str(path)})
-    cache = VolumeCache(loading("image"), tmp_path / "cache")
+    cache = VolumeCache(loading("image"), tmp_path / "cache", num_workers=2)
     tracemalloc.start()
-    cache.prepare(records, num_workers=2)
+    cache.prepare(records)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 60e6

@@ -13,7 +13,15 @@ from monai.engines import SupervisedTrainer
 from monai.transforms import LoadImaged, RandCropByPosNegLabeld, RandFlipd, RandShiftIntensityd
 from scan_files import loading, oblique_affine, write_label, write_nifti, write_scan
 
-from desd_components import ContextDataset, EpochSampler, PreprocessedDataset, SampleKey, UserError, collate_contexts
+from desd_components import (
+    ContextDataset,
+    EpochSampler,
+    PreprocessedDataset,
+    SampleKey,
+    UserError,
+    VolumeCache,
+    collate_contexts,
+)
 from desd_components.scans.datasets import axis_scales, context_length, slab_starts
 
 SHAPES = [(30, 26, 9), (22, 31, 30), (12, 40, 24)]
@@ -32,7 +40,7 @@ def records(tmp_path) -> list[dict]:
 
 def contexts(records: list[dict], folder: Path, **options) -> ContextDataset:
     settings = {"view_size": (10, 10, 8), "context_scale": SCALE, "slab_depth": 12, "slab_stride": 6, "seed": 3}
-    return ContextDataset(records, loading("image"), folder / "cache", **{**settings, **options})
+    return ContextDataset(records, VolumeCache(loading("image"), folder / "cache"), **{**settings, **options})
 
 
 def same(first: dict, second: dict) -> bool:
@@ -267,10 +275,13 @@ def random_steps() -> list:
     ]
 
 
+def pair_cache(folder: Path, class_count: int = 3) -> VolumeCache:
+    keys = ("image", "label")
+    return VolumeCache(loading(*keys), folder / "cache", keys, class_count=class_count)
+
+
 def finetuning(pairs: list[dict], folder: Path, augmentation=None, **options) -> PreprocessedDataset:
-    return PreprocessedDataset(
-        pairs, loading("image", "label"), folder / "cache", augmentation, class_count=3, seed=2, **options
-    )
+    return PreprocessedDataset(pairs, pair_cache(folder), augmentation, seed=2, **options)
 
 
 def test_volumes_keep_their_affine_and_labels_their_values(pairs, tmp_path):
@@ -320,12 +331,12 @@ def test_an_in_place_transform_does_not_change_the_cache(pairs, tmp_path):
 
 def test_label_values_beyond_the_classes_stop_the_dataset(pairs, tmp_path):
     with pytest.raises(UserError, match=r"4 of 4 scans cannot be used:\n.*holds the label values \[2\]"):
-        PreprocessedDataset(pairs, loading("image", "label"), tmp_path / "cache", class_count=2)
+        PreprocessedDataset(pairs, pair_cache(tmp_path, class_count=2))
 
 
 def test_images_alone_are_taken_with_one_key(pairs, tmp_path):
     images = [{"image": pair["image"]} for pair in pairs]
-    dataset = PreprocessedDataset(images, loading("image"), tmp_path / "cache", keys=("image",))
+    dataset = PreprocessedDataset(images, VolumeCache(loading("image"), tmp_path / "cache"))
     assert set(dataset[0]) == {"image"}
 
 
@@ -333,8 +344,7 @@ def test_real_ct_volumes_become_slabs(real_data, tmp_path):
     from desd_components import find_scans
 
     (record,) = [r for r in find_scans(real_data / "ct_tcia_2p5mm") if "riderpilot" in r["image"]]
-    dataset = ContextDataset(
-        [record], loading("image"), tmp_path, (96, 96, 16), SCALE, slab_depth=24, slab_stride=12, trim_wider_than=320
-    )
+    cache = VolumeCache(loading("image"), tmp_path)
+    dataset = ContextDataset([record], cache, (96, 96, 16), SCALE, slab_depth=24, slab_stride=12, trim_wider_than=320)
     assert [row[3] for row in dataset.slabs.tolist()] == [0, 6]
     assert dataset[0]["image"].shape[0] == 1 and dataset[0]["image"].shape[3] == 24

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 
 import pytest
 from scan_files import write_json, write_label, write_pairs, write_scan
 
 from desd_components import UserError, find_labelled, with_background
-from desd_components.scans.records import case_ids
+from desd_components.scans.labelled import label_subset
+from desd_components.scans.names import case_ids
 
 CASES = [f"case_{number:02d}" for number in range(10)]
 
@@ -72,6 +74,13 @@ def test_label_subsets_of_one_seed_are_nested(tmp_path):
     ]
     assert [len(subset) for subset in subsets] == list(range(1, 9))
     assert all(small < large for small, large in itertools.pairwise(subsets))
+
+
+def test_a_large_label_subset_is_drawn_in_a_moment():
+    records = [{"image": f"{number:06d}.nii.gz", "label": f"{number:06d}_seg.nii.gz"} for number in range(20_000)]
+    started = time.process_time()
+    assert len({record["image"] for record in label_subset(records, 10_000, seed=1)}) == 10_000
+    assert time.process_time() - started < 2
 
 
 def test_the_label_subset_is_a_function_of_the_seed(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from bundle_runs import run_bundle, succeed
 from scan_files import loading, write_label, write_nifti, write_scan
 from torch.utils.data import DataLoader
 
-from desd_components import ContextDataset, LabelledData, UserError, usable_labelled, usable_records
+from desd_components import ContextDataset, LabelledData, UserError, VolumeCache, usable_labelled, usable_records
 from desd_components.base.errors import plain_message
 
 
@@ -24,8 +25,12 @@ def scans(folder: Path, good: int, bad: int = 0) -> list[dict]:
     return records + [{"image": str(write_nifti(folder / f"flat_{n}.nii.gz", constant))} for n in range(bad)]
 
 
+def cache_of(folder: Path, *keys: str) -> VolumeCache:
+    return VolumeCache(loading(*keys), folder / "cache", keys, class_count=2)
+
+
 def used(records: list[dict], folder: Path, choice: str = "skip") -> list[dict]:
-    return usable_records(records, loading("image"), folder / "cache", choice, folder / "run")
+    return usable_records(records, cache_of(folder, "image"), choice, folder / "run")
 
 
 def test_skipped_scans_are_left_out_counted_and_listed_with_their_reason(tmp_path, caplog):
@@ -79,10 +84,18 @@ def test_a_bad_label_leaves_its_pair_out_of_its_section_alone(tmp_path):
         values = 9 if number == 3 else 2
         record["label"] = str(write_label(tmp_path / f"label_{number}.nii.gz", (20, 20, 20), values))
     data = LabelledData(["background", "organ"], records[:2], records[2:])
-    left = usable_labelled(data, loading("image", "label"), tmp_path / "cache", "skip", tmp_path / "run")
+    left = usable_labelled(data, cache_of(tmp_path, "image", "label"), "skip", tmp_path / "run")
     assert (left.training, left.validation) == (records[:2], records[2:3])
     [entry] = json.loads((tmp_path / "run" / "quarantine.json").read_text())
     assert entry["file"] == records[3]["label"]
+
+
+def test_a_great_many_scans_are_told_apart_in_a_moment(tmp_path):
+    records = [{"image": f"{number}.nii.gz", "label": f"{number}_seg.nii.gz"} for number in range(115_000)]
+    data = LabelledData(["background", "organ"], records[:90_000], records[90_000:])
+    started = time.process_time()
+    assert usable_labelled(data, cache_of(tmp_path, "image", "label"), "stop", tmp_path / "run") == data
+    assert time.process_time() - started < 2
 
 
 def smoke(name: str, folder: Path, **settings: object) -> object:
@@ -92,7 +105,15 @@ def smoke(name: str, folder: Path, **settings: object) -> object:
 
 def test_a_pre_training_skips_as_it_is_told(tmp_path):
     scans(tmp_path / "data", good=3, bad=1)
-    done = succeed(smoke("desd_pretrain", tmp_path, on_bad_volume="skip", max_epochs=1, warmup_epochs=0))
+    done = succeed(
+        smoke(
+            "desd_pretrain",
+            tmp_path,
+            on_bad_volume="skip",
+            max_epochs=1,
+            **{"learning_rate_handler#schedule#warmup_steps": 0},
+        )
+    )
     assert "1 of 4 scans are left out" in done.stdout + done.stderr
     assert json.loads((tmp_path / "run" / "encoder.json").read_text())["volumes"] == 3
 
@@ -111,7 +132,7 @@ def test_a_fine_tuning_skips_as_it_is_told(tmp_path):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_volume_that_vanishes_from_the_cache_ends_the_run_in_one_line(tmp_path, num_workers):
-    dataset = ContextDataset(scans(tmp_path / "data", 2), loading("image"), tmp_path / "cache", [8, 8, 8], [1, 2])
+    dataset = ContextDataset(scans(tmp_path / "data", 2), cache_of(tmp_path, "image"), [8, 8, 8], [1, 2])
     shutil.rmtree(dataset.folders[1])
     with pytest.raises(UserError) as ended:
         list(DataLoader(dataset, num_workers=num_workers))
@@ -121,7 +142,7 @@ def test_a_volume_that_vanishes_from_the_cache_ends_the_run_in_one_line(tmp_path
 
 
 def test_a_volume_cut_short_in_the_cache_is_told_alike(tmp_path):
-    dataset = ContextDataset(scans(tmp_path / "data", 1), loading("image"), tmp_path / "cache", [8, 8, 8], [1, 2])
+    dataset = ContextDataset(scans(tmp_path / "data", 1), cache_of(tmp_path, "image"), [8, 8, 8], [1, 2])
     array = Path(dataset.folders[0], "image.npy")
     array.write_bytes(array.read_bytes()[:5000])
     with pytest.raises(UserError, match="cannot be read any more"):
@@ -133,4 +154,4 @@ def test_a_scan_that_vanishes_before_the_next_start_is_named(tmp_path):
     used(records, tmp_path)
     Path(records[1]["image"]).unlink()
     with pytest.raises(UserError, match=r"good_1.nii.gz: does not exist: mend the data list"):
-        ContextDataset(records, loading("image"), tmp_path / "cache", [8, 8, 8], [1, 2])
+        ContextDataset(records, cache_of(tmp_path, "image"), [8, 8, 8], [1, 2])

@@ -26,9 +26,8 @@ from ...base.errors import UserError
 from ...base.files import require_writable
 from ...base.processes import patiently_gathered, place
 from ..check import class_problem, file_problem, raise_problems, threaded
-from ..formats import FORMATS
+from ..names import Record, record_files
 from ..read import parts
-from ..records import Record, record_files
 from .entries import is_label, read_meta
 from .fingerprint import describe, flat_transforms
 from .making import EntryMaker
@@ -95,12 +94,9 @@ class VolumeCache:
         return self.cache_dir / self.transform_hash / name
 
     def prepare(self, records: Sequence[Record]) -> list[Path]:
-        """Make the entries that are missing, and return all of them in the order of the records.
+        """Make the entries that are missing, and return all of them in the order of the records: see `attempt`.
 
         Ranks of a process group share the work and meet at the end. Memory holds one volume per worker.
-
-        Args:
-            records: ``{"image": ...[, "label": ...]}``.
 
         Raises:
             UserError: listing every record that cannot be used, or when the disk is too small.
@@ -120,10 +116,14 @@ class VolumeCache:
             The entry of each record, None where there is none; and what is wrong with those that cannot be used.
 
         Raises:
-            UserError: when there is no record, one lacks a key, ``cache_dir`` cannot be used, or it is too small.
+            UserError: when a record lacks a key, ``cache_dir`` cannot be used, or the disk is too small.
         """
-        self._refuse_incomplete(records)
-        require_writable(self.cache_dir, "cache_dir")
+        lacking = [record for record in records if any(key not in record for key in self.keys)]
+        if lacking:
+            what = f"{len(lacking)} records lack one of {list(self.keys)}"
+            raise UserError(f"{record_files(lacking[0])}: {what}: add it.")
+        if records:
+            require_writable(self.cache_dir, "cache_dir")
         rank, world = place()
         folders, problems = self._folders(records)
         wanted = {folder: record for folder, record in zip(folders, records, strict=True) if folder is not None}
@@ -138,20 +138,12 @@ class VolumeCache:
             problems |= dict(patiently_gathered(_by_position(self._completed(good, rank == 0), folders)))
         return [None if n in problems else folder for n, folder in enumerate(folders)], dict(sorted(problems.items()))
 
-    def _refuse_incomplete(self, records: Sequence[Record]) -> None:
-        if not records:
-            raise UserError(f"there is no scan to work on: is dataset_dir right, and are its files {FORMATS}?")
-        lacking = [record for record in records if any(key not in record for key in self.keys)]
-        if lacking:
-            raise UserError(
-                f"{record_files(lacking[0])}: {len(lacking)} records lack one of {list(self.keys)}: add it."
-            )
-
     def _completed(self, good: dict[Path, Record], show: bool) -> dict[Path, str]:
         """What is wrong with entries that all processes have made; what this one cannot see is made here."""
         left = {folder: record for folder, record in good.items() if not folder.exists()}  # on another machine's disk
         problems = self._make(left, show)
-        return problems | self._meta_problems({folder: good[folder] for folder in good if folder not in problems})
+        told = {folder: self._meta_problem(folder, good[folder]) for folder in good if folder not in problems}
+        return problems | {folder: line for folder, line in told.items() if line}
 
     def _folders(self, records: Sequence[Record]) -> tuple[list[Path | None], dict[int, str]]:
         folders: list[Path | None] = []
@@ -182,32 +174,21 @@ class VolumeCache:
         if not sizes:
             return []
         need, free = len(records) * sum(sizes) / len(sizes), shutil.disk_usage(self.cache_dir).free
-        logger.log(
-            logging.INFO if say else logging.DEBUG,
-            "preprocessing %d volumes into %s: about %s of disk needed, %s free",
-            len(records), self.cache_dir, readable(need), readable(free),
-        )  # fmt: skip
-        if need <= free:
-            return []
-        return [
-            f"{self.cache_dir}: the preprocessed volumes need about {readable(need)}, but {readable(free)} are free: "
-            "set `cache_dir` to a larger disk, set `cache_dtype: float16`, or choose a coarser spacing."
-        ]
+        told = f"preprocessing {len(records)} volumes into {self.cache_dir}: about {readable(need)} of disk needed"
+        logger.log(logging.INFO if say else logging.DEBUG, "%s, %s free", told, readable(free))
+        remedy = "set `cache_dir` to a larger disk, set `cache_dtype: float16`, or choose a coarser spacing."
+        line = f"the preprocessed volumes need about {readable(need)}, but {readable(free)} are free: {remedy}"
+        return [f"{self.cache_dir}: {line}"] if need > free else []
 
-    def _meta_problems(self, wanted: dict[Path, Record]) -> dict[Path, str]:
-        """What the settings of this run find wrong with entries that an earlier run made."""
-        problems: dict[Path, str] = {}
-        for folder, record in wanted.items():
-            meta = read_meta(folder)
-            for key in self.keys:
-                file, found = record_files(record, (key,))[0], None
-                if is_label(key):
-                    found = class_problem(file, meta[key]["values"], self.class_count)
-                elif meta[key]["shape"][0] != self.in_channels:
-                    found = f"{file}: has {meta[key]['shape'][0]} channels, in_channels is {self.in_channels}: set it."
-                if found:
-                    problems.setdefault(folder, found)
-        return problems
+    def _meta_problem(self, folder: Path, record: Record) -> str | None:
+        """What the settings of this run find wrong with an entry that an earlier run may have made."""
+        for key, known in read_meta(folder).items():
+            file, channels = record_files(record, (key,))[0], known["shape"][0]
+            if is_label(key) and (found := class_problem(file, known["values"], self.class_count)):
+                return found
+            if not is_label(key) and channels != self.in_channels:
+                return f"{file}: has {channels} channels, in_channels is {self.in_channels}: set it."
+        return None
 
 
 def _by_position(problems: dict[Path, str], folders: Sequence[Path | None]) -> list[tuple[int, str]]:

@@ -1,6 +1,6 @@
 """One preprocessed volume on disk: a folder with an ``.npy`` per key, read through a memory map, and ``meta.json``.
 
-`desd_components.cache` makes these entries; the datasets read them, box by box, for as long as a run lasts.
+`desd_components.scans.cache.making` makes them; the datasets read them, box by box, for as long as a run lasts.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from monai.data import MetaTensor
 
 from ...base.errors import UserError, one_line
 
@@ -21,11 +19,6 @@ META_FILE = "meta.json"
 def is_label(key: str) -> bool:
     """Whether an entry holds class numbers, by its name."""
     return key.startswith("label")
-
-
-def to_numpy(value: Any) -> np.ndarray:
-    """A tensor or array as a numpy array without copying."""
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
 def open_array(folder: str | Path, key: str, mode: Literal["r", "c"] = "r") -> np.ndarray:
@@ -52,10 +45,9 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
         UserError: when the entry is gone or damaged.
     """
     try:
-        meta: dict[str, Any] = json.loads((Path(folder) / META_FILE).read_text(encoding="utf-8"))
+        return dict(json.loads((Path(folder) / META_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise _gone(folder, error) from error
-    return meta
 
 
 def _gone(folder: str | Path, error: Exception) -> UserError:
@@ -65,15 +57,3 @@ def _gone(folder: str | Path, error: Exception) -> UserError:
         "during the run? Delete the folder if it still exists, and start the same command again: it makes what is "
         "missing and goes on from its last state."
     )
-
-
-def described(array: np.ndarray, value: Any, source: list[str]) -> dict[str, Any]:
-    """What ``meta.json`` says of an array: shape, type, affine, the files it comes from, and how they were read."""
-    meta: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype), "source": source}
-    if isinstance(value, MetaTensor):
-        meta |= {key: str(value.meta[key]) for key in ("reader", "warnings") if value.meta.get(key)}
-        meta["affine"] = np.asarray(value.affine, dtype=np.float64).tolist()
-        original = value.meta.get("original_affine")
-        if original is not None:
-            meta["original_affine"] = np.asarray(original, dtype=np.float64).tolist()
-    return meta

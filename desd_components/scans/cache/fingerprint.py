@@ -69,19 +69,12 @@ def _code(code: CodeType) -> list[Any]:
 
 
 def flat_transforms(transform: Any) -> list[Any]:
-    """A transform, list of them or (nested) Compose as one flat list.
+    """A transform, a list of them or a Compose, nested or not, as one flat list.
 
     Raises:
         UserError: when one of them is random, since its draw would be frozen into the cache.
     """
-    if isinstance(transform, Compose):
-        transforms = list(transform.flatten().transforms)
-    else:
-        transforms = [
-            each
-            for part in (transform if isinstance(transform, list | tuple) else [transform])
-            for each in (flat_transforms(part) if isinstance(part, Compose) else [part])
-        ]
+    transforms = list(Compose(transform).flatten().transforms)
     random = next((each for each in transforms if isinstance(each, Randomizable)), None)
     if random is not None:
         raise UserError(

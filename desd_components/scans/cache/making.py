@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd
 
 from ...base.errors import UserError, chain_of, innermost_user_error, one_line
 from ..check import header_problem, label_values, raw_problem, unreadable
+from ..names import Record, record_files
 from ..read import open_volume
-from ..records import Record, record_files
-from .entries import META_FILE, described, is_label, to_numpy
+from .entries import META_FILE, is_label
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class EntryMaker:
         record = {key: record[key] for key in self.keys}
         try:
             result = self._preprocessed(record, self._loaded(record))
-            arrays = {key: self._stored(_first_file(record, key), key, to_numpy(result[key])) for key in self.keys}
+            arrays = {key: self._stored(_first_file(record, key), key, _to_numpy(result[key])) for key in self.keys}
             meta = {key: self._described(record, key, arrays[key], result[key]) for key in self.keys}
             self._write(folder, arrays, meta)
         except UserError as refused:
@@ -78,26 +79,24 @@ class EntryMaker:
             value = loaded[key]
             if not isinstance(value, np.ndarray | torch.Tensor):
                 continue  # the transform does not begin with LoadImaged: the result alone is checked
-            if found := raw_problem(_first_file(record, key), to_numpy(value), is_label(key)):
+            if found := raw_problem(_first_file(record, key), _to_numpy(value), is_label(key)):
                 raise UserError(found)
         return loaded
 
     def _preprocessed(self, record: Record, loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
         try:
-            result: Mapping[Any, Any] = self.steps()[1](loaded)
+            return dict(self.steps()[1](loaded))
         except Exception as error:
-            file = record_files(record, self.keys)[0]
+            what = f"preprocessing failed ({one_line(error)})"
             raise UserError(
-                f"{file}: preprocessing failed ({one_line(error)}): leave it out, or change the preprocessing."
+                f"{_first_file(record, self.keys[0])}: {what}: leave it out, or change the preprocessing."
             ) from error
-        return result
 
     def _stored(self, file: str, key: str, array: np.ndarray) -> np.ndarray:
         """A preprocessed array (C, X, Y, Z) in the type it is stored with."""
         if array.ndim != 4:
-            raise UserError(
-                f"{file}: is {array.shape} after the preprocessing, not (C, X, Y, Z): add EnsureChannelFirstd."
-            )
+            what = f"is {array.shape} after the preprocessing, not (C, X, Y, Z)"
+            raise UserError(f"{file}: {what}: add EnsureChannelFirstd.")
         if found := raw_problem(file, array, is_label(key)):
             raise UserError(f"{found[:-1]} (seen after the preprocessing).")
         if is_label(key):
@@ -105,13 +104,18 @@ class EntryMaker:
         with np.errstate(over="ignore"):  # found below
             stored = array.astype(self.dtype)
         if not np.isfinite(stored).all():
-            raise UserError(
-                f"{file}: reaches {np.abs(array).max():.3g}, too much for float16: set cache_dtype: float32."
-            )
+            high = f"{np.abs(array).max():.3g}"
+            raise UserError(f"{file}: reaches {high}, too much for float16: set cache_dtype: float32.")
         return stored
 
     def _described(self, record: Record, key: str, array: np.ndarray, result: Any) -> dict[str, Any]:
-        meta = described(array, result, record_files(record, (key,)))
+        """What ``meta.json`` says of an array: shape, type, affine, the files it comes from, and how they were read."""
+        source = record_files(record, (key,))
+        meta: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype), "source": source}
+        if isinstance(result, MetaTensor):
+            meta |= {name: str(result.meta[name]) for name in ("reader", "warnings") if result.meta.get(name)}
+            affines = {"affine": result.affine, "original_affine": result.meta.get("original_affine")}
+            meta |= {name: np.asarray(a, np.float64).tolist() for name, a in affines.items() if a is not None}
         if is_label(key):
             meta["values"] = label_values(array)
         if "warnings" in meta:
@@ -154,6 +158,11 @@ class EntryMaker:
             extent = np.round((extent - 1) * spacing / wanted) + 1
         labels = sum(map(is_label, self.keys))
         return int(extent.prod() * ((len(self.keys) - labels) * self.in_channels * self.dtype.itemsize + labels))
+
+
+def _to_numpy(value: Any) -> np.ndarray:
+    """A tensor or array as a numpy array without copying."""
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
 def _first_file(record: Record, key: str) -> str:

@@ -19,7 +19,8 @@ from monai.data import FolderLayoutBase
 from monai.transforms import MapTransform
 
 from ...base.errors import UserError
-from ..volume import needed, to_ras
+from ...base.version import __version__
+from ..volume import optional_module, to_ras
 from .series import series_at
 from .slices import Slice, files_of, read_dicom
 from .volume import stack_of
@@ -46,49 +47,38 @@ def write_dicom_seg(
     Raises:
         UserError: when the series' headers lack what a segmentation has to refer to, or highdicom is not installed.
     """
-    highdicom = needed("highdicom", scan, "writing DICOM-SEG")
+    highdicom = optional_module("highdicom", scan, "writing DICOM-SEG")
     logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of every module of headers that it copies
-    from ...base.version import __version__
-
     slices = _as_referred_to(scan, stack_of(series_at(scan)).slices)
     headers, name = _headers(scan, files_of(slices)), "DeSD segmentation"
+    maker = {"manufacturer": "desd_components", "manufacturer_model_name": name, "software_versions": __version__}
     try:
         segmentation = highdicom.seg.Segmentation(
             source_images=headers,
             pixel_array=labels_on_slices(labels, affine, slices),
             segmentation_type="BINARY",
-            segment_descriptions=_segments(highdicom, class_names, name, __version__),
+            segment_descriptions=_segments(highdicom, class_names, name),
             series_instance_uid=highdicom.UID(),
             series_number=SERIES_NUMBER,
             sop_instance_uid=highdicom.UID(),
             instance_number=1,
-            manufacturer="desd_components",
-            manufacturer_model_name=name,
-            software_versions=__version__,
             device_serial_number="1",
             series_description=name,
+            **maker,
         )
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # of headers that lack something
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(
-            f"{scan}: highdicom makes no DICOM-SEG of it ({reason}); its labels are written as NIfTI alone."
-        ) from error
+        what = f"highdicom makes no DICOM-SEG of it ({' '.join(str(error).split())[:160]})"
+        raise UserError(f"{scan}: {what}; its labels are written as NIfTI alone.") from error
     segmentation.save_as(path)
 
 
 def _as_referred_to(scan: str, slices: Sequence[Slice]) -> Sequence[Slice]:
-    """The slices in the order in which highdicom counts them: the frames of one file, or one slice of each of many.
-
-    Raises:
-        UserError: when there are several files of frames.
-    """
+    """The slices in the order in which highdicom counts them: the frames of one file, or one slice of each of many."""
     if all(one.frame is None for one in slices):
         return slices
     if len(files_of(slices)) > 1:
-        raise UserError(
-            f"{scan}: consists of several multi-frame files, to which no DICOM-SEG is written; its labels are written "
-            "as NIfTI alone."
-        )
+        what = "consists of several multi-frame files, to which no DICOM-SEG is written"
+        raise UserError(f"{scan}: {what}; its labels are written as NIfTI alone.")
     return sorted(slices, key=lambda one: one.frame or 0)
 
 
@@ -122,8 +112,8 @@ def _headers(scan: str, files: Sequence[str]) -> list[Any]:
     """The headers of the files, with their identity where the file's own preamble alone holds it."""
     headers = [read_dicom(file, file, stop_before_pixels=True) for file in files]
     for header in headers:
-        header.SOPClassUID = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-        header.SOPInstanceUID = header.get("SOPInstanceUID") or header.file_meta.get("MediaStorageSOPInstanceUID")
+        for name in ("SOPClassUID", "SOPInstanceUID"):
+            setattr(header, name, header.get(name) or header.file_meta.get(f"MediaStorage{name}"))
     absent = [name for name in _REFERRED if not headers[0].get(name)]
     if absent:
         raise UserError(
@@ -133,11 +123,11 @@ def _headers(scan: str, files: Sequence[str]) -> list[Any]:
     return headers
 
 
-def _segments(highdicom: Any, class_names: Sequence[str], name: str, version: str) -> list[Any]:
-    coding = needed("pydicom.sr.coding", name, "writing DICOM-SEG")
+def _segments(highdicom: Any, class_names: Sequence[str], name: str) -> list[Any]:
+    coding = optional_module("pydicom.sr.coding", name, "writing DICOM-SEG")
     structure = coding.Code("123037004", "SCT", "Anatomical Structure")
     network = coding.Code("123109", "DCM", "Artificial Intelligence")
-    algorithm = highdicom.AlgorithmIdentificationSequence(name=name, family=network, version=version)
+    algorithm = highdicom.AlgorithmIdentificationSequence(name=name, family=network, version=__version__)
     return [
         highdicom.seg.SegmentDescription(
             segment_number=value,
@@ -147,8 +137,7 @@ def _segments(highdicom: Any, class_names: Sequence[str], name: str, version: st
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm,
         )
-        for value, class_name in enumerate(class_names)
-        if value > 0
+        for value, class_name in enumerate(class_names[1:], start=1)
     ]
 
 

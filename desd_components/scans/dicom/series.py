@@ -12,25 +12,18 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ...base.errors import UserError
-from ..volume import needed
+from ..formats import may_be_dicom
+from ..volume import optional_module
 from .slices import TAGS, Slice, files_of, read_dicom, slices_of
 
 logger = logging.getLogger(__name__)
 
 
-DICOM_SUFFIXES = (".dcm", ".ima")
-# files that people keep beside scans; the first bytes of anything else are looked at
-_OTHER_SUFFIXES = (
-    ".nii", ".gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".raw", ".json", ".txt", ".csv", ".tsv", ".md", ".png", ".jpg",
-    ".xml", ".npy", ".npz", ".zip", ".pt", ".py", ".yaml", ".yml", ".pdf", ".log",
-)  # fmt: skip
-# tags (0002,0000), (0008,0000), (0008,0005), (0008,0008): the first of a file without preamble, as they lie there
-_FIRST_ELEMENTS = (b"\2\0\0\0", b"\x08\0\0\0", b"\x08\0\5\0", b"\x08\0\x08\0")
 _NO_SLICES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "DOC", "FID"}  # modalities
 _TAGS = ["SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "ImageType", *TAGS]
 _REMEMBERED_FOLDERS = 64
@@ -70,28 +63,6 @@ class Series:
         """In a message: what it is, and the file to name it by."""
         words = f"series {self.number or '?'} {self.description}".strip()
         return f"{words} ({len(self.slices)} slices, {os.path.basename(self.slices[0].file)})"
-
-
-def may_be_dicom(file: str) -> bool:
-    """Whether a file is worth a look: by its suffix, or by how it begins."""
-    lower = file.lower()
-    if lower.endswith(DICOM_SUFFIXES):
-        return True
-    return not lower.endswith(_OTHER_SUFFIXES) and is_dicom(file)
-
-
-def is_dicom(file: str) -> bool:
-    """Whether a file bears DICOM's suffix or mark, or begins as DICOM does where the mark was left out."""
-    if file.lower().endswith(DICOM_SUFFIXES):
-        return os.path.isfile(file)
-    if not os.path.isfile(file):  # a named pipe would be waited for, without end
-        return False
-    try:
-        with open(file, "rb") as stream:
-            start = stream.read(132)
-            return start[128:] == b"DICM" or start[:4] in _FIRST_ELEMENTS
-    except OSError:
-        return False
 
 
 def series_paths(folder: str | Path) -> list[Path]:
@@ -148,16 +119,14 @@ def _series_in(folder: str, changed: int) -> tuple[Series, ...]:
     headers = {file: _header(file) for file in files if os.path.isfile(file) and may_be_dicom(file)}
     unreadable = tuple(file for file, header in headers.items() if header is None)
     _tell_left_out(folder, unreadable, [header for header in headers.values() if isinstance(header, str)])
-    groups: dict[str, list[_Header]] = {}
-    for header in headers.values():
-        if isinstance(header, _Header):
-            groups.setdefault(header.uid, []).append(header)
-    slices = {uid: tuple(one for header in group for one in header.slices) for uid, group in groups.items()}
-    alone = sum(len(found) > 1 for found in slices.values()) == 1
-    return tuple(
-        Series(_path_of(slices[uid], folder, alone), uid, first.number, first.description, slices[uid], unreadable)
-        for uid, (first, *_) in groups.items()
-    )
+    groups: dict[str, list[Series]] = {}
+    for part in headers.values():
+        if isinstance(part, Series):
+            groups.setdefault(part.uid, []).append(part)
+    slices = {uid: tuple(one for part in group for one in part.slices) for uid, group in groups.items()}
+    known = [replace(group[0], slices=slices[uid], unreadable=unreadable) for uid, group in groups.items()]
+    alone = sum(series.is_volume for series in known) == 1
+    return tuple(replace(series, path=folder) if alone and series.is_volume else series for series in known)
 
 
 def _tell_left_out(folder: str, unreadable: Sequence[str], reasons: Sequence[str]) -> None:
@@ -168,23 +137,9 @@ def _tell_left_out(folder: str, unreadable: Sequence[str], reasons: Sequence[str
         logger.warning("%s: %d files look like DICOM and cannot be read (first: %s)", folder, len(unreadable), first)
 
 
-def _path_of(slices: Sequence[Slice], folder: str, alone: bool) -> str:
-    """The folder, for the only volume in it; otherwise the first file."""
-    return folder if alone and len(slices) > 1 else slices[0].file
-
-
-class _Header(NamedTuple):
-    """The slices of a file, and what it says of its series."""
-
-    uid: str
-    number: str
-    description: str
-    slices: tuple[Slice, ...]
-
-
-def _header(file: str) -> _Header | str | None:
-    """What a file says of itself; why it is no slice, in words; or None for what cannot be read."""
-    pydicom = needed("pydicom", file, "reading DICOM")
+def _header(file: str) -> Series | str | None:
+    """The part of its series that a file holds; why it is no slice, in words; or None for what cannot be read."""
+    pydicom = optional_module("pydicom", file, "reading DICOM")
     try:
         with open(file, "rb") as stream:
             header = read_dicom(stream, file, stop_before_pixels=True, specific_tags=_TAGS)
@@ -193,10 +148,8 @@ def _header(file: str) -> _Header | str | None:
             has_pixels = "PixelData" in read_dicom(file, file)  # a deflated file is read to its end either way
         if reason := _no_slice(header):
             return reason
-        uid, number, words = (
-            str(header.get(f"Series{name}") or "") for name in ("InstanceUID", "Number", "Description")
-        )
-        return _Header(uid, number, words, slices_of(file, header, has_pixels))
+        told = [str(header.get(f"Series{name}") or "") for name in ("InstanceUID", "Number", "Description")]
+        return Series(file, told[0], told[1], told[2], slices_of(file, header, has_pixels))
     except (pydicom.errors.InvalidDicomError, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError):
         return None
 

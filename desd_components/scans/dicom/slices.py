@@ -7,13 +7,13 @@ frames (stacks, phases, echoes) is not looked at, for positions and directions t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...base.errors import UserError
-from ..volume import MissingPackage, needed
+from ..volume import MissingPackage, optional_module
 
 #: what `slices_of` reads of a header
 TAGS = [
@@ -69,7 +69,7 @@ def read_dicom(source: Any, file: str, **options: Any) -> Any:
     Raises:
         pydicom.errors.InvalidDicomError: when it is no DICOM object.
     """
-    pydicom = needed("pydicom", file, "reading DICOM")
+    pydicom = optional_module("pydicom", file, "reading DICOM")
     data = pydicom.dcmread(source, force=True, **options)
     if data.preamble is None and not ("Rows" in data or "SOPClassUID" in data):
         raise pydicom.errors.InvalidDicomError(f"{file} has neither DICOM's mark nor its elements")
@@ -93,9 +93,9 @@ def _slice(file: str, header: Any, frame: int | None, has_pixels: bool) -> Slice
         file,
         frame,
         str(header.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""),
-        _numbers(position, 3),
-        _directions(_numbers(orientation, 6)),
-        _positive(_numbers(spacing, 2)),
+        _numbers(position, 3, bool),
+        _numbers(orientation, 6, _perpendicular),
+        _numbers(spacing, 2, lambda values: min(values) > 0),
         (int(header.Rows), int(header.Columns)),
         int(header.get("SamplesPerPixel") or 1),
         str(meta.get("TransferSyntaxUID") or ""),
@@ -118,21 +118,16 @@ def _group(header: Any, frame: int, name: str) -> Any:
     return None
 
 
-def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
+def _numbers(value: Any, count: int, good: Callable[[tuple[float, ...]], bool]) -> tuple[float, ...] | None:
+    """So many finite numbers of which something is true; None for anything else."""
     numbers = tuple(float(number) for number in value) if value is not None and len(value) == count else None
-    return numbers if numbers is not None and np.isfinite(numbers).all() else None
+    return numbers if numbers is not None and np.isfinite(numbers).all() and good(numbers) else None
 
 
-def _directions(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
-    """The two directions, if they are unit vectors at a right angle: any others make no grid."""
-    if values is None:
-        return None
+def _perpendicular(values: tuple[float, ...]) -> bool:
+    """Whether two directions are unit vectors at a right angle: any others make no grid."""
     vectors = np.reshape(values, (2, 3))
-    return values if np.abs(vectors @ vectors.T - np.eye(2)).max() <= _DIRECTION_TOLERANCE else None
-
-
-def _positive(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
-    return values if values is not None and min(values) > 0 else None
+    return bool(np.abs(vectors @ vectors.T - np.eye(2)).max() <= _DIRECTION_TOLERANCE)
 
 
 def opened(file: str) -> Any:
@@ -159,7 +154,7 @@ def slice_values(dataset: Any, one: Slice) -> np.ndarray:
     Raises:
         UserError: when they cannot be decoded.
     """
-    pixels = needed("pydicom.pixels", one.file, "reading DICOM")
+    pixels = optional_module("pydicom.pixels", one.file, "reading DICOM")
     rescaling = None if one.frame is None else _group(dataset, one.frame, "PixelValueTransformationSequence")
     try:
         stored = pixels.pixel_array(dataset, index=one.frame or 0)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...base.errors import UserError
-from ..volume import Volume, needed, to_ras
+from ..volume import Volume, optional_module, to_ras
 from .series import Series
 from .slices import Slice, files_of, opened, slice_values
 
@@ -55,10 +55,8 @@ def dicom_volume(series: Series) -> Volume:
         UserError: when it is no volume; one line that names it.
     """
     stack = stack_of(series)
-    affine = to_ras(stack.affine)
-    return Volume(
-        series.path, "DICOM", stack.shape, affine, np.dtype(np.float32), lambda: _voxels(stack), stack.warnings
-    )
+    affine, dtype = to_ras(stack.affine), np.dtype(np.float32)
+    return Volume(series.path, "DICOM", stack.shape, affine, dtype, lambda: _voxels(stack), stack.warnings)
 
 
 def stack_of(series: Series) -> Stack:
@@ -107,10 +105,9 @@ def _without_copies(series: Series) -> tuple[list[Slice], list[str]]:
 
 def _refuse_what_is_no_volume(path: str, slices: Sequence[Slice]) -> None:
     """What has no pixels, no place in space, or another grid than its neighbours."""
-    if found := _no_pixels(slices) or _mixed(slices) or _not_readable(slices):
+    single = "is a single slice, not a volume: leave it out, or put its series beside it." if len(slices) < 2 else None
+    if found := _no_pixels(slices) or _mixed(slices) or _not_readable(slices) or single:
         raise UserError(f"{path}: {found}")
-    if len(slices) < 2:
-        raise UserError(f"{path}: is a single slice, not a volume: leave it out, or put its series beside it.")
 
 
 def _no_pixels(slices: Sequence[Slice]) -> str | None:
@@ -151,7 +148,7 @@ def _not_readable(slices: Sequence[Slice]) -> str | None:
     """Colours, and pixels that no installed package can decode, in any of the slices."""
     if any(one.samples > 1 for one in slices):
         return "holds RGB pixels, not one value per pixel: leave it out."
-    pydicom = needed("pydicom", slices[0].file, "reading DICOM")
+    pydicom = optional_module("pydicom", slices[0].file, "reading DICOM")
     for uid in map(pydicom.uid.UID, dict.fromkeys(one.syntax for one in slices)):
         try:
             decoder = pydicom.pixels.get_decoder(uid)
@@ -163,11 +160,7 @@ def _not_readable(slices: Sequence[Slice]) -> str | None:
 
 
 def _grid_along(path: str, heights: np.ndarray, remedy: str) -> tuple[float, int, list[str]]:
-    """Step (mm) and count of the grid's planes, and a warning where slices are missing or uneven.
-
-    Raises:
-        UserError: when several slices share a position, or a gap is too wide to be filled.
-    """
+    """Step (mm) and count of the grid's planes, and a warning where slices are missing or uneven."""
     gaps = np.diff(heights)
     step = float(np.median(gaps))
     _refuse_gaps(path, gaps, step, remedy)
@@ -219,11 +212,7 @@ def _tilt(moved: np.ndarray, heights: np.ndarray, between: np.ndarray) -> tuple[
 
 
 def _voxels(stack: Stack) -> np.ndarray:
-    """All slices, rescaled and on the grid: (X, Y, Z) float32.
-
-    Raises:
-        UserError: when a slice cannot be decoded.
-    """
+    """All slices, rescaled and on the grid: (X, Y, Z) float32."""
     dataset = functools.lru_cache(maxsize=1)(opened)  # the next slice may be another frame of the same file
     plane = functools.lru_cache(maxsize=2)(lambda n: _plane(stack, n, dataset(stack.slices[n].file)))
     voxels = np.empty(stack.shape, dtype=np.float32, order="F")  # so that a slice is written in one go

@@ -144,10 +144,11 @@ def predicted_runs(study: Study, records: Sequence[Record]) -> list[Run]:
 
 def predicted_cases(places: Places, study: Study, arms: Sequence[str]) -> list[Case]:
     """Test cases that every arm has segmented."""
-    from desd_components import find_labelled
+    from desd_components import find_labelled, require_scans
 
     reading = {name: study.common[name] for name in ("class_names", "in_channels") if name in study.common}
     labelled = find_labelled(places.data, data_split=places.split, val_fraction=0.0, **reading)
+    require_scans(places.data, labelled.training)
     folders = {arm: places.predictions / arm for arm in arms}
     found = [find_case(record, labelled.case_names, folders) for record in labelled.test] if arms else []
     return [case for case in found if case is not None]

@@ -31,6 +31,7 @@ from desd_components.distillation.views.make import MultiViews, PrepareViews, Vi
 from desd_components.health.collapse import CollapseHandler
 from desd_components.health.monitor import DistillationMonitor
 from desd_components.health.skipping import SkipNonFiniteHandler
+from desd_components.scans.cache.cache import VolumeCache
 from desd_components.scans.datasets import ContextDataset
 from desd_components.scans.loading import EpochSampler, collate_contexts
 
@@ -87,7 +88,9 @@ def contexts(records: list[dict[str, str]], cache: Path, seed: int, repeats: int
     """
     load = [LoadImaged("image"), EnsureChannelFirstd("image"), Orientationd("image", axcodes="RAS", labels=None)]
     preprocessing = Compose([*load, NormalizeIntensityd("image")])
-    return ContextDataset(records, preprocessing, cache, VIEW_SIZE, [1.2, 1.5], samples_per_volume=repeats, seed=seed)
+    return ContextDataset(
+        records, VolumeCache(preprocessing, cache), VIEW_SIZE, [1.2, 1.5], samples_per_volume=repeats, seed=seed
+    )
 
 
 def recipe() -> ViewRecipe:

@@ -1,0 +1,53 @@
+"""Hashes of the scans that a run was given: by which another run, or the same run resumed, knows them again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+
+from .names import Record, files_of, record_files
+from .read import parts
+
+SAMPLE = 16_384  # bytes of a file that are read where it begins, in its middle and at its end
+
+
+def records_hash(sections: Mapping[str, Sequence[Record]]) -> str:
+    """A hash of what a run was given: section, names and sizes of all files; the place of the data does not enter."""
+    everything = [file for records in sections.values() for file in files_of(records)]
+    root = os.path.commonpath([os.path.dirname(file) for file in everything]) if everything else ""
+    lines = [
+        json.dumps([section, [(os.path.relpath(file, root), _size(file)) for file in record_files(record)]])
+        for section, records in sections.items()
+        for record in records
+    ]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def data_fingerprint(sections: Mapping[str, Sequence[Record]]) -> str:
+    """How many scans a run was given, and a hash that also tells when their voxels have changed: for its state.
+
+    It reads 16 kB at the beginning, in the middle and at the end of each file; of a series, of three slices.
+    """
+    found = hashlib.sha256(records_hash(sections).encode())
+    everything = [file for records in sections.values() for file in files_of(records)]
+    for file in sorted(filter(os.path.exists, everything)):
+        whole = parts(file)
+        for part in (whole[0], whole[len(whole) // 2], whole[-1]):
+            found.update(_sample(part))
+    return f"{sum(map(len, sections.values()))} scans, contents {found.hexdigest()[:12]}"
+
+
+def _sample(file: str) -> bytes:
+    size, read = os.path.getsize(file), []
+    with open(file, "rb") as stream:
+        for start in (0, (size - SAMPLE) // 2, size - SAMPLE):
+            stream.seek(max(0, start))
+            read.append(stream.read(SAMPLE))
+    return b"".join(read)
+
+
+def _size(file: str) -> int:
+    """Bytes of a scan, of all slices where it is a series; -1 where it is missing."""
+    return sum(map(os.path.getsize, parts(file))) if os.path.exists(file) else -1

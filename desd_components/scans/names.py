@@ -1,0 +1,146 @@
+"""What scans are called, in a message and in a split file, told apart within one data set; and names of classes."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..base.errors import UserError
+from .formats import stem, without_suffix
+
+Record = dict[str, Any]  # {"image": path or list of paths, one per channel[, "label": path]}, as MONAI takes it
+_CHANNEL_SUFFIX = re.compile(r"_\d{4}$")  # nnU-Net's file names: case_0000, case_0001, ... one file per channel
+
+
+def record_files(record: Record, keys: Sequence[str] = ("image", "label")) -> list[str]:
+    """All files of a record, in the order of ``keys``; an image of several files gives several."""
+    entries = [record[key] for key in keys if record.get(key) is not None]
+    return [str(file) for entry in entries for file in (entry if isinstance(entry, list | tuple) else [entry])]
+
+
+def files_of(records: Iterable[Record]) -> list[str]:
+    """All files of all records, in order."""
+    return [file for record in records for file in record_files(record)]
+
+
+def path_tails(path: str | Path) -> list[str]:
+    """``c.nii``, ``b/c.nii``, ``a/b/c.nii`` of ``/a/b/c.nii``: all that a path may be called, the shortest first."""
+    parts = Path(path).relative_to(Path(path).anchor).parts
+    return ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+
+
+def _first_single(names: Sequence[str], counts: Counter[str]) -> str:
+    """The first name that at most one case has; the longest, where others have all of them."""
+    return next((name for name in names if counts[name] < 2), names[-1])
+
+
+def first_few(names: Sequence[str], count: int = 3) -> str:
+    """The first few names, for a message."""
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def first_names(paths: Iterable[str | Path], among: Iterable[str | Path] = (), count: int = 3) -> str:
+    """The first few file names, for a message, with as many folders as tell each from all others.
+
+    Args:
+        paths: of the files.
+        among: all files that they may be taken for, themselves as well or not.
+        count: how many are named.
+    """
+    files = [str(path) for path in paths]
+    counts = Counter(tail for file in {*files, *map(str, among)} for tail in path_tails(file))
+    named = [_first_single(path_tails(file), counts) for file in files[:count]]
+    return first_few([*named, *files[count:]], count)
+
+
+def without_channel(name: str) -> str:
+    """nnU-Net's case of a file's stem: ``case`` of ``case_0000``."""
+    return _CHANNEL_SUFFIX.sub("", name)
+
+
+def case_ids(record: Record) -> list[str]:
+    """The names under which a split file may list a record, the likeliest first."""
+    first = Path(record_files(record, ("image",))[0])
+    alone, *tails = [without_suffix(tail) for tail in path_tails(first)]
+    names = [alone, without_channel(alone), *tails[:1], first.parent.name, *tails[1:]]
+    if "label" in record:
+        names.insert(0, stem(record["label"]))
+    return list(dict.fromkeys(names))
+
+
+class CaseNames:
+    """Names for the cases of one data set, each fitting one case alone.
+
+    They hold for any part of the data: whoever scores three scans of a hundred calls them as the hundred do. A case
+    that cannot be mistaken for another keeps the short name of its file.
+
+    Args:
+        records: ``{"image": path or [path per channel][, "label": path]}`` of all cases; one may stand there twice. By
+            default none is known, and each case is called by its file alone.
+    """
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        cases = {tuple(record_files(record)): record for record in records}.values()
+        images = {record_files(record, ("image",))[0] for record in cases}
+        self._ids = Counter(name for record in cases for name in case_ids(record))
+        self._tails = Counter(tail for image in images for tail in path_tails(image))
+
+    def id(self, record: Record) -> str:
+        """The case id for a split file: the first of `case_ids` that names no other case."""
+        return _first_single(case_ids(record), self._ids)
+
+    def file(self, image: str | Path) -> str:
+        """The file of an image, or of its first channel: ``imaging.nii.gz``, or ``case_00000/imaging.nii.gz``."""
+        return _first_single(path_tails(image), self._tails)
+
+    def image(self, image: str | Path) -> str:
+        """The same without the suffix of the format, for people to read."""
+        return without_suffix(self.file(image))
+
+
+def with_background(class_names: Any, source: str = "class_names") -> list[str]:
+    """Class names by label value, background first, from what people write.
+
+    Args:
+        class_names: a list or a comma-separated string, with or without ``background`` in front; a dictionary
+            ``{"0": "background", ...}`` or ``{"background": 0, ...}``; or the number of classes beside the background.
+        source: named in the error.
+
+    Raises:
+        UserError: when the names are neither, are not distinct, or label values are not whole numbers from 0.
+    """
+    if isinstance(class_names, dict):
+        names = _names_from_dictionary(class_names, source)
+    elif isinstance(class_names, int) and not isinstance(class_names, bool) and class_names > 0:
+        names = [f"class_{value}" for value in range(1, class_names + 1)]
+    elif isinstance(class_names, str):
+        names = [name.strip() for name in class_names.split(",") if name.strip()]
+    elif isinstance(class_names, list | tuple) and all(isinstance(name, str) for name in class_names):
+        names = [name.strip() for name in class_names]
+    else:
+        raise UserError(f"{source} is {class_names!r}: give a list such as \"['liver','tumour']\".")
+    if not names or names[0].lower() != "background":
+        names = ["background", *names]
+    lowered = [name.lower() for name in names]
+    if len(set(lowered)) < len(names) or len(names) < 2:
+        raise UserError(f"{source}: {names} must be distinct, with at least one class beside the background: rename.")
+    return names
+
+
+def _names_from_dictionary(labels: dict[Any, Any], source: str) -> list[str]:
+    """Names by value; a value that nobody names between two that are named is called ``class_<value>``."""
+    by_value: dict[int, str] = {}
+    for pairs in ([(name, value) for value, name in labels.items()], list(labels.items())):
+        with contextlib.suppress(TypeError, ValueError):  # the other way round, then
+            by_value = by_value or {int(value): str(name) for name, value in pairs}
+    if not by_value or min(by_value) < 0 or len(by_value) < len(labels) or max(by_value) > 10000:
+        raise UserError(
+            f'{source}: the labels {labels} are not of the form {{"0": "background", "1": "liver"}}: mend them, or '
+            "name the classes with `--class_names \"['liver','tumour']\"`."
+        )
+    by_value[0] = "background"
+    return [by_value.get(value, f"class_{value}") for value in range(max(by_value) + 1)]
