@@ -52,11 +52,11 @@ def main(folder: str | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         if folder is None:
             write_scans(Path(temporary))
-        records = find_scans(folder or temporary)
-        require_scans(folder or temporary, records)
+        scans = find_scans(folder or temporary)
+        require_scans(folder or temporary, scans)
         started = time.perf_counter()
         dataset = ContextDataset(
-            records,
+            scans,
             VolumeCache(transforms.Compose(preprocessing()), Path(temporary) / "cache"),
             view_size=(96, 96, 16),
             context_scale=((1.4, 1.8), (1.4, 1.8), None),
@@ -64,12 +64,12 @@ def main(folder: str | None = None) -> None:
             slab_stride=12,
         )
         caching = time.perf_counter() - started
-        measure(dataset, records, caching)
+        measure(dataset, scans, caching)
 
 
-def measure(dataset: ContextDataset, records: list[dict], caching: float, rounds: int = 7) -> None:
+def measure(dataset: ContextDataset, scans: list[dict], caching: float, rounds: int = 7) -> None:
     """Read as many samples as there are scans, in turn with loading each scan once."""
-    samples = len(records)
+    samples = len(scans)
     epochs = iter(range(1, 10**6))
     load = transforms.Compose(preprocessing()[:2])
     load_and_preprocess = transforms.Compose(preprocessing())
@@ -81,12 +81,12 @@ def measure(dataset: ContextDataset, records: list[dict], caching: float, rounds
             dataset[SampleKey(epoch, int(index))]
 
     def load_whole() -> None:
-        for record in records:
-            load(dict(record))
+        for scan in scans:
+            load(dict(scan))
 
     def preprocess_whole() -> None:
-        for record in records:
-            load_and_preprocess(dict(record))
+        for scan in scans:
+            load_and_preprocess(dict(scan))
 
     contenders = {"box": read_contexts, "load": load_whole, "preprocess": preprocess_whole}
     seconds = time_in_turn(contenders, rounds, warmups=1)

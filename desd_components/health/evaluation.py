@@ -65,7 +65,7 @@ def probe_data(
         num_volumes: at most that many give neighbours; None takes all.
 
     Returns:
-        Without records where the folder has no usable labels; the log says why.
+        Without scans where the folder has no usable labels; the log says why.
     """
     try:
         data = find_labelled(dataset_dir, class_names, data_split=data_split, in_channels=in_channels, seed=seed)

@@ -17,7 +17,7 @@ import numpy as np
 from ..base.errors import UserError
 from ..runs.log import record_name
 from ..scans.formats import result_name
-from ..scans.names import CaseNames, Record, record_files
+from ..scans.names import CaseNames, Scan, scan_files
 from ..scans.read import open_volume
 
 #: what leaves records in a folder, by the beginning of their names; a training has none
@@ -93,21 +93,21 @@ class Case:
     predictions: dict[str, Path]
 
 
-def find_case(record: Record, names: CaseNames, folders: Mapping[str, Path]) -> Case | None:
-    """The case of a labelled record that every arm has segmented; None where a prediction is missing.
+def find_case(scan: Scan, names: CaseNames, folders: Mapping[str, Path]) -> Case | None:
+    """The case of a labelled scan that every arm has segmented; None where a prediction is missing.
 
     Args:
-        record: ``{"image": ..., "label": ...}``.
+        scan: ``{"image": ..., "label": ...}``.
         names: of the data that it belongs to.
         folders: by arm, where the results of its inference lie; a result bears the name of its scan.
     """
-    image = record_files(record, ("image",))[0]
+    image = scan_files(scan, ("image",))[0]
     result = PurePath(names.file(image)).with_name(result_name(image))
     found = {arm: sorted(folder.rglob(glob.escape(str(result)))) for arm, folder in folders.items()}
     if not all(found.values()):
         return None
     predictions = {arm: paths[0] for arm, paths in found.items()}
-    return Case(names.image(image), Path(image), Path(record["label"]), predictions)
+    return Case(names.image(image), Path(image), Path(scan["label"]), predictions)
 
 
 def is_run(folder: Path) -> bool:

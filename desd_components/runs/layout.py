@@ -13,14 +13,14 @@ from monai.data import FolderLayoutBase
 from ..base.errors import UserError
 from ..scans.formats import result_name, stem
 from ..scans.lists import data_list_sections, is_decathlon
-from ..scans.names import CaseNames, Record, record_files
+from ..scans.names import CaseNames, Scan, scan_files
 
 
 def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(path))  # not resolved: a link to a scan keeps its own name
 
 
-def scans_root(dataset_dir: str | Path, records: Sequence[Record]) -> Path:
+def scans_root(dataset_dir: str | Path, scans: Sequence[Scan]) -> Path:
     """The folder below which sub-folders are kept: `dataset_dir`, or what the scans of a list have in common.
 
     A Decathlon folder is a list, too: its ``imagesTr`` says nothing about a scan. A folder that tells a scan from
@@ -30,16 +30,16 @@ def scans_root(dataset_dir: str | Path, records: Sequence[Record]) -> Path:
     if path.is_dir() and not is_decathlon(path):
         return path
     names = CaseNames(_listed(path))
-    images = [_absolute(record_files(record, ("image",))[0]) for record in records]
+    images = [_absolute(scan_files(scan, ("image",))[0]) for scan in scans]
     return Path(os.path.commonpath([image.parents[names.file(image).count("/")] for image in images]))
 
 
-def _listed(path: Path) -> list[Record]:
-    """All records of a list or of a Decathlon folder; none of one scan."""
+def _listed(path: Path) -> list[Scan]:
+    """All scans of a list or of a Decathlon folder; none of one scan."""
     source = path / "dataset.json" if path.is_dir() else path
     if source.suffix != ".json":
         return []
-    return [record for part in data_list_sections(source).values() for record in part]
+    return [scan for part in data_list_sections(source).values() for scan in part]
 
 
 class ScanLayout(FolderLayoutBase):
@@ -114,30 +114,30 @@ class ResultLayouts:
         return [layout for layout in layouts if layout is not None]
 
 
-def keep_subfolders(dataset_dir: str | Path, records: Sequence[Record], layouts: Sequence[ScanLayout]) -> None:
+def keep_subfolders(dataset_dir: str | Path, scans: Sequence[Scan], layouts: Sequence[ScanLayout]) -> None:
     """Tell `layouts` where the scans of a run lie; those who segment one scan of their own build them without a folder.
 
     Args:
-        dataset_dir, records: as for `scans_root`.
+        dataset_dir, scans: as for `scans_root`.
         layouts: where the results of this run go.
     """
-    root = scans_root(dataset_dir, records)
+    root = scans_root(dataset_dir, scans)
     for layout in layouts:
         layout.root = root
 
 
-def refuse_overwriting(records: Sequence[Record], layouts: Sequence[ScanLayout]) -> None:
+def refuse_overwriting(scans: Sequence[Scan], layouts: Sequence[ScanLayout]) -> None:
     """Refuse an output folder in which a result would replace a scan, or another scan's result.
 
     Args:
-        records: of the run.
+        scans: of the run.
         layouts: of everything that is written for each of them.
 
     Raises:
         UserError: naming the first such scan.
     """
     taken: dict[str, str] = {}
-    images = [record_files(record, ("image",))[0] for record in records]
+    images = [scan_files(scan, ("image",))[0] for scan in scans]
     originals = {os.path.realpath(image) for image in images}
     for path, layout in itertools.product(images, layouts):
         result = layout.filename(path)

@@ -18,7 +18,7 @@ import numpy as np
 from ..base.errors import UserError, one_line
 from ..base.files import is_lfs_pointer
 from .formats import FORMATS, SUFFIXES
-from .names import Record, record_files
+from .names import Scan, scan_files
 from .read import open_volume
 from .volume import Volume
 
@@ -42,17 +42,17 @@ def raise_problems(problems: Sequence[str], checked: int) -> None:
 
 
 def check_records(
-    records: Sequence[Record],
+    scans: Sequence[Scan],
     class_count: int | None = None,
     in_channels: int = 1,
     voxels: bool = False,
     num_workers: int = 4,
     keys: Sequence[str] = ("image", "label"),
 ) -> None:
-    """Refuse records that cannot be trained on, all of them in one message.
+    """Refuse scans that cannot be trained on, all of them in one message.
 
     Args:
-        records: ``{"image": path or [path per channel][, "label": path]}``.
+        scans: ``{"image": path or [path per channel][, "label": path]}``.
         class_count: number of classes with the background; None leaves label values unchecked.
         in_channels: channels an image must have; a 4D file holds them in its last dimension.
         voxels: also read every voxel (NaN, truncated files, label values); otherwise headers only.
@@ -62,15 +62,15 @@ def check_records(
     Raises:
         UserError: naming each file and what to do about it, ten at most, then a count.
     """
-    if not records:
+    if not scans:
         raise UserError(f"there is no scan to work on: is dataset_dir right, and are its files {FORMATS}?")
 
-    def problem(record: Record) -> str | None:
-        taken = {key: record[key] for key in keys if key in record}
+    def problem(scan: Scan) -> str | None:
+        taken = {key: scan[key] for key in keys if key in scan}
         found = header_problem(taken, in_channels)
         return voxels_problem(taken, class_count) if found is None and voxels else found
 
-    raise_problems([found for found in threaded(problem, records, num_workers) if found], len(records))
+    raise_problems([found for found in threaded(problem, scans, num_workers) if found], len(scans))
 
 
 def threaded(function: Callable[[Any], Any], items: Iterable[Any], num_workers: int) -> Iterable[Any]:
@@ -84,15 +84,15 @@ def threaded(function: Callable[[Any], Any], items: Iterable[Any], num_workers: 
         pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for ten thousand volumes
 
 
-def header_problem(record: Record, in_channels: int = 1) -> str | None:
-    """What is wrong with a record as far as its headers tell, in one line, or None."""
-    for file in record_files(record):
+def header_problem(scan: Scan, in_channels: int = 1) -> str | None:
+    """What is wrong with a scan as far as its headers tell, in one line, or None."""
+    for file in scan_files(scan):
         if found := file_problem(file):
             return found
-    images = record_files(record, ("image",))
+    images = scan_files(scan, ("image",))
     grids: list[Grid] = []
     try:
-        headers = {file: open_volume(file) for file in record_files(record)}
+        headers = {file: open_volume(file) for file in scan_files(scan)}
     except UserError as error:
         return str(error)
     for file, header in headers.items():
@@ -166,10 +166,10 @@ def corner_gap(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> f
     return float(np.linalg.norm(corners @ (affine - other).T, axis=1).max())
 
 
-def voxels_problem(record: Record, class_count: int | None = None) -> str | None:
-    """What is wrong with the voxels of a record, in one line, or None; reads every file to its end."""
-    for key in record:
-        for file in record_files(record, (key,)):
+def voxels_problem(scan: Scan, class_count: int | None = None) -> str | None:
+    """What is wrong with the voxels of a scan, in one line, or None; reads every file to its end."""
+    for key in scan:
+        for file in scan_files(scan, (key,)):
             try:
                 voxels = open_volume(file).read()
             except UserError as error:

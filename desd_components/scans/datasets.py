@@ -24,13 +24,13 @@ from ..base.errors import UserError
 from .cache.cache import VolumeCache
 from .cache.entries import is_label, open_array, read_meta
 from .loading import collate_contexts
-from .names import Record
+from .names import Scan
 
 logger = logging.getLogger(__name__)
 
 
-def as_records(data: Sequence[Record | str]) -> list[Record]:
-    """Records from records or plain paths, as consumers put either into ``dataset#data``."""
+def as_scans(data: Sequence[Scan | str]) -> list[Scan]:
+    """Scans from scans or plain paths, as consumers put either into ``dataset#data``."""
     return [dict(item) if isinstance(item, Mapping) else {"image": str(item)} for item in data]
 
 
@@ -83,7 +83,7 @@ class ContextDataset(Dataset):
     ``volume`` (the position in ``data``).
 
     Args:
-        data: records ``{"image": path or [path per channel]}``, or paths.
+        data: scans ``{"image": path or [path per channel]}``, or paths.
         cache: of the preprocessed volumes.
         view_size: voxels (x, y, z) of a global view.
         context_scale: per axis the range of context size / view size, or null for the whole extent; a pair for all.
@@ -96,14 +96,14 @@ class ContextDataset(Dataset):
         seed: of all draws.
 
     Raises:
-        UserError: when a setting or a record cannot be used.
+        UserError: when a setting or a scan cannot be used.
     """
 
     collate = staticmethod(collate_contexts)
 
     def __init__(
         self,
-        data: Sequence[Record | str],
+        data: Sequence[Scan | str],
         cache: VolumeCache,
         view_size: Sequence[int],
         context_scale: Any,
@@ -123,7 +123,7 @@ class ContextDataset(Dataset):
         if any(slices is not None and slices < 1 for slices in (slab_depth, slab_stride)):
             raise UserError(f"slab_depth {slab_depth} and slab_stride {slab_stride} must be at least 1 slice, or null.")
         self.view_size, self.context_scale = tuple(map(int, view_size)), axis_scales(context_scale)
-        self.data, self.samples_per_volume, self.seed = as_records(data), samples_per_volume, seed
+        self.data, self.samples_per_volume, self.seed = as_scans(data), samples_per_volume, seed
         self.settings: dict[str, Any] = {
             **{"cache": cache, "view_size": view_size, "context_scale": context_scale, "seed": seed},
             **{"slab_depth": slab_depth, "trim_wider_than": trim_wider_than, "trim_fraction": trim_fraction},
@@ -170,7 +170,7 @@ class ContextDataset(Dataset):
         return {"image": image, "context_size": size, "index": index, "epoch": epoch, "volume": volume}
 
 
-def middle_slabs(dataset: ContextDataset, data: Sequence[Record | str]) -> ContextDataset:
+def middle_slabs(dataset: ContextDataset, data: Sequence[Scan | str]) -> ContextDataset:
     """Contexts like those of `dataset`, of the volumes in `data`, each volume's middle slab alone: for a validation."""
     return ContextDataset(data, **dataset.settings, one_slab=True)
 
@@ -196,19 +196,19 @@ class PreprocessedDataset(Dataset):
     preprocessing, so ``Invertd`` does not work on them: to write results on a scan's own grid, use a stock dataset.
 
     Args:
-        data: records ``{"image": ..., "label": ...}``.
+        data: scans ``{"image": ..., "label": ...}``.
         cache: of the preprocessed volumes; its keys are those of a sample.
         augmentation: stock MONAI transforms done per sample, random ones included: a Compose, a list, or None.
         samples_per_volume: items per volume and epoch, each with a draw of its own.
         seed: of all draws.
 
     Raises:
-        UserError: when a setting or a record cannot be used.
+        UserError: when a setting or a scan cannot be used.
     """
 
     def __init__(
         self,
-        data: Sequence[Record],
+        data: Sequence[Scan],
         cache: VolumeCache,
         augmentation: Any = None,
         samples_per_volume: int = 1,
@@ -216,7 +216,7 @@ class PreprocessedDataset(Dataset):
     ) -> None:
         if samples_per_volume < 1:
             raise UserError(f"samples_per_volume is {samples_per_volume}: give at least 1.")
-        self.data, self.keys = as_records(data), cache.keys
+        self.data, self.keys = as_scans(data), cache.keys
         self.samples_per_volume, self.seed = samples_per_volume, seed
         steps = augmentation if isinstance(augmentation, list | tuple) else [augmentation]
         self.augmentation = augmentation if isinstance(augmentation, Compose) else Compose([s for s in steps if s])

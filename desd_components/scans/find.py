@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..base.errors import UserError
 from .formats import FORMATS, SUFFIXES, may_be_dicom, stem
-from .names import Record, files_of, first_few, first_names, without_channel
+from .names import Scan, files_of, first_few, first_names, without_channel
 from .volume import MissingPackage, dicom_room
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def existing(dataset_dir: str | Path) -> Path:
     return _absolute(dataset_dir)
 
 
-def require_scans(dataset_dir: str | Path, scans: Sequence[Record]) -> None:
+def require_scans(dataset_dir: str | Path, scans: Sequence[Scan]) -> None:
     """Refuse to run on nothing: a config can be built where its data are not, a run cannot.
 
     Args:
@@ -127,8 +127,8 @@ def is_mask(path: Path, root: Path) -> bool:
     return in_label_folder or any(map(_LABEL_TOKEN.fullmatch, re.split(r"[_\-. ]", stem(path))))
 
 
-def group_channels(images: Sequence[Path], in_channels: int) -> list[Record]:
-    """Records of files; for several channels, nnU-Net's ``case_0000, case_0001, ...`` become one record."""
+def group_channels(images: Sequence[Path], in_channels: int) -> list[Scan]:
+    """Scans of files; for several channels, nnU-Net's ``case_0000, case_0001, ...`` become one scan."""
     if in_channels == 1:
         return [{"image": str(path)} for path in images]
     cases: dict[tuple[Path, str], list[str]] = {}
@@ -137,7 +137,7 @@ def group_channels(images: Sequence[Path], in_channels: int) -> list[Record]:
     return [{"image": files if len(files) > 1 else files[0]} for files in cases.values()]
 
 
-def scans_in_folder(folder: Path, in_channels: int) -> list[Record]:
+def scans_in_folder(folder: Path, in_channels: int) -> list[Scan]:
     """All scans below a folder but masks, which are counted in the log.
 
     Raises:
@@ -156,9 +156,9 @@ def scans_in_folder(folder: Path, in_channels: int) -> list[Record]:
     return group_channels(images, in_channels)
 
 
-def note_links(records: Sequence[Record], folder: Path) -> None:
+def note_links(scans: Sequence[Scan], folder: Path) -> None:
     """Count in the log the files that links lead out of a folder; they are read all the same, see SECURITY.md."""
-    root, files = Path(os.path.realpath(folder)), files_of(records)
+    root, files = Path(os.path.realpath(folder)), files_of(scans)
     outside = [file for file in files if not Path(os.path.realpath(file)).is_relative_to(root)]
     if outside:
         told = first_names(outside, files)

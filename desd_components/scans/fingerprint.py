@@ -7,31 +7,31 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 
-from .names import Record, files_of, record_files
+from .names import Scan, files_of, scan_files
 from .read import parts
 
 SAMPLE = 16_384  # bytes of a file that are read where it begins, in its middle and at its end
 
 
-def records_hash(sections: Mapping[str, Sequence[Record]]) -> str:
+def records_hash(sections: Mapping[str, Sequence[Scan]]) -> str:
     """A hash of what a run was given: section, names and sizes of all files; the place of the data does not enter."""
-    everything = [file for records in sections.values() for file in files_of(records)]
+    everything = [file for scans in sections.values() for file in files_of(scans)]
     root = os.path.commonpath([os.path.dirname(file) for file in everything]) if everything else ""
     lines = [
-        json.dumps([section, [(os.path.relpath(file, root), _size(file)) for file in record_files(record)]])
-        for section, records in sections.items()
-        for record in records
+        json.dumps([section, [(os.path.relpath(file, root), _size(file)) for file in scan_files(scan)]])
+        for section, scans in sections.items()
+        for scan in scans
     ]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def data_fingerprint(sections: Mapping[str, Sequence[Record]]) -> str:
+def data_fingerprint(sections: Mapping[str, Sequence[Scan]]) -> str:
     """How many scans a run was given, and a hash that also tells when their voxels have changed: for its state.
 
     It reads 16 kB at the beginning, in the middle and at the end of each file; of a series, of three slices.
     """
     found = hashlib.sha256(records_hash(sections).encode())
-    everything = [file for records in sections.values() for file in files_of(records)]
+    everything = [file for scans in sections.values() for file in files_of(scans)]
     for file in sorted(filter(os.path.exists, everything)):
         whole = parts(file)
         for part in (whole[0], whole[len(whole) // 2], whole[-1]):

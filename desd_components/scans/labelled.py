@@ -21,7 +21,7 @@ from .find import absence, existing, group_channels, note_links, scan_paths
 from .fingerprint import records_hash
 from .formats import stem
 from .lists import Sections, data_list_sections, fitting_split, is_decathlon, present, select_cases
-from .names import CaseNames, Record, first_names, record_files, with_background
+from .names import CaseNames, Scan, first_names, scan_files, with_background
 
 logger = logging.getLogger(__name__)
 
@@ -32,25 +32,25 @@ _SPLIT_STREAM, _SUBSET_STREAM = 0x5B17, 0x5B5E  # two draws of one seed must not
 
 @dataclass
 class LabelledData:
-    """Labelled records by use, and their classes.
+    """Labelled scans by use, and their classes.
 
     Attributes:
         class_names: names by label value; index 0 is ``background``.
-        training, validation, test: records ``{"image": ..., "label": ...}``; ``test`` may be empty.
+        training, validation, test: scans ``{"image": ..., "label": ...}``; ``test`` may be empty.
         origin: how the sections came about, in words.
         case_names: what cases are called, told from all that the data hold, whatever is used of them.
     """
 
     class_names: list[str]
-    training: list[Record]
-    validation: list[Record]
-    test: list[Record] = field(default_factory=list)
+    training: list[Scan]
+    validation: list[Scan]
+    test: list[Scan] = field(default_factory=list)
     origin: str = ""
     case_names: CaseNames = field(default_factory=CaseNames, compare=False)
 
     @property
     def sections(self) -> Sections:
-        """The records under the names that a split file uses."""
+        """The scans under the names that a split file uses."""
         return {"train": self.training, "validation": self.validation, "test": self.test}
 
     @property
@@ -60,7 +60,7 @@ class LabelledData:
 
     def record(self) -> dict[str, Any]:
         """What a run writes down: classes, case ids by section, origin and hash; usable again as a split file."""
-        cases = {name: [self.case_names.id(record) for record in part] for name, part in self.sections.items()}
+        cases = {name: [self.case_names.id(scan) for scan in part] for name, part in self.sections.items()}
         return {**cases, "class_names": self.class_names, "origin": self.origin, "records_hash": self.records_hash}
 
     def write_split(self, path: str | Path) -> None:
@@ -84,7 +84,7 @@ def find_labelled(
     in_channels: int = 1,
     base_dir: str | Path | None = None,
 ) -> LabelledData:
-    """Labelled records for training, validation and test, with their classes.
+    """Labelled scans for training, validation and test, with their classes.
 
     Where ``dataset_dir`` does not exist there is none, and the log says so: see `require_scans`.
 
@@ -92,10 +92,10 @@ def find_labelled(
         dataset_dir: a Medical Segmentation Decathlon folder, a folder with ``imagesTr``/``labelsTr`` or
             ``images``/``labels`` (equal names, or images ``case_0000`` beside a label ``case``), or a data list.
         class_names: see `with_background`; needed where no ``dataset.json`` names the labels, and wins over it.
-        val_fraction: share of the training records drawn for validation where neither the list nor the split has any.
+        val_fraction: share of the training scans drawn for validation where neither the list nor the split has any.
         seed: of that draw and of the label subset.
         data_split: JSON with case ids under ``train``, ``validation``, ``test``; cases in none of them are not used.
-        num_labels: train on that many records only; the subset of 8 contains that of 4 with the same seed.
+        num_labels: train on that many scans only; the subset of 8 contains that of 4 with the same seed.
         in_channels: channels of an image.
         base_dir: what the paths of a data list are relative to; None means the list's own folder.
 
@@ -111,7 +111,7 @@ def find_labelled(
     if not any(sections.values()):
         raise UserError(f"{path}: no image has a label: fine-tuning needs pairs of equal names, or a data-list JSON.")
     origin = "sections of the data"
-    everything = [record for part in sections.values() for record in part]
+    everything = [scan for part in sections.values() for scan in part]
     if data_split is not None:
         split = fitting_split(data_split, path, everything)
         sections = {name: select_cases(everything, cases, str(data_split)) for name, cases in split.items() if cases}
@@ -128,45 +128,45 @@ def find_labelled(
     data = LabelledData(names, training, validation, sections.get("test", []), origin, CaseNames(everything))
     logger.info("%s: %s", path, data.summary())
     if path.is_dir():
-        note_links([record for part in data.sections.values() for record in part], path)
+        note_links([scan for part in data.sections.values() for scan in part], path)
     return data
 
 
-def label_subset(records: Sequence[Record], num_labels: int, seed: int) -> list[Record]:
-    """The first ``num_labels`` of one seeded order of the records, so that subsets of one seed are nested.
+def label_subset(scans: Sequence[Scan], num_labels: int, seed: int) -> list[Scan]:
+    """The first ``num_labels`` of one seeded order of the scans, so that subsets of one seed are nested.
 
     Raises:
-        UserError: when there are fewer records.
+        UserError: when there are fewer scans.
     """
-    if not 1 <= num_labels <= len(records):
+    if not 1 <= num_labels <= len(scans):
         raise UserError(
-            f"num_labels is {num_labels}, but there are {len(records)} labelled scans to train on: give a number "
-            f"from 1 to {len(records)}."
+            f"num_labels is {num_labels}, but there are {len(scans)} labelled scans to train on: give a number "
+            f"from 1 to {len(scans)}."
         )
-    ordered = sorted(records, key=record_files)
-    return [ordered[position] for position in _order(len(records), seed, _SUBSET_STREAM)[:num_labels]]
+    ordered = sorted(scans, key=scan_files)
+    return [ordered[position] for position in _order(len(scans), seed, _SUBSET_STREAM)[:num_labels]]
 
 
 def _order(count: int, seed: int, stream: int) -> list[int]:
     return np.random.default_rng([seed, stream]).permutation(count).tolist()
 
 
-def _seeded_split(records: Sequence[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Training and validation records; one record alone serves as both, which the log says."""
+def _seeded_split(scans: Sequence[Scan], fraction: float, seed: int) -> tuple[list[Scan], list[Scan]]:
+    """Training and validation scans; one scan alone serves as both, which the log says."""
     if not 0 < fraction < 1:
         raise UserError(f"val_fraction is {fraction}: give a share between 0 and 1, for instance 0.2.")
-    if len(records) == 1:
+    if len(scans) == 1:
         logger.warning("only one labelled scan: it is trained on and validated on, so that validation shows no skill")
-        return list(records), list(records)
-    ordered = sorted(records, key=record_files)
+        return list(scans), list(scans)
+    ordered = sorted(scans, key=scan_files)
     count = min(max(round(fraction * len(ordered)), 1), len(ordered) - 1)
     chosen = set(_order(len(ordered), seed, _SPLIT_STREAM)[:count])
-    training = [record for position, record in enumerate(ordered) if position not in chosen]
+    training = [scan for position, scan in enumerate(ordered) if position not in chosen]
     return training, [ordered[position] for position in sorted(chosen)]
 
 
 def _labelled_sections(path: Path, in_channels: int, base_dir: str | Path | None) -> tuple[Sections, Any]:
-    """Labelled records by section, and the labels that a ``dataset.json`` or the list itself names."""
+    """Labelled scans by section, and the labels that a ``dataset.json`` or the list itself names."""
     source = path if path.is_file() else path / "dataset.json"
     if source.suffix != ".json":
         raise UserError(f"{path}: is one file: give a folder of pairs, or a data-list JSON.")
@@ -181,14 +181,14 @@ def _labelled_sections(path: Path, in_channels: int, base_dir: str | Path | None
 
 
 def _labelled_only(sections: Sections, source: Path) -> Sections:
-    everything = [record for part in sections.values() for record in part]
-    unlabelled = [record for record in everything if "label" not in record]
+    everything = [scan for part in sections.values() for scan in part]
+    unlabelled = [scan for scan in everything if "label" not in scan]
     _tell_left_out(source, "images without a label", _images(unlabelled), _images(everything))
-    return {name: [record for record in part if "label" in record] for name, part in sections.items()}
+    return {name: [scan for scan in part if "label" in scan] for name, part in sections.items()}
 
 
-def _images(records: Iterable[Record]) -> list[str]:
-    return [record_files(record)[0] for record in records]
+def _images(scans: Iterable[Scan]) -> list[str]:
+    return [scan_files(scan)[0] for scan in scans]
 
 
 def _tell_left_out(source: Path, what: str, files: Sequence[str], among: Iterable[str]) -> None:
@@ -200,8 +200,8 @@ def _tell_left_out(source: Path, what: str, files: Sequence[str], among: Iterabl
 class FolderPairs:
     """What a folder of images and one of labels hold: complete pairs, and what has no partner of its name."""
 
-    pairs: list[Record]
-    lonely_images: list[Record]
+    pairs: list[Scan]
+    lonely_images: list[Scan]
     lonely_labels: list[Path]
 
 
@@ -213,7 +213,7 @@ def pair_folders(folder: Path) -> tuple[str, str] | None:
 def pairs_by_name(images_dir: Path, labels_dir: Path, in_channels: int = 1) -> FolderPairs:
     """Pair the images of one folder with the labels of another by their names, sorted."""
     found = group_channels(scan_paths(images_dir), in_channels)
-    images = {_pair_name(record, images_dir): record for record in found}
+    images = {_pair_name(scan, images_dir): scan for scan in found}
     labels = {_relative_stem(path, labels_dir): path for path in scan_paths(labels_dir)}
     # nnU-Net writes one channel, too, as case_0000 beside the label case
     for name in [name for name in images if name not in labels and name.endswith("_0000")]:
@@ -225,7 +225,7 @@ def pairs_by_name(images_dir: Path, labels_dir: Path, in_channels: int = 1) -> F
     )
 
 
-def _pairs_in_folder(folder: Path, in_channels: int) -> list[Record]:
+def _pairs_in_folder(folder: Path, in_channels: int) -> list[Scan]:
     names = pair_folders(folder)
     if names is None:
         raise UserError(
@@ -235,12 +235,12 @@ def _pairs_in_folder(folder: Path, in_channels: int) -> list[Record]:
     found = pairs_by_name(folder / names[0], folder / names[1], in_channels)
     _tell_left_out(folder, "images without a label", _images(found.lonely_images), _images(found.pairs))
     labels = [str(path) for path in found.lonely_labels]
-    _tell_left_out(folder, "labels without an image", labels, [record["label"] for record in found.pairs])
+    _tell_left_out(folder, "labels without an image", labels, [scan["label"] for scan in found.pairs])
     return found.pairs
 
 
-def _pair_name(record: Record, root: Path) -> str:
-    files = record_files(record)
+def _pair_name(scan: Scan, root: Path) -> str:
+    files = scan_files(scan)
     name = _relative_stem(Path(files[0]), root)
     return name[:-5] if len(files) > 1 else name  # case_0000, case_0001, ... are called case
 

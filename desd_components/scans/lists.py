@@ -14,12 +14,12 @@ from ..base.errors import UserError
 from ..base.files import read_json
 from .find import absence, existing, note_links, scans_in_folder
 from .formats import SUFFIXES, stem
-from .names import CaseNames, Record, case_ids, files_of, first_few, first_names, record_files
+from .names import CaseNames, Scan, case_ids, files_of, first_few, first_names, scan_files
 
 logger = logging.getLogger(__name__)
 
 
-Sections = dict[str, list[Record]]  # under "train", "validation" and "test"
+Sections = dict[str, list[Scan]]  # under "train", "validation" and "test"
 SECTION_NAMES = {"train": "train", "training": "train", "validation": "validation", "val": "validation", "test": "test"}
 
 
@@ -29,8 +29,8 @@ def find_scans(
     data_split: str | Path | None = None,
     sections: Sequence[str] = ("train", "validation"),
     base_dir: str | Path | None = None,
-) -> list[Record]:
-    """Unlabelled records ``{"image": path or [path per channel]}``, sorted; label files are left out and counted.
+) -> list[Scan]:
+    """Unlabelled scans ``{"image": path or [path per channel]}``, sorted; label files are left out and counted.
 
     Where ``dataset_dir`` does not exist there is none, and the log says so: see `require_scans`.
 
@@ -51,48 +51,48 @@ def find_scans(
         return []
     path = existing(dataset_dir)
     if path.is_file():
-        records = _images_of(data_list_sections(path, base_dir)) if path.suffix == ".json" else [{"image": str(path)}]
+        scans = _images_of(data_list_sections(path, base_dir)) if path.suffix == ".json" else [{"image": str(path)}]
     elif is_decathlon(path):
         source = path / "dataset.json"
-        records = present(_images_of(data_list_sections(source, within=True)), source)
+        scans = present(_images_of(data_list_sections(source, within=True)), source)
     else:
-        records = scans_in_folder(path, in_channels)
-    if not records:
+        scans = scans_in_folder(path, in_channels)
+    if not scans:
         raise UserError(f"{path}: none of the scans that its dataset.json lists exists: is the folder complete?")
     if data_split is not None:
-        split = fitting_split(data_split, path, records)
+        split = fitting_split(data_split, path, scans)
         wanted = [case for section in sections for case in split.get(SECTION_NAMES.get(section, section), [])]
         if not wanted:
             raise UserError(f"{data_split}: no case under {list(sections)}; it has {sorted(split)}: set `sections`.")
-        records = select_cases(records, wanted, str(data_split))
-    records = sorted(records, key=lambda record: record_files(record)[0])
-    logger.info("%s: %d scans", path, len(records))
+        scans = select_cases(scans, wanted, str(data_split))
+    scans = sorted(scans, key=lambda scan: scan_files(scan)[0])
+    logger.info("%s: %d scans", path, len(scans))
     if path.is_dir():
-        note_links(records, path)
-    return records
+        note_links(scans, path)
+    return scans
 
 
-def _images_of(sections: Sections) -> list[Record]:
+def _images_of(sections: Sections) -> list[Scan]:
     """The images of all sections, each once: a file may be listed in two sections."""
-    unique = {tuple(record_files(record, ("image",))): record["image"] for part in sections.values() for record in part}
+    unique = {tuple(scan_files(scan, ("image",))): scan["image"] for part in sections.values() for scan in part}
     return [{"image": image} for image in unique.values()]
 
 
-def present(records: list[Record], source: Path) -> list[Record]:
-    """The records whose files exist; those left out are counted in the log (a Decathlon folder may come in part)."""
-    files = files_of(records)
+def present(scans: list[Scan], source: Path) -> list[Scan]:
+    """The scans whose files exist; those left out are counted in the log (a Decathlon folder may come in part)."""
+    files = files_of(scans)
     absent = [file for file in files if not os.path.exists(file)]
     if absent:
         told = first_names(absent, files)
         logger.warning("%s lists %d files that do not exist; left out: %s", source, len(absent), told)
-    return [record for record in records if all(map(os.path.exists, record_files(record)))]
+    return [scan for scan in scans if all(map(os.path.exists, scan_files(scan)))]
 
 
 # data lists
 
 
 def data_list_sections(path: Path, base_dir: str | Path | None = None, within: bool = False) -> Sections:
-    """The records of a data list by section: ``train``, ``validation``, ``test``; paths are absolute, not looked up.
+    """The scans of a data list by section: ``train``, ``validation``, ``test``; paths are absolute, not looked up.
 
     A list that somebody names may name files anywhere, by absolute paths; one that comes with a folder (`within`) only
     files of that folder: a downloaded data set has no business elsewhere.
@@ -102,7 +102,7 @@ def data_list_sections(path: Path, base_dir: str | Path | None = None, within: b
     """
     base = Path(base_dir).expanduser() if base_dir else path.parent
     sections = {
-        section: [_entry_record(entry, base, path, within) for entry in entries]
+        section: [_entry_scan(entry, base, path, within) for entry in entries]
         for section, entries in _by_section(read_json(path)).items()
     }
     if not any(sections.values()):
@@ -128,7 +128,7 @@ def is_decathlon(folder: Path) -> bool:
     return path.is_file() and any(_by_section(read_json(path)).values())
 
 
-def _entry_record(entry: Any, base: Path, source: Path, within: bool) -> Record:
+def _entry_scan(entry: Any, base: Path, source: Path, within: bool) -> Scan:
     """One entry of a data list (a path, or a dictionary with ``image`` and perhaps ``label``) with absolute paths."""
     fields = entry if isinstance(entry, dict) else {"image": entry}
     image, label = fields.get("image"), fields.get("label")
@@ -139,8 +139,8 @@ def _entry_record(entry: Any, base: Path, source: Path, within: bool) -> Record:
             '"label": path}: mend it.'
         )
     files = [_placed(str(file), base, source, within) for file in parts]
-    record: Record = {"image": files if len(files) > 1 else files[0]}
-    return {**record, "label": _placed(label, base, source, within)} if label else record
+    scan: Scan = {"image": files if len(files) > 1 else files[0]}
+    return {**scan, "label": _placed(label, base, source, within)} if label else scan
 
 
 def _placed(file: str, base: Path, source: Path, within: bool) -> str:
@@ -188,55 +188,55 @@ def _case_id(name: str) -> str:
     return str(Path(name).parent / stem(name)) if name.endswith(SUFFIXES) else name
 
 
-def split_faults(records: Sequence[Record], cases: Sequence[str]) -> list[tuple[str, str]]:
+def split_faults(scans: Sequence[Scan], cases: Sequence[str]) -> list[tuple[str, str]]:
     """What is wrong with the case ids of a split, all sections together: (what, remedy), a pair for each fault.
 
     An id may fit several scans, and two ids may be one scan: then it would be trained on and tested on.
     """
-    by_name, faults = _by_name(records), []
+    by_name, faults = _by_name(scans), []
     said: dict[tuple[str, ...], str] = {}
     for case in cases:
         fits = by_name.get(case, [])
         if len(fits) > 1:
             names = CaseNames(fits)
-            files = ", ".join(names.file(record_files(record, ("image",))[0]) for record in fits[:2])
+            files = ", ".join(names.file(scan_files(scan, ("image",))[0]) for scan in fits[:2])
             faults.append((f"{case!r} fits {len(fits)} scans ({files})", "write folder/name instead"))
-        elif fits and (other := said.setdefault(tuple(record_files(fits[0])), case)) != case:
+        elif fits and (other := said.setdefault(tuple(scan_files(fits[0])), case)) != case:
             faults.append((f"{other!r} and {case!r} are one scan", "keep one of them"))
     return faults
 
 
-def _by_name(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The records that each case id fits; one that is listed twice counts once."""
-    by_name: dict[str, list[Record]] = {}
-    for record in {tuple(record_files(record)): record for record in records}.values():
-        for name in case_ids(record):
-            by_name.setdefault(name, []).append(record)
+def _by_name(scans: Sequence[Scan]) -> dict[str, list[Scan]]:
+    """The scans that each case id fits; one that is listed twice counts once."""
+    by_name: dict[str, list[Scan]] = {}
+    for scan in {tuple(scan_files(scan)): scan for scan in scans}.values():
+        for name in case_ids(scan):
+            by_name.setdefault(name, []).append(scan)
     return by_name
 
 
-def fitting_split(data_split: str | Path, data: Path, records: Sequence[Record]) -> dict[str, list[str]]:
+def fitting_split(data_split: str | Path, data: Path, scans: Sequence[Scan]) -> dict[str, list[str]]:
     """`read_split`, refused where `split_faults` finds any in it.
 
     Raises:
         UserError: with the first fault.
     """
     split = read_split(data_split, data)
-    for what, remedy in split_faults(records, [case for cases in split.values() for case in cases]):
+    for what, remedy in split_faults(scans, [case for cases in split.values() for case in cases]):
         raise UserError(f"{data_split}: {what}: {remedy}.")
     return split
 
 
-def select_cases(records: Sequence[Record], cases: Sequence[str], source: str) -> list[Record]:
-    """The records that a list of case ids names, in the list's order; ids without a record are counted in the log.
+def select_cases(scans: Sequence[Scan], cases: Sequence[str], source: str) -> list[Scan]:
+    """The scans that a list of case ids names, in the list's order; ids without a scan are counted in the log.
 
     Raises:
-        UserError: when none of the ids fits any record.
+        UserError: when none of the ids fits any scan.
     """
-    by_name = _by_name(records)
+    by_name = _by_name(scans)
     absent = [case for case in cases if case not in by_name]
     if cases and len(absent) == len(cases):
-        example = CaseNames(records).id(records[0]) if records else "none"
+        example = CaseNames(scans).id(scans[0]) if scans else "none"
         raise UserError(
             f"{source}: none of its {len(cases)} case ids (first: {cases[0]!r}) names a scan (a scan is called "
             f"{example!r}): use file names without their suffix."

@@ -12,19 +12,19 @@ from typing import Any
 from ..base.errors import UserError
 from .formats import stem, without_suffix
 
-Record = dict[str, Any]  # {"image": path or list of paths, one per channel[, "label": path]}, as MONAI takes it
+Scan = dict[str, Any]  # {"image": path or list of paths, one per channel[, "label": path]}, as MONAI takes it
 _CHANNEL_SUFFIX = re.compile(r"_\d{4}$")  # nnU-Net's file names: case_0000, case_0001, ... one file per channel
 
 
-def record_files(record: Record, keys: Sequence[str] = ("image", "label")) -> list[str]:
-    """All files of a record, in the order of ``keys``; an image of several files gives several."""
-    entries = [record[key] for key in keys if record.get(key) is not None]
+def scan_files(scan: Scan, keys: Sequence[str] = ("image", "label")) -> list[str]:
+    """All files of a scan, in the order of ``keys``; an image of several files gives several."""
+    entries = [scan[key] for key in keys if scan.get(key) is not None]
     return [str(file) for entry in entries for file in (entry if isinstance(entry, list | tuple) else [entry])]
 
 
-def files_of(records: Iterable[Record]) -> list[str]:
-    """All files of all records, in order."""
-    return [file for record in records for file in record_files(record)]
+def files_of(scans: Iterable[Scan]) -> list[str]:
+    """All files of all scans, in order."""
+    return [file for scan in scans for file in scan_files(scan)]
 
 
 def path_tails(path: str | Path) -> list[str]:
@@ -62,13 +62,13 @@ def without_channel(name: str) -> str:
     return _CHANNEL_SUFFIX.sub("", name)
 
 
-def case_ids(record: Record) -> list[str]:
-    """The names under which a split file may list a record, the likeliest first."""
-    first = Path(record_files(record, ("image",))[0])
+def case_ids(scan: Scan) -> list[str]:
+    """The names under which a split file may list a scan, the likeliest first."""
+    first = Path(scan_files(scan, ("image",))[0])
     alone, *tails = [without_suffix(tail) for tail in path_tails(first)]
     names = [alone, without_channel(alone), *tails[:1], first.parent.name, *tails[1:]]
-    if "label" in record:
-        names.insert(0, stem(record["label"]))
+    if "label" in scan:
+        names.insert(0, stem(scan["label"]))
     return list(dict.fromkeys(names))
 
 
@@ -79,19 +79,19 @@ class CaseNames:
     that cannot be mistaken for another keeps the short name of its file.
 
     Args:
-        records: ``{"image": path or [path per channel][, "label": path]}`` of all cases; one may stand there twice. By
+        scans: ``{"image": path or [path per channel][, "label": path]}`` of all cases; one may stand there twice. By
             default none is known, and each case is called by its file alone.
     """
 
-    def __init__(self, records: Iterable[Record] = ()) -> None:
-        cases = {tuple(record_files(record)): record for record in records}.values()
-        images = {record_files(record, ("image",))[0] for record in cases}
-        self._ids = Counter(name for record in cases for name in case_ids(record))
+    def __init__(self, scans: Iterable[Scan] = ()) -> None:
+        cases = {tuple(scan_files(scan)): scan for scan in scans}.values()
+        images = {scan_files(scan, ("image",))[0] for scan in cases}
+        self._ids = Counter(name for scan in cases for name in case_ids(scan))
         self._tails = Counter(tail for image in images for tail in path_tails(image))
 
-    def id(self, record: Record) -> str:
+    def id(self, scan: Scan) -> str:
         """The case id for a split file: the first of `case_ids` that names no other case."""
-        return _first_single(case_ids(record), self._ids)
+        return _first_single(case_ids(scan), self._ids)
 
     def file(self, image: str | Path) -> str:
         """The file of an image, or of its first channel: ``imaging.nii.gz``, or ``case_00000/imaging.nii.gz``."""

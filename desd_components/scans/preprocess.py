@@ -23,27 +23,27 @@ from monai.utils import ensure_tuple
 from ..base.errors import UserError
 from .cache.entries import is_label
 from .check import file_problem, raise_problems
-from .names import Record, record_files
+from .names import Scan, scan_files
 from .read import ScanReader, open_volume
 
 INTENSITIES = ("hu", "zscore")
 
 
-def target_spacing(spacing: Any, records: Sequence[Record], on_bad_volume: str = "stop") -> list[float] | None:
+def target_spacing(spacing: Any, scans: Sequence[Scan], on_bad_volume: str = "stop") -> list[float] | None:
     """The voxel size to resample to, in mm along the R, A, S axes; None keeps each scan's own grid.
 
     Args:
-        spacing: null, one number, three numbers, or "median": per axis, of the scans in `records`; None of none.
-        records: the training records.
+        spacing: null, one number, three numbers, or "median": per axis, of the scans in `scans`; None of none.
+        scans: the training scans.
         on_bad_volume: "skip" takes the median of the scans whose header can be read; see `usable_records`.
 
     Raises:
         UserError: when `spacing` is none of these, or a header cannot be read.
     """
-    if spacing is None or (spacing == "median" and not records):
+    if spacing is None or (spacing == "median" and not scans):
         return None
     if spacing == "median":
-        return _median_spacing(records, skip=on_bad_volume == "skip")
+        return _median_spacing(scans, skip=on_bad_volume == "skip")
     values = [spacing] * 3 if isinstance(spacing, int | float) else spacing
     good = isinstance(values, Sequence) and not isinstance(values, str) and len(values) == 3
     if not good or not all(isinstance(v, int | float) and v > 0 for v in values):
@@ -51,11 +51,11 @@ def target_spacing(spacing: Any, records: Sequence[Record], on_bad_volume: str =
     return [float(value) for value in values]
 
 
-def _median_spacing(records: Sequence[Record], skip: bool) -> list[float]:
-    found = [_ras_voxel_size(record_files(record)[0]) for record in records]
+def _median_spacing(scans: Sequence[Scan], skip: bool) -> list[float]:
+    found = [_ras_voxel_size(scan_files(scan)[0]) for scan in scans]
     sizes = [size for size in found if not isinstance(size, str)]
     if not sizes or not skip:
-        raise_problems([size for size in found if isinstance(size, str)], len(records))
+        raise_problems([size for size in found if isinstance(size, str)], len(scans))
     return [round(float(size), 4) for size in np.median(sizes, axis=0)]
 
 

@@ -17,7 +17,7 @@ from ..base.files import write_json
 from ..base.processes import place
 from .cache.cache import VolumeCache
 from .labelled import LabelledData
-from .names import Record, record_files
+from .names import Scan, scan_files
 
 logger = logging.getLogger(__name__)
 
@@ -27,50 +27,50 @@ CHOICES = ("stop", "skip")
 
 
 def usable_records(
-    records: Sequence[Record],
+    scans: Sequence[Scan],
     cache: VolumeCache,
     on_bad_volume: str,
     output_dir: str | Path,
-) -> list[Record]:
-    """The records that a run can use; with "stop" all of them, for the data set then refuses the bad ones itself.
+) -> list[Scan]:
+    """The scans that a run can use; with "stop" all of them, for the data set then refuses the bad ones itself.
 
     Args:
-        records: ``{"image": ...[, "label": ...]}``.
-        cache: of the run; what it makes of the good records stays there.
+        scans: ``{"image": ...[, "label": ...]}``.
+        cache: of the run; what it makes of the good scans stays there.
         on_bad_volume: "stop" or "skip".
         output_dir: the run's folder, where "skip" writes ``quarantine.json``: a list of ``{"file", "reason"}``.
 
     Raises:
-        UserError: when the choice is neither, or fewer than half of the records are left.
+        UserError: when the choice is neither, or fewer than half of the scans are left.
     """
     if on_bad_volume not in CHOICES:
         raise UserError(f"on_bad_volume={on_bad_volume!r}: choose stop, or skip to leave bad scans out.")
-    if on_bad_volume == "stop" or not records:
-        return list(records)
-    _, problems = cache.attempt(records, skip=True)
-    _note(records, problems, Path(output_dir) / QUARANTINE_FILE)
-    return [record for position, record in enumerate(records) if position not in problems]
+    if on_bad_volume == "stop" or not scans:
+        return list(scans)
+    _, problems = cache.attempt(scans, skip=True)
+    _note(scans, problems, Path(output_dir) / QUARANTINE_FILE)
+    return [scan for position, scan in enumerate(scans) if position not in problems]
 
 
-def _note(records: Sequence[Record], problems: dict[int, str], path: Path) -> None:
-    """Write the list, say the count, and stop a run that has lost more than half of its records."""
-    listed = [{"file": _blamed(line, records[n]), "reason": line} for n, line in problems.items()]
+def _note(scans: Sequence[Scan], problems: dict[int, str], path: Path) -> None:
+    """Write the list, say the count, and stop a run that has lost more than half of its scans."""
+    listed = [{"file": _blamed(line, scans[n]), "reason": line} for n, line in problems.items()]
     if place()[0] == 0:
         write_json(path, listed)
     if problems:
-        told = f"{len(problems)} of {len(records)} scans are left out (on_bad_volume: skip)"
+        told = f"{len(problems)} of {len(scans)} scans are left out (on_bad_volume: skip)"
         logger.warning("%s, as %s says; the first: %s", told, path, listed[0]["reason"])
-    left = len(records) - len(problems)
-    if 2 * left < len(records):
+    left = len(scans) - len(problems)
+    if 2 * left < len(scans):
         raise UserError(
-            f"{path}: {left} of {len(records)} scans are left, less than half (the first reason: "
+            f"{path}: {left} of {len(scans)} scans are left, less than half (the first reason: "
             f"{listed[0]['reason']}): mend the data; `desd check DIR` lists every fault."
         )
 
 
-def _blamed(line: str, record: Record) -> str:
-    """The file of a record that a line is about."""
-    files = record_files(record)
+def _blamed(line: str, scan: Scan) -> str:
+    """The file of a scan that a line is about."""
+    files = scan_files(scan)
     return next((file for file in files if line.startswith(f"{file}: ")), files[0])
 
 
@@ -82,7 +82,7 @@ def usable_labelled(data: LabelledData, cache: VolumeCache, on_bad_volume: str, 
     """
     both = [*data.training, *data.validation]
     used = usable_records(both, cache, on_bad_volume, output_dir)
-    good = {id(record) for record in used}  # the very same objects; comparing each with all others takes hours
+    good = {id(scan) for scan in used}  # the very same objects; comparing each with all others takes hours
     training, validation = ([one for one in part if id(one) in good] for part in (data.training, data.validation))
     if data.training and not training:
         raise UserError(f"{Path(output_dir) / QUARANTINE_FILE}: no scan to train on is left: mend the data.")

@@ -30,7 +30,7 @@ class Volume:
     """A scan whose header was read.
 
     Attributes:
-        path: as a record names it.
+        path: as a data list does.
         reader: the format that it was read as: NIfTI, NRRD, MetaImage or DICOM.
         shape: voxels (X, Y, Z), or (X, Y, Z, C) where a file holds channels.
         affine: (4, 4), voxel to RAS+ in mm.

@@ -22,7 +22,7 @@ from ..base.errors import UserError, innermost_user_error
 from ..base.files import write_json
 from ..scans.check import header_problem
 from ..scans.loading import loader_fault
-from ..scans.names import CaseNames, Record, record_files
+from ..scans.names import CaseNames, Scan, scan_files
 from ..scans.volume import voxel_size, voxel_size_of
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class ScanDataset(Dataset):
     """Scans to segment; one that cannot be read becomes a sample {"image": path, "error": why} instead of an end.
 
     Args:
-        data: records {"image": path or [path per channel]}.
+        data: scans {"image": path or [path per channel]}.
         transform: the preprocessing.
         in_channels: channels that the network expects.
         strict: raise the error instead, for those who need every scan.
@@ -72,28 +72,26 @@ class ScanDataset(Dataset):
         UserError: when `strict`, for a scan that cannot be read.
     """
 
-    def __init__(self, data: Sequence[Record], transform: Callable, in_channels: int = 1, strict: bool = False) -> None:
+    def __init__(self, data: Sequence[Scan], transform: Callable, in_channels: int = 1, strict: bool = False) -> None:
         super().__init__(data, transform)
         self.in_channels, self.strict = in_channels, strict
 
     def __getitem__(self, index: Any) -> Any:
         """The preprocessed sample, or its error."""
-        record = self.data[index]
+        scan = self.data[index]
         try:
             sample = super().__getitem__(index)
-            self._check(sample["image"], record)
+            self._check(sample["image"], scan)
             return sample
         except Exception as error:
-            name = record_files(record, ("image",))[0]
-            why = header_problem(record, self.in_channels) or _one_line(error)
+            name = scan_files(scan, ("image",))[0]
+            why = header_problem(scan, self.in_channels) or _one_line(error)
             if self.strict:
-                raise UserError(
-                    why if any(file in why for file in record_files(record)) else f"{name}: {why}"
-                ) from error
+                raise UserError(why if any(file in why for file in scan_files(scan)) else f"{name}: {why}") from error
             return {"image": name, "error": why}
 
-    def _check(self, image: torch.Tensor, record: Record) -> None:
-        name = record_files(record, ("image",))[0]
+    def _check(self, image: torch.Tensor, scan: Scan) -> None:
+        name = scan_files(scan, ("image",))[0]
         if image.shape[0] != self.in_channels:
             raise UserError(f"{name}: {image.shape[0]} channels, but the model was trained on {self.in_channels}.")
         if not torch.isfinite(image).all():

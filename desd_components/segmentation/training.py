@@ -22,7 +22,7 @@ from ..base.errors import UserError, none_if_null
 from ..distillation.encoder import shape_table
 from ..distillation.weights import read_manifest
 from ..scans.labelled import LabelledData
-from ..scans.names import Record
+from ..scans.names import Scan
 from .network import SegmentationNetwork
 
 logger = logging.getLogger(__name__)
@@ -125,20 +125,20 @@ def split_of(checkpoint: str | Path) -> str | None:
     return str(path) if path.is_file() else None
 
 
-def section_of(data: LabelledData, section: str) -> list[Record]:
-    """The records of one section, or of "all".
+def section_of(data: LabelledData, section: str) -> list[Scan]:
+    """The scans of one section, or of "all".
 
     Raises:
         UserError: when the section does not exist or is empty.
     """
-    everything = [record for part in data.sections.values() for record in part]
-    records = everything if section == "all" else data.sections.get(section, [])
-    if not records:
+    everything = [scan for part in data.sections.values() for scan in part]
+    scans = everything if section == "all" else data.sections.get(section, [])
+    if not scans:
         there = ", ".join(f"{name} ({len(part)})" for name, part in data.sections.items())
         raise UserError(
             f"section={section!r}: no labelled scan there; there are {there}. Name the cases with --data_split FILE."
         )
-    return records
+    return scans
 
 
 class EarlyStop:

@@ -1,6 +1,6 @@
 """What a data folder holds: every scan below it, as a training would take it, and the files that it would not.
 
-Built on `desd_components.scans.lists` and `desd_components.scans.labelled`, which find the records of a training;
+Built on `desd_components.scans.lists` and `desd_components.scans.labelled`, which find the scans of a training;
 beyond them, a file that has no partner, is not listed, or is missing becomes a finding instead of a line of the log.
 """
 
@@ -23,7 +23,7 @@ from desd_components.scans.lists import (
     read_split,
     split_faults,
 )
-from desd_components.scans.names import Record, case_ids, record_files, with_background
+from desd_components.scans.names import Scan, case_ids, scan_files, with_background
 
 from .findings import REMARK, Finding
 
@@ -34,9 +34,9 @@ UNUSED = "unused"
 
 @dataclass
 class Case:
-    """A record ``{"image": ...[, "label": ...]}``, or a label alone, and the section that it belongs to."""
+    """A scan ``{"image": ...[, "label": ...]}``, or a label alone, and the section that it belongs to."""
 
-    record: Record
+    scan: Scan
     section: str
 
 
@@ -47,7 +47,7 @@ class DataFolder:
     Attributes:
         root: the folder, or that of the data list.
         source: what says which scans there are, for findings about all of them.
-        cases: all records.
+        cases: all scans.
         findings: about files that have no partner, are missing, or are not scans.
         class_names: names by label value, background first; None where nothing names them.
         dataset_dir: what was asked for, as a training takes it.
@@ -63,7 +63,7 @@ class DataFolder:
     @property
     def labelled(self) -> bool:
         """Whether any image has a label."""
-        return any({"image", "label"} <= case.record.keys() for case in self.cases)
+        return any({"image", "label"} <= case.scan.keys() for case in self.cases)
 
 
 def look(data: str | Path, in_channels: int = 1, data_split: str | None = None, class_names: Any = None) -> DataFolder:
@@ -109,14 +109,14 @@ def _from_list(path: Path, within: bool = False) -> DataFolder:
     content = read_json(path)
     found = DataFolder(path.parent, str(path), class_names=_named_classes(content, path))
     sections = data_list_sections(path, within=within)
-    found.cases = [Case(record, name) for name, records in sections.items() for record in records]
+    found.cases = [Case(scan, name) for name, scans in sections.items() for scan in scans]
     if found.labelled:
-        found.findings += _lonely_images(case.record for case in found.cases if _lacks_label(case))
+        found.findings += _lonely_images(case.scan for case in found.cases if _lacks_label(case))
     return found
 
 
 def _lacks_label(case: Case) -> bool:
-    return "label" not in case.record and case.section != "test"
+    return "label" not in case.scan and case.section != "test"
 
 
 def _named_classes(content: Any, source: Path) -> list[str] | None:
@@ -131,8 +131,8 @@ def _decathlon(folder: Path, in_channels: int) -> DataFolder:
     absent = 0
     listed, found.cases = found.cases, []
     for case in listed:
-        there = {key: value for key, value in case.record.items() if _all_exist(case.record, key)}
-        if there.keys() == case.record.keys():
+        there = {key: value for key, value in case.scan.items() if _all_exist(case.scan, key)}
+        if there.keys() == case.scan.keys():
             found.cases.append(case)
         elif "image" in there:
             found.cases.append(Case(there, case.section))
@@ -146,12 +146,12 @@ def _decathlon(folder: Path, in_channels: int) -> DataFolder:
         what = f"lists {absent} cases of which no file is there"
         remedy = "nothing, if the folder came in part; else fetch the rest"
         found.findings.append(Finding(found.source, what, remedy, "not there", REMARK))
-    _add_unlisted(found, {file for case in listed for file in record_files(case.record)}, in_channels)
+    _add_unlisted(found, {file for case in listed for file in scan_files(case.scan)}, in_channels)
     return found
 
 
-def _all_exist(record: Record, key: str) -> bool:
-    return all(os.path.exists(file) for file in record_files(record, (key,)))
+def _all_exist(scan: Scan, key: str) -> bool:
+    return all(os.path.exists(file) for file in scan_files(scan, (key,)))
 
 
 def _add_unlisted(found: DataFolder, known: set[str], in_channels: int) -> None:
@@ -162,7 +162,7 @@ def _add_unlisted(found: DataFolder, known: set[str], in_channels: int) -> None:
         found.cases.append(case)
         if case.section == UNUSED:
             remedy = "list it, or move it elsewhere, if it should be used"
-            file = record_files(case.record)[0]
+            file = scan_files(case.scan)[0]
             found.findings.append(Finding(file, "is used by no training", remedy, "unused", REMARK))
 
 
@@ -171,10 +171,10 @@ def _pairs(folder: Path, in_channels: int) -> DataFolder:
     paired = pairs_by_name(folder / images, folder / labels, in_channels)
     content = read_json(folder / "dataset.json") if (folder / "dataset.json").is_file() else None
     found = DataFolder(folder, str(folder), class_names=_named_classes(content, folder / "dataset.json"))
-    found.cases = [Case(record, "train") for record in [*paired.pairs, *paired.lonely_images]]
+    found.cases = [Case(scan, "train") for scan in [*paired.pairs, *paired.lonely_images]]
     found.cases += [Case({"label": str(path)}, "train") for path in paired.lonely_labels]
     found.findings = [*_lonely_images(paired.lonely_images), *_lonely_labels(paired.lonely_labels)]
-    _add_unlisted(found, {file for case in found.cases for file in record_files(case.record)}, in_channels)
+    _add_unlisted(found, {file for case in found.cases for file in scan_files(case.scan)}, in_channels)
     return found
 
 
@@ -182,17 +182,15 @@ def _plain(root: Path, files: Sequence[Path], in_channels: int) -> DataFolder:
     """Images and masks by their names alone, without pairs."""
     found = DataFolder(root, str(root))
     masks = {path for path in files if len(files) > 1 and is_mask(path, root)}
-    for record in group_channels([path for path in files if path not in masks], in_channels):
-        found.cases.append(Case(record, section_of_path(Path(record_files(record)[0]), root)))
+    for scan in group_channels([path for path in files if path not in masks], in_channels):
+        found.cases.append(Case(scan, section_of_path(Path(scan_files(scan)[0]), root)))
     found.cases += [Case({"label": str(path)}, section_of_path(path, root)) for path in sorted(masks)]
     return found
 
 
-def _lonely_images(records: Iterable[Record]) -> list[Finding]:
+def _lonely_images(scans: Iterable[Scan]) -> list[Finding]:
     remedy = "add a label of its name, or move it to a folder of unlabelled scans"
-    return [
-        Finding(record_files(record)[0], "has no label, while others have", remedy, "no label") for record in records
-    ]
+    return [Finding(scan_files(scan)[0], "has no label, while others have", remedy, "no label") for scan in scans]
 
 
 def _lonely_labels(paths: Iterable[Path]) -> list[Finding]:
@@ -223,13 +221,13 @@ def _miscased(folder: Path) -> list[Finding]:
 def _apply_split(found: DataFolder, data_split: str) -> None:
     """Sections as a split file says; cases that it does not name are in none."""
     split = read_split(data_split, found.root)
-    listed = [case.record for case in found.cases if "image" in case.record and case.section != UNUSED]
+    listed = [case.scan for case in found.cases if "image" in case.scan and case.section != UNUSED]
     for what, remedy in split_faults(listed, [case for cases in split.values() for case in cases]):
         found.findings.append(Finding(str(data_split), what, remedy, "split"))
     section_by_name = {name: section for section, names in split.items() for name in names}
     seen: set[str] = set()
     for case in found.cases:
-        names = case_ids(case.record) if "image" in case.record else []
+        names = case_ids(case.scan) if "image" in case.scan else []
         listed_as = [name for name in names if name in section_by_name]
         case.section = section_by_name[listed_as[0]] if listed_as else UNUSED
         seen.update(listed_as)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from desd_components.scans.check import grid_problem, threaded
-from desd_components.scans.names import record_files
+from desd_components.scans.names import scan_files
 
 from .findings import REMARK, Finding, from_line
 from .folder import UNUSED, Case, DataFolder
@@ -40,7 +40,7 @@ class Survey:
 
     def facts(self, key: str) -> list[Facts]:
         """Of the usable files of all cases that a training may use, under "image" (first channel) or "label"."""
-        files = [record_files(case.record, (key,)) for case in self.folder.cases if case.section != UNUSED]
+        files = [scan_files(case.scan, (key,)) for case in self.folder.cases if case.section != UNUSED]
         first = dict.fromkeys(names[0] for names in files if names)
         reports = [self.reports[file] for file in first]
         return [report.facts for report in reports if report.facts is not None and report.usable]
@@ -79,9 +79,9 @@ def _read(folder: DataFolder, in_channels: int, num_workers: int) -> dict[str, F
     count = len(folder.class_names) if folder.class_names else None
     tasks: dict[str, tuple[bool, int]] = {}
     for case in folder.cases:
-        images = record_files(case.record, ("image",))
+        images = scan_files(case.scan, ("image",))
         tasks |= {file: (False, 1 if len(images) > 1 else in_channels) for file in images}
-        tasks |= {file: (True, 1) for file in record_files(case.record, ("label",))}
+        tasks |= {file: (True, 1) for file in scan_files(case.scan, ("label",))}
     reports = threaded(lambda task: inspect(task[0], task[1][0], task[1][1], count), tasks.items(), num_workers)
     interval = 0.5 if sys.stderr.isatty() else 30.0  # a log file wants a line now and then, not a moving bar
     bar = tqdm(reports, total=len(tasks), desc="checking", unit="file", mininterval=interval)
@@ -89,9 +89,9 @@ def _read(folder: DataFolder, in_channels: int, num_workers: int) -> dict[str, F
 
 
 def _grids(cases: Sequence[Case], reports: dict[str, FileReport]) -> Iterator[Finding]:
-    """Labels, and further channels, on another grid than the first file of their record."""
+    """Labels, and further channels, on another grid than the first file of their scan."""
     for case in cases:
-        files = record_files(case.record)
+        files = scan_files(case.scan)
         known = [(file, facts.shape, facts.affine) for file in files if (facts := reports[file].facts)]
         if len(known) < len(files):
             continue
@@ -104,7 +104,7 @@ def _twice_listed(cases: Sequence[Case]) -> Iterator[Finding]:
     """One file in two sections."""
     sections: dict[str, set[str]] = defaultdict(set)
     for case in cases:
-        for file in record_files(case.record, ("image",)):
+        for file in scan_files(case.scan, ("image",)):
             sections[file].add(case.section)
     for file, names in sections.items():
         if len(names - {UNUSED}) > 1:
@@ -114,7 +114,7 @@ def _twice_listed(cases: Sequence[Case]) -> Iterator[Finding]:
 
 def _duplicates(cases: Sequence[Case], reports: dict[str, FileReport]) -> Iterator[Finding]:
     """Files with the voxels of an earlier one; in two sections they are one case, trained on and tested on."""
-    section = {file: case.section for case in cases for file in record_files(case.record)}
+    section = {file: case.section for case in cases for file in scan_files(case.scan)}
     groups: dict[tuple[bool, str], list[str]] = defaultdict(list)
     for file, report in reports.items():
         if report.facts and report.facts.digest and not _is_blank(report):
@@ -144,7 +144,7 @@ def _duplicate(first: str, other: str, how: str, is_label: bool, sections: set[s
 
 def _missing_classes(folder: DataFolder, reports: dict[str, FileReport]) -> Iterator[Finding]:
     """Classes that are named but occur in no label; and values that nobody names."""
-    files = [file for case in folder.cases for file in record_files(case.record, ("label",))]
+    files = [file for case in folder.cases for file in scan_files(case.scan, ("label",))]
     seen: set[int] = set()
     for file in files:
         facts = reports[file].facts

@@ -260,7 +260,7 @@ def new_cases(plan: Plan) -> list[Case]:
     labelled = find_labelled(plan.data, data_split=plan.split)
     require_scans(plan.data, labelled.training)
     folders = {words: plan.output / f"new_scans_{arm}" for arm, words in ARMS.items()}
-    found = [find_case(record, labelled.case_names, folders) for record in labelled.test]
+    found = [find_case(scan, labelled.case_names, folders) for scan in labelled.test]
     return [case for case in found if case is not None]
 
 

@@ -62,7 +62,7 @@ def ensure_split(data: Path, split: Path, **reading: Any) -> None:
         return
     labelled = find_labelled(data, val_fraction=0.0, **reading)
     require_scans(data, labelled.training)
-    names = sorted(labelled.case_names.id(record) for record in labelled.training)
+    names = sorted(labelled.case_names.id(scan) for scan in labelled.training)
     first, second = (int(share * len(names) + 0.5) for share in (0.6, 0.75))  # halves upwards, so that 6 are enough
     if min(first, second - first, len(names) - second) < 1:
         raise UserError(f"{data}: {len(names)} labelled scans are too few to train, validate and test. Bring 6.")
@@ -72,10 +72,10 @@ def ensure_split(data: Path, split: Path, **reading: Any) -> None:
 
 def pretraining_images(data: Path, sections: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Any]:
     """What pre-training sees: the images of train and validation and whatever lies in imagesTs; never those of test."""
-    images = [record["image"] for name in ("train", "validation") for record in sections.get(name, ())]
+    images = [scan["image"] for name in ("train", "validation") for scan in sections.get(name, ())]
     unlabelled = data / "imagesTs"
     if unlabelled.is_dir():
-        tested = {str(record["image"]) for record in sections.get("test", ())}
+        tested = {str(scan["image"]) for scan in sections.get("test", ())}
         found = [str(path) for path in scan_paths(unlabelled)]
         images += [image for image in found if image not in tested]
     return images
@@ -98,13 +98,13 @@ def scans_hash(images: Sequence[Any], sections: Mapping[str, Sequence[Mapping[st
     The end of a ``.gz`` holds the checksum of its whole content, so that a changed scan is noticed without reading all
     of it. Neither the folder's place nor the files' dates enter: a copy has the same hash.
     """
-    from desd_components.scans.names import record_files
+    from desd_components.scans.names import scan_files
 
     parts = {**sections, "pretraining": [{"image": image} for image in images]}
     lines = [
-        [name, *(_stamp(Path(file)) for file in record_files(dict(record)))]
-        for name, records in sorted(parts.items())
-        for record in records
+        [name, *(_stamp(Path(file)) for file in scan_files(dict(scan)))]
+        for name, scans in sorted(parts.items())
+        for scan in scans
     ]
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 

@@ -43,14 +43,14 @@ def preprocessing(spacing: tuple[float, ...] = (1.0, 1.0, 1.0), top: float = 1.0
     )
 
 
-def scans(folder: Path, count: int = 3) -> list[dict]:
+def written(folder: Path, count: int = 3) -> list[dict]:
     return [{"image": str(write_scan(folder / f"{number}.nii.gz", seed=number))} for number in range(count)]
 
 
 def test_an_entry_holds_what_the_transforms_make(tmp_path):
-    (record,) = scans(tmp_path / "data", 1)
-    (folder,) = VolumeCache(preprocessing(), tmp_path / "cache").prepare([record])
-    expected = preprocessing()(record)["image"]
+    (scan,) = written(tmp_path / "data", 1)
+    (folder,) = VolumeCache(preprocessing(), tmp_path / "cache").prepare([scan])
+    expected = preprocessing()(scan)["image"]
     stored = open_array(folder, "image")
     np.testing.assert_array_equal(stored, expected.numpy())
     np.testing.assert_allclose(read_meta(folder)["image"]["affine"], expected.affine)
@@ -58,29 +58,29 @@ def test_an_entry_holds_what_the_transforms_make(tmp_path):
 
 
 def test_the_original_affine_and_the_source_are_kept(tmp_path):
-    (record,) = scans(tmp_path / "data", 1)
-    (folder,) = VolumeCache(preprocessing(), tmp_path / "cache").prepare([record])
+    (scan,) = written(tmp_path / "data", 1)
+    (folder,) = VolumeCache(preprocessing(), tmp_path / "cache").prepare([scan])
     meta = read_meta(folder)["image"]
     np.testing.assert_allclose(meta["original_affine"], oblique_affine(), atol=1e-5)
-    assert meta["source"] == [record["image"]]
+    assert meta["source"] == [scan["image"]]
 
 
 def test_a_second_call_preprocesses_nothing(tmp_path):
-    records = scans(tmp_path / "data")
-    folders = VolumeCache(preprocessing(), tmp_path / "cache").prepare(records)
+    scans = written(tmp_path / "data")
+    folders = VolumeCache(preprocessing(), tmp_path / "cache").prepare(scans)
     before = [os.stat(folder / "image.npy").st_mtime_ns for folder in folders]
-    assert VolumeCache(preprocessing(), tmp_path / "cache").prepare(records) == folders
+    assert VolumeCache(preprocessing(), tmp_path / "cache").prepare(scans) == folders
     assert [os.stat(folder / "image.npy").st_mtime_ns for folder in folders] == before
 
 
 def test_a_scan_changed_in_place_gets_a_new_entry(tmp_path):
-    record = {"image": str(write_scan(tmp_path / "a.nii"))}
-    size = os.path.getsize(record["image"])
+    scan = {"image": str(write_scan(tmp_path / "a.nii"))}
+    size = os.path.getsize(scan["image"])
     cache = VolumeCache(preprocessing(), tmp_path / "cache")
-    (before,) = cache.prepare([record])
+    (before,) = cache.prepare([scan])
     write_scan(tmp_path / "a.nii", seed=9)
-    assert os.path.getsize(record["image"]) == size
-    (after,) = cache.prepare([record])
+    assert os.path.getsize(scan["image"]) == size
+    (after,) = cache.prepare([scan])
     assert before != after
     assert not np.array_equal(open_array(before, "image"), open_array(after, "image"))
 
@@ -109,10 +109,10 @@ def test_a_changed_function_inside_a_transform_changes_its_description(other):
 
 
 def test_the_description_is_the_same_after_use(tmp_path):
-    (record,) = scans(tmp_path, 1)
+    (scan,) = written(tmp_path, 1)
     transform = preprocessing()
     before = json.dumps(describe(transform), sort_keys=True)
-    transform(record)
+    transform(scan)
     assert json.dumps(describe(transform), sort_keys=True) == before
 
 
@@ -128,9 +128,9 @@ def test_a_compose_inside_a_list_is_flattened(tmp_path):
 
 
 def test_threads_make_the_same_entries(tmp_path):
-    records = scans(tmp_path / "data", 5)
-    alone = VolumeCache(preprocessing(), tmp_path / "one").prepare(records)
-    threaded = VolumeCache(preprocessing(), tmp_path / "two", num_workers=3).prepare(records)
+    scans = written(tmp_path / "data", 5)
+    alone = VolumeCache(preprocessing(), tmp_path / "one").prepare(scans)
+    threaded = VolumeCache(preprocessing(), tmp_path / "two", num_workers=3).prepare(scans)
     for first, second in zip(alone, threaded, strict=True):
         np.testing.assert_array_equal(open_array(first, "image"), open_array(second, "image"))
 
@@ -148,9 +148,9 @@ def test_no_two_threads_share_a_reader(tmp_path):
 
 
 def test_half_precision_takes_half_the_disk(tmp_path):
-    records = scans(tmp_path / "data", 1)
-    (full,) = VolumeCache(preprocessing(), tmp_path / "cache").prepare(records)
-    (half,) = VolumeCache(preprocessing(), tmp_path / "cache", dtype="float16").prepare(records)
+    scans = written(tmp_path / "data", 1)
+    (full,) = VolumeCache(preprocessing(), tmp_path / "cache").prepare(scans)
+    (half,) = VolumeCache(preprocessing(), tmp_path / "cache", dtype="float16").prepare(scans)
     assert open_array(half, "image").nbytes * 2 == open_array(full, "image").nbytes
     np.testing.assert_allclose(open_array(half, "image"), open_array(full, "image"), atol=1e-3)
 
@@ -165,11 +165,11 @@ def test_an_image_too_large_for_half_precision_is_refused(tmp_path):
 def test_labels_are_stored_in_the_smallest_whole_number_type(tmp_path, largest, kind):
     voxels = np.zeros((6, 7, 5), np.float32)
     voxels[1, 2, 3] = largest
-    record = {
+    scan = {
         "image": str(write_scan(tmp_path / "a.nii.gz")),
         "label": str(write_nifti(tmp_path / "a_seg.nii.gz", voxels)),
     }
-    (folder,) = VolumeCache(loading("image", "label"), tmp_path / "c", ("image", "label")).prepare([record])
+    (folder,) = VolumeCache(loading("image", "label"), tmp_path / "c", ("image", "label")).prepare([scan])
     assert open_array(folder, "label").dtype == kind
     assert read_meta(folder)["label"]["values"] == [0, largest]
 
@@ -186,44 +186,44 @@ def test_reading_a_box_does_not_read_the_file(tmp_path):
 
 
 def test_a_private_map_may_be_changed_without_touching_the_file(tmp_path):
-    (folder,) = VolumeCache(preprocessing(), tmp_path / "cache").prepare(scans(tmp_path / "data", 1))
+    (folder,) = VolumeCache(preprocessing(), tmp_path / "cache").prepare(written(tmp_path / "data", 1))
     before = np.array(open_array(folder, "image"))
     open_array(folder, "image", mode="c")[:] = 7
     np.testing.assert_array_equal(open_array(folder, "image"), before)
 
 
 def test_the_disk_need_is_said_beforehand_from_the_target_spacing(tmp_path, caplog):
-    records = scans(tmp_path / "data", 2)
+    scans = written(tmp_path / "data", 2)
     cache = VolumeCache(preprocessing((0.5, 0.5, 0.5)), tmp_path / "cache")
     with caplog.at_level(logging.INFO):
-        folders = cache.prepare(records)
+        folders = cache.prepare(scans)
     stored = open_array(folders[0], "image").nbytes
-    assert cache.maker.estimated_bytes(records[0]) == pytest.approx(stored, rel=0.05)
+    assert cache.maker.estimated_bytes(scans[0]) == pytest.approx(stored, rel=0.05)
     assert "preprocessing 2 volumes into" in caplog.text and "of disk needed" in caplog.text
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(tmp_path, monkeypatch):
-    records = scans(tmp_path / "data", 2)
+    scans = written(tmp_path / "data", 2)
     cache = VolumeCache(preprocessing(), tmp_path / "cache")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 100, 100))
     with pytest.raises(UserError, match=r"need about .* kB, but 100 bytes are free: set `cache_dir`"):
-        cache.prepare(records)
+        cache.prepare(scans)
     assert not list((tmp_path / "cache").rglob("*.npy"))
 
 
 def test_bad_files_are_all_named_and_the_good_ones_are_kept(tmp_path):
-    records = scans(tmp_path / "data", 4)
-    truncated, constant = Path(records[1]["image"]), Path(records[2]["image"])
+    scans = written(tmp_path / "data", 4)
+    truncated, constant = Path(scans[1]["image"]), Path(scans[2]["image"])
     write_scan(truncated, (20, 20, 20)).write_bytes(truncated.read_bytes()[:9000])
     write_nifti(constant, np.ones((6, 7, 5), np.float32))
     cache = VolumeCache(preprocessing(), tmp_path / "cache", num_workers=2)
     with pytest.raises(UserError) as refusal:
-        cache.prepare(records)
+        cache.prepare(scans)
     lines = str(refusal.value).splitlines()
     assert lines[0] == "2 of 4 scans cannot be used:"
     assert "1.nii.gz: is truncated or damaged" in lines[1]
     assert "2.nii.gz: every voxel has the same value" in lines[2]
-    assert [cache.folder(record).exists() for record in records] == [True, False, False, True]
+    assert [cache.folder(scan).exists() for scan in scans] == [True, False, False, True]
 
 
 def test_infinity_is_found_before_the_preprocessing_clips_it(tmp_path):
@@ -235,30 +235,30 @@ def test_infinity_is_found_before_the_preprocessing_clips_it(tmp_path):
 
 
 def test_a_volume_that_the_window_makes_constant_is_refused(tmp_path):
-    (record,) = scans(tmp_path, 1)
+    (scan,) = written(tmp_path, 1)
     window = ScaleIntensityRanged("image", a_min=1000, a_max=2000, b_min=0, b_max=1, clip=True)
     with pytest.raises(UserError, match=r"same value.*\(seen after the preprocessing\)"):
-        VolumeCache([*loading("image"), window], tmp_path / "cache").prepare([record])
+        VolumeCache([*loading("image"), window], tmp_path / "cache").prepare([scan])
 
 
 def test_a_missing_channel_axis_is_refused_with_the_transform_that_adds_it(tmp_path):
-    (record,) = scans(tmp_path, 1)
+    (scan,) = written(tmp_path, 1)
     with pytest.raises(UserError, match=r"is \(6, 7, 5\) after the preprocessing.*add EnsureChannelFirstd"):
-        VolumeCache([LoadImaged("image", image_only=True)], tmp_path / "cache").prepare([record])
+        VolumeCache([LoadImaged("image", image_only=True)], tmp_path / "cache").prepare([scan])
 
 
 def test_label_values_are_checked_against_entries_of_an_earlier_run_too(tmp_path):
-    record = {"image": str(write_scan(tmp_path / "a.nii.gz")), "label": str(write_label(tmp_path / "l.nii.gz"))}
+    scan = {"image": str(write_scan(tmp_path / "a.nii.gz")), "label": str(write_label(tmp_path / "l.nii.gz"))}
     transform, keys = loading("image", "label"), ("image", "label")
-    VolumeCache(transform, tmp_path / "cache", keys, class_count=3).prepare([record])
+    VolumeCache(transform, tmp_path / "cache", keys, class_count=3).prepare([scan])
     with pytest.raises(UserError, match=r"l.nii.gz: holds the label values \[2\], but the classes are 0 to 1"):
-        VolumeCache(transform, tmp_path / "cache", keys, class_count=2).prepare([record])
+        VolumeCache(transform, tmp_path / "cache", keys, class_count=2).prepare([scan])
 
 
 def test_a_record_without_a_label_is_refused_where_labels_are_kept(tmp_path):
-    (record,) = scans(tmp_path, 1)
-    with pytest.raises(UserError, match="1 records lack one of"):
-        VolumeCache(loading("image", "label"), tmp_path / "cache", ("image", "label")).prepare([record])
+    (scan,) = written(tmp_path, 1)
+    with pytest.raises(UserError, match="1 scans lack one of"):
+        VolumeCache(loading("image", "label"), tmp_path / "cache", ("image", "label")).prepare([scan])
 
 
 def test_two_files_become_two_channels(tmp_path):
@@ -272,11 +272,11 @@ def test_two_files_become_two_channels(tmp_path):
 
 
 def test_an_interrupted_entry_is_made_again(tmp_path):
-    records = scans(tmp_path / "data", 1)
+    scans = written(tmp_path / "data", 1)
     cache = VolumeCache(preprocessing(), tmp_path / "cache")
-    expected = cache.folder(records[0])
+    expected = cache.folder(scans[0])
     (expected.parent / ".making-dead").mkdir(parents=True)
-    assert cache.prepare(records) == [expected]
+    assert cache.prepare(scans) == [expected]
     assert (expected / "meta.json").exists() and (expected / "image.npy").exists()
 
 
@@ -284,14 +284,14 @@ def test_memory_does_not_grow_with_the_number_of_volumes(tmp_path):
     """Forty volumes of 4 MB pass; were they all held, 160 MB would remain."""
     import tracemalloc
 
-    records = scans(tmp_path / "data", 1)
+    scans = written(tmp_path / "data", 1)
     for number in range(40):
         path = tmp_path / "data" / f"more_{number}.nii"
         write_nifti(path, np.random.default_rng(number).normal(size=(100, 100, 100)).astype(np.float32))
-        records.append({"image": str(path)})
+        scans.append({"image": str(path)})
     cache = VolumeCache(loading("image"), tmp_path / "cache", num_workers=2)
     tracemalloc.start()
-    cache.prepare(records)
+    cache.prepare(scans)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 60e6
@@ -302,10 +302,10 @@ class CountingMaker(EntryMaker):
 
     made, seconds = 0, 0.0
 
-    def make(self, folder, record):
+    def make(self, folder, scan):
         time.sleep(self.seconds)
         self.made += 1
-        return super().make(folder, record)
+        return super().make(folder, scan)
 
 
 def _records(data: Path) -> list[dict]:
@@ -340,8 +340,8 @@ def _prepare_on_rank(rank: int, folder: str) -> None:
 def two_processes(tmp_path_factory) -> list[dict]:
     """What each of two processes saw of five good scans and of four with a bad one."""
     folder = tmp_path_factory.mktemp("two_processes")
-    scans(folder / "good", 5)
-    Path(scans(folder / "bad", 4)[3]["image"]).write_bytes(b"")
+    written(folder / "good", 5)
+    Path(written(folder / "bad", 4)[3]["image"]).write_bytes(b"")
     # Forked as the workers of a loader are: importing everything twice would take most of the time.
     torch.multiprocessing.start_processes(_prepare_on_rank, (str(folder),), nprocs=2, start_method="fork")
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]

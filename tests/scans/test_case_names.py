@@ -20,16 +20,16 @@ CASES = [f"case_{number:05d}" for number in range(6)]
 TUNE = "desd_seg_finetune"
 
 
-def record(image: str, label: str | None = None) -> dict[str, Any]:
+def scan(image: str, label: str | None = None) -> dict[str, Any]:
     return {"image": image} if label is None else {"image": image, "label": label}
 
 
-def kits_record(case: str) -> dict[str, Any]:
-    return record(f"/data/kits/{case}/imaging.nii.gz", f"/data/kits/{case}/segmentation.nii.gz")
+def kits_scan(case: str) -> dict[str, Any]:
+    return scan(f"/data/kits/{case}/imaging.nii.gz", f"/data/kits/{case}/segmentation.nii.gz")
 
 
 def kits_entry(case: str) -> dict[str, Any]:
-    return record(f"{case}/imaging.nii.gz", f"{case}/segmentation.nii.gz")
+    return scan(f"{case}/imaging.nii.gz", f"{case}/segmentation.nii.gz")
 
 
 def kits_list(folder: Path, cases: list[str], **sections: list[str]) -> Path:
@@ -48,28 +48,28 @@ def kits(tmp_path: Path) -> Path:
 
 
 def test_a_folder_per_case_names_it_where_all_files_have_one_name() -> None:
-    records = [kits_record(case) for case in CASES]
-    names = CaseNames(records)
-    assert [names.id(case) for case in records] == [f"{case}/imaging" for case in CASES]
+    scans = [kits_scan(case) for case in CASES]
+    names = CaseNames(scans)
+    assert [names.id(case) for case in scans] == [f"{case}/imaging" for case in CASES]
     assert names.file("/data/kits/case_00003/imaging.nii.gz") == "case_00003/imaging.nii.gz"
     assert names.image("/data/kits/case_00003/imaging.nii.gz") == "case_00003/imaging"
 
 
 def test_a_case_keeps_its_short_name_where_no_other_has_it() -> None:
-    records = [record("/d/a/ct.nii.gz"), record("/d/b/ct.nii.gz"), record("/d/b/mr.nii.gz")]
-    names = CaseNames(records)
-    assert [names.id(case) for case in records] == ["a/ct", "b/ct", "mr"]
+    scans = [scan("/d/a/ct.nii.gz"), scan("/d/b/ct.nii.gz"), scan("/d/b/mr.nii.gz")]
+    names = CaseNames(scans)
+    assert [names.id(case) for case in scans] == ["a/ct", "b/ct", "mr"]
     assert names.file("/d/b/mr.nii.gz") == "mr.nii.gz"
 
 
 def test_as_many_folders_are_named_as_tell_two_cases_apart() -> None:
-    names = CaseNames([record(f"/d/{site}/p1/t1/scan.nii") for site in ("x", "y")])
+    names = CaseNames([scan(f"/d/{site}/p1/t1/scan.nii") for site in ("x", "y")])
     assert names.file("/d/y/p1/t1/scan.nii") == "y/p1/t1/scan.nii"
 
 
 def test_a_name_that_is_the_folder_of_another_case_is_not_taken_alone() -> None:
-    records = [record("/d/a/x.nii.gz"), record("/d/b/a.nii.gz")]
-    assert CaseNames(records).id(records[1]) == "b/a"
+    scans = [scan("/d/a/x.nii.gz"), scan("/d/b/a.nii.gz")]
+    assert CaseNames(scans).id(scans[1]) == "b/a"
 
 
 def test_names_do_not_depend_on_which_cases_are_used(kits: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_name_that_fits_all_cases_is_refused_with_names_that_fit_one(kits: Pat
 
 
 def test_the_log_tells_cases_apart_whose_files_have_one_name(kits: Path, caplog: pytest.LogCaptureFixture) -> None:
-    entries = [record(f"{case}/imaging.nii.gz") for case in CASES[:2]]
+    entries = [scan(f"{case}/imaging.nii.gz") for case in CASES[:2]]
     unlabelled = write_json(kits.parent / "part.json", {"training": [*entries, kits_entry(CASES[2])]})
     find_labelled(unlabelled, ["a", "b"], val_fraction=0)
     assert "2 images without a label left out: case_00000/imaging.nii.gz, case_00001/imaging.nii.gz" in caplog.text
@@ -119,10 +119,10 @@ def test_roles_are_given_to_cases_not_to_file_names(kits: Path) -> None:
 
 def test_the_result_of_one_case_of_a_list_keeps_the_folder_that_names_it(kits: Path, tmp_path: Path) -> None:
     split = write_json(tmp_path / "one.json", {"test": ["case_00004"]})
-    records = find_scans(kits, data_split=split, sections=["test"])
-    layout = ScanLayout(tmp_path / "out", scans_root(kits, records))
-    assert layout.filename(records[0]["image"]) == str(tmp_path / "out" / "case_00004" / "imaging.nii.gz")
-    assert layout.image(records[0]["image"]) == "case_00004/imaging"
+    scans = find_scans(kits, data_split=split, sections=["test"])
+    layout = ScanLayout(tmp_path / "out", scans_root(kits, scans))
+    assert layout.filename(scans[0]["image"]) == str(tmp_path / "out" / "case_00004" / "imaging.nii.gz")
+    assert layout.image(scans[0]["image"]) == "case_00004/imaging"
 
 
 SIZES = [(24, 22, 20), (20, 26, 18), (22, 20, 24)]

@@ -81,10 +81,10 @@ def test_a_3d_file_is_refused_where_several_channels_are_asked(tmp_path):
 
 
 def test_as_many_files_as_channels_pass_and_another_number_is_refused(tmp_path):
-    record = {"image": [str(write_scan(tmp_path / f"a_{name}.nii.gz")) for name in ("t1", "t2")]}
-    check_records([record], in_channels=2)
+    scan = {"image": [str(write_scan(tmp_path / f"a_{name}.nii.gz")) for name in ("t1", "t2")]}
+    check_records([scan], in_channels=2)
     with pytest.raises(UserError, match="comes with 2 files, but in_channels is 3"):
-        check_records([record], in_channels=3)
+        check_records([scan], in_channels=3)
 
 
 def test_rgb_voxels_are_refused(tmp_path):
@@ -117,29 +117,29 @@ def test_a_constant_volume_is_refused(tmp_path):
 
 
 def test_a_label_of_another_shape_is_refused_naming_both(tmp_path):
-    record = {**pair(tmp_path), "label": str(write_label(tmp_path / "b_seg.nii.gz", (6, 7, 6)))}
+    scan = {**pair(tmp_path), "label": str(write_label(tmp_path / "b_seg.nii.gz", (6, 7, 6)))}
     with pytest.raises(UserError, match=r"b_seg.nii.gz: has shape \(6, 7, 6\), but .*a.nii.gz has \(6, 7, 5\)"):
-        check_records([record])
+        check_records([scan])
 
 
 def test_a_label_of_another_affine_is_refused_with_the_distance(tmp_path):
     shifted = oblique_affine()
     shifted[0, 3] += 3.0
-    record = {**pair(tmp_path), "label": str(write_nifti(tmp_path / "b.nii.gz", np.ones((6, 7, 5), np.uint8), shifted))}
+    scan = {**pair(tmp_path), "label": str(write_nifti(tmp_path / "b.nii.gz", np.ones((6, 7, 5), np.uint8), shifted))}
     with pytest.raises(UserError, match=r"b.nii.gz: its affine places a corner 3.00 mm away"):
-        check_records([record])
+        check_records([scan])
 
 
 def test_an_affine_that_differs_by_rounding_passes(tmp_path):
     rounded = oblique_affine() + 1e-3 * min(SPACING)
-    record = {**pair(tmp_path), "label": str(write_nifti(tmp_path / "b.nii.gz", np.ones((6, 7, 5), np.uint8), rounded))}
-    check_records([record])
+    scan = {**pair(tmp_path), "label": str(write_nifti(tmp_path / "b.nii.gz", np.ones((6, 7, 5), np.uint8), rounded))}
+    check_records([scan])
 
 
 def label_refused(folder: Path, voxels: np.ndarray, words: str, class_count: int) -> None:
-    record = {**pair(folder), "label": str(write_nifti(folder / "b_seg.nii.gz", voxels))}
+    scan = {**pair(folder), "label": str(write_nifti(folder / "b_seg.nii.gz", voxels))}
     with pytest.raises(UserError, match=words):
-        check_records([record], class_count=class_count, voxels=True)
+        check_records([scan], class_count=class_count, voxels=True)
 
 
 def test_label_values_outside_the_classes_are_named(tmp_path):
@@ -204,9 +204,9 @@ def test_real_bad_images_are_refused(real_data, name, words):
 
 def test_the_real_mask_coded_0_and_5_is_refused_with_its_remedy(real_data):
     label = real_data / "dirty" / "other" / "label_value_5_only_where_1_expected.nii.gz"
-    record = {"image": str(real_data / "totalseg_refs" / "ct_sm" / "example_ct_sm.nii.gz"), "label": str(label)}
+    scan = {"image": str(real_data / "totalseg_refs" / "ct_sm" / "example_ct_sm.nii.gz"), "label": str(label)}
     with pytest.raises(UserError, match="rewrite 5 as 1"):
-        check_records([record], class_count=2, voxels=True)
+        check_records([scan], class_count=2, voxels=True)
 
 
 def test_the_real_label_of_another_data_set_is_refused(real_data):

@@ -29,7 +29,7 @@ SCALE = [[1.4, 1.8], [1.4, 1.8], None]
 
 
 @pytest.fixture
-def records(tmp_path) -> list[dict]:
+def scans(tmp_path) -> list[dict]:
     """Volumes of unequal shape; a voxel's value tells its volume and place, so that a box tells where it was cut."""
     made = []
     for number, shape in enumerate(SHAPES):
@@ -38,9 +38,9 @@ def records(tmp_path) -> list[dict]:
     return made
 
 
-def contexts(records: list[dict], folder: Path, **options) -> ContextDataset:
+def contexts(scans: list[dict], folder: Path, **options) -> ContextDataset:
     settings = {"view_size": (10, 10, 8), "context_scale": SCALE, "slab_depth": 12, "slab_stride": 6, "seed": 3}
-    return ContextDataset(records, VolumeCache(loading("image"), folder / "cache"), **{**settings, **options})
+    return ContextDataset(scans, VolumeCache(loading("image"), folder / "cache"), **{**settings, **options})
 
 
 def same(first: dict, second: dict) -> bool:
@@ -62,8 +62,8 @@ def test_without_a_slab_depth_a_volume_is_one_slab():
     assert slab_starts(500, None, None) == [0]
 
 
-def test_a_validation_takes_the_middle_slab_of_each_volume(records, tmp_path):
-    dataset = contexts(records, tmp_path, one_slab=True)
+def test_a_validation_takes_the_middle_slab_of_each_volume(scans, tmp_path):
+    dataset = contexts(scans, tmp_path, one_slab=True)
     boxes = [dataset.box(index) for index in range(len(dataset))]
     assert [(volume, box[2].start, box[2].stop) for volume, box in boxes] == [(0, 0, 9), (1, 9, 21), (2, 6, 18)]
 
@@ -103,28 +103,28 @@ def test_a_context_scale_that_makes_no_sense_is_refused(scale):
         axis_scales(scale)
 
 
-def test_the_dataset_counts_slabs_and_repeats(records, tmp_path):
-    dataset = contexts(records, tmp_path)
+def test_the_dataset_counts_slabs_and_repeats(scans, tmp_path):
+    dataset = contexts(scans, tmp_path)
     slabs = sum(len(slab_starts(z, 12, 6)) for _, _, z in SHAPES)
     assert (len(dataset), len(dataset.slabs)) == (slabs, slabs)
-    assert len(contexts(records, tmp_path, samples_per_volume=4)) == 4 * slabs
+    assert len(contexts(scans, tmp_path, samples_per_volume=4)) == 4 * slabs
     assert dataset.describe() == f"3 volumes, {slabs} slabs, {slabs} samples an epoch"
 
 
-def test_a_context_is_the_box_of_its_volume(records, tmp_path):
-    dataset = contexts(records, tmp_path)
+def test_a_context_is_the_box_of_its_volume(scans, tmp_path):
+    dataset = contexts(scans, tmp_path)
     for key in (SampleKey(epoch, index) for epoch in (1, 2) for index in range(len(dataset))):
         sample = dataset[key]
         volume, box = dataset.box(key)
-        whole = LoadImaged("image", image_only=True)(records[volume])["image"]
+        whole = LoadImaged("image", image_only=True)(scans[volume])["image"]
         assert torch.equal(sample["image"][0], whole[box].as_tensor())
         assert sample["context_size"].tolist() == list(sample["image"].shape[1:])
         assert (sample["volume"], sample["epoch"], sample["index"]) == (volume, key.epoch, key.index)
         assert sample["image"].dtype == torch.float32
 
 
-def test_contexts_lie_inside_their_slab_and_have_a_size_of_the_recipe(records, tmp_path):
-    dataset = contexts(records, tmp_path)
+def test_contexts_lie_inside_their_slab_and_have_a_size_of_the_recipe(scans, tmp_path):
+    dataset = contexts(scans, tmp_path)
     for epoch, index in itertools.product(range(20), range(len(dataset))):
         volume, box = dataset.box(SampleKey(epoch, index))
         _, x, y, z, *extent = dataset.slabs[index].tolist()
@@ -135,61 +135,61 @@ def test_contexts_lie_inside_their_slab_and_have_a_size_of_the_recipe(records, t
         assert box[2].stop - box[2].start == extent[2]
 
 
-def test_all_places_of_a_context_are_equally_likely(records, tmp_path):
-    dataset = contexts(records[:1], tmp_path, view_size=(26, 26, 8), context_scale=[[1, 1]] * 3, slab_depth=None)
+def test_all_places_of_a_context_are_equally_likely(scans, tmp_path):
+    dataset = contexts(scans[:1], tmp_path, view_size=(26, 26, 8), context_scale=[[1, 1]] * 3, slab_depth=None)
     starts = [dataset.box(SampleKey(epoch, 0))[1][0].start for epoch in range(2000)]
     counts = np.bincount(starts, minlength=5)
     # 30 - 26 + 1 = 5 places; 400 each are expected, with a standard deviation of 18
     assert len(counts) == 5 and np.abs(counts - 400).max() < 90
 
 
-def test_slices_wider_than_the_limit_lose_a_tenth_of_each_border(records, tmp_path):
-    dataset = contexts(records, tmp_path, trim_wider_than=30, trim_fraction=0.1)
+def test_slices_wider_than_the_limit_lose_a_tenth_of_each_border(scans, tmp_path):
+    dataset = contexts(scans, tmp_path, trim_wider_than=30, trim_fraction=0.1)
     rows = {int(row[0]): row[1:].tolist() for row in dataset.slabs}
     assert rows[0][0:2] + rows[0][3:5] == [0, 0, 30, 26]  # not wider than 30
     assert rows[1][0:2] + rows[1][3:5] == [2, 3, 18, 25]
     assert rows[2][0:2] + rows[2][3:5] == [1, 4, 10, 32]
 
 
-def test_draws_differ_by_epoch_seed_and_repeat(records, tmp_path):
-    one = contexts(records, tmp_path, samples_per_volume=2)
+def test_draws_differ_by_epoch_seed_and_repeat(scans, tmp_path):
+    one = contexts(scans, tmp_path, samples_per_volume=2)
     slabs = len(one.slabs)
     boxes = [
         [one.box(SampleKey(1, index))[1] for index in range(slabs)],
         [one.box(SampleKey(2, index))[1] for index in range(slabs)],
         [one.box(SampleKey(1, index + slabs))[1] for index in range(slabs)],
-        [contexts(records, tmp_path, seed=4).box(SampleKey(1, index))[1] for index in range(slabs)],
+        [contexts(scans, tmp_path, seed=4).box(SampleKey(1, index))[1] for index in range(slabs)],
     ]
     assert all(first != second for first, second in itertools.combinations(boxes, 2))
 
 
-def test_a_plain_index_means_epoch_0_and_may_be_negative(records, tmp_path):
-    dataset = contexts(records, tmp_path)
+def test_a_plain_index_means_epoch_0_and_may_be_negative(scans, tmp_path):
+    dataset = contexts(scans, tmp_path)
     assert same(dataset[2], dataset[SampleKey(0, 2)])
     assert same(dataset[-1], dataset[len(dataset) - 1])
 
 
-def test_an_index_beyond_the_end_stops_iteration(records, tmp_path):
-    dataset = contexts(records, tmp_path)
+def test_an_index_beyond_the_end_stops_iteration(scans, tmp_path):
+    dataset = contexts(scans, tmp_path)
     with pytest.raises(IndexError):
         dataset[len(dataset)]
     assert len(list(dataset)) == len(dataset)
 
 
-def test_plain_paths_are_taken_for_records(records, tmp_path):
-    assert same(contexts([record["image"] for record in records], tmp_path)[0], contexts(records, tmp_path)[0])
+def test_plain_paths_are_taken_for_records(scans, tmp_path):
+    assert same(contexts([scan["image"] for scan in scans], tmp_path)[0], contexts(scans, tmp_path)[0])
 
 
-def test_the_dataset_travels_to_workers_without_its_volumes(records, tmp_path):
-    dataset = contexts(records, tmp_path)
+def test_the_dataset_travels_to_workers_without_its_volumes(scans, tmp_path):
+    dataset = contexts(scans, tmp_path)
     assert len(pickle.dumps(dataset)) < 4000
     assert same(pickle.loads(pickle.dumps(dataset))[1], dataset[1])
 
 
-def test_a_second_dataset_takes_its_table_from_the_cache_alone(records, tmp_path, monkeypatch):
-    first = contexts(records, tmp_path)
+def test_a_second_dataset_takes_its_table_from_the_cache_alone(scans, tmp_path, monkeypatch):
+    first = contexts(scans, tmp_path)
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("an array was opened"))
-    assert np.array_equal(contexts(records, tmp_path).slabs, first.slabs)
+    assert np.array_equal(contexts(scans, tmp_path).slabs, first.slabs)
 
 
 @pytest.mark.parametrize(
@@ -201,9 +201,9 @@ def test_a_second_dataset_takes_its_table_from_the_cache_alone(records, tmp_path
         ({"trim_fraction": 0.5}, "trim_fraction 0.5"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(records, tmp_path, options, words):
+def test_settings_that_make_no_sense_are_refused(scans, tmp_path, options, words):
     with pytest.raises(UserError, match=words):
-        contexts(records, tmp_path, **options)
+        contexts(scans, tmp_path, **options)
 
 
 # workers and engines
@@ -222,15 +222,15 @@ def batches(dataset, workers: int, batch_size: int = 3, collate=collate_contexts
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_contexts_do_not_depend_on_the_number_of_workers(records, tmp_path, workers):
-    dataset = contexts(records, tmp_path)
+def test_contexts_do_not_depend_on_the_number_of_workers(scans, tmp_path, workers):
+    dataset = contexts(scans, tmp_path)
     for alone, shared in zip(batches(dataset, 0), batches(dataset, workers), strict=True):
         assert same(alone, shared)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_monais_trainer_gives_every_epoch_its_own_number(records, tmp_path, workers):
-    dataset = contexts(records, tmp_path)
+def test_monais_trainer_gives_every_epoch_its_own_number(scans, tmp_path, workers):
+    dataset = contexts(scans, tmp_path)
     loader = DataLoader(
         dataset, batch_size=3, sampler=EpochSampler(dataset, 3), num_workers=workers, collate_fn=collate_contexts
     )
@@ -343,8 +343,8 @@ def test_images_alone_are_taken_with_one_key(pairs, tmp_path):
 def test_real_ct_volumes_become_slabs(real_data, tmp_path):
     from desd_components import find_scans
 
-    (record,) = [r for r in find_scans(real_data / "ct_tcia_2p5mm") if "riderpilot" in r["image"]]
+    (scan,) = [r for r in find_scans(real_data / "ct_tcia_2p5mm") if "riderpilot" in r["image"]]
     cache = VolumeCache(loading("image"), tmp_path)
-    dataset = ContextDataset([record], cache, (96, 96, 16), SCALE, slab_depth=24, slab_stride=12, trim_wider_than=320)
+    dataset = ContextDataset([scan], cache, (96, 96, 16), SCALE, slab_depth=24, slab_stride=12, trim_wider_than=320)
     assert [row[3] for row in dataset.slabs.tolist()] == [0, 6]
     assert dataset[0]["image"].shape[0] == 1 and dataset[0]["image"].shape[3] == 24

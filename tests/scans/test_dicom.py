@@ -62,8 +62,8 @@ def test_a_tree_gives_its_series_and_not_its_localizer(tmp_path, caplog):
     write_series(tmp_path / "b" / "report", VOXELS[:, :, :1], AFFINE)
     (tmp_path / "b" / "notes.txt").write_text("not a slice")
     with caplog.at_level(logging.INFO):
-        records = find_scans(tmp_path)
-    assert [record["image"] for record in records] == [
+        scans = find_scans(tmp_path)
+    assert [scan["image"] for scan in scans] == [
         str(tmp_path / "a" / "CT 5mm"),
         str(tmp_path / "b" / "CT 1.25mm"),
     ]

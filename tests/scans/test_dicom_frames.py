@@ -52,7 +52,7 @@ def test_a_tree_gives_each_file_of_frames_as_a_scan_and_no_localizer(tmp_path):
     for name in ("b.dcm", "c"):
         write_enhanced(tmp_path / "two" / name, VOXELS, AFFINE)
     write_enhanced(tmp_path / "scout" / "d.dcm", VOXELS, AFFINE, whole=lambda data: localizer(data, 0))
-    found = [Path(record["image"]).relative_to(tmp_path).as_posix() for record in find_scans(tmp_path)]
+    found = [Path(scan["image"]).relative_to(tmp_path).as_posix() for scan in find_scans(tmp_path)]
     assert found == ["alone", "two/b.dcm", "two/c"]
     assert parts(str(tmp_path / "alone")) == [str(tmp_path / "alone" / "a.dcm")]
 

@@ -14,8 +14,8 @@ from desd_components.scans.names import case_ids
 CASES = [f"case_{number:02d}" for number in range(10)]
 
 
-def ids(records: list[dict]) -> list[str]:
-    return [case_ids(record)[0] for record in records]
+def ids(scans: list[dict]) -> list[str]:
+    return [case_ids(scan)[0] for scan in scans]
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_class_names_that_cannot_be_are_refused(asked):
 def test_two_folders_give_pairs_of_equal_names(tmp_path, folders):
     write_pairs(tmp_path, CASES, *folders)
     data = find_labelled(tmp_path, ["a", "b"])
-    for record in data.training + data.validation:
-        assert record["image"].replace(folders[0], folders[1]) == record["label"]
+    for scan in data.training + data.validation:
+        assert scan["image"].replace(folders[0], folders[1]) == scan["label"]
     assert sorted(ids(data.training + data.validation)) == CASES
 
 
@@ -77,9 +77,9 @@ def test_label_subsets_of_one_seed_are_nested(tmp_path):
 
 
 def test_a_large_label_subset_is_drawn_in_a_moment():
-    records = [{"image": f"{number:06d}.nii.gz", "label": f"{number:06d}_seg.nii.gz"} for number in range(20_000)]
+    scans = [{"image": f"{number:06d}.nii.gz", "label": f"{number:06d}_seg.nii.gz"} for number in range(20_000)]
     started = time.process_time()
-    assert len({record["image"] for record in label_subset(records, 10_000, seed=1)}) == 10_000
+    assert len({scan["image"] for scan in label_subset(scans, 10_000, seed=1)}) == 10_000
     assert time.process_time() - started < 2
 
 
@@ -131,7 +131,7 @@ def test_an_nnunet_folder_pairs_numbered_channels_with_the_label(tmp_path):
         write_label(tmp_path / "labelsTr" / f"{name}.nii.gz")
     write_json(tmp_path / "dataset.json", {"labels": {"background": 0, "x": 1}, "channel_names": {"0": "t1"}})
     data = find_labelled(tmp_path, in_channels=2, val_fraction=0)
-    assert ids(data.training) == ["a", "b"] and all(len(record["image"]) == 2 for record in data.training)
+    assert ids(data.training) == ["a", "b"] and all(len(scan["image"]) == 2 for scan in data.training)
 
 
 def test_one_numbered_channel_finds_its_label_too(tmp_path):

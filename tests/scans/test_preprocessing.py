@@ -15,7 +15,7 @@ from desd_components.base.errors import innermost_user_error
 from desd_components.scans.preprocess import preprocessing_settings, target_spacing
 
 
-def scan(path: Path, zooms: tuple[float, float, float], swap: bool = False) -> dict:
+def written(path: Path, zooms: tuple[float, float, float], swap: bool = False) -> dict:
     affine = np.diag([*zooms, 1.0])
     if swap:  # the file's axes are A, R, S
         affine = affine[[1, 0, 2, 3]]
@@ -24,12 +24,12 @@ def scan(path: Path, zooms: tuple[float, float, float], swap: bool = False) -> d
 
 
 def test_median_spacing_is_taken_along_anatomical_axes(tmp_path: Path) -> None:
-    records = [
-        scan(tmp_path / "a.nii", (1.0, 2.0, 3.0)),
-        scan(tmp_path / "b.nii", (1.5, 2.0, 4.0)),
-        scan(tmp_path / "c.nii", (9.0, 2.5, 7.0), swap=True),  # 2.5 mm along R, 9 mm along A
+    scans = [
+        written(tmp_path / "a.nii", (1.0, 2.0, 3.0)),
+        written(tmp_path / "b.nii", (1.5, 2.0, 4.0)),
+        written(tmp_path / "c.nii", (9.0, 2.5, 7.0), swap=True),  # 2.5 mm along R, 9 mm along A
     ]
-    assert target_spacing("median", records) == pytest.approx([1.5, 2.0, 4.0])
+    assert target_spacing("median", scans) == pytest.approx([1.5, 2.0, 4.0])
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, None), (2, [2, 2, 2]), ([1, 1, 3.5], [1, 1, 3.5])], ids=str)
@@ -54,7 +54,7 @@ def test_unknown_intensities_are_refused() -> None:
 def one_bad(tmp_path: Path) -> list[dict]:
     """Two good scans and one that is no NIfTI file."""
     (tmp_path / "bad.nii").write_bytes(b"not a header, by any means")
-    good = [scan(tmp_path / f"good_{number}.nii", (1.0, 2.0, 3.0)) for number in range(2)]
+    good = [written(tmp_path / f"good_{number}.nii", (1.0, 2.0, 3.0)) for number in range(2)]
     return [*good, {"image": str(tmp_path / "bad.nii")}]
 
 
@@ -84,7 +84,7 @@ def test_both_bundles_take_the_median_and_name_a_bad_header(tmp_path, monkeypatc
     for number in range(2):
         for folder in ("images", "labels"):
             (tmp_path / folder).mkdir(exist_ok=True)
-            scan(tmp_path / folder / f"case_{number}.nii", (1.0, 2.0, 3.0))
+            written(tmp_path / folder / f"case_{number}.nii", (1.0, 2.0, 3.0))
     monkeypatch.chdir(ROOT)
     config = {"dataset_dir": str(tmp_path), "spacing": "median", **more}
     assert parsed(bundle, settings, config)["spacing"] == [1.0, 2.0, 3.0]

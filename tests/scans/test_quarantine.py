@@ -18,45 +18,45 @@ from desd_components import ContextDataset, LabelledData, UserError, VolumeCache
 from desd_components.base.errors import plain_message
 
 
-def scans(folder: Path, good: int, bad: int = 0) -> list[dict]:
-    """Records of good scans, then of constant ones."""
-    records = [{"image": str(write_scan(folder / f"good_{n}.nii.gz", (20, 20, 20), seed=n))} for n in range(good)]
+def written(folder: Path, good: int, bad: int = 0) -> list[dict]:
+    """Scans of good scans, then of constant ones."""
+    scans = [{"image": str(write_scan(folder / f"good_{n}.nii.gz", (20, 20, 20), seed=n))} for n in range(good)]
     constant = np.ones((20, 20, 20), np.float32)
-    return records + [{"image": str(write_nifti(folder / f"flat_{n}.nii.gz", constant))} for n in range(bad)]
+    return scans + [{"image": str(write_nifti(folder / f"flat_{n}.nii.gz", constant))} for n in range(bad)]
 
 
 def cache_of(folder: Path, *keys: str) -> VolumeCache:
     return VolumeCache(loading(*keys), folder / "cache", keys, class_count=2)
 
 
-def used(records: list[dict], folder: Path, choice: str = "skip") -> list[dict]:
-    return usable_records(records, cache_of(folder, "image"), choice, folder / "run")
+def used(scans: list[dict], folder: Path, choice: str = "skip") -> list[dict]:
+    return usable_records(scans, cache_of(folder, "image"), choice, folder / "run")
 
 
 def test_skipped_scans_are_left_out_counted_and_listed_with_their_reason(tmp_path, caplog):
-    records = scans(tmp_path / "data", good=3, bad=1)
+    scans = written(tmp_path / "data", good=3, bad=1)
     with caplog.at_level(logging.WARNING):
-        assert used(records, tmp_path) == records[:3]
+        assert used(scans, tmp_path) == scans[:3]
     [entry] = json.loads((tmp_path / "run" / "quarantine.json").read_text())
-    assert entry["file"] == records[3]["image"] and "every voxel has the same value" in entry["reason"]
+    assert entry["file"] == scans[3]["image"] and "every voxel has the same value" in entry["reason"]
     assert "1 of 4 scans are left out (on_bad_volume: skip)" in caplog.text
 
 
 def test_a_missing_file_and_a_truncated_one_are_skipped_alike(tmp_path):
-    records = scans(tmp_path / "data", good=4)
-    Path(records[0]["image"]).unlink()
-    Path(records[2]["image"]).write_bytes(Path(records[2]["image"]).read_bytes()[:9000])
-    assert used(records, tmp_path) == [records[1], records[3]]
+    scans = written(tmp_path / "data", good=4)
+    Path(scans[0]["image"]).unlink()
+    Path(scans[2]["image"]).write_bytes(Path(scans[2]["image"]).read_bytes()[:9000])
+    assert used(scans, tmp_path) == [scans[1], scans[3]]
 
 
 def test_a_scan_that_is_listed_twice_is_left_out_twice(tmp_path):
-    records = scans(tmp_path / "data", good=3, bad=1)
-    assert used([*records, records[-1]], tmp_path) == records[:3]
+    scans = written(tmp_path / "data", good=3, bad=1)
+    assert used([*scans, scans[-1]], tmp_path) == scans[:3]
 
 
 def test_stop_leaves_the_refusal_to_the_data_set_and_writes_no_list(tmp_path):
-    records = scans(tmp_path / "data", good=1, bad=1)
-    assert used(records, tmp_path, "stop") == records
+    scans = written(tmp_path / "data", good=1, bad=1)
+    assert used(scans, tmp_path, "stop") == scans
     assert not (tmp_path / "run").exists()
 
 
@@ -65,34 +65,34 @@ def test_less_than_half_left_stops_the_run_in_one_line(tmp_path, good, bad):
     with pytest.raises(
         UserError, match=rf"{good} of {good + bad} scans are left, less than half .*mend the data"
     ) as told:
-        used(scans(tmp_path / "data", good, bad), tmp_path)
+        used(written(tmp_path / "data", good, bad), tmp_path)
     assert "\n" not in str(told.value)
 
 
 def test_half_of_the_scans_is_enough(tmp_path):
-    assert len(used(scans(tmp_path / "data", good=2, bad=2), tmp_path)) == 2
+    assert len(used(written(tmp_path / "data", good=2, bad=2), tmp_path)) == 2
 
 
 def test_another_choice_is_refused(tmp_path):
     with pytest.raises(UserError, match="on_bad_volume='ignore': choose stop, or skip"):
-        used(scans(tmp_path / "data", good=1), tmp_path, "ignore")
+        used(written(tmp_path / "data", good=1), tmp_path, "ignore")
 
 
 def test_a_bad_label_leaves_its_pair_out_of_its_section_alone(tmp_path):
-    records = scans(tmp_path / "data", good=4)
-    for number, record in enumerate(records):
+    scans = written(tmp_path / "data", good=4)
+    for number, scan in enumerate(scans):
         values = 9 if number == 3 else 2
-        record["label"] = str(write_label(tmp_path / f"label_{number}.nii.gz", (20, 20, 20), values))
-    data = LabelledData(["background", "organ"], records[:2], records[2:])
+        scan["label"] = str(write_label(tmp_path / f"label_{number}.nii.gz", (20, 20, 20), values))
+    data = LabelledData(["background", "organ"], scans[:2], scans[2:])
     left = usable_labelled(data, cache_of(tmp_path, "image", "label"), "skip", tmp_path / "run")
-    assert (left.training, left.validation) == (records[:2], records[2:3])
+    assert (left.training, left.validation) == (scans[:2], scans[2:3])
     [entry] = json.loads((tmp_path / "run" / "quarantine.json").read_text())
-    assert entry["file"] == records[3]["label"]
+    assert entry["file"] == scans[3]["label"]
 
 
 def test_a_great_many_scans_are_told_apart_in_a_moment(tmp_path):
-    records = [{"image": f"{number}.nii.gz", "label": f"{number}_seg.nii.gz"} for number in range(115_000)]
-    data = LabelledData(["background", "organ"], records[:90_000], records[90_000:])
+    scans = [{"image": f"{number}.nii.gz", "label": f"{number}_seg.nii.gz"} for number in range(115_000)]
+    data = LabelledData(["background", "organ"], scans[:90_000], scans[90_000:])
     started = time.process_time()
     assert usable_labelled(data, cache_of(tmp_path, "image", "label"), "stop", tmp_path / "run") == data
     assert time.process_time() - started < 2
@@ -104,7 +104,7 @@ def smoke(name: str, folder: Path, **settings: object) -> object:
 
 
 def test_a_pre_training_skips_as_it_is_told(tmp_path):
-    scans(tmp_path / "data", good=3, bad=1)
+    written(tmp_path / "data", good=3, bad=1)
     done = succeed(
         smoke(
             "desd_pretrain",
@@ -119,7 +119,7 @@ def test_a_pre_training_skips_as_it_is_told(tmp_path):
 
 
 def test_a_fine_tuning_skips_as_it_is_told(tmp_path):
-    scans(tmp_path / "data" / "images", good=3, bad=1)
+    written(tmp_path / "data" / "images", good=3, bad=1)
     for path in (tmp_path / "data" / "images").iterdir():
         write_label(tmp_path / "data" / "labels" / path.name, (20, 20, 20), 2)
     settings = {"class_names": "['organ']", "on_bad_volume": "skip", "max_epochs": 1}
@@ -132,7 +132,7 @@ def test_a_fine_tuning_skips_as_it_is_told(tmp_path):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_volume_that_vanishes_from_the_cache_ends_the_run_in_one_line(tmp_path, num_workers):
-    dataset = ContextDataset(scans(tmp_path / "data", 2), cache_of(tmp_path, "image"), [8, 8, 8], [1, 2])
+    dataset = ContextDataset(written(tmp_path / "data", 2), cache_of(tmp_path, "image"), [8, 8, 8], [1, 2])
     shutil.rmtree(dataset.folders[1])
     with pytest.raises(UserError) as ended:
         list(DataLoader(dataset, num_workers=num_workers))
@@ -142,7 +142,7 @@ def test_a_volume_that_vanishes_from_the_cache_ends_the_run_in_one_line(tmp_path
 
 
 def test_a_volume_cut_short_in_the_cache_is_told_alike(tmp_path):
-    dataset = ContextDataset(scans(tmp_path / "data", 1), cache_of(tmp_path, "image"), [8, 8, 8], [1, 2])
+    dataset = ContextDataset(written(tmp_path / "data", 1), cache_of(tmp_path, "image"), [8, 8, 8], [1, 2])
     array = Path(dataset.folders[0], "image.npy")
     array.write_bytes(array.read_bytes()[:5000])
     with pytest.raises(UserError, match="cannot be read any more"):
@@ -150,8 +150,8 @@ def test_a_volume_cut_short_in_the_cache_is_told_alike(tmp_path):
 
 
 def test_a_scan_that_vanishes_before_the_next_start_is_named(tmp_path):
-    records = scans(tmp_path / "data", 2)
-    used(records, tmp_path)
-    Path(records[1]["image"]).unlink()
+    scans = written(tmp_path / "data", 2)
+    used(scans, tmp_path)
+    Path(scans[1]["image"]).unlink()
     with pytest.raises(UserError, match=r"good_1.nii.gz: does not exist: mend the data list"):
-        ContextDataset(records, cache_of(tmp_path, "image"), [8, 8, 8], [1, 2])
+        ContextDataset(scans, cache_of(tmp_path, "image"), [8, 8, 8], [1, 2])

@@ -155,21 +155,21 @@ def test_the_cache_keeps_how_a_series_was_read_and_says_what_was_interpolated(tm
 
 
 def test_a_slice_that_is_written_anew_is_preprocessed_anew(tmp_path):
-    record = {"image": str(write_series(tmp_path / "series", hounsfield(), AFFINE))}
+    scan = {"image": str(write_series(tmp_path / "series", hounsfield(), AFFINE))}
     cache = VolumeCache(LOADING, tmp_path / "cache")
-    first = cache.folder(record)
-    assert cache.folder(record) == first
+    first = cache.folder(scan)
+    assert cache.folder(scan) == first
     slice_ = tmp_path / "series" / "3.dcm"
     slice_.write_bytes(slice_.read_bytes())
-    assert cache.folder(record) != first
+    assert cache.folder(scan) != first
 
 
 def test_the_disk_need_of_a_series_is_estimated_from_its_headers(tmp_path):
-    record = {"image": str(write_series(tmp_path / "series", hounsfield(), AFFINE))}
+    scan = {"image": str(write_series(tmp_path / "series", hounsfield(), AFFINE))}
     cache = VolumeCache(LOADING, tmp_path / "cache")
-    assert cache.maker.estimated_bytes(record) == 7 * 6 * 8 * 4
+    assert cache.maker.estimated_bytes(scan) == 7 * 6 * 8 * 4
     spaced = Compose([*LOADING.transforms, Spacingd("image", pixdim=(0.8, 1.1, 1.25))])
-    assert VolumeCache(spaced, tmp_path / "cache").maker.estimated_bytes(record) == 7 * 6 * 15 * 4
+    assert VolumeCache(spaced, tmp_path / "cache").maker.estimated_bytes(scan) == 7 * 6 * 15 * 4
 
 
 def test_check_reads_every_format_and_remarks_how(tmp_path, capsys):

@@ -16,15 +16,15 @@ from desd_components.scans.find import is_mask
 from desd_components.scans.lists import read_split
 
 
-def names(records: list[dict]) -> list[str]:
-    return [Path(record["image"]).name for record in records]
+def names(scans: list[dict]) -> list[str]:
+    return [Path(scan["image"]).name for scan in scans]
 
 
 def test_a_folder_is_searched_recursively_and_gives_sorted_records(tmp_path):
     for name in ("b/two.nii.gz", "a/deep/er/one.nii", "c.nii.gz"):
         write_scan(tmp_path / name)
     (tmp_path / "notes.txt").write_text("not a scan")
-    assert [Path(record["image"]).relative_to(tmp_path).as_posix() for record in find_scans(tmp_path)] == [
+    assert [Path(scan["image"]).relative_to(tmp_path).as_posix() for scan in find_scans(tmp_path)] == [
         "a/deep/er/one.nii",
         "b/two.nii.gz",
         "c.nii.gz",
@@ -91,9 +91,9 @@ def decathlon(folder: Path) -> Path:
 
 
 def test_a_decathlon_folder_gives_the_images_of_all_sections_and_no_labels(tmp_path):
-    records = find_scans(decathlon(tmp_path))
-    assert names(records) == ["a.nii.gz", "b.nii.gz", "t.nii.gz"]
-    assert all(set(record) == {"image"} for record in records)
+    scans = find_scans(decathlon(tmp_path))
+    assert names(scans) == ["a.nii.gz", "b.nii.gz", "t.nii.gz"]
+    assert all(set(scan) == {"image"} for scan in scans)
 
 
 def test_decathlon_entries_without_a_file_are_left_out_and_counted(tmp_path, caplog):
@@ -107,7 +107,7 @@ def test_a_data_list_names_its_scans_relative_to_itself(tmp_path):
         tmp_path / "lists" / "mine.json",
         {"training": [{"image": "x/a.nii.gz", "label": "x/l.nii.gz"}], "validation": [{"image": "b.nii.gz"}]},
     )
-    assert [record["image"] for record in find_scans(path)] == [
+    assert [scan["image"] for scan in find_scans(path)] == [
         str(tmp_path / "lists" / "b.nii.gz"),
         str(tmp_path / "lists" / "x" / "a.nii.gz"),
     ]
@@ -135,8 +135,8 @@ def test_a_scan_that_is_a_link_keeps_its_own_name(tmp_path):
 def test_numbered_files_are_the_channels_of_one_image(tmp_path):
     for name in ("p_0000.nii.gz", "p_0001.nii.gz", "q_0000.nii.gz", "q_0001.nii.gz"):
         write_scan(tmp_path / name)
-    records = find_scans(tmp_path, in_channels=2)
-    assert [names([{"image": file} for file in record["image"]]) for record in records] == [
+    scans = find_scans(tmp_path, in_channels=2)
+    assert [names([{"image": file} for file in scan["image"]]) for scan in scans] == [
         ["p_0000.nii.gz", "p_0001.nii.gz"],
         ["q_0000.nii.gz", "q_0001.nii.gz"],
     ]

@@ -174,20 +174,20 @@ def test_the_result_of_one_series_is_named_after_its_folder(tmp_path: Path) -> N
 
 
 def test_two_scans_that_would_share_a_result_are_refused(tmp_path: Path) -> None:
-    records = [{"image": str(tmp_path / name)} for name in ("a.nii.gz", "a.nrrd")]
+    scans = [{"image": str(tmp_path / name)} for name in ("a.nii.gz", "a.nrrd")]
     with pytest.raises(UserError, match=r"a.nrrd: its result would overwrite that of .*a.nii.gz"):
-        refuse_overwriting(records, [ScanLayout(tmp_path / "out", tmp_path)])
+        refuse_overwriting(scans, [ScanLayout(tmp_path / "out", tmp_path)])
 
 
 @pytest.mark.parametrize("names", [("a.nii", "a_prob.nii"), ("a_prob.nii", "a.nii"), ("a.nii", "a.nii.gz")], ids=str)
 def test_results_of_two_kinds_that_would_share_a_file_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
-    records = [{"image": str(tmp_path / name)} for name in names]
+    scans = [{"image": str(tmp_path / name)} for name in names]
     labels = ScanLayout(tmp_path / "out", tmp_path)
     probabilities = ScanLayout(tmp_path / "out", tmp_path, postfix="prob")
     overlays = ScanLayout(tmp_path / "out", tmp_path, extension=".png")
-    refuse_overwriting(records, [labels])
+    refuse_overwriting(scans, [labels])
     with pytest.raises(UserError, match="its result would overwrite that of"):
-        refuse_overwriting(records, [labels, probabilities, overlays])
+        refuse_overwriting(scans, [labels, probabilities, overlays])
 
 
 def test_results_may_get_a_folder_a_postfix_and_an_extension(tmp_path: Path) -> None:
@@ -201,10 +201,10 @@ def test_a_scan_outside_the_root_never_escapes_the_output(tmp_path: Path) -> Non
 
 
 def test_root_of_a_list_is_what_its_scans_have_in_common(tmp_path: Path) -> None:
-    records = [{"image": str(tmp_path / "in" / "x" / "a.nii")}, {"image": [str(tmp_path / "in" / "y" / "b.nii")]}]
-    listed = write_json(tmp_path / "list.json", {"training": records})
-    assert scans_root(listed, records) == (tmp_path / "in").resolve()
-    assert scans_root(tmp_path, records) == tmp_path.resolve()
+    scans = [{"image": str(tmp_path / "in" / "x" / "a.nii")}, {"image": [str(tmp_path / "in" / "y" / "b.nii")]}]
+    listed = write_json(tmp_path / "list.json", {"training": scans})
+    assert scans_root(listed, scans) == (tmp_path / "in").resolve()
+    assert scans_root(tmp_path, scans) == tmp_path.resolve()
 
 
 def test_a_link_to_a_scan_keeps_its_own_name(tmp_path: Path) -> None:
@@ -221,10 +221,10 @@ def test_results_of_a_decathlon_folder_are_not_sorted_into_its_folders(tmp_path:
 
 
 def test_an_output_folder_that_holds_the_scans_is_refused(tmp_path: Path) -> None:
-    records = [{"image": str(scan(tmp_path / "a.nii.gz"))}]
+    scans = [{"image": str(scan(tmp_path / "a.nii.gz"))}]
     with pytest.raises(UserError, match="overwrite"):
-        refuse_overwriting(records, [ScanLayout(tmp_path, tmp_path)])
-    refuse_overwriting(records, [ScanLayout(tmp_path / "out", tmp_path)])
+        refuse_overwriting(scans, [ScanLayout(tmp_path, tmp_path)])
+    refuse_overwriting(scans, [ScanLayout(tmp_path / "out", tmp_path)])
 
 
 def test_middle_is_that_of_the_labels_or_of_the_volume() -> None:

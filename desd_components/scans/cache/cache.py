@@ -3,7 +3,7 @@
 Differs from ``monai.data.PersistentDataset``: arrays are plain ``.npy`` files, so that a crop reads its own pages only;
 the key holds the state of the transforms and of the files, so that a changed spacing or a changed scan is never
 served from an old entry; voxels are checked on the way; disk need is said, and refused, beforehand. An entry is a
-folder ``cache_dir/<transform>/<record>/`` with one ``.npy`` per key and ``meta.json``; it appears whole or not at all.
+folder ``cache_dir/<transform>/<scan>/`` with one ``.npy`` per key and ``meta.json``; it appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ...base.errors import UserError
 from ...base.files import require_writable
 from ...base.processes import patiently_gathered, place
 from ..check import class_problem, file_problem, raise_problems, threaded
-from ..names import Record, record_files
+from ..names import Scan, scan_files
 from ..read import parts
 from .entries import is_label, read_meta
 from .fingerprint import describe, flat_transforms
@@ -40,12 +40,12 @@ _SAMPLED_HEADERS = 200  # headers read for the estimate of the disk need
 
 
 class VolumeCache:
-    """Deterministic preprocessing of records, kept on disk.
+    """Deterministic preprocessing of scans, kept on disk.
 
     Args:
         transform: stock MONAI dictionary transforms beginning with ``LoadImaged``: a Compose or a list; none random.
         cache_dir: where entries go; safe to delete at any time between runs.
-        keys: entries of a record to keep; those whose name starts with "label" are stored as whole numbers.
+        keys: entries of a scan to keep; those whose name starts with "label" are stored as whole numbers.
         dtype: of stored images, "float32" or "float16" (half the disk, three decimal digits).
         in_channels: channels every image must have.
         class_count: classes with the background; None leaves label values unchecked.
@@ -77,14 +77,14 @@ class VolumeCache:
         self.transform_hash = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:12]
         self.cache_dir = Path(cache_dir).expanduser().resolve()
 
-    def folder(self, record: Record) -> Path:
-        """Where a record's entry lies or will lie, by the transforms and by path, size and time of its files.
+    def folder(self, scan: Scan) -> Path:
+        """Where a scan's entry lies or will lie, by the transforms and by path, size and time of its files.
 
         Raises:
             UserError: when one of its files is not there.
         """
         state = []
-        for file in record_files(record, self.keys):
+        for file in scan_files(scan, self.keys):
             if not os.path.exists(file):  # what else may be wrong with it is told with the faults of the others
                 raise UserError(file_problem(file) or f"{file}: is gone.")
             for part in parts(file):
@@ -93,70 +93,70 @@ class VolumeCache:
         name = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:24]
         return self.cache_dir / self.transform_hash / name
 
-    def prepare(self, records: Sequence[Record]) -> list[Path]:
-        """Make the entries that are missing, and return all of them in the order of the records: see `attempt`.
+    def prepare(self, scans: Sequence[Scan]) -> list[Path]:
+        """Make the entries that are missing, and return all of them in the order of the scans: see `attempt`.
 
         Ranks of a process group share the work and meet at the end. Memory holds one volume per worker.
 
         Raises:
-            UserError: listing every record that cannot be used, or when the disk is too small.
+            UserError: listing every scan that cannot be used, or when the disk is too small.
         """
-        folders, problems = self.attempt(records)
-        raise_problems(list(problems.values()), len(records))
+        folders, problems = self.attempt(scans)
+        raise_problems(list(problems.values()), len(scans))
         return [folder for folder in folders if folder is not None]
 
-    def attempt(self, records: Sequence[Record], skip: bool = False) -> tuple[list[Path | None], dict[int, str]]:
-        """Like `prepare`, but bad records are handed back: each is one line by its position in ``records``.
+    def attempt(self, scans: Sequence[Scan], skip: bool = False) -> tuple[list[Path | None], dict[int, str]]:
+        """Like `prepare`, but bad scans are handed back: each is one line by its position in ``scans``.
 
         Args:
-            records: ``{"image": ...[, "label": ...]}``.
+            scans: ``{"image": ...[, "label": ...]}``.
             skip: make the good entries although a file is missing; otherwise nothing is made then.
 
         Returns:
-            The entry of each record, None where there is none; and what is wrong with those that cannot be used.
+            The entry of each scan, None where there is none; and what is wrong with those that cannot be used.
 
         Raises:
-            UserError: when a record lacks a key, ``cache_dir`` cannot be used, or the disk is too small.
+            UserError: when a scan lacks a key, ``cache_dir`` cannot be used, or the disk is too small.
         """
-        lacking = [record for record in records if any(key not in record for key in self.keys)]
+        lacking = [scan for scan in scans if any(key not in scan for key in self.keys)]
         if lacking:
-            what = f"{len(lacking)} records lack one of {list(self.keys)}"
-            raise UserError(f"{record_files(lacking[0])}: {what}: add it.")
-        if records:
+            what = f"{len(lacking)} scans lack one of {list(self.keys)}"
+            raise UserError(f"{scan_files(lacking[0])}: {what}: add it.")
+        if scans:
             require_writable(self.cache_dir, "cache_dir")
         rank, world = place()
-        folders, problems = self._folders(records)
-        wanted = {folder: record for folder, record in zip(folders, records, strict=True) if folder is not None}
+        folders, problems = self._folders(scans)
+        wanted = {folder: scan for folder, scan in zip(folders, scans, strict=True) if folder is not None}
         mine = {folder: wanted[folder] for folder in list(wanted)[rank::world] if not folder.exists()}
         full = self._disk_problem([wanted[folder] for folder in wanted if not folder.exists()], say=rank == 0)
         made = self._make(mine, show=rank == 0) if not full and (skip or not problems) else {}
         told = patiently_gathered([*full, *problems.items(), *_by_position(made, folders)])
-        raise_problems([line for line in told if isinstance(line, str)], len(records))
+        raise_problems([line for line in told if isinstance(line, str)], len(scans))
         problems = dict(line for line in told if not isinstance(line, str))
         if not problems or skip:
             good = {folder: wanted[folder] for n, folder in enumerate(folders) if folder and n not in problems}
             problems |= dict(patiently_gathered(_by_position(self._completed(good, rank == 0), folders)))
         return [None if n in problems else folder for n, folder in enumerate(folders)], dict(sorted(problems.items()))
 
-    def _completed(self, good: dict[Path, Record], show: bool) -> dict[Path, str]:
+    def _completed(self, good: dict[Path, Scan], show: bool) -> dict[Path, str]:
         """What is wrong with entries that all processes have made; what this one cannot see is made here."""
-        left = {folder: record for folder, record in good.items() if not folder.exists()}  # on another machine's disk
+        left = {folder: scan for folder, scan in good.items() if not folder.exists()}  # on another machine's disk
         problems = self._make(left, show)
         told = {folder: self._meta_problem(folder, good[folder]) for folder in good if folder not in problems}
         return problems | {folder: line for folder, line in told.items() if line}
 
-    def _folders(self, records: Sequence[Record]) -> tuple[list[Path | None], dict[int, str]]:
+    def _folders(self, scans: Sequence[Scan]) -> tuple[list[Path | None], dict[int, str]]:
         folders: list[Path | None] = []
         problems = {}
-        for position, record in enumerate(records):
+        for position, scan in enumerate(scans):
             try:
-                folders.append(self.folder(record))
+                folders.append(self.folder(scan))
             except UserError as error:
                 folders.append(None)
                 problems[position] = str(error)
         return folders, problems
 
-    def _make(self, wanted: dict[Path, Record], show: bool) -> dict[Path, str]:
+    def _make(self, wanted: dict[Path, Scan], show: bool) -> dict[Path, str]:
         """Make entries; returns one line for each that cannot be made."""
         if not wanted:
             return {}
@@ -167,23 +167,23 @@ class VolumeCache:
         bar = tqdm(made, total=len(wanted), desc="preprocessing", unit="volume", mininterval=interval, disable=not show)
         return {folder: found for folder, found in zip(wanted, bar, strict=True) if found}
 
-    def _disk_problem(self, records: Sequence[Record], say: bool) -> list[str]:
+    def _disk_problem(self, scans: Sequence[Scan], say: bool) -> list[str]:
         """Say how much disk the entries will take; a list with one line when it is not there."""
-        sample = records[:: max(1, len(records) // _SAMPLED_HEADERS)]
+        sample = scans[:: max(1, len(scans) // _SAMPLED_HEADERS)]
         sizes = [size for size in map(self.maker.estimated_bytes, sample) if size]
         if not sizes:
             return []
-        need, free = len(records) * sum(sizes) / len(sizes), shutil.disk_usage(self.cache_dir).free
-        told = f"preprocessing {len(records)} volumes into {self.cache_dir}: about {readable(need)} of disk needed"
+        need, free = len(scans) * sum(sizes) / len(sizes), shutil.disk_usage(self.cache_dir).free
+        told = f"preprocessing {len(scans)} volumes into {self.cache_dir}: about {readable(need)} of disk needed"
         logger.log(logging.INFO if say else logging.DEBUG, "%s, %s free", told, readable(free))
         remedy = "set `cache_dir` to a larger disk, set `cache_dtype: float16`, or choose a coarser spacing."
         line = f"the preprocessed volumes need about {readable(need)}, but {readable(free)} are free: {remedy}"
         return [f"{self.cache_dir}: {line}"] if need > free else []
 
-    def _meta_problem(self, folder: Path, record: Record) -> str | None:
+    def _meta_problem(self, folder: Path, scan: Scan) -> str | None:
         """What the settings of this run find wrong with an entry that an earlier run may have made."""
         for key, known in read_meta(folder).items():
-            file, channels = record_files(record, (key,))[0], known["shape"][0]
+            file, channels = scan_files(scan, (key,))[0], known["shape"][0]
             if is_label(key) and (found := class_problem(file, known["values"], self.class_count)):
                 return found
             if not is_label(key) and channels != self.in_channels:
@@ -192,7 +192,7 @@ class VolumeCache:
 
 
 def _by_position(problems: dict[Path, str], folders: Sequence[Path | None]) -> list[tuple[int, str]]:
-    """Problems of entries as problems of the records that they belong to; a scan may be listed twice."""
+    """Problems of entries as problems of the scans that they belong to; a scan may be listed twice."""
     return [(n, problems[folder]) for n, folder in enumerate(folders) if folder is not None and folder in problems]
 
 

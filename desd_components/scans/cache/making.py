@@ -19,7 +19,7 @@ from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd
 
 from ...base.errors import UserError, chain_of, innermost_user_error, one_line
 from ..check import header_problem, label_values, raw_problem, unreadable
-from ..names import Record, record_files
+from ..names import Scan, scan_files
 from ..read import open_volume
 from .entries import META_FILE, is_label
 
@@ -32,7 +32,7 @@ class EntryMaker:
     Args:
         transforms: deterministic dictionary transforms, in order.
         lazy: whether MONAI composes the spatial ones of them into one resampling.
-        keys: entries of a record to keep; those whose name starts with "label" are stored as whole numbers.
+        keys: entries of a scan to keep; those whose name starts with "label" are stored as whole numbers.
         dtype: of stored images.
         in_channels: channels every image must have.
     """
@@ -44,13 +44,13 @@ class EntryMaker:
         self.dtype, self.in_channels = dtype, in_channels
         self._own = threading.local()
 
-    def make(self, folder: Path, record: Record) -> str | None:
-        """Make the entry of a record as `folder`; one line about what is wrong with it, or None."""
-        record = {key: record[key] for key in self.keys}
+    def make(self, folder: Path, scan: Scan) -> str | None:
+        """Make the entry of a scan as `folder`; one line about what is wrong with it, or None."""
+        scan = {key: scan[key] for key in self.keys}
         try:
-            result = self._preprocessed(record, self._loaded(record))
-            arrays = {key: self._stored(_first_file(record, key), key, _to_numpy(result[key])) for key in self.keys}
-            meta = {key: self._described(record, key, arrays[key], result[key]) for key in self.keys}
+            result = self._preprocessed(scan, self._loaded(scan))
+            arrays = {key: self._stored(_first_file(scan, key), key, _to_numpy(result[key])) for key in self.keys}
+            meta = {key: self._described(scan, key, arrays[key], result[key]) for key in self.keys}
             self._write(folder, arrays, meta)
         except UserError as refused:
             return str(refused)
@@ -65,31 +65,31 @@ class EntryMaker:
         steps: tuple[Any, Compose] = self._own.steps
         return steps
 
-    def _loaded(self, record: Record) -> Mapping[Any, Any]:
+    def _loaded(self, scan: Scan) -> Mapping[Any, Any]:
         """The scan as it is stored, looked at before a clipping or resampling transform can hide NaN and the like."""
-        if found := header_problem(record, self.in_channels):
+        if found := header_problem(scan, self.in_channels):
             raise UserError(found)
         try:
-            loaded: Mapping[Any, Any] = self.steps()[0](record)
+            loaded: Mapping[Any, Any] = self.steps()[0](scan)
         except Exception as error:
             refused = innermost_user_error(error)
-            files = record_files(record, self.keys)
+            files = scan_files(scan, self.keys)
             raise UserError(str(refused) if refused else unreadable(_named_file(error, files), error)) from error
         for key in self.keys:
             value = loaded[key]
             if not isinstance(value, np.ndarray | torch.Tensor):
                 continue  # the transform does not begin with LoadImaged: the result alone is checked
-            if found := raw_problem(_first_file(record, key), _to_numpy(value), is_label(key)):
+            if found := raw_problem(_first_file(scan, key), _to_numpy(value), is_label(key)):
                 raise UserError(found)
         return loaded
 
-    def _preprocessed(self, record: Record, loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    def _preprocessed(self, scan: Scan, loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
         try:
             return dict(self.steps()[1](loaded))
         except Exception as error:
             what = f"preprocessing failed ({one_line(error)})"
             raise UserError(
-                f"{_first_file(record, self.keys[0])}: {what}: leave it out, or change the preprocessing."
+                f"{_first_file(scan, self.keys[0])}: {what}: leave it out, or change the preprocessing."
             ) from error
 
     def _stored(self, file: str, key: str, array: np.ndarray) -> np.ndarray:
@@ -108,9 +108,9 @@ class EntryMaker:
             raise UserError(f"{file}: reaches {high}, too much for float16: set cache_dtype: float32.")
         return stored
 
-    def _described(self, record: Record, key: str, array: np.ndarray, result: Any) -> dict[str, Any]:
+    def _described(self, scan: Scan, key: str, array: np.ndarray, result: Any) -> dict[str, Any]:
         """What ``meta.json`` says of an array: shape, type, affine, the files it comes from, and how they were read."""
-        source = record_files(record, (key,))
+        source = scan_files(scan, (key,))
         meta: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype), "source": source}
         if isinstance(result, MetaTensor):
             meta |= {name: str(result.meta[name]) for name in ("reader", "warnings") if result.meta.get(name)}
@@ -119,7 +119,7 @@ class EntryMaker:
         if is_label(key):
             meta["values"] = label_values(array)
         if "warnings" in meta:
-            logger.warning("%s: %s", _first_file(record, key), meta["warnings"])
+            logger.warning("%s: %s", _first_file(scan, key), meta["warnings"])
         return meta
 
     def _write(self, folder: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
@@ -139,15 +139,15 @@ class EntryMaker:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def estimated_bytes(self, record: Record) -> int:
+    def estimated_bytes(self, scan: Scan) -> int:
         """Disk that an entry will take, from the scan's header and the target spacing; 0 for one that is not read."""
         import nibabel
 
         try:
-            header = open_volume(_first_file(record, "image"))
+            header = open_volume(_first_file(scan, "image"))
             extent, spacing = np.array(header.shape[:3]), np.linalg.norm(header.affine[:3, :3], axis=0)
         except (UserError, OSError):
-            return 0  # the check of the record will say what is wrong with it
+            return 0  # the check of the scan will say what is wrong with it
         spacer = next((each for each in self.transforms if isinstance(each, Spacingd)), None)
         if spacer is not None:
             if any(isinstance(each, Orientationd) for each in self.transforms):
@@ -165,8 +165,8 @@ def _to_numpy(value: Any) -> np.ndarray:
     return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
-def _first_file(record: Record, key: str) -> str:
-    return record_files(record, (key,))[0]
+def _first_file(scan: Scan, key: str) -> str:
+    return scan_files(scan, (key,))[0]
 
 
 def _smallest_kind(labels: np.ndarray) -> str:

@@ -40,7 +40,7 @@ def write_dicom_seg(
     Args:
         labels: (X, Y, Z), label values.
         affine: (4, 4), voxel to RAS+ in mm.
-        scan: the DICOM series that was segmented, as a record names it.
+        scan: the DICOM series that was segmented, as a data list does.
         path: the file to write.
         class_names: by label value, background first.
 

@@ -34,7 +34,7 @@ class Series:
     """The slices of one series in one folder, by file name and frame.
 
     Attributes:
-        path: what a record names: the folder, or its first file.
+        path: what a data list names: the folder, or its first file.
         uid: ``SeriesInstanceUID``; may be empty where a tool for anonymising took it away.
         number: ``SeriesNumber``, or an empty text.
         description: ``SeriesDescription``, or an empty text.

@@ -150,7 +150,7 @@ def predicted_cases(places: Places, study: Study, arms: Sequence[str]) -> list[C
     labelled = find_labelled(places.data, data_split=places.split, val_fraction=0.0, **reading)
     require_scans(places.data, labelled.training)
     folders = {arm: places.predictions / arm for arm in arms}
-    found = [find_case(record, labelled.case_names, folders) for record in labelled.test] if arms else []
+    found = [find_case(scan, labelled.case_names, folders) for scan in labelled.test] if arms else []
     return [case for case in found if case is not None]
 
 
