@@ -125,7 +125,7 @@ class ContextDataset(Dataset):
         self.view_size, self.context_scale = tuple(map(int, view_size)), axis_scales(context_scale)
         self.data, self.samples_per_volume, self.seed = as_scans(data), samples_per_volume, seed
         self.settings: dict[str, Any] = {
-            **{"cache": cache, "view_size": view_size, "context_scale": context_scale, "seed": seed},
+            **{"view_size": view_size, "context_scale": context_scale, "seed": seed},
             **{"slab_depth": slab_depth, "trim_wider_than": trim_wider_than, "trim_fraction": trim_fraction},
         }
         self.folders = [str(folder) for folder in cache.prepare(self.data)]
@@ -170,9 +170,9 @@ class ContextDataset(Dataset):
         return {"image": image, "context_size": size, "index": index, "epoch": epoch, "volume": volume}
 
 
-def middle_slabs(dataset: ContextDataset, data: Sequence[Scan | str]) -> ContextDataset:
+def middle_slabs(dataset: ContextDataset, data: Sequence[Scan | str], cache: VolumeCache) -> ContextDataset:
     """Contexts like those of `dataset`, of the volumes in `data`, each volume's middle slab alone: for a validation."""
-    return ContextDataset(data, **dataset.settings, one_slab=True)
+    return ContextDataset(data, cache, **dataset.settings, one_slab=True)
 
 
 def context_length(extent: int, view: int, scale: tuple[float, float] | None, draw: float) -> int:

@@ -127,7 +127,7 @@ def test_local_views_and_same_stage_targets_run_from_an_overlay(scans, tmp_path)
         "view_3": {"_target_": "desd_components.ViewRecipe", "size": [16, 16, 8]},
         "teacher_target": "same_stage",
         "max_epochs": 1,
-        "warmup_epochs": 0,
+        "warmup_steps": 0,
     }
     path = tmp_path / "local.yaml"
     path.write_text(yaml.safe_dump(overlay))
@@ -157,7 +157,7 @@ def test_a_local_view_that_leaves_one_voxel_is_refused(scans, tmp_path):
 
 def test_two_processes_teach_the_shallow_stages_alone(scans, tmp_path):
     shallow = {"student_stages": [1, 2], "stage_weights": [0.5, 0.5], "teacher_target": "same_stage"}
-    settings = {"max_epochs": 1, "warmup_epochs": 0, "processes": 2, **shallow}
+    settings = {"max_epochs": 1, "warmup_steps": 0, "processes": 2, **shallow}
     succeed(pretrain(scans, tmp_path, configs="train smoke multi_gpu_train", **settings))
     assert [r for r in history(tmp_path / "run") if "stage_2_loss" in r]
 
@@ -165,7 +165,7 @@ def test_two_processes_teach_the_shallow_stages_alone(scans, tmp_path):
 def test_two_channels_run_from_the_command_line(tmp_path):
     for number in range(2):
         write_scan(tmp_path / "scans" / f"case_{number}.nii.gz", (20, 20, 20, 2), seed=number)
-    succeed(pretrain(tmp_path / "scans", tmp_path, in_channels=2, max_epochs=1, warmup_epochs=0))
+    succeed(pretrain(tmp_path / "scans", tmp_path, in_channels=2, max_epochs=1, warmup_steps=0))
     assert read_manifest(tmp_path / "run" / "encoder.pt")["architecture"]["in_channels"] == 2
 
 
@@ -304,12 +304,12 @@ def test_the_recipe_is_the_published_one():
         "amp": False,
     }
     assert {key: parser[key] for key in published} == published
-    assert parser["end_learning_rate"] * 192 / 256 == pytest.approx(0.048)
+    assert parser["final_learning_rate"] * 192 / 256 == pytest.approx(0.048)
 
 
 def test_real_hippocampus_volumes_pretrain(real_data, tmp_path):
     settings = {"data_split": real_data / "Task04_Hippocampus" / "splits.json", "batch_size": 50, "max_epochs": 1}
-    done = succeed(pretrain(real_data / "Task04_Hippocampus", tmp_path, warmup_epochs=0, **settings))
+    done = succeed(pretrain(real_data / "Task04_Hippocampus", tmp_path, warmup_steps=0, **settings))
     assert "150 volumes" in done.stdout + done.stderr
 
 

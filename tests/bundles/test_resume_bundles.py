@@ -30,7 +30,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def settings(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     common = {"dataset_dir": scans, "cache_dir": tmp_path_factory.mktemp("cache")}
-    pretrain = {**common, "val_volumes": 2}
+    pretrain = {**common}
     finetune = {**common, "class_names": ["one", "two"], "samples_per_epoch": 8, "val_fraction": 0.5}
     return {"desd_pretrain": pretrain, "desd_seg_finetune": finetune}
 
@@ -136,7 +136,7 @@ def test_a_changed_setting_is_refused_by_its_name(train, whole, tmp_path, bundle
 def test_what_only_shows_or_ends_a_run_may_change(train, whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole["desd_pretrain"], run)
-    free = {"record_interval": 3, "val_volumes": 1, "on_collapse": "stop", "max_skipped_steps": 9, "save_minutes": 1}
+    free = {"record_interval": 3, "on_collapse": "stop", "max_skipped_steps": 9, "save_minutes": 1}
     assert train("desd_pretrain", run, **free) == [0]
 
 

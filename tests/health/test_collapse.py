@@ -129,7 +129,7 @@ def in_two_processes(tmp_path):
     def train(on_collapse, iteration=2):
         sound = {"_target_": "interruptions.SoundAlarm", "iteration": iteration, "rank": 1, "name": "divergence"}
         more = overlay(tmp_path / "sound.yaml", {**sound, "monitor": "@monitor"})
-        settings = {"dataset_dir": tmp_path / "scans", "cache_dir": tmp_path / "cache", "val_volumes": 2}
+        settings = {"dataset_dir": tmp_path / "scans", "cache_dir": tmp_path / "cache"}
         settings |= {"on_collapse": on_collapse, "max_epochs": 3}
         run = tmp_path / "run"
         codes = run_forked("desd_pretrain", "train smoke multi_gpu_train", run, more, processes=2, **settings)

@@ -225,7 +225,7 @@ def test_two_processes_leave_out_the_step_that_one_of_them_spoils(tmp_path):
     spoil = {"_target_": "interruptions.SpoilBatch", "iteration": 2, "rank": 1}
     spoil |= {"network": "@distillation_def", "loss": "@loss"}
     more = overlay(tmp_path / "spoil.yaml", spoil)
-    settings = {"dataset_dir": tmp_path / "scans", "cache_dir": tmp_path / "cache", "val_volumes": 2}
+    settings = {"dataset_dir": tmp_path / "scans", "cache_dir": tmp_path / "cache"}
     run = tmp_path / "run"
     codes = run_forked("desd_pretrain", "train smoke multi_gpu_train", run, more, processes=2, **settings)
     said = [(tmp_path / f"run_{rank}.txt").read_text() for rank in (0, 1)]

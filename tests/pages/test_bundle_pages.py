@@ -29,7 +29,7 @@ def run(place: Path, bundle: str, configs: str, *words: str, output: str, **sett
 
 
 def test_a_pretraining_shows_curves_health_and_feature_maps(place: Path) -> None:
-    page = run(place, "desd_pretrain", "train smoke", "training", output="pretrain", val_volumes=2)
+    page = run(place, "desd_pretrain", "train smoke", "training", output="pretrain")
     for words in (
         "Loss of each stage.",
         "No alarm sounded",
@@ -50,7 +50,6 @@ def test_a_pretraining_in_two_processes_leaves_one_page_without_a_complaint(plac
         processes=2,
         batch_size=1,
         page=True,
-        val_volumes=2,
         **settings,
     )
     said = [place.joinpath(f"two_processes_{rank}.txt").read_text() for rank in (0, 1)]

@@ -138,7 +138,7 @@ def run_without_network(files: list[str], kind: str, settings: dict[str, Any]) -
 def test_training_and_inference_open_no_connection(tmp_path, bundle, weights):
     write_pairs(tmp_path / "data", ["a", "b", "c", "d"], shape=(16, 16, 16))
     given = {"dataset_dir": str(tmp_path / "data"), "cache_dir": str(tmp_path / "cache"), "max_epochs": 1}
-    given |= {"warmup_epochs": 0} if bundle == "desd_pretrain" else {"class_names": ["one", "two"]}
+    given |= {"warmup_steps": 0} if bundle == "desd_pretrain" else {"class_names": ["one", "two"]}
     train = {**given, "output_dir": str(tmp_path / "run")}
     infer = {"dataset_dir": str(tmp_path / "data" / "imagesTr"), "output_dir": str(tmp_path / "out")}
     infer["checkpoint"] = str(tmp_path / "run" / weights)

@@ -57,7 +57,7 @@ def test_tracking_by_mlflow_records_the_loss_of_a_bundle(bundle: str, tmp_path: 
     write_pairs(tmp_path / "data", ["a", "b", "c"], shape=(20, 20, 20))
     classes = {} if bundle == "desd_pretrain" else {"class_names": "['one','two']"}
     settings = {"dataset_dir": tmp_path / "data", "output_dir": tmp_path / "run", "cache_dir": tmp_path / "cache"}
-    warmup = {"warmup_epochs": 0} if bundle == "desd_pretrain" else {}
+    warmup = {"warmup_steps": 0} if bundle == "desd_pretrain" else {}
     settings |= {"max_epochs": 1, "tracking": "mlflow", **classes, **warmup}
     succeed(run_bundle(bundle, "train smoke", "training", **settings))
     with sqlite3.connect(tmp_path / "run" / "mlruns.db") as database:

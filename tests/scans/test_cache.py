@@ -157,7 +157,7 @@ def test_half_precision_takes_half_the_disk(tmp_path):
 
 def test_an_image_too_large_for_half_precision_is_refused(tmp_path):
     path = write_nifti(tmp_path / "a.nii.gz", np.arange(210, dtype=np.float32).reshape(6, 7, 5) * 1e4)
-    with pytest.raises(UserError, match=r"a.nii.gz: reaches 2.09e\+06, too much for float16: set cache_dtype: float32"):
+    with pytest.raises(UserError, match=r"a.nii.gz: reaches 2.09e\+06, too much for float16: set cache#dtype: float32"):
         VolumeCache(loading("image"), tmp_path / "cache", dtype="float16").prepare([{"image": str(path)}])
 
 

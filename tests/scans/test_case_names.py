@@ -142,7 +142,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stages = [
         (TUNE, "train small smoke", place / "run", training),
         (TUNE, "train small smoke evaluate", place / "run", {**training, "section": "all"}),
-        (TUNE, "inference", place / "out", {**common, "checkpoint": place / "run" / "model.pt", "overlays": True}),
+        (TUNE, "inference", place / "out", {**common, "checkpoint": place / "run" / "model.pt", "outlines": True}),
     ]
     for bundle, configs, output, settings in stages:
         assert run_forked(bundle, configs, output, **settings) == [0], Path(f"{output}_0.txt").read_text()[-3000:]
@@ -163,7 +163,7 @@ def test_the_page_of_an_evaluation_shows_all_cases_and_names_those_in_pictures(t
 def test_no_result_of_an_inference_overwrites_another_and_each_bears_its_case_s_name(tuned: Path) -> None:
     results = {path.relative_to(tuned / "out").as_posix() for path in (tuned / "out").rglob("imaging.*")}
     wanted = [f"{case}/imaging" for case in CASES[:3]]
-    assert results == {f"{name}.nii.gz" for name in wanted} | {f"overlays/{name}.png" for name in wanted}
+    assert results == {f"{name}.nii.gz" for name in wanted} | {f"outlines/{name}.png" for name in wanted}
     assert all(f"<b>{name}.</b>" in (tuned / "out" / "report.html").read_text() for name in wanted)
 
 

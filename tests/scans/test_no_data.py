@@ -66,7 +66,7 @@ def test_datasets_and_samplers_of_nothing_have_no_length(tmp_path):
 
 @pytest.mark.parametrize("choice", ["stop", "skip"])
 def test_of_nothing_nothing_is_left_out(tmp_path, choice):
-    places = (loading("image"), tmp_path / "cache", choice, tmp_path / "run")
+    places = (VolumeCache(loading("image"), tmp_path / "cache"), choice, tmp_path / "run")
     assert usable_records([], *places) == []
     nothing = LabelledData(["background", "organ"], [], [])
     assert usable_labelled(nothing, *places) == nothing and not (tmp_path / "run").exists()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+import torch
 from bundle_runs import ROOT, config_files
 from monai.bundle import ConfigParser
+from monai.transforms import Compose, Invertd, NormalizeIntensityd, Orientationd, ScaleIntensityRanged, Spacingd
+from scan_files import loading, oblique_affine, write_label, write_scan
 
-from desd_components import UserError
+from desd_components import Preprocessing, UserError
 from desd_components.base.errors import innermost_user_error
 from desd_components.scans.preprocess import preprocessing_settings, target_spacing
 
@@ -74,28 +78,68 @@ def test_no_readable_header_at_all_is_refused_even_when_skipping(one_bad: list[d
 
 
 @pytest.mark.parametrize(
-    ("bundle", "settings", "more"),
-    [
-        ("desd_pretrain", "preprocessing_settings", {}),
-        ("desd_seg_finetune", "settings", {"class_names": ["one"], "val_fraction": 0}),
-    ],
+    ("bundle", "more"), [("desd_pretrain", {}), ("desd_seg_finetune", {"class_names": ["one"], "val_fraction": 0})]
 )
-def test_both_bundles_take_the_median_and_name_a_bad_header(tmp_path, monkeypatch, bundle, settings, more) -> None:
+def test_both_bundles_take_the_median_and_name_a_bad_header(tmp_path, monkeypatch, bundle, more) -> None:
     for number in range(2):
         for folder in ("images", "labels"):
             (tmp_path / folder).mkdir(exist_ok=True)
             written(tmp_path / folder / f"case_{number}.nii", (1.0, 2.0, 3.0))
     monkeypatch.chdir(ROOT)
     config = {"dataset_dir": str(tmp_path), "spacing": "median", **more}
-    assert parsed(bundle, settings, config)["spacing"] == [1.0, 2.0, 3.0]
+    assert parsed(bundle, "preprocessing", config).settings["spacing"] == [1.0, 2.0, 3.0]
     (tmp_path / "images" / "case_1.nii").write_bytes(b"not a header, by any means")
     with pytest.raises(RuntimeError) as ended:
-        parsed(bundle, settings, config)
+        parsed(bundle, "preprocessing", config)
     assert "case_1.nii: cannot be read as NIfTI" in str(innermost_user_error(ended.value))
 
 
-def parsed(bundle: str, item: str, settings: dict) -> dict:
+def parsed(bundle: str, item: str, settings: dict) -> Any:
     parser = ConfigParser()
     parser.read_config(config_files(bundle, "train"))
     parser.update(settings)
     return parser.get_parsed_content(item)
+
+
+@pytest.mark.parametrize(("intensity", "window"), [("hu", [-100.0, 300.0]), ("zscore", None)])
+def test_preprocessing_is_the_written_out_list_of_stock_transforms(tmp_path, intensity, window):
+    image, label = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
+    scan = {"image": str(write_scan(image, (12, 10, 8))), "label": str(write_label(label, (12, 10, 8)))}
+    keys, spacing = ["image", "label"], [1.5, 1.0, 2.0]
+    scaled = (
+        ScaleIntensityRanged("image", -100.0, 300.0, -1.0, 1.0, clip=True)
+        if window
+        else NormalizeIntensityd("image", channel_wise=True)
+    )
+    by_hand = Compose(
+        [
+            *loading(*keys),
+            Orientationd(keys, axcodes="RAS", labels=None),
+            Spacingd(keys, pixdim=spacing, mode=["bilinear", "nearest"]),
+            scaled,
+        ]
+    )
+    ours, wanted = Preprocessing(keys, spacing, intensity, window)(scan), by_hand(scan)
+    for key in keys:
+        assert torch.equal(ours[key].as_tensor(), wanted[key].as_tensor())
+        assert torch.equal(ours[key].affine, wanted[key].affine)
+
+
+def test_labels_stay_as_they_are_stored_where_they_are_not_turned(tmp_path):
+    scan = {"image": str(write_scan(tmp_path / "a.nii.gz")), "label": str(write_label(tmp_path / "b.nii.gz"))}
+    sample = Preprocessing(["image", "label"], [2.0, 2.0, 2.0], "zscore", turn_labels=False)(scan)
+    assert sample["label"].shape == (1, 6, 7, 5) != sample["image"].shape
+
+
+def test_what_it_did_can_be_undone_on_the_scan_s_own_grid(tmp_path):
+    preprocessing = Preprocessing("image", [2.0, 2.0, 2.0], "zscore")
+    sample = preprocessing({"image": str(write_scan(tmp_path / "a.nii.gz"))})
+    sample["pred"] = sample["image"].clone()
+    restored = Invertd("pred", preprocessing, orig_keys="image", nearest_interp=False)(sample)["pred"]
+    assert restored.shape == (1, 6, 7, 5)
+    np.testing.assert_allclose(restored.affine, oblique_affine(), atol=1e-5)
+
+
+def test_its_settings_are_what_builds_it_again():
+    settings = Preprocessing("image", [1.0, 2.0, 3.0], "hu", [-100, 300]).settings
+    assert Preprocessing("image", **settings).settings == settings

@@ -111,7 +111,7 @@ def test_a_pre_training_skips_as_it_is_told(tmp_path):
             tmp_path,
             on_bad_volume="skip",
             max_epochs=1,
-            **{"learning_rate_handler#schedule#warmup_steps": 0},
+            **{"warmup_steps": 0},
         )
     )
     assert "1 of 4 scans are left out" in done.stdout + done.stderr

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 KILLS = 10
 CONFIGS = {"desd_pretrain": "train smoke", "desd_seg_finetune": "train small smoke"}
 OWN = {
-    "desd_pretrain": {"val_volumes": 2, "val_interval": 2},
+    "desd_pretrain": {"val_interval": 2},
     "desd_seg_finetune": {"class_names": ["one", "two"], "samples_per_epoch": 8, "val_fraction": 0.5},
 }
 

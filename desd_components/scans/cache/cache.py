@@ -176,7 +176,7 @@ class VolumeCache:
         need, free = len(scans) * sum(sizes) / len(sizes), shutil.disk_usage(self.cache_dir).free
         told = f"preprocessing {len(scans)} volumes into {self.cache_dir}: about {readable(need)} of disk needed"
         logger.log(logging.INFO if say else logging.DEBUG, "%s, %s free", told, readable(free))
-        remedy = "set `cache_dir` to a larger disk, set `cache_dtype: float16`, or choose a coarser spacing."
+        remedy = "set `cache_dir` to a larger disk, set `cache#dtype: float16`, or choose a coarser spacing."
         line = f"the preprocessed volumes need about {readable(need)}, but {readable(free)} are free: {remedy}"
         return [f"{self.cache_dir}: {line}"] if need > free else []
 

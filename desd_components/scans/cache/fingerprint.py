@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import CodeType
 from typing import Any
 
@@ -68,13 +68,23 @@ def _code(code: CodeType) -> list[Any]:
     return [code.co_code.hex(), list(code.co_names), constants]
 
 
+def _parts(transform: Any) -> Iterator[Any]:
+    if isinstance(transform, Compose):
+        transform = transform.transforms
+    if isinstance(transform, list | tuple):
+        for each in transform:
+            yield from _parts(each)
+    else:
+        yield transform
+
+
 def flat_transforms(transform: Any) -> list[Any]:
     """A transform, a list of them or a Compose, nested or not, as one flat list.
 
     Raises:
         UserError: when one of them is random, since its draw would be frozen into the cache.
     """
-    transforms = list(Compose(transform).flatten().transforms)
+    transforms = list(_parts(transform))
     random = next((each for each in transforms if isinstance(each, Randomizable)), None)
     if random is not None:
         raise UserError(

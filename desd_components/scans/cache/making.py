@@ -105,7 +105,7 @@ class EntryMaker:
             stored = array.astype(self.dtype)
         if not np.isfinite(stored).all():
             high = f"{np.abs(array).max():.3g}"
-            raise UserError(f"{file}: reaches {high}, too much for float16: set cache_dtype: float32.")
+            raise UserError(f"{file}: reaches {high}, too much for float16: set cache#dtype: float32.")
         return stored
 
     def _described(self, scan: Scan, key: str, array: np.ndarray, result: Any) -> dict[str, Any]:
