@@ -7,6 +7,7 @@ Segmentation", MICCAI 2022. This is an independent implementation, written from 
 from .base.draws import SampleKey
 from .base.errors import UserError, given
 from .base.files import require_writable
+from .base.manifests import load_weights, read_manifest
 from .base.processes import joined_processes, leave_processes
 from .base.version import __version__
 from .distillation.encoder import ResNet3DEncoder, pooled_stages, refuse_small_maps, shape_table
@@ -15,18 +16,15 @@ from .distillation.loss import DeepSelfDistillationLoss, DistillationOutput
 from .distillation.network import DeepSelfDistillationNetwork, ProjectionHead, distributed_network
 from .distillation.schedules import CosineSchedule, decay_groups, optimizer_steps, scaled_learning_rate, total_batch
 from .distillation.terms.coding_rate import CodingRateTerm
-from .distillation.terms.dense import DenseDistillationLoss, PrepareDenseViews, ViewsWithPoints
+from .distillation.terms.dense import (
+    DenseDistillationLoss,
+    DenseDistillationNetwork,
+    PrepareDenseViews,
+    ViewsWithPoints,
+)
 from .distillation.views.make import MultiViews, PrepareViews, ViewGeometry
 from .distillation.views.recipe import ViewRecipe
-from .distillation.weights import (
-    encoder_from,
-    encoder_manifest,
-    load_encoder,
-    load_weights,
-    read_manifest,
-    save_weights,
-)
-from .health.collapse import CollapseHandler
+from .distillation.weights import encoder_from, encoder_manifest, load_encoder, save_weights
 from .health.evaluation import EncoderEvaluation, evaluated_manifest, probe_data
 from .health.features import SaveFeaturesHandler, StageInferer
 from .health.monitor import DistillationMonitor, log_start, starting_lines

@@ -6,7 +6,7 @@ ConfigExpression". `plain_errors`, the first item of every ``initialize``, print
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 
@@ -23,6 +23,17 @@ def require_whole(least: int, **settings: Any) -> None:
     for name, value in settings.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"{name}={value!r}: give a whole number of at least {least}.")
+
+
+def require_one_of(choices: Collection[Any], **settings: Any) -> None:
+    """Refuse settings that are not among the choices.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for name, value in settings.items():
+        if value not in choices:
+            raise UserError(f"{name}={value!r}: choose one of {list(choices)}.")
 
 
 def innermost_user_error(error: BaseException | None) -> UserError | None:

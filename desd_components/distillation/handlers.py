@@ -35,41 +35,29 @@ class LearningRateHandler:
     Args:
         optimizer: whose groups are set.
         schedule: optimiser step, counted from 0 -> learning rate.
-
-    Attributes:
-        scale: factor on the whole schedule; `set_scale` moves it.
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule) -> None:
         self.optimizer, self.schedule, self.step = optimizer, schedule, 0
-        self.scale = 1.0
 
     def attach(self, engine: Workflow) -> None:
         """Follow the optimiser from the start of the run."""
         engine.add_event_handler(Events.STARTED, lambda: self._set())
         self.optimizer.register_step_post_hook(lambda *_: self._advance())
 
-    def set_scale(self, scale: float) -> None:
-        """Let all rates be `scale` times those of the schedule, from the next step on."""
-        self.scale = scale
-        self._set()
-
-    def _rate(self, step: int) -> float:
-        return self.scale * self.schedule(step)
-
     def _advance(self) -> None:
         self.step += 1
         self._set()
 
     def _set(self) -> None:
-        rate = self._rate(self.step)
+        rate = self.schedule(self.step)
         for group in self.optimizer.param_groups:
             frozen = self.step < group.get("frozen_steps", 0)
             group["lr"] = 0.0 if frozen else rate * group.get("lr_scale", 1.0)
 
     def scalars(self) -> dict[str, float]:
         """Steps taken so far, and the rate of the last one."""
-        return {"step": self.step, "learning_rate": self._rate(max(self.step - 1, 0))}
+        return {"step": self.step, "learning_rate": self.schedule(max(self.step - 1, 0))}
 
     def state_dict(self) -> dict[str, int]:
         """The steps taken so far."""
@@ -86,16 +74,12 @@ class TeacherEMAHandler:
     Args:
         network: the network itself, never its wrapper for several processes.
         momentum: optimiser step, counted from 0 -> what the teacher keeps of itself.
-
-    Attributes:
-        bounds: least and greatest momentum, whatever the schedule says.
     """
 
     def __init__(self, network: DeepSelfDistillationNetwork, momentum: Schedule) -> None:
         if not 0 <= momentum(0) <= 1:
             raise UserError(f"teacher_momentum={momentum(0):g}: it is what the teacher keeps of itself, from 0 to 1.")
         self.network, self.momentum, self.step = network, momentum, 0
-        self.bounds = (0.0, 1.0)
         self._follows: Optimizer | None = None
 
     def attach(self, engine: Workflow) -> None:
@@ -110,17 +94,13 @@ class TeacherEMAHandler:
 
     def __call__(self, engine: Workflow) -> None:
         """Move the teacher once."""
-        engine.state.teacher_momentum = self._bounded(self.step)
+        engine.state.teacher_momentum = self.momentum(self.step)
         self.network.update_teacher(engine.state.teacher_momentum)
         self.step += 1
 
-    def _bounded(self, step: int) -> float:
-        low, high = self.bounds
-        return min(max(self.momentum(step), low), high)
-
     def scalars(self) -> dict[str, float]:
         """The momentum of the last update."""
-        return {"teacher_momentum": self._bounded(max(self.step - 1, 0))}
+        return {"teacher_momentum": self.momentum(max(self.step - 1, 0))}
 
     def state_dict(self) -> dict[str, int]:
         """The updates made so far."""
@@ -132,7 +112,7 @@ class TeacherEMAHandler:
 
 
 class FreezePrototypesHandler:
-    """Leave the prototypes untrained for the first epochs; ``engine.state.prototypes_frozen`` tells the monitor.
+    """Leave the prototypes untrained for the first epochs; ``engine.state.prototypes_frozen`` says whether.
 
     Args:
         network: whose student's prototypes are meant.

@@ -19,8 +19,8 @@ from monai.handlers import stopping_fn_from_metric
 from torch import nn
 
 from ..base.errors import UserError
+from ..base.manifests import read_manifest
 from ..distillation.encoder import shape_table
-from ..distillation.weights import read_manifest
 from ..scans.labelled import LabelledData
 from ..scans.records import Record
 from .network import SegmentationNetwork

@@ -34,7 +34,6 @@ FREE = {
     "save_minutes": "saves",
     "max_skipped_steps": "when a run ends; one that ended so is to go on",
     "on_collapse": "when a run ends; one that ended so is to go on",
-    "max_rescues": "when a run ends; one that ended so is to go on",
     "allow_other_preprocessing": "permits",
 }
 CHOOSING = {"desd_seg_finetune": {"val_interval", "batch_size"}}  # validations choose the best model there
