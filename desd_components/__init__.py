@@ -5,16 +5,18 @@ Segmentation", MICCAI 2022. This is an independent implementation, written from 
 """
 
 from .base.draws import SampleKey
+from .base.encoders import refuse_small_maps, shape_table
 from .base.errors import UserError, given
 from .base.files import require_writable
-from .base.manifests import load_weights, read_manifest
-from .base.processes import joined_processes, leave_processes
+from .base.manifests import load_weights, read_manifest, save_weights
+from .base.processes import distributed_network, joined_processes, leave_processes
+from .base.steps import optimizer_steps, total_batch
 from .base.version import __version__
-from .distillation.encoder import ResNet3DEncoder, pooled_stages, refuse_small_maps, shape_table
-from .distillation.handlers import FreezePrototypesHandler, LearningRateHandler, SaveWeightsHandler, TeacherEMAHandler
+from .distillation.encoder import ResNet3DEncoder, pooled_stages
+from .distillation.handlers import FreezePrototypesHandler, LearningRateHandler, TeacherEMAHandler
 from .distillation.loss import DeepSelfDistillationLoss, DistillationOutput
-from .distillation.network import DeepSelfDistillationNetwork, ProjectionHead, distributed_network
-from .distillation.schedules import CosineSchedule, decay_groups, optimizer_steps, scaled_learning_rate, total_batch
+from .distillation.network import DeepSelfDistillationNetwork, ProjectionHead
+from .distillation.schedules import CosineSchedule, decay_groups, scaled_learning_rate
 from .distillation.terms.coding_rate import CodingRateTerm
 from .distillation.terms.dense import (
     DenseDistillationLoss,
@@ -24,7 +26,7 @@ from .distillation.terms.dense import (
 )
 from .distillation.views.make import MultiViews, PrepareViews, ViewGeometry
 from .distillation.views.recipe import ViewRecipe
-from .distillation.weights import encoder_from, encoder_manifest, load_encoder, save_weights
+from .distillation.weights import encoder_from, load_encoder
 from .health.evaluation import EncoderEvaluation, evaluated_manifest, probe_data
 from .health.features import SaveFeaturesHandler, StageInferer
 from .health.monitor import DistillationMonitor, log_start, starting_lines
@@ -42,6 +44,7 @@ from .runs.plain import plain_errors
 from .runs.progress import ProgressHandler, TimeEstimateHandler, TrackableOutputHandler
 from .runs.resume import ResumeHandler
 from .runs.same_run import run_settings, scheduled_epochs
+from .runs.saving import SaveWeightsHandler, encoder_manifest
 from .runs.signals import exit_if_stopped
 from .scans.cache.cache import VolumeCache
 from .scans.check import check_records

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from .encoders import canary_features
 from .errors import UserError
 from .files import save_tensors, write_json
 from .tensors import contents, differences, flat_tensors, load_tensors
@@ -23,6 +24,7 @@ from .tensors import contents, differences, flat_tensors, load_tensors
 logger = logging.getLogger(__name__)
 
 
+_Network = TypeVar("_Network", bound=nn.Module)
 AXIS_ORDER = "x, y, z"
 _ANOTHER = "No name agrees, so that it is another network: give the encoder.pt or model.pt of a run"
 
@@ -32,11 +34,12 @@ def manifest_path(path: str | Path) -> Path:
     return Path(path).with_suffix(".json")
 
 
-def write_weights(module: nn.Module, path: str | Path, manifest: Mapping[str, Any]) -> None:
-    """Write the tensors of `module` to `path`, flat, and `manifest` beside it."""
+def save_weights(module: nn.Module, path: str | Path, manifest: Mapping[str, Any]) -> None:
+    """Write the tensors of `module` to `path`, flat, and `manifest` beside it, an encoder's with canary features."""
+    canary = {"canary": canary_features(module)} if hasattr(module, "stages") else {}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     save_tensors(Path(path), tensors)
-    write_json(manifest_path(path), {"axis_order": AXIS_ORDER, **manifest})
+    write_json(manifest_path(path), {"axis_order": AXIS_ORDER, **manifest, **canary})
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
@@ -108,3 +111,25 @@ def refuse_contradictions(path: str | Path, found: Mapping[str, Any], asked: Map
     ]
     if differing:
         raise UserError(f"{path}: {'; '.join(differing)}. Leave these settings out to take the checkpoint's own.")
+
+
+def built(path: str | Path, build: Callable[..., _Network], arguments: Mapping[str, Any]) -> _Network:
+    """The network that `build` makes of `arguments`, with the weights of `path`.
+
+    It is built without memory first, so that a manifest which asks for more than the file holds is refused at no cost.
+
+    Raises:
+        UserError: when the arguments describe no network, or another than the weights.
+    """
+    try:
+        with torch.device("meta"):
+            blueprint = build(**arguments)
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{manifest_path(path)}: `architecture` describes no {build.__name__} ({reason}).") from error
+    refuse_misfit(blueprint, path, flat_tensors(path))
+    network = build(**arguments)
+    load_weights(network, path)
+    return network

@@ -7,26 +7,34 @@ none here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
-import ignite.distributed as idist
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
-from torch import nn
 from torch.optim import Optimizer
 
 from ..base.errors import UserError
 from .network import DeepSelfDistillationNetwork
-from .weights import save_weights
 
 Schedule = Callable[[int], float]
 
 
-class LearningRateHandler:
+class StepCounter:
+    """Optimiser steps taken so far, which are all that a resumed run needs to know."""
+
+    step = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The steps taken so far."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from the steps of `state`."""
+        self.step = state["step"]
+
+
+class LearningRateHandler(StepCounter):
     """Set the learning rate before every optimiser step.
 
     The rate of a parameter group is ``schedule(step) * group["lr_scale"]``, and 0 while the step is below
@@ -38,7 +46,7 @@ class LearningRateHandler:
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule) -> None:
-        self.optimizer, self.schedule, self.step = optimizer, schedule, 0
+        self.optimizer, self.schedule = optimizer, schedule
 
     def attach(self, engine: Workflow) -> None:
         """Follow the optimiser from the start of the run."""
@@ -59,16 +67,8 @@ class LearningRateHandler:
         """Steps taken so far, and the rate of the last one."""
         return {"step": self.step, "learning_rate": self.schedule(max(self.step - 1, 0))}
 
-    def state_dict(self) -> dict[str, int]:
-        """The steps taken so far."""
-        return {"step": self.step}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on from the steps of `state`."""
-        self.step = state["step"]
-
-
-class TeacherEMAHandler:
+class TeacherEMAHandler(StepCounter):
     """Update the teacher after each optimiser step; the momentum used is ``engine.state.teacher_momentum``.
 
     Args:
@@ -79,7 +79,7 @@ class TeacherEMAHandler:
     def __init__(self, network: DeepSelfDistillationNetwork, momentum: Schedule) -> None:
         if not 0 <= momentum(0) <= 1:
             raise UserError(f"teacher_momentum={momentum(0):g}: it is what the teacher keeps of itself, from 0 to 1.")
-        self.network, self.momentum, self.step = network, momentum, 0
+        self.network, self.momentum = network, momentum
         self._follows: Optimizer | None = None
 
     def attach(self, engine: Workflow) -> None:
@@ -101,14 +101,6 @@ class TeacherEMAHandler:
     def scalars(self) -> dict[str, float]:
         """The momentum of the last update."""
         return {"teacher_momentum": self.momentum(max(self.step - 1, 0))}
-
-    def state_dict(self) -> dict[str, int]:
-        """The updates made so far."""
-        return {"step": self.step}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on from the updates of `state`."""
-        self.step = state["step"]
 
 
 class FreezePrototypesHandler:
@@ -133,57 +125,3 @@ class FreezePrototypesHandler:
             for prototypes in self.network.prototypes():
                 # dropped, not zeroed: with zeros, momentum and weight decay would still move the prototypes
                 prototypes.grad = None
-
-
-class SaveWeightsHandler:
-    """Write a module's weights and manifest at the end of epochs.
-
-    Args:
-        module: what is saved, e.g. the teacher's encoder.
-        path: the weights file; its manifest lies beside it.
-        manifest: what the manifest says, or a function that makes it when the weights are saved.
-        metric: save only when this metric of the engine rises above its best so far; None saves every time.
-        interval: epochs between two savings; the last epoch is always saved.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        path: str | Path,
-        manifest: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
-        metric: str | None = None,
-        interval: int = 1,
-    ) -> None:
-        self.module, self.path, self.manifest = module, Path(path), manifest
-        self.metric, self.interval = metric, interval
-        self.best = -math.inf
-
-    def attach(self, engine: Workflow) -> None:
-        """Save at the end of an epoch of `engine`, a trainer or an evaluator."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-    def __call__(self, engine: Workflow) -> None:
-        """Save if it is time."""
-        if idist.get_rank() == 0 and self._due(engine):
-            manifest = self.manifest() if callable(self.manifest) else self.manifest
-            progress: dict[str, Any] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
-            if self.metric is not None:
-                progress = {"epoch": engine.state.epoch, self.metric: self.best}
-            save_weights(self.module, self.path, {**manifest, **progress})
-
-    def _due(self, engine: Workflow) -> bool:
-        if self.metric is None:
-            return engine.state.epoch % self.interval == 0 or engine.state.epoch == engine.state.max_epochs
-        value = float(engine.state.metrics[self.metric])
-        if not value > self.best:
-            return False
-        self.best = value
-        return True
-
-    def state_dict(self) -> dict[str, float]:
-        """The best metric so far."""
-        return {"best": self.best}
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from the best of `state`."""
-        self.best = state["best"]

@@ -95,8 +95,7 @@ class DeepSelfDistillationLoss(nn.Module):
             raise UserError(f"stage_weights={list(stage_weights)}: none may be negative, and one must be positive.")
         require_one_of(CENTERINGS, centering=centering)
         self.num_prototypes, self.centering, self.student_stages = num_prototypes, centering, student_stages
-        self.student_temperature = student_temperature
-        self.center_momentum = center_momentum
+        self.student_temperature, self.center_momentum = student_temperature, center_momentum
         self.same_stage = same_stage
         self.set_teacher_temperature(teacher_temperature)
         self.register_buffer("stage_weights", torch.tensor(stage_weights, dtype=torch.float32), persistent=False)
@@ -171,13 +170,10 @@ class DeepSelfDistillationLoss(nn.Module):
         return normaliser_SV[:, None, :] - agreement_STV
 
     def _refuse_other_shapes(self, student_SVBK: torch.Tensor, teacher_NTBK: torch.Tensor) -> None:
-        stages, views, batch, prototypes = student_SVBK.shape
-        wanted = (self.center.shape[0], teacher_NTBK.shape[1], batch, self.num_prototypes)
-        if (
-            stages != len(self.stage_weights)
-            or tuple(teacher_NTBK.shape) != wanted
-            or prototypes != self.num_prototypes
-        ):
+        views, batch = student_SVBK.shape[1:3]
+        wanted_SVBK = (len(self.stage_weights), views, batch, self.num_prototypes)
+        wanted_NTBK = (len(self.center), teacher_NTBK.shape[1], batch, self.num_prototypes)
+        if student_SVBK.shape != wanted_SVBK or teacher_NTBK.shape != wanted_NTBK:
             raise UserError(
                 f"Student logits {tuple(student_SVBK.shape)} and teacher logits {tuple(teacher_NTBK.shape)} do not fit "
                 f"{len(self.stage_weights)} stage weights and {self.num_prototypes} prototypes. "
@@ -196,15 +192,14 @@ class DeepSelfDistillationLoss(nn.Module):
 
     def scalars(self) -> dict[str, float]:
         """What a log shows of the last batch."""
-        entropy = float(self.teacher_entropy)
-        by_stage = zip(self.student_stages, self.stage_losses.tolist(), strict=True)
+        entropy, stage_losses = float(self.teacher_entropy), self.stage_losses.cpu()
         return {
             "loss": float(self.total),
-            "distillation_loss": float((self.stage_weights.to(self.stage_losses.device) * self.stage_losses).sum()),
-            **{f"stage_{stage}_loss": value for stage, value in by_stage},
+            "distillation_loss": float((self.stage_weights.cpu() * stage_losses).sum()),
+            **{f"stage_{n}_loss": value for n, value in zip(self.student_stages, stage_losses.tolist(), strict=True)},
             "teacher_entropy": entropy,
             "marginal_entropy": float(torch.special.entr(self.mean_targets).sum(dim=-1).mean()),
             "center_norm": float(self.center.square().sum(dim=-1).sqrt().mean()),
-            "kl": float(self.stage_losses[-1]) - entropy,
+            "kl": float(stage_losses[-1]) - entropy,
             "teacher_temperature": self.teacher_temperature,
         }

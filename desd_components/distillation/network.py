@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ..base.draws import drawn_from
 from ..base.errors import UserError, require_one_of, require_whole
 from .encoder import ResNet3DEncoder, pooled_stages
 from .loss import DistillationOutput
@@ -65,11 +65,7 @@ class ProjectionHead(nn.Module):
 def student_and_teacher_heads(
     encoder: ResNet3DEncoder, num_prototypes: int, student_stages: Sequence[int], same_stage: bool, **shape: Any
 ) -> tuple[nn.ModuleDict, nn.ModuleDict]:
-    """A head for each student stage, and the teacher's copies of those that give targets; keys are ``stage_<n>``.
-
-    Raises:
-        UserError: when the deepest head is to give the targets, but the student has none there.
-    """
+    """A head for each student stage, and the teacher's copies of those that give targets; keys are ``stage_<n>``."""
     targets = student_stages if same_stage else STAGES[-1:]
     if not set(targets) <= set(student_stages):
         raise UserError(
@@ -122,18 +118,6 @@ class EncoderWithHeads(nn.Module):
         )
 
 
-@contextmanager
-def drawn_from(seed: int | None) -> Iterator[None]:
-    """Draw weights from `seed`, whatever was drawn before, and leave torch's generator as it was; None just draws.
-
-    MONAI's loader resets torch's generator, or not, by its number of processes.
-    """
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.default_generator.manual_seed(seed)
-        yield
-
-
 class DeepSelfDistillationNetwork(nn.Module):
     """Student and teacher: every student stage is to predict what the teacher says at its deepest stage.
 
@@ -171,6 +155,7 @@ class DeepSelfDistillationNetwork(nn.Module):
             raise UserError(f"num_global_views={num_global_views}: the loss compares across views, so at least 2.")
         self.num_global_views, self.student_stages = num_global_views, tuple(student_stages)
         self.same_stage = teacher_target == "same_stage"
+        self.trains_partly = student_stages[-1] < STAGES[-1]  # deeper stages get no gradient
         self.head_shape: dict[str, Any] = {"hidden": head_hidden, "bottleneck": head_bottleneck, "norm": head_norm}
         with drawn_from(seed):
             heads, targets = student_and_teacher_heads(
@@ -207,14 +192,3 @@ class DeepSelfDistillationNetwork(nn.Module):
         student = dict(self.student.named_parameters())
         kept = dict(self.teacher.named_parameters())
         torch._foreach_lerp_(list(kept.values()), [student[name] for name in kept], 1.0 - momentum)
-
-
-def distributed_network(network: nn.Module, device: torch.device | str) -> nn.Module:
-    """`network` wrapped for several processes, its batch norms synchronised where that exists: on GPUs."""
-    device = torch.device(device)
-    # stages beyond the last that is taught get no gradient, which the wrapper takes for a mistake unless told
-    partly = max(getattr(network, "student_stages", STAGES)) < STAGES[-1]
-    on_gpu: dict[str, Any] = {}
-    if device.type == "cuda":
-        network, on_gpu = nn.SyncBatchNorm.convert_sync_batchnorm(network), {"device_ids": [device]}
-    return nn.parallel.DistributedDataParallel(network.to(device), find_unused_parameters=partly, **on_gpu)

@@ -11,10 +11,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import ignite.distributed as idist
 from torch import nn
 
-from ..base.errors import UserError, require_whole
+from ..base.errors import UserError
 
 
 def cosine(step: int, total_steps: int, start: float, end: float) -> float:
@@ -78,18 +77,6 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def optimizer_steps(batches: int, epochs: int, accumulation_steps: int = 1) -> int:
-    """Optimiser steps of `epochs` epochs of `batches` batches; an epoch's last, shorter accumulation is a step too."""
-    require_whole(1, accumulation_steps=accumulation_steps)
-    return epochs * -(-batches // accumulation_steps)
-
-
-def total_batch(batch_size: int, accumulation_steps: int = 1) -> int:
-    """Volumes of an optimiser step, over all processes."""
-    require_whole(1, batch_size=batch_size, accumulation_steps=accumulation_steps)
-    return batch_size * accumulation_steps * idist.get_world_size()
 
 
 def scaled_learning_rate(learning_rate: float, volumes: int) -> float:

@@ -23,9 +23,10 @@ from monai.engines.workflow import Workflow
 from monai.utils.enums import CommonKeys
 from torch import nn
 
+from ..base.encoders import shape_table
 from ..base.errors import UserError, require_one_of
 from ..base.processes import from_all_processes
-from ..distillation.encoder import ResNet3DEncoder, shape_table
+from ..distillation.encoder import ResNet3DEncoder
 from ..distillation.loss import DeepSelfDistillationLoss, DistillationOutput
 from ..distillation.network import DeepSelfDistillationNetwork
 from .alarms import Scalars, all_alarms

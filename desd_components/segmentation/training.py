@@ -18,9 +18,9 @@ from monai.engines import Evaluator
 from monai.handlers import stopping_fn_from_metric
 from torch import nn
 
+from ..base.encoders import shape_table
 from ..base.errors import UserError
 from ..base.manifests import read_manifest
-from ..distillation.encoder import shape_table
 from ..scans.labelled import LabelledData
 from ..scans.records import Record
 from .network import SegmentationNetwork

@@ -3,6 +3,8 @@
 Ours, not part of DeSD: the published recipe compares globally pooled features only, which serve segmentation poorly on
 small data. The form is DeSD's own (teacher, every student stage, cross-view cross-entropy); the idea of matching
 pixels of two views by their coordinates is that of Wang et al., "DenseCL", and Xie et al., "PixPro", CVPR 2021.
+Points are drawn (`PrepareDenseViews`), read off the stage maps (`DenseDistillationNetwork`), and compared
+(`DenseDistillationLoss`); everything here is built on the method from outside.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ...base.draws import keyed
+from ...base.draws import drawn_from, keyed
 from ...base.errors import UserError, require_one_of, require_whole
 from ..encoder import ResNet3DEncoder
 from ..loss import DeepSelfDistillationLoss, DistillationOutput
@@ -23,7 +25,6 @@ from ..network import (
     TEACHER_TARGETS,
     DeepSelfDistillationNetwork,
     EncoderWithHeads,
-    drawn_from,
     heads_on,
     student_and_teacher_heads,
 )
@@ -49,14 +50,11 @@ class ViewsWithPoints(NamedTuple):
 
 
 def points_in_views(geometries: Sequence[ViewGeometry], fractions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Points of the box that all views share, in the coordinates of each view.
+    """Points of the box that all T views share: (T, B, N, 3) in -1 to 1 across each, and (B,) whether there is a box.
 
     Args:
         geometries: of T views of the same B samples.
         fractions: (B, N, 3) where in the shared box, 0 to 1 along each axis.
-
-    Returns:
-        Points (T, B, N, 3) in -1 to 1, and (B,) whether there is a shared box.
     """
     starts = torch.stack([g.start for g in geometries]).double()
     extents = torch.stack([g.extent for g in geometries]).double()
@@ -73,9 +71,6 @@ class PrepareDenseViews:
     Args:
         multi_views: makes the views.
         num_points: drawn in the box that the global views of a sample share; a function of seed, epoch and sample.
-
-    Raises:
-        UserError: when there are no points to draw.
     """
 
     def __init__(self, multi_views: MultiViews, num_points: int) -> None:
@@ -85,11 +80,7 @@ class PrepareDenseViews:
         self.prepare_views = PrepareViews(multi_views)
 
     def __call__(
-        self,
-        batchdata: Mapping[str, Any],
-        device: str | torch.device | None = None,
-        non_blocking: bool = False,
-        **kwargs: Any,
+        self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[ViewsWithPoints, None]:
         """Make the views on `device`, and the points with them."""
         views, _ = self.prepare_views(batchdata, device, non_blocking)
@@ -108,16 +99,11 @@ class PrepareDenseViews:
 def on_map(
     points: torch.Tensor, flips: torch.Tensor, view_size: Sequence[int], map_size: Sequence[int]
 ) -> torch.Tensor:
-    """Where on a stage map to read points of views, so that views with and without a flip are read at the same tissue.
+    """Points (B, N, 3) of views, moved so that maps of views with and without a flip (B, 3) are read at one tissue.
 
     A cell of a strided convolution is centred on the first of its s voxels, but read as if on the middle of them. That
     is (s - 1) / 2 voxels off, to the same side in all views: the same tissue, until a flip exchanges the sides.
-
-    Args:
-        points: (B, N, 3) in -1 to 1 across the views.
-        flips: (B, 3) whether a view runs against the axis.
-        view_size: voxels (x, y, z).
-        map_size: cells (x, y, z).
+    `view_size` is in voxels, `map_size` in cells (x, y, z).
     """
     view, cells = (torch.tensor(size, device=points.device) for size in (view_size, map_size))
     return points + (flips * (2 / cells - 2 / view))[:, None]  # s - 1 voxels, in half extents of the view
@@ -146,12 +132,9 @@ class DenseDistillationNetwork(nn.Module):
     saves them needs to know nothing of it.
 
     Args:
-        encoder, num_prototypes, seed, settings: see `DeepSelfDistillationNetwork`.
-        dense_prototypes: K of the dense heads, whose shape is that of the others.
+        encoder, num_prototypes, seed, settings: see `DeepSelfDistillationNetwork`; heads of both kinds share a shape.
+        dense_prototypes: K of the dense heads.
         dense_target: like `teacher_target`, for the dense heads.
-
-    Raises:
-        UserError: when an argument is not among the values above.
     """
 
     network: DeepSelfDistillationNetwork
@@ -176,16 +159,13 @@ class DenseDistillationNetwork(nn.Module):
             )
         network.student.dense_heads = heads
         network.teacher.dense_heads = targets.requires_grad_(False)
-        self.student, self.teacher, self.student_stages = network.student, network.teacher, network.student_stages
+        self.student, self.teacher = network.student, network.teacher
+        self.student_stages, self.trains_partly = network.student_stages, network.trains_partly
         self.__dict__["network"] = network  # not as a child: tensors have the names that they have without the term
         self.prototypes, self.update_teacher = network.prototypes, network.update_teacher
 
     def forward(self, views: ViewsWithPoints) -> DenseOutput:
-        """V views (B, C, X, Y, Z), the global ones first, and points in those -> logits of both halves, of both kinds.
-
-        Raises:
-            UserError: when no points come with the views.
-        """
+        """Views, the global ones first, and points in those -> logits of both halves, of both kinds."""
         if not isinstance(views, ViewsWithPoints):
             raise UserError(
                 "dense_prototypes: the dense heads would learn nothing, for no points come with the views. Use "
@@ -223,11 +203,7 @@ class DenseDistillationLoss(nn.Module):
         self.weight, self.over_points = weight, DeepSelfDistillationLoss(num_prototypes, **settings)
 
     def forward(self, output: DenseOutput) -> torch.Tensor:
-        """The weighted term of a batch, a scalar.
-
-        Raises:
-            UserError: when the network has no dense heads.
-        """
+        """The weighted term of a batch, a scalar."""
         if not isinstance(output, DenseOutput):
             raise UserError(
                 "The dense term found no dense logits: take DenseDistillationNetwork for the network, and "
