@@ -27,7 +27,6 @@ from monai.bundle import ConfigWorkflow
 from monai.engines import SupervisedTrainer
 
 from benchmarks.pairs import report, row, time_in_turn, verdict
-from desd_components import DistillationOutput
 from desd_components.base.files import write_json
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
@@ -62,8 +61,7 @@ def workflow(bundle: str, data: Path, output: Path, **settings: Any) -> ConfigWo
 class GivenGradient:
     """In the loss's place: the gradients with respect to all that the network puts out are given."""
 
-    def __call__(self, output: DistillationOutput, target: None = None) -> torch.Tensor:
-        assert output.dense is not None
+    def __call__(self, output: Any, target: None = None) -> torch.Tensor:
         parts = [output.student_logits, output.dense.student_logits, *output.pooled]
         return torch.stack([part.mean() for part in parts]).sum()
 

@@ -7,28 +7,28 @@ Segmentation", MICCAI 2022. This is an independent implementation, written from 
 from typing import Any
 
 from .base.draws import SampleKey
+from .base.encoders import refuse_small_maps, shape_table
 from .base.errors import UserError, none_if_null
 from .base.files import require_writable
-from .base.processes import joined_processes, leave_processes
+from .base.manifests import load_weights, read_manifest, save_weights
+from .base.processes import distributed_network, joined_processes, leave_processes
+from .base.steps import Steps
 from .base.version import __version__
-from .distillation.encoder import ResNet3DEncoder, pooled_stages, refuse_small_maps, shape_table
-from .distillation.handlers import FreezePrototypesHandler, LearningRateHandler, SaveWeightsHandler, TeacherEMAHandler
+from .distillation.encoder import ResNet3DEncoder, pooled_stages
+from .distillation.handlers import FreezePrototypesHandler, LearningRateHandler, TeacherEMAHandler
 from .distillation.loss import DeepSelfDistillationLoss, DistillationOutput
-from .distillation.network import DeepSelfDistillationNetwork, ProjectionHead, distributed_network
-from .distillation.schedules import CosineSchedule, Steps, decay_groups
+from .distillation.network import DeepSelfDistillationNetwork, ProjectionHead
+from .distillation.schedules import CosineSchedule, decay_groups
 from .distillation.terms.coding_rate import CodingRateTerm
-from .distillation.terms.dense import DenseDistillationLoss, PrepareDenseViews, ViewsWithPoints
+from .distillation.terms.dense import (
+    DenseDistillationLoss,
+    DenseDistillationNetwork,
+    PrepareDenseViews,
+    ViewsWithPoints,
+)
 from .distillation.views.make import MultiViews, PrepareViews, ViewGeometry
 from .distillation.views.recipe import ViewRecipe, changed_view
-from .distillation.weights import (
-    encoder_from,
-    encoder_manifest,
-    load_encoder,
-    load_weights,
-    read_manifest,
-    save_weights,
-)
-from .health.collapse import CollapseHandler
+from .distillation.weights import encoder_from, load_encoder
 from .health.evaluation import EncoderEvaluation, evaluated_manifest, probe_data
 from .health.features import SaveFeaturesHandler, StageInferer
 from .health.monitor import DistillationMonitor, log_start, starting_lines
@@ -47,6 +47,7 @@ from .runs.plain import plain_errors
 from .runs.progress import ProgressHandler, TerminalProgress, TimeEstimateHandler, TrackableOutputHandler
 from .runs.resume import ResumeHandler
 from .runs.same_run import run_settings, scheduled_epochs
+from .runs.saving import SaveWeightsHandler, encoder_manifest
 from .runs.signals import exit_if_stopped
 from .scans.cache.cache import VolumeCache
 from .scans.check import check_records

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 # One seed feeds several draws; a stream each keeps them apart.
 ORDER_STREAM, CONTEXT_STREAM, AUGMENTATION_STREAM = 0x0D1, 0xC0D, 0xA06
@@ -31,3 +33,15 @@ def keyed(*key: int) -> np.random.Generator:
 def generator(seed: int, stream: int, epoch: int, index: int = 0) -> np.random.Generator:
     """The generator of one kind of draw for an epoch, or for a sample in it."""
     return keyed(seed, stream, epoch, index)
+
+
+@contextmanager
+def drawn_from(seed: int | None) -> Iterator[None]:
+    """Draw weights from `seed`, whatever was drawn before, and leave torch's generator as it was; None just draws.
+
+    MONAI's loader resets torch's generator, or not, by its number of processes.
+    """
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+        yield

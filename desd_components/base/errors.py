@@ -6,7 +6,7 @@ ConfigExpression". `plain_errors`, the first item of every ``initialize``, print
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from monai.utils import optional_import
@@ -38,6 +38,17 @@ def optional_package(module: str, otherwise: str) -> Any:
         package = module.partition(".")[0]
         raise UserError(f"{package} is not installed: pip install {package}, or {otherwise}.")
     return found
+
+
+def require_one_of(choices: Collection[Any], **settings: Any) -> None:
+    """Refuse settings that are not among the choices.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for name, value in settings.items():
+        if value not in choices:
+            raise UserError(f"{name}={value!r}: choose one of {list(choices)}.")
 
 
 def innermost_user_error(error: BaseException | None) -> UserError | None:

@@ -10,6 +10,7 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from .errors import UserError
 
@@ -92,6 +93,17 @@ def joined_processes() -> str:
     if dist.get_rank() != 0:
         logging.getLogger().setLevel(logging.WARNING)
     return device
+
+
+def distributed_network(network: nn.Module, device: torch.device | str) -> nn.Module:
+    """`network` wrapped for several processes, its batch norms synchronised where that exists: on GPUs."""
+    device = torch.device(device)
+    # parameters that are meant to get no gradient are a mistake to the wrapper, unless told
+    partly = getattr(network, "trains_partly", False)
+    on_gpu: dict[str, Any] = {}
+    if device.type == "cuda":
+        network, on_gpu = nn.SyncBatchNorm.convert_sync_batchnorm(network), {"device_ids": [device]}
+    return nn.parallel.DistributedDataParallel(network.to(device), find_unused_parameters=partly, **on_gpu)
 
 
 def leave_processes() -> None:

@@ -8,8 +8,6 @@ published scripts in axis order only: (x, y, z) here.
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Sequence
 
 import torch
@@ -17,10 +15,7 @@ from monai.networks.layers.factories import Act, Conv, Pool
 from monai.networks.layers.utils import get_norm_layer
 from torch import nn
 
-from ..base.errors import UserError
-
-logger = logging.getLogger(__name__)
-
+from ..base.errors import UserError, require_one_of, require_whole
 
 #: depth -> (kind of block, blocks per stage)
 DEPTHS: dict[int, tuple[str, tuple[int, int, int, int]]] = {
@@ -30,13 +25,7 @@ DEPTHS: dict[int, tuple[str, tuple[int, int, int, int]]] = {
     50: ("bottleneck", (3, 4, 6, 3)),
 }
 EXPANSION = {"basic": 1, "bottleneck": 4}
-NORMS: dict[str, tuple[str, dict]] = {
-    "instance": ("instance", {"affine": True}),
-    "batch": ("batch", {}),
-    "group": ("group", {"num_groups": 8}),
-}
-#: a map with fewer voxels than this loses each sample's channel means to instance norm
-SMALL_MAP_VOXELS = 8
+NORMS = {"instance": ("instance", {"affine": True}), "batch": ("batch", {}), "group": ("group", {"num_groups": 8})}
 Triple = tuple[int, int, int]
 
 
@@ -126,51 +115,32 @@ class ResNet3DEncoder(nn.Module):
         stage_strides: Sequence[int | Sequence[int]] = (1, 2, 2, 2),
     ) -> None:
         super().__init__()
-        self._check(in_channels, depth, norm, width, stem_kernel, stage_strides)
-        stem_step, stage_steps = _triple(stem_stride), [_triple(stride) for stride in stage_strides]
-        self.architecture: dict[str, object] = {
-            "in_channels": in_channels,
-            "depth": depth,
-            "width": width,
-            "norm": norm,
-            "stem_kernel": stem_kernel,
-            "stem_stride": list(stem_step),
-            "stem_pool": stem_pool,
-            "stage_strides": [list(stride) for stride in stage_steps],
-        }
-        kind, block_counts = DEPTHS[depth]
-        planes = [width * 2**stage for stage in range(4)]
-        self.in_channels = in_channels
-        self.stem_channels = width
-        self.stage_channels = tuple(p * EXPANSION[kind] for p in planes)
-        self._stem_stride, self._stem_kernel, self._stage_strides = stem_step, stem_kernel, stage_steps
-
-        self.stem = nn.Sequential(
-            _convolution(in_channels, width, stem_kernel, stem_step), _norm(norm, width), _activation()
-        )
-        self.pool = Pool[Pool.MAX, 3](3, stride=2, padding=1) if stem_pool else nn.Identity()
-        sources = (width, *self.stage_channels[:3])
-        plan = zip(block_counts, sources, planes, stage_steps, strict=True)
-        self.stage_modules = nn.ModuleList(_stage(kind, *each, norm) for each in plan)
-        self._initialise()
-
-    @staticmethod
-    def _check(in_channels: int, depth: int, norm: str, width: int, stem_kernel: int, stage_strides: Sequence) -> None:
-        for name, value in {"in_channels": in_channels, "width": width, "stem_kernel": stem_kernel}.items():
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"{name}={value!r}: give a whole number of at least 1.")
+        require_whole(1, in_channels=in_channels, width=width, stem_kernel=stem_kernel)
+        require_one_of(NORMS, norm=norm)
         if depth not in DEPTHS:
             raise UserError(f"depth={depth!r}: the encoder comes in the depths {sorted(DEPTHS)}.")
-        if norm not in NORMS:
-            raise UserError(f"norm={norm!r}: choose one of {sorted(NORMS)}.")
         if norm == "group" and width % 8:
             raise UserError(f"norm='group' needs a width that 8 divides, not {width}.")
         if stem_kernel % 2 == 0:
             raise UserError(f"stem_kernel={stem_kernel}: it must be odd, so that the map keeps its centre.")
         if len(stage_strides) != 4:
             raise UserError(f"stage_strides={stage_strides!r}: give four strides, one for each stage.")
+        stem_step, steps = _triple(stem_stride), [_triple(stride) for stride in stage_strides]
+        shape = {"in_channels": in_channels, "depth": depth, "width": width, "norm": norm, "stem_kernel": stem_kernel}
+        strides = {"stem_stride": list(stem_step), "stem_pool": stem_pool, "stage_strides": [list(s) for s in steps]}
+        self.architecture: dict[str, object] = {**shape, **strides}
+        kind, block_counts = DEPTHS[depth]
+        planes = [width * 2**stage for stage in range(4)]
+        self.in_channels, self.stem_channels = in_channels, width
+        self.stage_channels = tuple(p * EXPANSION[kind] for p in planes)
+        self._strides = [stem_step, *([(2, 2, 2)] if stem_pool else []), *steps]
 
-    def _initialise(self) -> None:
+        self.stem = nn.Sequential(
+            _convolution(in_channels, width, stem_kernel, stem_step), _norm(norm, width), _activation()
+        )
+        self.pool = Pool[Pool.MAX, 3](3, stride=2, padding=1) if stem_pool else nn.Identity()
+        plan = zip(block_counts, (width, *self.stage_channels[:3]), planes, steps, strict=True)
+        self.stage_modules = nn.ModuleList(_stage(kind, *each, norm) for each in plan)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="leaky_relu", a=0.01)
@@ -192,56 +162,14 @@ class ResNet3DEncoder(nn.Module):
         """The deepest stage's map of a volume (B, C, X, Y, Z)."""
         return self.stages(x)[3]
 
-    def stage_shapes(self, spatial_shape: Sequence[int]) -> list[Triple]:
+    def stage_shapes(self, spatial_shape: Sequence[int]) -> list[tuple[int, ...]]:
         """Spatial shapes of the four stage maps for an input of `spatial_shape` voxels (x, y, z)."""
-        shape = _strided(spatial_shape, self._stem_stride)
-        if self.architecture["stem_pool"]:
-            shape = _strided(shape, (2, 2, 2))
-        shapes = []
-        for stride in self._stage_strides:
-            shape = _strided(shape, stride)
-            shapes.append(shape)
-        return shapes
-
-
-def _strided(shape: Sequence[int], stride: Triple) -> Triple:
-    # odd kernels with padding k // 2: the size is divided and rounded up
-    x, y, z = (-(-size // step) for size, step in zip(shape, stride, strict=True))
-    return x, y, z
+        shapes = [tuple(spatial_shape)]
+        for stride in self._strides:  # odd kernels with padding k // 2: the size is divided and rounded up
+            shapes.append(tuple(-(-size // step) for size, step in zip(shapes[-1], stride, strict=True)))
+        return shapes[-4:]
 
 
 def pooled_stages(maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Global average of each stage map: (B, C, X, Y, Z) -> (B, C)."""
     return [m.mean(dim=(2, 3, 4)) for m in maps]
-
-
-def shape_table(encoder: ResNet3DEncoder, view_size: Sequence[int]) -> str:
-    """A table of what each stage makes of a view of `view_size` voxels (x, y, z), for the log."""
-    rows = [f"view     {tuple(view_size)!s:>16}  {encoder.in_channels:>5} channels"]
-    for stage, (shape, channels) in enumerate(
-        zip(encoder.stage_shapes(view_size), encoder.stage_channels, strict=True), start=1
-    ):
-        rows.append(f"stage {stage}  {shape!s:>16}  {channels:>5} channels")
-    return "\n".join(rows)
-
-
-def refuse_small_maps(encoder: ResNet3DEncoder, view_size: Sequence[int]) -> None:
-    """Refuse views that leave one voxel at stage 4, where instance norm fails; warn below eight.
-
-    Raises:
-        UserError: when the deepest map of a view of `view_size` voxels (x, y, z) has a single voxel.
-    """
-    shape = encoder.stage_shapes(view_size)[-1]
-    voxels = math.prod(shape)
-    remedy = "Use larger views, or lower strides (stem_stride: 1, stem_pool: false)."
-    if voxels < 2:
-        raise UserError(f"Views of {tuple(view_size)} voxels leave a map of {shape} at stage 4. {remedy}")
-    if voxels < SMALL_MAP_VOXELS and encoder.architecture["norm"] == "instance":
-        logger.warning(
-            "Views of %s voxels leave a map of %s (%d voxels) at stage 4: instance norm removes most of what global "
-            "pooling reads there. %s",
-            tuple(view_size),
-            shape,
-            voxels,
-            remedy,
-        )

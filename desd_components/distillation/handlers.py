@@ -7,69 +7,23 @@ none here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
-import ignite.distributed as idist
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
-from torch import nn
 from torch.optim import Optimizer
 
 from ..base.errors import UserError
 from .network import DeepSelfDistillationNetwork
-from .weights import save_weights
 
 Schedule = Callable[[int], float]
 
 
-class LearningRateHandler:
-    """Set the learning rate before every optimiser step.
+class StepCounter:
+    """Optimiser steps taken so far, which are all that a resumed run needs to know."""
 
-    The rate of a parameter group is ``schedule(step) * group["lr_scale"]``, and 0 while the step is below
-    ``group["frozen_steps"]``; both are optional.
-
-    Args:
-        optimizer: whose groups are set.
-        schedule: optimiser step, counted from 0 -> learning rate.
-
-    Attributes:
-        scale: factor on the whole schedule; `set_scale` moves it.
-    """
-
-    def __init__(self, optimizer: Optimizer, schedule: Schedule) -> None:
-        self.optimizer, self.schedule, self.step = optimizer, schedule, 0
-        self.scale = 1.0
-
-    def attach(self, engine: Workflow) -> None:
-        """Follow the optimiser from the start of the run."""
-        engine.add_event_handler(Events.STARTED, lambda: self._set())
-        self.optimizer.register_step_post_hook(lambda *_: self._advance())
-
-    def set_scale(self, scale: float) -> None:
-        """Let all rates be `scale` times those of the schedule, from the next step on."""
-        self.scale = scale
-        self._set()
-
-    def _rate(self, step: int) -> float:
-        return self.scale * self.schedule(step)
-
-    def _advance(self) -> None:
-        self.step += 1
-        self._set()
-
-    def _set(self) -> None:
-        rate = self._rate(self.step)
-        for group in self.optimizer.param_groups:
-            frozen = self.step < group.get("frozen_steps", 0)
-            group["lr"] = 0.0 if frozen else rate * group.get("lr_scale", 1.0)
-
-    def scalars(self) -> dict[str, float]:
-        """Steps taken so far, and the rate of the last one."""
-        return {"step": self.step, "learning_rate": self._rate(max(self.step - 1, 0))}
+    step = 0
 
     def state_dict(self) -> dict[str, int]:
         """The steps taken so far."""
@@ -80,22 +34,52 @@ class LearningRateHandler:
         self.step = state["step"]
 
 
-class TeacherEMAHandler:
+class LearningRateHandler(StepCounter):
+    """Set the learning rate before every optimiser step.
+
+    The rate of a parameter group is ``schedule(step) * group["lr_scale"]``, and 0 while the step is below
+    ``group["frozen_steps"]``; both are optional.
+
+    Args:
+        optimizer: whose groups are set.
+        schedule: optimiser step, counted from 0 -> learning rate.
+    """
+
+    def __init__(self, optimizer: Optimizer, schedule: Schedule) -> None:
+        self.optimizer, self.schedule = optimizer, schedule
+
+    def attach(self, engine: Workflow) -> None:
+        """Follow the optimiser from the start of the run."""
+        engine.add_event_handler(Events.STARTED, lambda: self._set())
+        self.optimizer.register_step_post_hook(lambda *_: self._advance())
+
+    def _advance(self) -> None:
+        self.step += 1
+        self._set()
+
+    def _set(self) -> None:
+        rate = self.schedule(self.step)
+        for group in self.optimizer.param_groups:
+            frozen = self.step < group.get("frozen_steps", 0)
+            group["lr"] = 0.0 if frozen else rate * group.get("lr_scale", 1.0)
+
+    def scalars(self) -> dict[str, float]:
+        """Steps taken so far, and the rate of the last one."""
+        return {"step": self.step, "learning_rate": self.schedule(max(self.step - 1, 0))}
+
+
+class TeacherEMAHandler(StepCounter):
     """Update the teacher after each optimiser step; the momentum used is ``engine.state.teacher_momentum``.
 
     Args:
         network: the network itself, never its wrapper for several processes.
         momentum: optimiser step, counted from 0 -> what the teacher keeps of itself.
-
-    Attributes:
-        bounds: least and greatest momentum, whatever the schedule says.
     """
 
     def __init__(self, network: DeepSelfDistillationNetwork, momentum: Schedule) -> None:
         if not 0 <= momentum(0) <= 1:
             raise UserError(f"teacher_momentum={momentum(0):g}: it is what the teacher keeps of itself, from 0 to 1.")
-        self.network, self.momentum, self.step = network, momentum, 0
-        self.bounds = (0.0, 1.0)
+        self.network, self.momentum = network, momentum
         self._follows: Optimizer | None = None
 
     def attach(self, engine: Workflow) -> None:
@@ -110,29 +94,17 @@ class TeacherEMAHandler:
 
     def __call__(self, engine: Workflow) -> None:
         """Move the teacher once."""
-        engine.state.teacher_momentum = self._bounded(self.step)
+        engine.state.teacher_momentum = self.momentum(self.step)
         self.network.update_teacher(engine.state.teacher_momentum)
         self.step += 1
 
-    def _bounded(self, step: int) -> float:
-        low, high = self.bounds
-        return min(max(self.momentum(step), low), high)
-
     def scalars(self) -> dict[str, float]:
         """The momentum of the last update."""
-        return {"teacher_momentum": self._bounded(max(self.step - 1, 0))}
-
-    def state_dict(self) -> dict[str, int]:
-        """The updates made so far."""
-        return {"step": self.step}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on from the updates of `state`."""
-        self.step = state["step"]
+        return {"teacher_momentum": self.momentum(max(self.step - 1, 0))}
 
 
 class FreezePrototypesHandler:
-    """Leave the prototypes untrained for the first epochs; ``engine.state.prototypes_frozen`` tells the monitor.
+    """Leave the prototypes untrained for the first epochs; ``engine.state.prototypes_frozen`` says whether.
 
     Args:
         network: whose student's prototypes are meant.
@@ -153,57 +125,3 @@ class FreezePrototypesHandler:
             for prototypes in self.network.prototypes():
                 # dropped, not zeroed: with zeros, momentum and weight decay would still move the prototypes
                 prototypes.grad = None
-
-
-class SaveWeightsHandler:
-    """Write a module's weights and manifest at the end of epochs.
-
-    Args:
-        module: what is saved, e.g. the teacher's encoder.
-        path: the weights file; its manifest lies beside it.
-        manifest: what the manifest says, or a function that makes it when the weights are saved.
-        metric: save only when this metric of the engine rises above its best so far; None saves every time.
-        interval: epochs between two savings; the last epoch is always saved.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        path: str | Path,
-        manifest: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
-        metric: str | None = None,
-        interval: int = 1,
-    ) -> None:
-        self.module, self.path, self.manifest = module, Path(path), manifest
-        self.metric, self.interval = metric, interval
-        self.best = -math.inf
-
-    def attach(self, engine: Workflow) -> None:
-        """Save at the end of an epoch of `engine`, a trainer or an evaluator."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-    def __call__(self, engine: Workflow) -> None:
-        """Save if it is time."""
-        if idist.get_rank() == 0 and self._due(engine):
-            manifest = self.manifest() if callable(self.manifest) else self.manifest
-            progress: dict[str, Any] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
-            if self.metric is not None:
-                progress = {"epoch": engine.state.epoch, self.metric: self.best}
-            save_weights(self.module, self.path, {**manifest, **progress})
-
-    def _due(self, engine: Workflow) -> bool:
-        if self.metric is None:
-            return engine.state.epoch % self.interval == 0 or engine.state.epoch == engine.state.max_epochs
-        value = float(engine.state.metrics[self.metric])
-        if not value > self.best:
-            return False
-        self.best = value
-        return True
-
-    def state_dict(self) -> dict[str, float]:
-        """The best metric so far."""
-        return {"best": self.best}
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from the best of `state`."""
-        self.best = state["best"]

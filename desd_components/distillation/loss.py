@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..base.errors import UserError
+from ..base.errors import UserError, require_one_of
 from ..base.processes import mean_over_processes
 from .centering import sinkhorn
 
@@ -22,19 +22,17 @@ CENTERINGS = ("mean", "sinkhorn")
 
 
 class DistillationOutput(NamedTuple):
-    """What a step's loss and monitor need. S student stages, V student views, T teacher views, B batch, K prototypes.
+    """What both halves say. S student stages, V student views, T teacher views, B batch, K prototypes.
 
     Attributes:
         student_logits: (S, V, B, K).
         teacher_logits: (T, B, K) of the deepest stage, or (S, T, B, K) for ``teacher_target="same_stage"``.
         pooled: the student's pooled features at each of its four stages, (V, B, C) each, with their gradient.
-        dense: the same for points that the global views share, in place of the batch; None without a dense term.
     """
 
     student_logits: torch.Tensor
     teacher_logits: torch.Tensor
     pooled: tuple[torch.Tensor, ...] = ()
-    dense: DistillationOutput | None = None
 
 
 def cross_view_pairs(teacher_views: int, student_views: int, device: torch.device) -> torch.Tensor:
@@ -55,12 +53,11 @@ class DeepSelfDistillationLoss(nn.Module):
         student_stages: which stages these are, counted from 1; None for the first ones.
         same_stage: whether the teacher's logits come from each stage ((S, T, B, K)), not from the deepest alone.
         centering: "mean", the running center of the published recipe, or "sinkhorn", see `centering.sinkhorn`; ours.
-        terms: further terms, each called with the output and added; ours, none in the published recipe.
+        terms: further terms, each called with the network's output and added; ours, none in the published recipe.
 
     Attributes:
         center: (1, K), or (S, K) for `same_stage`: running mean of teacher logits over views, batch and processes,
             updated after use.
-        temperature_bounds: least and greatest temperature of the teacher; `bound_teacher_temperature` moves them.
         total: loss of the last batch over all processes, with its terms, detached.
         stage_losses: (S,), of the last batch over all processes, detached.
         teacher_entropy: mean entropy of the last batch's targets, in nats; ln K when they are uniform, 0 when one-hot.
@@ -96,13 +93,10 @@ class DeepSelfDistillationLoss(nn.Module):
             raise UserError(f"center_momentum={center_momentum}: it must lie in 0 to 1.")
         if min(stage_weights) < 0 or sum(stage_weights) <= 0:
             raise UserError(f"stage_weights={list(stage_weights)}: none may be negative, and one must be positive.")
-        if centering not in CENTERINGS:
-            raise UserError(f"centering={centering!r}: choose one of {list(CENTERINGS)}.")
+        require_one_of(CENTERINGS, centering=centering)
         self.num_prototypes, self.centering, self.student_stages = num_prototypes, centering, student_stages
-        self.student_temperature = student_temperature
-        self.center_momentum = center_momentum
+        self.student_temperature, self.center_momentum = student_temperature, center_momentum
         self.same_stage = same_stage
-        self.temperature_bounds = (0.0, 1.0)
         self.set_teacher_temperature(teacher_temperature)
         self.register_buffer("stage_weights", torch.tensor(stage_weights, dtype=torch.float32), persistent=False)
         self.register_buffer("center", torch.zeros(len(stage_weights) if same_stage else 1, num_prototypes))
@@ -123,13 +117,7 @@ class DeepSelfDistillationLoss(nn.Module):
                 f"teacher_temperature={temperature} is not below student_temperature={self.student_temperature}: "
                 "the teacher must be the sharper one. Lower it (published: 0.04 to 0.07 against 0.1)."
             )
-        low, high = self.temperature_bounds
-        self.teacher_temperature = min(max(temperature, low), high)
-
-    def bound_teacher_temperature(self, low: float, high: float) -> None:
-        """Keep the teacher's temperature between `low` and `high`, now and whatever is set later."""
-        self.temperature_bounds = (low, high)
-        self.teacher_temperature = min(max(self.teacher_temperature, low), high)
+        self.teacher_temperature = temperature
 
     def forward(self, output: DistillationOutput, target: None = None) -> torch.Tensor:
         """The loss of a batch, a scalar; `target` stands for the label that a trainer passes and is not used.
@@ -182,13 +170,10 @@ class DeepSelfDistillationLoss(nn.Module):
         return normaliser_SV[:, None, :] - agreement_STV
 
     def _refuse_other_shapes(self, student_SVBK: torch.Tensor, teacher_NTBK: torch.Tensor) -> None:
-        stages, views, batch, prototypes = student_SVBK.shape
-        wanted = (self.center.shape[0], teacher_NTBK.shape[1], batch, self.num_prototypes)
-        if (
-            stages != len(self.stage_weights)
-            or tuple(teacher_NTBK.shape) != wanted
-            or prototypes != self.num_prototypes
-        ):
+        views, batch = student_SVBK.shape[1:3]
+        wanted_SVBK = (len(self.stage_weights), views, batch, self.num_prototypes)
+        wanted_NTBK = (len(self.center), teacher_NTBK.shape[1], batch, self.num_prototypes)
+        if student_SVBK.shape != wanted_SVBK or teacher_NTBK.shape != wanted_NTBK:
             raise UserError(
                 f"Student logits {tuple(student_SVBK.shape)} and teacher logits {tuple(teacher_NTBK.shape)} do not fit "
                 f"{len(self.stage_weights)} stage weights and {self.num_prototypes} prototypes. "
@@ -207,16 +192,14 @@ class DeepSelfDistillationLoss(nn.Module):
 
     def scalars(self) -> dict[str, float]:
         """What a log shows of the last batch."""
-        entropy = float(self.teacher_entropy)
-        by_stage = zip(self.student_stages, self.stage_losses.tolist(), strict=True)
+        entropy, stage_losses = float(self.teacher_entropy), self.stage_losses.cpu()
         return {
             "loss": float(self.total),
-            "distillation_loss": float((self.stage_weights.to(self.stage_losses.device) * self.stage_losses).sum()),
-            **{f"stage_{stage}_loss": value for stage, value in by_stage},
+            "distillation_loss": float((self.stage_weights.cpu() * stage_losses).sum()),
+            **{f"stage_{n}_loss": value for n, value in zip(self.student_stages, stage_losses.tolist(), strict=True)},
             "teacher_entropy": entropy,
             "marginal_entropy": float(torch.special.entr(self.mean_targets).sum(dim=-1).mean()),
             "center_norm": float(self.center.square().sum(dim=-1).sqrt().mean()),
-            "kl": float(self.stage_losses[-1]) - entropy,
+            "kl": float(stage_losses[-1]) - entropy,
             "teacher_temperature": self.teacher_temperature,
-            **{name: value for term in self.terms for name, value in term.scalars().items()},  # type: ignore[operator]
         }

@@ -17,9 +17,9 @@ from torch import nn
 
 from ..base.errors import UserError
 from ..base.files import write_json
+from ..base.manifests import manifest_path, read_manifest
 from ..base.statistics import Statistic, percentiles, resampled_differences
 from ..distillation.encoder import ResNet3DEncoder
-from ..distillation.weights import manifest_path, read_manifest
 from ..scans.labelled import LabelledData, find_labelled, label_subset
 from .measures import retrieved
 from .probes import DenseProbe, Samples, StagePooling

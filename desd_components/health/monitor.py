@@ -2,7 +2,10 @@
 
 A collapse has two sides: targets that say nothing (teacher entropy at ln K, the loss frozen there) and targets that say
 the same for every volume (entropy and loss at 0). Neither shows in a falling loss alone, so the features, the teacher's
-distance and the gradients are watched too. What is measured stands in `health`, what is alarming in `alarms`.
+distance and the gradients are watched too. What is measured stands in `measures`, what is alarming in `alarms`.
+
+Stopping at an alarm ends the run between two optimiser steps or at the end of an epoch, where its state is saved as
+after a signal, and then raises a `UserError`, so that a bundle's command exits with 1.
 """
 
 from __future__ import annotations
@@ -20,7 +23,10 @@ from monai.engines.workflow import Workflow
 from monai.utils.enums import CommonKeys
 from torch import nn
 
-from ..distillation.encoder import ResNet3DEncoder, shape_table
+from ..base.encoders import shape_table
+from ..base.errors import UserError, require_one_of
+from ..base.processes import from_all_processes
+from ..distillation.encoder import ResNet3DEncoder
 from ..distillation.loss import DeepSelfDistillationLoss, DistillationOutput
 from ..distillation.network import DeepSelfDistillationNetwork
 from .alarms import Scalars, all_alarms
@@ -35,10 +41,12 @@ from .measures import (
     view_distance,
     view_match,
 )
+from .skipping import ends_step
 
 logger = logging.getLogger(__name__)
 
 
+ACTIONS = ("warn", "stop")
 ENOUGH = 64  # volumes that a match of views is judged over, at least
 
 
@@ -56,6 +64,11 @@ class DistillationMonitor:
         buffer: volumes whose features rank, spread and match of views are computed over.
         patience: looks that a condition must last before its alarm sounds, for some alarms twice as many; it sounds
             once until the condition ends.
+        on_collapse: what an alarm does beside its warning: "warn" nothing more; "stop" saves the state and ends the
+            run, on all processes together.
+
+    Raises:
+        UserError: when built, for another word; when the run ends, if an alarm ended it.
 
     Attributes:
         sounding: name -> message of the alarms whose condition has lasted so long, and still holds.
@@ -70,6 +83,8 @@ class DistillationMonitor:
         patience: int = 4,
         on_collapse: str = "warn",
     ) -> None:
+        require_one_of(ACTIONS, on_collapse=on_collapse)
+        self.on_collapse, self._stopped = on_collapse, ""
         self.network, self.loss, self.interval, self.buffer, self.patience = network, loss, interval, buffer, patience
         self.alarms = all_alarms(network, loss)
         self.sounding: dict[str, str] = {}
@@ -87,6 +102,11 @@ class DistillationMonitor:
         """Watch the steps of a trainer."""
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._look_at_gradients)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
+        if self.on_collapse == "stop":
+            # now, and so before the handlers of a `ResumeHandler`, which saves the state of a run that is to end
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop_within_epoch)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._stop)
+            engine.add_event_handler(Events.STARTED, self._start)
 
     def due(self, engine: Workflow) -> bool:
         """Whether it looks at this iteration: the first, every `interval`, and the last of an epoch."""
@@ -169,18 +189,28 @@ class DistillationMonitor:
                 self.sounding[alarm.name] = message = alarm.message(figures)
                 logger.warning("Epoch %d, iteration %d: %s", engine.state.epoch, engine.state.iteration, message)
 
-    @property
-    def is_healthy(self) -> bool:
-        """Whether the last look saw no condition of any alarm, not even a young one."""
-        return not any(self._lasted.values())
+    def _start(self, engine: Workflow) -> None:
+        self._stopped = ""
+        if not engine.has_event_handler(self._end, Events.COMPLETED):
+            engine.add_event_handler(Events.COMPLETED, self._end)  # only now, and so after all others, for it raises
 
-    def start_anew(self) -> None:
-        """Forget the features, the last step and how long conditions have lasted: the network is another one."""
-        self._features.clear()
-        for movement in self._movements.values():
-            movement.load_state_dict([])
-        self.sounding.clear()
-        self._lasted = dict.fromkeys(self._lasted, 0)
+    def _stop_within_epoch(self, engine: Workflow) -> None:
+        last_of_epoch = engine.state.iteration % engine.state.epoch_length == 0  # EPOCH_COMPLETED is still to come
+        if self.due(engine) and ends_step(engine) and not last_of_epoch:
+            self._stop(engine)
+
+    def _stop(self, engine: Workflow) -> None:
+        messages = from_all_processes(list(self.sounding.values()))  # each process watches its own volumes
+        if messages:
+            self._stopped = messages[0]
+            engine.terminate()
+
+    def _end(self, engine: Workflow) -> None:
+        if self._stopped:
+            raise UserError(
+                f"Stopped after {engine.state.iteration} iterations by on_collapse: stop. {self._stopped} The state is "
+                "saved: on_collapse: warn goes on from it; a run with other settings starts anew in another output_dir."
+            )
 
     def scalars(self) -> dict[str, float]:
         """What the last look saw."""

@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser, ReferenceResolver
 from monai.bundle import run as bundle_run
 
 from ..base.errors import UserError, none_if_null
-from .config import ENTRIES, all_references, id_of, is_known, merged, place_of, unknown_setting, walk
+from .config import ENTRIES, all_references, id_of, is_argument, is_known, merged, place_of, unknown_setting, walk
 
 _FLAG = re.compile(r"-[A-Za-z]|--.")
 #: taken from the command line by `--tracking mlflow`, not by the config
@@ -98,12 +98,15 @@ def refuse_unknown_keys(files: Sequence[str]) -> None:
     Raises:
         UserError: naming the file, the key, and the nearest one that exists.
     """
-    referred = [all_references(merged(files[: count + 1]).get()) for count in range(len(files))]
+    stages = [merged(files[: count + 1]) for count in range(len(files))]
+    referred = [all_references(stage.get()) for stage in stages]
     for count, file in enumerate(files[1:], start=1):
-        before, overlay = merged(files[:count]), ConfigParser.load_config_file(file)
+        before, after, overlay = stages[count - 1], stages[count], ConfigParser.load_config_file(file)
         for name, value in overlay.items():
             _refuse_mere_word(before, f"{file}: {name}:", name, value)
         for name in _added(overlay, before):
+            if is_argument(after, name):  # of another target, which the overlay itself names
+                continue
             # by itself or a later overlay, which may take away again what refers to it
             later = {(entry,) for entry in (*ENTRIES, "_meta_")}.union(*referred[count:])
             place = place_of(name)

@@ -105,8 +105,12 @@ def accepts(target: str, argument: str) -> bool:
 def is_known(parser: ConfigParser, name: str) -> bool:
     """Whether `name` is an id of the config, or an argument that its parent's target accepts."""
     name = ReferenceResolver.normalize_id(name)
-    if name in parser:
-        return True
+    return name in parser or is_argument(parser, name)
+
+
+def is_argument(parser: ConfigParser, name: str) -> bool:
+    """Whether `name` is an argument that its parent's target accepts."""
+    name = ReferenceResolver.normalize_id(name)
     parent, _, leaf = name.rpartition("::")
     target = parser[parent] if parent and parent in parser else None
     return isinstance(target, Mapping) and "_target_" in target and accepts(str(target["_target_"]), leaf)

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..base.errors import UserError, none_if_null
 from ..base.files import read_json
+from ..base.manifests import manifest_path, read_manifest, refuse_contradictions
 from ..distillation.encoder import ResNet3DEncoder
-from ..distillation.weights import manifest_path, read_manifest, refuse_contradictions
 from ..scans.labelled import find_labelled
 from ..scans.names import with_background
 from ..scans.preprocess import target_spacing

@@ -15,8 +15,9 @@ from monai.networks.blocks import Convolution
 from torch import nn
 from torch.nn import functional as F
 
+from ..base.encoders import refuse_small_maps
 from ..base.errors import UserError
-from ..distillation.encoder import NORMS, ResNet3DEncoder, refuse_small_maps
+from ..distillation.encoder import NORMS, ResNet3DEncoder
 
 #: how many channels a decoder level may have at most
 MAX_DECODER_CHANNELS = 320

@@ -18,9 +18,9 @@ from monai.engines import Evaluator
 from monai.handlers import stopping_fn_from_metric
 from torch import nn
 
+from ..base.encoders import shape_table
 from ..base.errors import UserError, none_if_null
-from ..distillation.encoder import shape_table
-from ..distillation.weights import read_manifest
+from ..base.manifests import read_manifest
 from ..scans.labelled import LabelledData
 from ..scans.names import Scan
 from .network import SegmentationNetwork

@@ -23,7 +23,8 @@ from torch import nn
 
 from desd_components.base.errors import UserError, optional_package
 from desd_components.base.files import write_json
-from desd_components.distillation.weights import load_encoder, load_weights, manifest_path, read_manifest
+from desd_components.base.manifests import load_weights, manifest_path, read_manifest
+from desd_components.distillation.weights import load_encoder
 from desd_components.segmentation.model import network_from_manifest
 
 logger = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from desd_components.base.errors import UserError
+from desd_components.base.manifests import refuse_misfit, save_weights
 from desd_components.base.tensors import contents, load_tensors_and_namespace, refuse_odd_tensors
 from desd_components.distillation.encoder import ResNet3DEncoder
-from desd_components.distillation.weights import refuse_misfit, save_weights
 from desd_components.scans.preprocess import preprocessing_settings
 
 logger = logging.getLogger(__name__)

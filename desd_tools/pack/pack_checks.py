@@ -21,7 +21,7 @@ import numpy as np
 
 from desd_components.base.errors import UserError
 from desd_components.base.files import write_json
-from desd_components.distillation.weights import read_manifest
+from desd_components.base.manifests import read_manifest
 
 from .metadata_schema import METADATA_SCHEMA
 from .pack_consumers import CHECKS

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from desd_components.base.errors import UserError
+from desd_components.base.manifests import load_weights, read_manifest
 from desd_components.distillation.encoder import ResNet3DEncoder
-from desd_components.distillation.weights import load_weights, read_manifest
 from desd_components.segmentation.model import network_from_manifest
 
 from .metadata_schema import METADATA_SCHEMA

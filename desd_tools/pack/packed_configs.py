@@ -16,8 +16,8 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from desd_components.base.errors import UserError
+from desd_components.base.manifests import read_manifest
 from desd_components.base.version import __version__
-from desd_components.distillation.weights import read_manifest
 
 PACKAGE = "desd_components"
 IMPORTS = ("inspect", "pathlib", "pkgutil", "sys")

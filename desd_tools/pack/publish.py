@@ -10,9 +10,9 @@ from typing import Any
 
 from desd_components.base.errors import UserError
 from desd_components.base.files import save_tensors, write_json
+from desd_components.base.manifests import load_weights, manifest_path, read_manifest
 from desd_components.base.tensors import flat_tensors
 from desd_components.distillation.encoder import ResNet3DEncoder
-from desd_components.distillation.weights import load_weights, manifest_path, read_manifest
 from desd_components.segmentation.model import network_from_manifest
 
 logger = logging.getLogger(__name__)

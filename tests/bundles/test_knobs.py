@@ -56,7 +56,6 @@ PRETRAIN = {
     "record_interval": Change(2),
     "max_skipped_steps": Change(0),
     "on_collapse": Change("stop", UNIFORM),
-    "max_rescues": Change(1, {**UNIFORM, "on_collapse": "rescue"}),
     "save_minutes": Change(0, {**SHORT, "warmup_steps": 0}),
     "val_volumes": Change(2),
     "slab_depth": Change(18),
@@ -83,8 +82,6 @@ PRETRAIN = {
     "final_learning_rate": Change(0.2),
     "warmup_epochs": Change(0),
     "centering": Change("sinkhorn"),
-    "dense_prototypes": Change(8),
-    "dense_target": Change("deepest", configs="train small smoke"),
     "loss_terms": Change([{"_target_": "desd_components.CodingRateTerm", "weight": 0.4}]),
 }
 FINETUNE = {

@@ -1,5 +1,7 @@
 """The dense term compares what two views say of the same tissue, and of nothing else."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional
@@ -8,16 +10,18 @@ from desd_components import (
     DeepSelfDistillationLoss,
     DeepSelfDistillationNetwork,
     DenseDistillationLoss,
+    DenseDistillationNetwork,
     DistillationOutput,
     MultiViews,
     PrepareDenseViews,
     UserError,
     ViewRecipe,
 )
-from desd_components.distillation.terms.dense import features_at, on_map, points_in_views
+from desd_components.distillation.terms.dense import DenseOutput, features_at, on_map, points_in_views
 
 SIZE = [16, 16, 16]
 HEADS = {"num_prototypes": 12, "head_hidden": 16, "head_bottleneck": 8}
+POOLED = (torch.randn(4, 2, 3, 5), torch.randn(2, 3, 5), ())  # 5 prototypes
 
 
 def multi_views(**settings):
@@ -102,35 +106,35 @@ def test_features_are_read_at_voxel_centers():
 def test_the_dense_loss_is_the_loss_over_points(same_stage):
     targets = torch.randn(4, 2, 9, 8) if same_stage else torch.randn(2, 9, 8)
     dense = DistillationOutput(torch.randn(4, 2, 9, 8), targets)
-    output = DistillationOutput(torch.zeros(4, 2, 3, 5), torch.zeros(2, 3, 5), dense=dense)
     term = DenseDistillationLoss(8, weight=0.25, same_stage=same_stage)
     expected = 0.25 * DeepSelfDistillationLoss(8, same_stage=same_stage)(dense)
-    torch.testing.assert_close(term(output), expected)
+    torch.testing.assert_close(term(DenseOutput(*POOLED, dense)), expected)
     assert "dense_stage_4_loss" in term.scalars()
 
 
 def test_terms_are_added_to_the_loss():
     dense = DistillationOutput(torch.randn(4, 2, 9, 8), torch.randn(2, 9, 8))
-    output = DistillationOutput(torch.randn(4, 2, 3, 5), torch.randn(2, 3, 5), dense=dense)
+    output = DenseOutput(*POOLED, dense)
     plain, term = DeepSelfDistillationLoss(5), DenseDistillationLoss(8)
     both = DeepSelfDistillationLoss(5, terms=[DenseDistillationLoss(8)])
     torch.testing.assert_close(both(output), plain(output) + term(output))
-    assert set(term.scalars()) < set(both.scalars())
+    assert both.scalars().keys() == plain.scalars().keys(), "a term tells its own figures"
 
 
 @pytest.mark.parametrize("target", ["deepest", "same_stage"])
 def test_the_network_speaks_of_points_that_views_share(tiny_encoder, ramps, target):
-    network = DeepSelfDistillationNetwork(tiny_encoder, dense_prototypes=7, dense_target=target, **HEADS)
+    network = DenseDistillationNetwork(tiny_encoder, dense_prototypes=7, dense_target=target, **HEADS)
     prepared = PrepareDenseViews(multi_views(), num_points=5)(context_batch(ramps))[0]
     output = network(prepared._replace(shared=torch.arange(6) != 1))  # the second sample's views share nothing
     assert output.dense.student_logits.shape == (4, 2, 5 * 5, 7)
     assert output.dense.teacher_logits.shape == ((4, 2, 25, 7) if target == "same_stage" else (2, 25, 7))
     DenseDistillationLoss(7, same_stage=target == "same_stage")(output).backward()
     assert all(p.grad is not None for p in network.student.dense_heads.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in network.teacher.parameters())
 
 
 def test_dense_logits_are_those_of_the_maps_at_the_points(tiny_encoder, ramps):
-    network = DeepSelfDistillationNetwork(tiny_encoder, dense_prototypes=7, **HEADS).eval()
+    network = DenseDistillationNetwork(tiny_encoder, dense_prototypes=7, **HEADS).eval()
     prepared = PrepareDenseViews(multi_views(), num_points=3)(context_batch(ramps))[0]
     output = network(prepared)
     for view in range(2):
@@ -142,15 +146,30 @@ def test_dense_logits_are_those_of_the_maps_at_the_points(tiny_encoder, ramps):
 
 
 def test_dense_heads_without_points_are_refused(tiny_encoder):
-    network = DeepSelfDistillationNetwork(tiny_encoder, dense_prototypes=7, **HEADS)
+    network = DenseDistillationNetwork(tiny_encoder, dense_prototypes=7, **HEADS)
     with pytest.raises(UserError, match="dense_prototypes: the dense heads would learn nothing"):
         network([torch.randn(2, 1, *SIZE) for _ in range(2)])
 
 
-def test_without_dense_prototypes_the_network_is_the_published_one(tiny_encoder):
-    network = DeepSelfDistillationNetwork(tiny_encoder, **HEADS)
-    assert not any("dense" in name for name in network.state_dict())
-    assert network([torch.randn(2, 1, *SIZE) for _ in range(2)]).dense is None
+def test_what_the_method_says_of_volumes_stays_the_same_to_the_bit(tiny_encoder, ramps):
+    plain = DeepSelfDistillationNetwork(copy.deepcopy(tiny_encoder), seed=3, **HEADS)
+    dense = DenseDistillationNetwork(tiny_encoder, dense_prototypes=7, seed=3, **HEADS)
+    prepared = PrepareDenseViews(multi_views(), num_points=3)(context_batch(ramps))[0]
+    with_term = dense(prepared)
+    for one, other in zip(plain(prepared.views)[:2], with_term[:2], strict=True):
+        assert torch.equal(one, other)
+    assert plain.state_dict().keys() < dense.state_dict().keys(), "the same names"
+
+
+def test_the_teacher_s_dense_heads_follow_and_the_prototypes_are_told(tiny_encoder):
+    network = DenseDistillationNetwork(tiny_encoder, dense_prototypes=7, dense_target="same_stage", **HEADS)
+    with torch.no_grad():
+        for parameter in network.student.parameters():
+            parameter.add_(1.0)
+    network.update_teacher(0.0)
+    for name, parameter in network.teacher.dense_heads.named_parameters():
+        assert torch.equal(parameter, network.student.dense_heads.get_parameter(name))
+    assert [len(prototypes) for prototypes in network.prototypes()] == 4 * [12] + 4 * [7]
 
 
 def test_a_dense_term_without_dense_logits_is_refused():
@@ -165,14 +184,14 @@ def test_settings_out_of_range_are_refused(tiny_encoder):
     with pytest.raises(UserError, match="negative"):
         DenseDistillationLoss(8, weight=-1.0)
     with pytest.raises(UserError, match="dense_target='all'"):
-        DeepSelfDistillationNetwork(tiny_encoder, dense_target="all", **HEADS)
+        DenseDistillationNetwork(tiny_encoder, dense_prototypes=7, dense_target="all", **HEADS)
 
 
 def test_a_batch_without_any_shared_tissue_costs_nothing():
     term = DenseDistillationLoss(8, centering="sinkhorn")
     empty = DistillationOutput(torch.zeros(4, 2, 0, 8, requires_grad=True), torch.zeros(2, 0, 8))
-    value = term(DistillationOutput(torch.zeros(4, 2, 3, 8), torch.zeros(2, 3, 8), dense=empty))
+    value = term(DenseOutput(*POOLED, empty))
     value.backward()
     assert value.item() == 0.0
-    assert not term.center.any()
+    assert not term.over_points.center.any()
     assert torch.isfinite(empty.student_logits.grad).all()

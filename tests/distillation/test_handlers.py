@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from monai.handlers import ParamSchedulerHandler
 
@@ -12,9 +12,7 @@ from desd_components import (
     DeepSelfDistillationNetwork,
     FreezePrototypesHandler,
     LearningRateHandler,
-    SaveWeightsHandler,
     TeacherEMAHandler,
-    read_manifest,
 )
 from desd_components.runs.progress import spoken_time
 
@@ -65,19 +63,23 @@ def test_the_learning_rate_of_every_step_is_the_schedule_s(tiny_encoder):
     assert used[0] == 0.0
 
 
-def test_groups_are_scaled_and_frozen():
-    parameters = [torch.nn.Parameter(torch.ones(1)) for _ in range(3)]
-    groups = [
-        {"params": [p], **extra}
-        for p, extra in zip(parameters, ({}, {"lr_scale": 0.5}, {"frozen_steps": 1}), strict=True)
-    ]
-    optimizer = torch.optim.SGD(groups, lr=1.0)
-    handler = LearningRateHandler(optimizer, lambda step: 0.25)
-    handler._set()
-    assert [g["lr"] for g in optimizer.param_groups] == [0.25, 0.125, 0.0]
-    handler.step = 1
-    handler._set()
-    assert [g["lr"] for g in optimizer.param_groups] == [0.25, 0.125, 0.25]
+@pytest.mark.parametrize("stop_after", [2, 5])
+def test_rates_of_groups_are_the_schedule_s_to_the_last_bit_in_a_resumed_run_too(stop_after):
+    schedule = CosineSchedule(peak=0.3, end=0.07, total_steps=8, warmup_steps=3)
+    parts = [{}, {"lr_scale": 0.3}, {"lr_scale": 0.7, "frozen_steps": 4}]
+    used, state, saved = [], {"step": 0}, None
+    for steps in (stop_after, 8 - stop_after):
+        groups = [{"params": [torch.nn.Parameter(torch.ones(1))], **part} for part in parts]
+        optimizer = torch.optim.SGD(groups, lr=1.0)
+        optimizer.register_step_pre_hook(lambda its, *_: used.append([group["lr"] for group in its.param_groups]))
+        if saved:
+            optimizer.load_state_dict(saved)
+        handler, engine = LearningRateHandler(optimizer, schedule), Engine(lambda *_: optimizer.step())  # noqa: B023
+        handler.load_state_dict(state)
+        handler.attach(engine)
+        engine.run(range(steps), max_epochs=1)
+        state, saved = handler.state_dict(), optimizer.state_dict()
+    assert used == [[schedule(n), schedule(n) * 0.3, schedule(n) * 0.7 if n >= 4 else 0.0] for n in range(8)]
 
 
 def test_prototypes_rest_in_the_first_epoch_and_move_in_the_second(tiny_encoder):
@@ -116,17 +118,6 @@ def test_the_stock_scheduler_gives_the_published_teacher_temperatures(tiny_encod
         Watch(),
     )
     assert used == pytest.approx([0.04 + 0.03 * i / 19 for i in range(20)] + [0.07, 0.07])
-
-
-def test_weights_are_saved_with_their_manifest_at_the_interval_and_at_the_end(tiny_encoder, tmp_path):
-    run = Run(tiny_encoder, epochs=3)
-    run.train(SaveWeightsHandler(run.network.teacher.encoder, tmp_path / "encoder.pt", {"kind": "teacher"}, interval=2))
-    assert (read_manifest(tmp_path / "encoder.pt")["epoch"], read_manifest(tmp_path / "encoder.pt")["kind"]) == (
-        3,
-        "teacher",
-    )
-    for name, tensor in torch.load(tmp_path / "encoder.pt", weights_only=True).items():
-        torch.testing.assert_close(tensor, run.network.teacher.encoder.state_dict()[name])
 
 
 @pytest.mark.parametrize(

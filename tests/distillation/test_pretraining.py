@@ -7,7 +7,7 @@ import torch
 from torch import distributed
 
 from desd_components import (
-    DeepSelfDistillationNetwork,
+    DenseDistillationNetwork,
     ResumeHandler,
     RunRecordHandler,
     TeacherEMAHandler,
@@ -24,7 +24,7 @@ from desd_components import (
 
 
 def test_weight_decay_spares_biases_norms_and_the_teacher(tiny_encoder):
-    network = DeepSelfDistillationNetwork(tiny_encoder, 8, head_hidden=8, head_bottleneck=8)
+    network = DenseDistillationNetwork(tiny_encoder, 8, 4, head_hidden=8, head_bottleneck=8)
     kernels, vectors = decay_groups(network, 0.1)
     assert (kernels["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
     assert all(p.ndim > 1 for p in kernels["params"])
@@ -117,4 +117,4 @@ def test_numbers_that_mean_nothing_are_refused_by_name(name, value):
 @pytest.mark.parametrize("name", ["num_prototypes", "head_hidden", "head_bottleneck", "dense_prototypes"])
 def test_sizes_of_heads_that_are_none_are_refused_by_name(tiny_encoder, name):
     with pytest.raises(UserError, match=f"^{name}=-1: give a whole number"):
-        DeepSelfDistillationNetwork(tiny_encoder, **{"num_prototypes": 8, name: -1})
+        DenseDistillationNetwork(tiny_encoder, **{"num_prototypes": 8, "dense_prototypes": 8, name: -1})

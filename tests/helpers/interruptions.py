@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import multiprocessing
 import os
@@ -134,26 +133,22 @@ class SpoilBatch:
 
 
 class SoundAlarm:
-    """Let an alarm of the monitor sound on one process, and print what the network is after each iteration.
+    """Let an alarm of the monitor sound on one process.
 
     Args:
         iteration: after which it sounds, counted from 1 over the whole run; the next look hears it.
         rank: of the process whose alarm it is.
-        name: of the alarm.
         monitor: of the run; its own alarms are silenced.
     """
 
-    def __init__(self, iteration: int, rank: int, name: str, monitor: Any) -> None:
-        self.iteration, self.name, self.monitor = iteration, name, monitor
+    def __init__(self, iteration: int, rank: int, monitor: Any) -> None:
+        self.iteration, self.monitor = iteration, monitor
         self.is_meant = int(os.environ.get("RANK", 0)) == rank
         monitor.alarms = []
 
     def attach(self, engine: Any) -> None:
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=self.iteration), self)
 
     def __call__(self, engine: Any) -> None:
-        tensors = self.monitor.network.parameters()  # running statistics are each process's own
-        digest = hashlib.sha256(b"".join(tensor.detach().numpy().tobytes() for tensor in tensors)).hexdigest()
-        print(f"after iteration {engine.state.iteration}: {digest}")
-        if self.is_meant and engine.state.iteration == self.iteration:
-            self.monitor.sounding = {self.name: "The teacher says the same."}
+        if self.is_meant:
+            self.monitor.sounding = {"uniform_collapse": "The teacher says the same."}

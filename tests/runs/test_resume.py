@@ -82,12 +82,13 @@ def pretraining(
     more=(),
     keyed=False,
     workers=0,
-    monitored=lambda monitor, rate, teacher: ((), {}),
+    on_collapse="warn",
+    alarmed=lambda monitor: (),
     **others,
 ):
     """Four iterations an epoch; `keyed` reads them through an `EpochSampler`, `others` are settings.
 
-    `monitored` makes handlers, and parts of the state, from the parts of the run.
+    `alarmed` makes handlers that come before the monitor.
     """
     torch.manual_seed(0)
     encoder = ResNet3DEncoder(depth=10, width=8, stem_kernel=3, stem_stride=1, stem_pool=False)
@@ -98,7 +99,7 @@ def pretraining(
     steps = 4 * scheduled_epochs(folder, resume, extend, epochs) // accumulation_steps
     rate = LearningRateHandler(run.optimizer, CosineSchedule(0.1, 0.01, total_steps=steps, warmup_steps=2))
     teacher = TeacherEMAHandler(run.network, CosineSchedule(0.9, 1.0, total_steps=steps))
-    monitor = DistillationMonitor(run.network, run.loss, interval=2, buffer=6)
+    monitor = DistillationMonitor(run.network, run.loss, interval=2, buffer=6, on_collapse=on_collapse)
     record = RunRecordHandler(folder, [run.loss, rate, teacher, monitor], interval=2)
     temperature = ParamSchedulerHandler(
         run.loss.set_teacher_temperature,
@@ -110,13 +111,10 @@ def pretraining(
     run.log = Log(run.loss)
     parts = {"network": run.network, "optimizer": run.optimizer, "loss": run.loss, "rate": rate, "teacher": teacher}
     parts |= {"monitor": monitor, "record": record, "absent": None}
-    after_looks, more_parts = monitored(monitor, rate, teacher)
-    parts |= more_parts
-    run.rate = rate
     settings = {"max_epochs": scheduled_epochs(folder, resume, extend, epochs), **others}
     state = ResumeHandler(folder, parts, settings, resume, minutes=minutes, extend=extend)
-    handlers = (state, temperature, rate, teacher, FreezePrototypesHandler(run.network), monitor)
-    return run.train(*handlers, *after_looks, record, run.log, *more)
+    handlers = (state, temperature, rate, teacher, FreezePrototypesHandler(run.network))
+    return run.train(*handlers, *alarmed(monitor), monitor, record, run.log, *more)
 
 
 @pytest.mark.parametrize("stop_after", [1, 2])

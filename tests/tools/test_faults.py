@@ -11,7 +11,7 @@ from desd_tools.studies.faults.fault_list import FAULTS
 from desd_tools.studies.faults.fault_runs import Finding, Setting, healthy_settings
 from desd_tools.studies.faults.fault_scores import known_again
 from desd_tools.studies.faults.fault_table import failures, in_time, markdown
-from desd_tools.studies.faults.faults import Bench, described, ended, faults, lost_score, nothing_left
+from desd_tools.studies.faults.faults import Bench, described, ended, faults, lost_score
 
 STEPS, ONSET = 60, 10
 BY_NAME = {fault.name: fault for fault in FAULTS}
@@ -70,7 +70,7 @@ def row(waits=(40, 50), **changed):
         }
         for seed, wait in enumerate(waits)
     ]
-    plain = {"fault": "a fault", "harm": 9.0, "harms": True, "runs": runs, "rescue": None}
+    plain = {"fault": "a fault", "harm": 9.0, "harms": True, "runs": runs}
     return plain | {"message": "It was seen. Do this." if any(waits) else ""} | changed
 
 
@@ -92,20 +92,10 @@ def test_harm_that_is_late_or_unseen_in_one_run_fails_and_harmless_faults_do_not
 
 def test_the_table_says_what_was_seen_and_what_does_no_harm():
     text = markdown(table(row(), row([None, None], fault="mild", harms=False, harm=0.2)))
-    assert "| a fault | yes | 0.600 (0.805) | 9.0 | 1.00, 1.00 | 40, 50 |  | one: It was seen. |" in text
-    assert "| mild | not measurably | 0.600 (0.805) | 0.2 | 1.00, 1.00 | –, – |  | none |" in text
+    assert "| a fault | yes | 0.600 (0.805) | 9.0 | 1.00, 1.00 | 40, 50 | one: It was seen. |" in text
+    assert "| mild | not measurably | 0.600 (0.805) | 0.2 | 1.00, 1.00 | –, – | none |" in text
     assert "1 of 1 faults that harm" in text
     assert "mean 0.810, sd 0.010; of which 0.210, or 21.0 sd, were learnt" in text
-
-
-def test_the_table_says_which_faults_a_rescue_saves():
-    runs = [{"score": 0.79, "rescues": times, "stopped": ""} for times in (1, 2)]
-    told = {"healthy_score": 0.8, "saved": True, "runs": runs}
-    stopped = [one | {"stopped": "Stopped."} for one in runs]
-    text = markdown(table(row(rescue=told), row(rescue=told | {"saved": False, "runs": stopped})))
-    assert "rescue` saves 1 of the 2 faults" in text
-    assert "| yes: 0.790 (0.800) after 1, 2 |" in text
-    assert "| no, stopped: 0.790 (0.800) after 1, 2 |" in text
 
 
 def finding(score, loss=2.0, stopped=""):
@@ -127,17 +117,10 @@ def test_healthy_runs_have_a_seed_each():
     assert len({described(setting) for setting in settings}) == 21
 
 
-def test_too_high_a_temperature_is_rescued(bench):
-    fault = BY_NAME["teacher temperature 0.3"]
-    saved = bench.run(Setting(), fault, "rescue", steps=2 * STEPS)
-    assert saved.rescues == 1  # by the alarm of a uniform collapse, which sounds at ln K
-    assert not nothing_left(saved.loss)
-
-
-def test_a_dead_head_is_not_rescued(bench):
-    found = bench.run(Setting(), BY_NAME["head of stage 2 dead"], "rescue")
-    assert found.rescues == 0
-    assert "No setting that a rescue could change is to blame" in found.stopped
+def test_a_run_can_be_stopped_by_its_first_alarm(bench):
+    found = bench.run(Setting(), BY_NAME["head of stage 2 dead"], "stop")
+    assert "on_collapse: stop. The head of stage 2 learns nothing" in found.stopped
+    assert found.steps < STEPS
 
 
 @pytest.mark.soak
@@ -148,13 +131,12 @@ def test_every_fault_that_harms_is_reported_in_time_and_thirty_healthy_runs_are_
     harming = [row for row in table["faults"] if row["harms"]]
     reported = sum(in_time(row, table["deadline"]) for row in harming)
     wrong = sum(bool(row["alarms"]) for row in table["healthy"])
-    rescues = [row["rescue"] for row in table["faults"] if row["rescue"]]
     record_property("fault", "faults put into the training itself, of which some harm (see the table of faults)")
     record_property("tried", f"{len(table['faults'])}, of which {len(harming)} harm")
     record_property("survived", f"{reported} reported")
     record_property(
         "seen",
         f"alarms within {table['deadline']} steps: right {reported} of {len(harming)}, wrong {wrong} of "
-        f"{len(table['healthy'])} healthy runs; rescue saves {sum(row['saved'] for row in rescues)} of {len(rescues)}",
+        f"{len(table['healthy'])} healthy runs",
     )
     assert code == 0, failures(table)

@@ -2,7 +2,7 @@
 
 Resampling and blurring are separable: one small matrix per sample and axis, so that a handful of matrix products does
 on a CPU and on a GPU what a convolution does well on one of them only. Strengths are shaped (B, 1, 1, 1, 1); channels
-share them. What is drawn, and how often, is `desd_components.view_recipe`'s concern.
+share them. What is drawn, and how often, stands in `recipe`.
 The formulas are those of the published recipe; statistics are taken for each sample and channel by itself.
 """
 

@@ -1,7 +1,7 @@
 """Augmented views of a batch of context crops, made batch-wise on the device the batch lies on.
 
-Method: Ye et al., "DeSD", MICCAI 2022 (flips, scaling, which intensity changes). What is drawn, and how often, is
-`desd_components.view_recipe`'s concern; `desd_components.augment` does the arithmetic.
+Method: Ye et al., "DeSD", MICCAI 2022 (flips, scaling, which intensity changes). What is drawn, and how often, stands
+in `recipe`, the arithmetic in `augment`.
 Differs from the authors' script: every draw is a function of (seed, epoch, sample, view) alone, so neither the rest
 of the batch nor the number of processes changes a view; and the blur's weights are renormalised at the border.
 Draws agree on all devices; the noise field only between runs on one kind of device.
@@ -31,8 +31,7 @@ class ViewGeometry:
     """Where the views of one recipe lie in their contexts, B samples; everything on the CPU.
 
     Args:
-        start: (B, 3) first context voxel of the box.
-        extent: (B, 3) voxels of the box.
+        start, extent: (B, 3) first context voxel of the box, and its voxels.
         flip: (B, 3) whether the view runs against the axis.
         size: voxels of the view, to which the box is resized.
     """
@@ -46,18 +45,17 @@ class ViewGeometry:
         """Those samples alone."""
         return ViewGeometry(self.start[samples], self.extent[samples], self.flip[samples], self.size)
 
-    def positions(self, shape: Sequence[int] | None = None) -> list[Tensor]:
-        """Per axis, (B, n) context coordinates of the centers of a grid of ``shape`` laid over the view.
+    def positions(self) -> list[Tensor]:
+        """Per axis, (B, n) context coordinates of the view's voxel centers; a context voxel's center has its index.
 
-        A context voxel's center has its index as coordinate. ``shape`` is that of a stage map, or by default the view's
-        own. Positions in views of the same sample are comparable: equal positions show the same tissue.
+        Positions in views of the same sample are comparable: equal positions show the same tissue.
         """
         positions = []
-        for axis, cells in enumerate(shape or self.size):
+        for axis, voxels in enumerate(self.size):
             start, extent, flip = (values[:, axis, None] for values in (self.start, self.extent, self.flip))
-            cell = torch.arange(cells, dtype=torch.float64)
-            cell = torch.where(flip, cells - 1 - cell, cell)
-            positions.append(start + (cell + 0.5) * (extent / cells) - 0.5)
+            voxel = torch.arange(voxels, dtype=torch.float64)
+            voxel = torch.where(flip, voxels - 1 - voxel, voxel)
+            positions.append(start + (voxel + 0.5) * (extent / voxels) - 0.5)
         return positions
 
 
@@ -83,12 +81,11 @@ class MultiViews:
                 f"views: sizes {sizes} hold {self.num_global_views} global view(s), but each is compared with another: "
                 "give at least two recipes of one size first."
             )
-        if any(size != sizes[0] for size in sizes[: self.num_global_views]):
+        if sizes[: self.num_global_views] != [sizes[0]] * self.num_global_views:
             raise UserError(f"views: sizes {sizes} mix global and local views: put all of size {sizes[0]} first.")
-        if seed < 0:
-            raise UserError(f"views: seed {seed} must be 0 or above.")
-        if chunk_size is not None and chunk_size < 1:
-            raise UserError(f"views: chunk_size {chunk_size} must be 1 or above, or null.")
+        for name, value, least in (("seed", seed, 0), ("chunk_size", chunk_size, 1)):
+            if value is not None and value < least:
+                raise UserError(f"views: {name} {value} must be {least} or above.")
 
     def geometry(self, context_size: Tensor, index: Tensor, epoch: Tensor) -> list[ViewGeometry]:
         """Where each view of these samples lies; the very boxes that calling with the same arguments uses."""
@@ -96,16 +93,13 @@ class MultiViews:
 
     @torch.no_grad()
     def __call__(self, image: Tensor, context_size: Tensor, index: Tensor, epoch: Tensor) -> list[Tensor]:
-        """Make all views of a batch.
+        """Make all views of a batch: one float32 tensor (B, C, x, y, z) per recipe, on the image's device.
 
         Args:
             image: (B, C, X, Y, Z) context crops, padded at the far ends; the padding never enters a view.
             context_size: (B, 3) voxels of each context without its padding.
             index: (B,) which sample of the dataset it is.
             epoch: (B,) in which pass over the dataset.
-
-        Returns:
-            One float32 tensor (B, C, x, y, z) per recipe, on the image's device.
 
         Raises:
             UserError: when the context sizes do not fit the image.
@@ -144,18 +138,12 @@ class PrepareViews:
         self.multi_views = multi_views
 
     def __call__(
-        self,
-        batchdata: Mapping[str, Any],
-        device: str | torch.device | None = None,
-        non_blocking: bool = False,
-        **kwargs: Any,
+        self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[list[Tensor], None]:
         """Move the contexts to ``device`` and make their views there; keys stay on the CPU, which draws."""
         absent = {"image", "context_size", "index", "epoch"} - set(batchdata)
         if absent:
-            raise UserError(
-                f"views: the batch lacks {sorted(absent)}. Load it with ContextDataset and collate_contexts."
-            )
+            raise UserError(f"views: the batch lacks {sorted(absent)}. Take ContextDataset and collate_contexts.")
         image = batchdata["image"].to(device=device, non_blocking=non_blocking)
         keys = (torch.as_tensor(batchdata[name]) for name in ("context_size", "index", "epoch"))
         return self.multi_views(image, *keys), None
@@ -203,11 +191,9 @@ def _where_drawn(step: Callable[..., Tensor], view: Tensor, strength: np.ndarray
 
 
 def _check_batch(image: Tensor, context_size: Tensor) -> None:
-    if image.ndim != 5 or context_size.shape != (len(image), 3):
-        raise UserError(
-            f"views: got images {tuple(image.shape)} and context sizes {tuple(context_size.shape)}; "
-            "wanted (B, C, X, Y, Z) and (B, 3)."
-        )
+    shapes = tuple(image.shape), tuple(context_size.shape)
+    if image.ndim != 5 or shapes[1] != (len(image), 3):
+        raise UserError(f"views: got {shapes[0]} and {shapes[1]}; wanted images (B, C, X, Y, Z) and sizes (B, 3).")
     if (context_size < 1).any() or (context_size > torch.tensor(image.shape[2:], device=context_size.device)).any():
         raise UserError(
             f"views: context sizes {context_size.tolist()} must lie between 1 and the image's {tuple(image.shape[2:])}."

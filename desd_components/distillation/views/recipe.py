@@ -16,15 +16,8 @@ from ...base.errors import UserError
 Range = Sequence[float]
 # One record per sample: what `ViewRecipe.draw_intensity` returns, in this order.
 INTENSITY_DRAWS = np.dtype(
-    [
-        ("noise_sd", "f8"),
-        ("blur_sigma", "f8"),
-        ("brightness_factor", "f8"),
-        ("contrast", "f8"),
-        ("gamma", "f8"),
-        ("brightness_shift", "f8"),
-        ("noise_seed", "i8"),
-    ]
+    [(name, "f8") for name in ("noise_sd", "blur_sigma", "brightness_factor", "contrast", "gamma", "brightness_shift")]
+    + [("noise_seed", "i8")]
 )
 
 
@@ -32,8 +25,8 @@ INTENSITY_DRAWS = np.dtype(
 class ViewRecipe:
     """How one kind of view is drawn: its box, then its intensities, in the order of the arguments below.
 
-    A range is [low, high], drawn from uniformly for each sample; None leaves the step out. A probability is that of
-    the step being applied to a sample. Axes are x, y, z. All channels share the draws, except the noise field.
+    A range is [low, high], drawn from uniformly for each sample; None leaves the step out. Each ``..._probability`` is
+    that of its step being applied to a sample. Axes are x, y, z. All channels share the draws, except the noise field.
 
     Args:
         size: voxels of the finished view, per axis.
@@ -41,17 +34,11 @@ class ViewRecipe:
             then resized linearly to ``size``), or None for a box of ``size`` voxels. Boxes are clipped to the context.
         flip_probability: per axis.
         noise_sd: standard deviation of additive Gaussian noise, in units of the intensities.
-        noise_probability: of the noise.
         blur_sigma: of an isotropic Gaussian blur, in voxels of the view.
-        blur_probability: of the blur.
         multiplicative_brightness: factor on the intensities.
-        multiplicative_brightness_probability: of the factor.
         additive_brightness_sd: standard deviation of the Gaussian, around 0, that the added constant is drawn from.
-        additive_brightness_probability: of the added constant.
         contrast: factor on the distance from the view's mean; the result is clamped to the range the view had.
-        contrast_probability: of the contrast.
         gamma: exponent on the view normalised to its range; its mean and standard deviation are then restored.
-        gamma_probability: of the gamma.
 
     Raises:
         UserError: a size, range or probability that cannot be.

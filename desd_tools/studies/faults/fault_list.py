@@ -88,7 +88,7 @@ def _teacher_gradient(run: TinyRun) -> None:
         leak = (loss._cross_entropy(targets, student) * pairs).sum(dim=(1, 2)).mean()
         return loss(output) + leak - leak.detach()  # the same value; its gradient reaches the teacher as well
 
-    network.forward = with_graph  # type: ignore[method-assign]
+    network.forward = with_graph
     run.trainer.loss_function = leaking
 
 

@@ -26,9 +26,12 @@ from desd_components.distillation.loss import DeepSelfDistillationLoss
 from desd_components.distillation.network import DeepSelfDistillationNetwork
 from desd_components.distillation.schedules import CosineSchedule, decay_groups
 from desd_components.distillation.terms.coding_rate import CodingRateTerm
-from desd_components.distillation.terms.dense import DenseDistillationLoss, PrepareDenseViews
+from desd_components.distillation.terms.dense import (
+    DenseDistillationLoss,
+    DenseDistillationNetwork,
+    PrepareDenseViews,
+)
 from desd_components.distillation.views.make import MultiViews, PrepareViews, ViewRecipe
-from desd_components.health.collapse import CollapseHandler
 from desd_components.health.monitor import DistillationMonitor
 from desd_components.health.skipping import SkipNonFiniteHandler
 from desd_components.scans.cache.cache import VolumeCache
@@ -64,7 +67,7 @@ class Setting:
 @dataclass
 class Finding:
     """What came of a run: alarms as (step, name, message), steps taken, the teacher's score before and after, the error
-    that ended it, if any, and how often it was rescued."""
+    that ended it, if any."""
 
     alarms: list[tuple[int, str, str]] = field(default_factory=list)
     steps: int = 0
@@ -72,7 +75,6 @@ class Finding:
     score: float = float("nan")
     loss: float = float("nan")
     stopped: str = ""
-    rescues: int = 0
 
 
 def volumes(folder: Path, count: int, seed: int = 0) -> list[dict[str, str]]:
@@ -119,7 +121,7 @@ class Remembered:
         known: what is remembered, for other runs as well.
     """
 
-    def __init__(self, prepare: PrepareViews, known: dict[bytes, Any]) -> None:
+    def __init__(self, prepare: Callable[..., Any], known: dict[bytes, Any]) -> None:
         self.prepare, self.known = prepare, known
 
     def __call__(self, batch: Mapping[str, torch.Tensor], *more: Any, **others: Any) -> Any:
@@ -143,7 +145,7 @@ class TinyRun:
         judge: what the teacher's encoder is worth; see `fault_scores`.
         steps: of the run.
         known: views that runs of the same setting have made; see `Remembered`.
-        on_collapse: what an alarm does; see `CollapseHandler`.
+        on_collapse: what an alarm does; see `DistillationMonitor`.
     """
 
     def __init__(
@@ -159,7 +161,7 @@ class TinyRun:
         self.setting, self.steps = setting, steps
         self.dataset, self.judge = dataset, judge
         views = MultiViews([recipe(), recipe()], setting.seed)
-        prepare = PrepareDenseViews(views, 16) if setting.dense else PrepareViews(views)
+        prepare: Callable[..., Any] = PrepareDenseViews(views, 16) if setting.dense else PrepareViews(views)
         self.prepare: Callable[..., Any] = prepare if known is None else Remembered(prepare, known)
         self.network = self._network()
         self.loss = self._loss()
@@ -167,16 +169,17 @@ class TinyRun:
         rate = CosineSchedule(setting.learning_rate, 0.0, 10 * steps, setting.warmup_steps)
         self.rate = LearningRateHandler(self.optimizer, rate)
         self.teacher = TeacherEMAHandler(self.network, CosineSchedule(setting.teacher_momentum, 1.0, 10 * steps))
-        self.monitor = DistillationMonitor(self.network, self.loss)
+        self.monitor = DistillationMonitor(self.network, self.loss, on_collapse=on_collapse)
         self.skips = SkipNonFiniteHandler([self.network, self.loss])
-        self.collapse = CollapseHandler(self.monitor, self.rate, self.teacher, on_collapse)
 
-    def _network(self) -> DeepSelfDistillationNetwork:
+    def _network(self) -> Any:
         s = self.setting
         shape: dict[str, Any] = {"stem_kernel": 3, "stem_stride": 2, "stem_pool": False, "stage_strides": [1, 2, 2, 1]}
         encoder = ResNet3DEncoder(depth=10, width=8, norm=s.norm, **shape)
         heads: dict[str, Any] = {"head_hidden": 64, "head_bottleneck": 32, "head_norm": s.head_norm}
-        heads |= {"dense_prototypes": 64 if s.dense else 0, "teacher_target": s.teacher_target}
+        heads["teacher_target"] = s.teacher_target
+        if s.dense:
+            return DenseDistillationNetwork(encoder, s.num_prototypes, dense_prototypes=64, **heads)
         return DeepSelfDistillationNetwork(encoder, s.num_prototypes, **heads)
 
     def _loss(self) -> DeepSelfDistillationLoss:
@@ -211,7 +214,7 @@ class TinyRun:
             optimizer=self.optimizer,
             loss_function=self.loss,
             prepare_batch=self.prepare,
-            train_handlers=[self.rate, self.teacher, self.skips, self.monitor, self.collapse],
+            train_handlers=[self.rate, self.teacher, self.skips, self.monitor],
             decollate=False,
             optim_set_to_none=True,
         )
@@ -222,9 +225,8 @@ class TinyRun:
             self.trainer.run()
         except UserError as error:
             finding.stopped = str(error)
-            if self.collapse.on_collapse == "warn":
+            if self.monitor.on_collapse == "warn":
                 finding.alarms.append((self.trainer.state.iteration, "not_finite", str(error)))
-        finding.rescues = self.collapse.rescues
         finding.steps, finding.score = self.trainer.state.iteration, self._score()
         finding.loss = self.loss.scalars()["distillation_loss"]
         return finding

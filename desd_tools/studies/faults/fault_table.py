@@ -31,8 +31,8 @@ def markdown(table: Row) -> str:
         "",
         *_measure(table),
         "",
-        "| fault | harms? | score (healthy) | harm | loss | steps to alarm | rescued | alarm |",
-        "|---|---|---|---|---|---|---|---|",
+        "| fault | harms? | score (healthy) | harm | loss | steps to alarm | alarm |",
+        "|---|---|---|---|---|---|---|",
         *(_line(row, healthy) for row in table["faults"]),
         "",
         "Healthy runs: " + "; ".join(f"{row['setting']} (seed {row['seed']})" for row in table["healthy"]) + ".",
@@ -42,14 +42,11 @@ def markdown(table: Row) -> str:
 
 def _verdict(table: Row) -> list[str]:
     harming = [row for row in table["faults"] if row["harms"]]
-    rescues = [row["rescue"] for row in table["faults"] if row["rescue"]]
     alarmed = sum(bool(row["alarms"]) for row in table["healthy"])
     reported = sum(in_time(row, table["deadline"]) for row in harming)
     return [
         f"**{reported} of {len(harming)} faults that harm are reported within {table['deadline']} steps in each of "
-        f"their {len(table['seeds'])} runs; {alarmed} of {len(table['healthy'])} healthy runs raised an alarm; "
-        f"`on_collapse: rescue` saves {sum(row['saved'] for row in rescues)} of the {len(rescues)} faults that harm "
-        "and come from a setting.**"
+        f"their {len(table['seeds'])} runs; {alarmed} of {len(table['healthy'])} healthy runs raised an alarm.**"
     ]
 
 
@@ -66,9 +63,7 @@ def _measure(table: Row) -> list[str]:
         f"{gain / spread:.1f} sd, were learnt); above {table['harm']:g} it counts. So does a loss within 2% of ln K "
         "from 0 or from ln K, where nothing is left to learn, and a run that had to stop.",
         "",
-        f"Steps to alarm: from the onset, of each run. Rescued: the same fault with `on_collapse: rescue`, "
-        f"{table['deadline']} steps longer: its score (that of healthy runs as long) after so many rescues in each "
-        "run; saved when no harm is left by the same measure.",
+        "Steps to alarm: from the onset, of each run.",
     ]
 
 
@@ -80,7 +75,6 @@ def _line(row: Row, healthy: float) -> str:
         f"{row['harm']:.1f}",
         ", ".join(f"{run['loss']:.2f}" for run in row["runs"]),
         ", ".join("–" if run["steps_to_alarm"] is None else str(run["steps_to_alarm"]) for run in row["runs"]),
-        _rescued(row["rescue"]),
         _alarm(row),
     ]
     return f"| {' | '.join(cells)} |"
@@ -93,14 +87,6 @@ def _mean(runs: Sequence[Row], key: str) -> float:
 def _alarm(row: Row) -> str:
     names = Counter(run["alarms"][0]["name"] for run in row["runs"] if run["alarms"])
     return f"{', '.join(names)}: {first_sentence(row['message'])}" if names else "none"
-
-
-def _rescued(rescue: Row | None) -> str:
-    if rescue is None:
-        return ""
-    word = "yes" if rescue["saved"] else "no, stopped" if any(run["stopped"] for run in rescue["runs"]) else "no"
-    times = ", ".join(str(run["rescues"]) for run in rescue["runs"])
-    return f"{word}: {_mean(rescue['runs'], 'score'):.3f} ({rescue['healthy_score']:.3f}) after {times}"
 
 
 def first_sentence(message: str) -> str:

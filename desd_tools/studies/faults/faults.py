@@ -96,15 +96,13 @@ class Bench:
         self.steps, self.onset, self.seeds = steps, onset, seeds
         self._known = {seed: dict[bytes, Any]() for seed in seeds}
 
-    def run(
-        self, setting: Setting, fault: Fault | None = None, on_collapse: str = "warn", steps: int | None = None
-    ) -> Finding:
+    def run(self, setting: Setting, fault: Fault | None = None, on_collapse: str = "warn") -> Finding:
         """One run, with a fault or without."""
         setting = replace(setting, **fault.setting) if fault else setting
         dataset = contexts(self.records, self.cache, setting.seed, repeats=100)
         plain = setting == Setting(seed=setting.seed)
         known = self._known.get(setting.seed) if plain else None
-        run = TinyRun(setting, dataset, self.judge, steps or self.steps, known, on_collapse)
+        run = TinyRun(setting, dataset, self.judge, self.steps, known, on_collapse)
         return run.run(fault.inject if fault else None, self._onset(fault))
 
     def _onset(self, fault: Fault | None) -> int:
@@ -118,25 +116,15 @@ class Bench:
         return {**row, "loss": found.loss, "alarms": named(found)}
 
     def fault_rows(self, listed: Sequence[Fault], plain: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """What each fault does, and what a rescue makes of those that harm and that a setting causes.
+        """What each fault does.
 
         Args:
             listed: faults.
             plain: rows of healthy runs of the plain setting, those of the bench's seeds among them.
         """
         spread = statistics.stdev(row["score"] for row in plain)
-        short, long = {row["seed"]: row["score"] for row in plain}, dict[int, float]()
-        rows = [self.fault_row(fault, short, spread) for fault in listed]
-        for row, fault in zip(rows, listed, strict=True):
-            if row["harms"] and fault.by_setting:
-                long = long or {seed: self.run(Setting(seed=seed), steps=self._long).score for seed in self.seeds}
-                row["rescue"] = self.rescue_row(fault, long, spread)
-        return rows
-
-    @property
-    def _long(self) -> int:
-        """Steps of a run that is rescued: for the alarm, and to learn again what was lost."""
-        return self.steps + DEADLINE
+        scores = {row["seed"]: row["score"] for row in plain}
+        return [self.fault_row(fault, scores, spread) for fault in listed]
 
     def fault_row(self, fault: Fault, healthy: Mapping[int, float], spread: float) -> dict[str, Any]:
         """What a fault does to each of the bench's seeds.
@@ -168,30 +156,12 @@ class Bench:
             "harms": lost > HARM or any(map(ended, found.values())),
             "runs": runs,
             "message": self._message(found.values()),
-            "rescue": None,
         }
 
     def _message(self, found: Iterable[Finding]) -> str:
         """Of the first alarm of the first run that has one; where the volumes lay is of no interest."""
         messages = (one.alarms[0][2] for one in found if one.alarms)
         return next(messages, "").replace(f"{self.cache.parent}/", "")
-
-    def rescue_row(self, fault: Fault, healthy: Mapping[int, float], spread: float) -> dict[str, Any]:
-        """What `on_collapse: rescue` makes of a fault; see `fault_row`. The healthy runs are as long."""
-        found = {seed: self.run(Setting(seed=seed), fault, "rescue", self._long) for seed in self.seeds}
-        lost = lost_score(found, healthy) / spread
-        runs = [
-            {"seed": seed, "score": one.score, "loss": one.loss, "rescues": one.rescues, "stopped": one.stopped}
-            for seed, one in found.items()
-        ]
-        logger.info("%s, with rescue: %s rescues, %.1f lost", fault.name, [run["rescues"] for run in runs], lost)
-        return {
-            "steps": self._long,
-            "healthy_score": statistics.mean(healthy.values()),
-            "harm": lost,
-            "saved": lost <= HARM and not any(map(ended, found.values())),
-            "runs": runs,
-        }
 
 
 def lost_score(found: Mapping[int, Finding], healthy: Mapping[int, float]) -> float:

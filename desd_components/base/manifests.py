@@ -1,0 +1,135 @@
+"""Files of weights: a flat file of tensors, and beside it a manifest that says what they are.
+
+``model.pt`` holds a flat dict of tensors, loadable with ``weights_only=True``; ``model.json`` beside it carries what it
+takes to build the network, the preprocessing, the axis order and where the weights come from. Loading is strict: a
+loader that keeps only the keys that fit would train from scratch in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from .encoders import canary_features
+from .errors import UserError
+from .files import save_tensors, write_json
+from .tensors import contents, differences, flat_tensors, load_tensors
+
+logger = logging.getLogger(__name__)
+
+
+_Network = TypeVar("_Network", bound=nn.Module)
+AXIS_ORDER = "x, y, z"
+_ANOTHER = "No name agrees, so that it is another network: give the encoder.pt or model.pt of a run"
+
+
+def manifest_path(path: str | Path) -> Path:
+    """Where the manifest of the weights file `path` lies: beside it, same stem, ``.json``."""
+    return Path(path).with_suffix(".json")
+
+
+def save_weights(module: nn.Module, path: str | Path, manifest: Mapping[str, Any]) -> None:
+    """Write the tensors of `module` to `path`, flat, and `manifest` beside it, an encoder's with canary features."""
+    canary = {"canary": canary_features(module)} if hasattr(module, "stages") else {}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    save_tensors(Path(path), tensors)
+    write_json(manifest_path(path), {"axis_order": AXIS_ORDER, **manifest, **canary})
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """The manifest beside the weights file `path`.
+
+    Raises:
+        UserError: when the weights or their manifest are missing, or the manifest is none, or of another axis order.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such weights file.")
+    beside = manifest_path(path)
+    if not beside.is_file():
+        raise UserError(
+            f"{beside}: the manifest of {path} is missing; the file holds {contents(load_tensors(path))}. Give an "
+            "encoder.pt or model.pt of a run with its manifest beside it; those of other networks cannot be taken."
+        )
+    try:
+        manifest = json.loads(beside.read_text())
+    except ValueError as error:
+        raise UserError(f"{beside}: not a JSON file ({error}). Copy it again from the run that wrote it.") from error
+    if not isinstance(manifest, dict):
+        raise UserError(f"{beside}: not a manifest but {contents(manifest)}. Copy it from the run that wrote {path}.")
+    if manifest.get("axis_order", AXIS_ORDER) != AXIS_ORDER:
+        raise UserError(
+            f"{beside}: the kernels' axes are {manifest['axis_order']!r}, not {AXIS_ORDER!r}: turn them round, or give "
+            "the encoder.pt or model.pt of a run."
+        )
+    return manifest
+
+
+def load_weights(module: nn.Module, path: str | Path) -> None:
+    """Load the flat file `path` into `module`; every tensor must fit, by name and shape.
+
+    Raises:
+        UserError: when tensors are absent, left over or of another shape; the message names the first of each.
+    """
+    tensors = flat_tensors(path)
+    refuse_misfit(module, path, tensors)
+    module.load_state_dict(tensors)
+    logger.info("%s: all %d tensors loaded.", path, len(tensors))
+
+
+def refuse_misfit(module: nn.Module, path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Compare the tensors of the file `path` with those of `module`, which may be on the device "meta".
+
+    Raises:
+        UserError: when tensors are absent, left over or of another shape; the message names the first of each.
+    """
+    wanted = module.state_dict()
+    differing = differences(wanted, tensors)
+    if differing:
+        known = "Use the settings of the run that wrote it" if wanted.keys() & tensors.keys() else _ANOTHER
+        raise UserError(
+            f"{path} does not fit the {type(module).__name__}: {'; '.join(differing)}. {known}, or set the checkpoint "
+            "to null to start from scratch."
+        )
+
+
+def refuse_contradictions(path: str | Path, found: Mapping[str, Any], asked: Mapping[str, Any] | None) -> None:
+    """Compare the settings asked for with those in a manifest; None asks for nothing.
+
+    Raises:
+        UserError: listing each setting that differs.
+    """
+    differing = [
+        f"{key} is {found.get(key)!r} there, {value!r} asked for"
+        for key, value in (asked or {}).items()
+        if value is not None and found.get(key) != value
+    ]
+    if differing:
+        raise UserError(f"{path}: {'; '.join(differing)}. Leave these settings out to take the checkpoint's own.")
+
+
+def built(path: str | Path, build: Callable[..., _Network], arguments: Mapping[str, Any]) -> _Network:
+    """The network that `build` makes of `arguments`, with the weights of `path`.
+
+    It is built without memory first, so that a manifest which asks for more than the file holds is refused at no cost.
+
+    Raises:
+        UserError: when the arguments describe no network, or another than the weights.
+    """
+    try:
+        with torch.device("meta"):
+            blueprint = build(**arguments)
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{manifest_path(path)}: `architecture` describes no {build.__name__} ({reason}).") from error
+    refuse_misfit(blueprint, path, flat_tensors(path))
+    network = build(**arguments)
+    load_weights(network, path)
+    return network
