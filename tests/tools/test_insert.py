@@ -7,7 +7,7 @@ from curve_runs import level
 from desd_components import UserError
 from desd_tools.insert import PLACE, filled, insert, score_table
 
-PAGES = ("README.md", "bundles/desd_pretrain/docs/README.md", "bundles/desd_seg_finetune/docs/README.md")
+PAGES = ("results/README.md", "bundles/desd_pretrain/docs/README.md", "bundles/desd_seg_finetune/docs/README.md")
 
 
 def test_what_stands_between_the_marks_is_replaced_and_nothing_else(tmp_path):
