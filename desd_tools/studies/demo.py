@@ -27,7 +27,7 @@ ARMS = {"encoder": "from the encoder", "scratch": "from scratch"}
 # What the synthetic CT needs beside small.yaml: Hounsfield units, a spacing, and minutes in place of an hour. [ours]
 CT = ["--intensity", "hu", "--hu_window", "[-160.0,240.0]", "--spacing", "[3.0,3.0,4.0]"]
 PHANTOM_PRETRAIN = [*CT, "--max_epochs", "8"]
-PHANTOM_FINETUNE = [*CT, "--max_epochs", "10", "--val_interval", "5"]
+PHANTOM_FINETUNE = [*CT, "--max_epochs", "16", "--val_interval", "8"]  # at 10, an arm may still take spleen for kidney
 REAL_PRETRAIN = ["--max_epochs", "12"]  # of small.yaml's 40: minutes here, too
 
 
