@@ -8,7 +8,6 @@ says what came out, whether pre-training helped or not.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,13 @@ from desd_components.pages.runs import Case, find_case, read_run
 
 from ..places import ROOT
 from . import roles
-from .steps import Record, Step, StepRunner, usable_cores
+from .steps import Record, Step, StepRunner, child_environment
 
 ARMS = {"encoder": "from the encoder", "scratch": "from scratch"}
 # What the synthetic CT needs beside small.yaml: Hounsfield units, a spacing, and minutes in place of an hour. [ours]
 CT = ["--intensity", "hu", "--hu_window", "[-160.0,240.0]", "--spacing", "[3.0,3.0,4.0]"]
 PHANTOM_PRETRAIN = [*CT, "--max_epochs", "8"]
-PHANTOM_FINETUNE = [*CT, "--max_epochs", "10", "--val_interval", "5"]
+PHANTOM_FINETUNE = [*CT, "--max_epochs", "16", "--val_interval", "8"]  # at 10, an arm may still take spleen for kidney
 REAL_PRETRAIN = ["--max_epochs", "12"]  # of small.yaml's 40: minutes here, too
 
 
@@ -67,8 +66,7 @@ def demo(
         smoke: seconds-long steps that learn nothing, to see that all of it runs.
     """
     plan = prepare(data, output, bundles, num_labels, seed, smoke)
-    threads = os.environ.get("OMP_NUM_THREADS") or str(min(2, usable_cores()))
-    runner = StepRunner(plan.output, ROOT, {"OMP_NUM_THREADS": threads})
+    runner = StepRunner(plan.output, ROOT, child_environment(most_threads=2))
     records = runner.run(data_steps(plan))
     write_lists(plan)
     records += runner.run(training_steps(plan))

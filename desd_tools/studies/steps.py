@@ -172,6 +172,17 @@ class Record:
     skipped: bool = False
 
 
+def child_environment(most_threads: int) -> dict[str, str]:
+    """Variables for child processes that run torch: no more threads than cores are free, and none that spins.
+
+    By default a thread of torch's OpenMP (libgomp) that waits for the others keeps its core busy. Beside other programs
+    that is the core which the others need. What the user has set stays.
+    """
+    free = usable_cores() - round(os.getloadavg()[0])
+    wanted = {"OMP_NUM_THREADS": str(max(1, min(most_threads, free))), "OMP_WAIT_POLICY": "passive"}
+    return {name: os.environ.get(name) or value for name, value in wanted.items()}
+
+
 def keys(steps: Sequence[Step]) -> dict[str, str]:
     """Name -> hash of the step's command, of the files it reads and of the steps before it."""
     found: dict[str, str] = {}

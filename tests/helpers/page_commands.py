@@ -1,4 +1,4 @@
-"""The commands that README.md and the pages below docs show, and tiny folders under the names that they use.
+"""The commands that the pages show, and tiny folders under the names that they use.
 
 A bundle's command runs with the smoke overlay laid over its configs, in a folder of its own.
 """
@@ -18,7 +18,9 @@ from scan_files import write_json, write_label, write_scan
 
 LAST = ("evaluate", "multi_gpu_train")  # overlays that come after all others
 DOCS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
-PAGES = ["README.md", "README.zh.md", "CONTRIBUTING.md", *DOCS]
+#: those that show the main job, in the order in which a visitor goes through them
+FIRST_PAGES = ["README.md", "docs/first_steps.md", "docs/many_gpus.md", "results/README.md"]
+PAGES = ["README.md", "README.zh.md", "CONTRIBUTING.md", "results/README.md", *DOCS]
 BUNDLE_PAGES = [f"bundles/{name}/docs/README.md" for name in ("desd_pretrain", "desd_seg_finetune")]
 
 #: task of the paper -> its labels, in the Decathlon's words

@@ -1,7 +1,7 @@
 """The pages: every command exists with every flag, every link leads somewhere, and what they show runs on tiny volumes.
 
-The commands of the README are run by test_readme.py. Those of other pages find their scans and build their network
-here; a sample of them runs, and all of them do in `make soak`.
+The commands of the README and the other first pages are run by test_readme.py. Those of other pages find their scans
+and build their network here; a sample of them runs, and all of them do in `make soak`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import monai.bundle
@@ -23,6 +24,7 @@ from bundle_runs import ENVIRONMENT, ROOT, succeed
 from monai.bundle import ConfigParser
 from page_commands import (
     BUNDLE_PAGES,
+    FIRST_PAGES,
     PAGES,
     TASKS,
     bundle_commands,
@@ -41,7 +43,7 @@ from desd_tools.__main__ import _find, _refuse_unknown_flags
 
 SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "slurm").glob("*.sbatch"))
 LINES = list(dict.fromkeys(line for page in [*PAGES, *BUNDLE_PAGES] for line in shell_lines(page)))
-OTHERS = [line for line in bundle_commands(*PAGES) if line not in bundle_commands("README.md")]
+OTHERS = [line for line in bundle_commands(*PAGES) if line not in bundle_commands(*FIRST_PAGES)]
 SAMPLE = next(line for line in OTHERS if "Task03_Liver" in line)
 
 
@@ -95,8 +97,8 @@ def check_line(line: str) -> None:
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.M), target
         case ["sbatch", *rest]:
             check_sbatch(rest)
-        case ["pip", "install", "-r", file]:
-            assert (ROOT / file).is_file()
+        case ["pip", "install", "-r", file] | ["pip", "install", "--no-deps", "-e", file]:
+            assert (ROOT / file).exists()
         case ["tensorboard", "--logdir", _]:
             assert importlib.util.find_spec("tensorboard")
         case _:
@@ -145,6 +147,27 @@ def test_every_link_of_a_page_leads_somewhere(name):
         linked = page.parent / file if file else page
         assert linked.exists(), target
         assert not anchor or anchor in anchors(linked), target
+
+
+def test_every_file_that_how_it_works_names_exists():
+    """Modules by their place in the package, folders by a slash at their end, and the tree of rooms line by line."""
+    text = (ROOT / "docs" / "how_it_works.md").read_text()
+    modules = re.findall(r"`(\w+/[\w/]*(?:\.py|/))`", text)
+    [tree] = re.findall(r"```\n(bundles/.*?)```", text, flags=re.S)
+    top, rooms = tree.split("desd_components/\n")
+    assert len(modules) > 20 and len(re.findall(r"\w+/", rooms)) == 7
+    for name in [*modules, *re.findall(r"\w+/", rooms)]:
+        assert (ROOT / "desd_components" / name).exists(), name
+    for name in re.findall(r"^\w+/", top, flags=re.M):
+        assert (ROOT / name).is_dir(), name
+
+
+def test_the_tree_of_how_it_works_is_the_one_that_lint_checks():
+    [tree] = re.findall(r"desd_components/\n(.*?)```", (ROOT / "docs" / "how_it_works.md").read_text(), flags=re.S)
+    shown = [set(re.findall(r"(\w+)/", line)) for line in tree.splitlines()]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    [layers] = [each["layers"] for each in project["tool"]["importlinter"]["contracts"] if each["type"] == "layers"]
+    assert shown == [{name.removeprefix("desd_components.") for name in layer.split(" | ")} for layer in layers[1:]]
 
 
 def test_the_index_lists_every_page():

@@ -69,6 +69,19 @@ def test_desd_is_the_same_as_python_dash_m(installed, tmp_path):
     assert re.search(r"^  download +Fetch TASK", done.stdout, flags=re.M)
 
 
+def test_make_puts_the_command_into_its_environment(tmp_path):
+    """Here an environment whose requirements are there; the command then works from any folder."""
+    folder = tmp_path / "environment"
+    (folder / "bin").mkdir(parents=True)
+    python, desd = folder / "bin" / "python", folder / "bin" / "desd"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (folder / ".installed-run").touch()
+    subprocess.run(["make", f"VENV={folder}", str(desd)], cwd=ROOT, check=True)
+    done = subprocess.run([desd, "--version"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.stdout.strip() == desd_components.__version__, done.stderr
+
+
 def test_the_change_log_has_the_form_of_keep_a_changelog():
     text = (ROOT / "CHANGELOG.md").read_text()
     kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}

@@ -84,6 +84,13 @@ def _center_in_mm(case: phantom.PhantomCase, organ: int) -> np.ndarray:
     return nib.affines.apply_affine(case.affine, np.argwhere(case.label == organ)).mean(0)
 
 
+def test_a_lesion_is_darker_than_its_liver_and_large_enough_to_be_learnt(cases):
+    for case in cases:
+        volume = np.count_nonzero(case.label == LESION) * abs(np.linalg.det(case.affine[:3, :3]))
+        assert volume > 5000, "mm^3"
+        assert 50 <= case.tissue_hu["liver"] - case.tissue_hu["lesion"] <= 70
+
+
 @pytest.mark.parametrize(("organ", "name"), [(SPLEEN, "spleen"), (LESION, "lesion")])
 def test_the_truth_agrees_with_the_noiseless_values(cases, organ, name):
     for case in cases:

@@ -119,7 +119,7 @@ def _add_distractors(sculptor: _Sculptor, contrast: float) -> None:
 
 
 def _add_liver(sculptor: _Sculptor, contrast: float) -> None:
-    """A right and a left lobe, vessels in them, and one lesion, darker or brighter than the organ."""
+    """A right and a left lobe, vessels in them, and one lesion, darker than the organ."""
     rng, unit = sculptor.rng, sculptor.unit
     hu = rng.uniform(48, 66) + 55 * contrast + rng.normal(0, 6)
     tissue: tuple[str, ...] = ("liver", "left lobe")
@@ -134,8 +134,9 @@ def _add_liver(sculptor: _Sculptor, contrast: float) -> None:
         vessel, radius = hu + rng.uniform(-12, -4) + 55 * contrast, rng.uniform(0.02, 0.04)
         sculptor.tube(f"vessel {n}", (root + tip) / 2, (tip - root) / 2, radius, vessel, label="liver", within=tissue)
         tissue += (f"vessel {n}",)
-    spot, radius = middle / unit + rng.uniform(-0.16, 0.16, 3), rng.uniform(0.12, 0.2)
-    lesion = hu + rng.choice([-1, -1, 1]) * rng.uniform(28, 50)
+    # Large enough to be learnt in minutes: with a third of its voxels, eight labels and 520 steps gave Dice 0.000.
+    spot, radius = middle / unit + rng.uniform(-0.1, 0.1, 3), rng.uniform(0.2, 0.28)
+    lesion = hu - rng.uniform(50, 70)
     sculptor.ball("lesion", spot, (radius,) * 3, lesion, texture=12, label="lesion", within=tissue)
 
 

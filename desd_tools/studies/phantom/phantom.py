@@ -1,6 +1,6 @@
 """A family of labelled, synthetic, CT-like volumes: enough variety that segmenting them has to be learnt.
 
-Where from: ours. A patient (`desd_components.tools.patient`) is drawn on a grid of twice the resolution, which gives
+Where from: ours. A patient (`patient.draw_patient`) is drawn on a grid of twice the resolution, which gives
 partial volume; texture and noise follow.
 Differs from a real abdomen in much: bodies are small (about 13 cm wide) so that volumes stay near 64 x 64 x 40 voxels,
 organs are bent ellipsoids, and the bowel is a handful of balls. Results on it say that software works, not that a
