@@ -9,7 +9,7 @@ from typing import Any
 
 from desd_components.base.errors import UserError
 
-from .metadata_schema import METADATA_SCHEMA
+from .metadata_schema import EXACT_VERSION, METADATA_SCHEMA
 from .publish import described, weights_for
 from .reached import normal
 
@@ -25,7 +25,6 @@ REQUIRED_FILES = (
 )
 #: of the zoo's template for a bundle's README
 SECTIONS = ("Description", "Data", "Performance", "System configuration", "Limitations", "Citation", "References")
-EXACT_VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?")
 PERSONAL_PATH = re.compile(
     r"(?<![\w.:/])(?:/(?:home|Users|root|work|tmp|mnt|media|scratch)/|[A-Z]:\\+Users\\)[^\s\"',;)]*"
 )
@@ -67,7 +66,7 @@ def check_metadata(path: Path) -> None:
     if content["version"] not in content.get("changelog", {}):
         refuse("changelog", path, f"it has no entry for version {content['version']}. Say what is new in it.")
     for name, version in stated_versions(content).items():
-        if not EXACT_VERSION.fullmatch(str(version)):
+        if not re.match(EXACT_VERSION, str(version)):
             refuse(
                 "exact versions", path, f"{name} is {version!r}. Write one that `pip install {name}==` takes: 2.13.0."
             )

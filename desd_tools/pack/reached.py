@@ -94,7 +94,10 @@ def modules(wanted: Iterable[str]) -> list[Path]:
     while waiting:
         file = _file(waiting.pop())
         if file is not None and file not in reached:
-            reached |= {file, *(room / "__init__.py" for room in file.parents if SOURCE in room.parents)}
+            reached.add(file)
+            waiting += (
+                ".".join(room.relative_to(SOURCE.parent).parts) for room in file.parents if SOURCE in room.parents
+            )
             waiting += imports(file, SOURCE.parent)
     return sorted(reached)
 
@@ -122,9 +125,9 @@ def imports(file: Path, root: Path) -> Iterator[str]:
 
 
 def optional_imports(file: Path) -> Iterator[str]:
-    """The full names that a file asks for by MONAI's ``optional_import``, or by our `needed`."""
+    """The full names that a file asks for by MONAI's ``optional_import``, or by a function of ours around it."""
     for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("optional_import", "needed"):
+        if isinstance(node, ast.Call) and re.match("optional_|needed$", getattr(node.func, "id", "")):
             yield from (str(part.value) for part in node.args[:1] if isinstance(part, ast.Constant))
 
 

@@ -121,8 +121,7 @@ def test_it_carries_what_its_configs_name_and_nothing_that_draws_pages(packed):
 
 
 def test_what_it_leaves_out_is_refused_in_one_line_that_names_the_package(packed, tmp_path):
-    code = f"import sys; sys.path.append({str(packed)!r}); import desd_components as d; d.FeaturePictures"
-    code += " if 'FeaturePictures' in d.LEFT_OUT else d.DrawOverlayd"
+    code = f"import sys; sys.path.append({str(packed)!r}); import desd_components as d; getattr(d, d.LEFT_OUT[0])"
     line = last_words(run_foreign(["-c", code], tmp_path))
     assert re.search(
         rf"UserError: \w+: this bundle does not carry it.*pip install desd-components=={__version__}", line
