@@ -211,6 +211,12 @@ def test_every_file_and_setting_that_its_readme_names_is_there(form, request):
             assert all(setting in parser for setting in settings), words
 
 
+def test_it_carries_at_most_seven_thousand_lines_and_no_reader_of_dicom(packed):
+    code = list((packed / "desd_components").rglob("*.py"))
+    assert not [path for path in code if path.parent.name == "dicom"]
+    assert sum(len(path.read_text().splitlines()) for path in code) <= 7000
+
+
 def test_train_json_is_the_small_recipe_and_the_published_one_lies_beside_it(packed):
     bundle = packed
     key = "encoder" if bundle.name == "desd_pretrain" else "scratch_architecture"
