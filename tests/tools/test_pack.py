@@ -224,6 +224,26 @@ def test_it_carries_at_most_seven_thousand_lines_and_no_reader_of_dicom(packed):
     assert sum(len(path.read_text().splitlines()) for path in code) <= 7000
 
 
+WITHOUT_DATA = """
+import sys
+from monai.bundle import ConfigWorkflow
+
+configs = sys.argv[1] + "/configs/"
+for name, kind in (("train", "train"), ("inference", "infer")):
+    files = {"config_file": configs + name + ".json", "meta_file": configs + "metadata.json"}
+    workflow = ConfigWorkflow(workflow_type=kind, **files)
+    workflow.initialize()
+    print(name, workflow.check_properties())
+"""
+
+
+def test_its_properties_are_complete_where_no_data_are_at_hand(packed, tmp_path):
+    """As the Model Zoo's check of unpacked bundles asks: the data folder that the configs name does not exist."""
+    done = run_foreign(["-c", WITHOUT_DATA, str(packed)], tmp_path)
+    assert done.returncode == 0, last_words(done)
+    assert done.stdout.splitlines()[-2:] == ["train []", "inference []"]
+
+
 def test_train_json_is_the_small_recipe_and_the_published_one_lies_beside_it(packed):
     bundle = packed
     key = "encoder" if bundle.name == "desd_pretrain" else "scratch_architecture"
