@@ -3,7 +3,7 @@
 `monai.bundle` tells no expression which file it stands in, and puts a bundle's folder on ``sys.path`` only when the
 run starts, after ``initialize``. So the callers are asked: a workflow knows the folder of its configs, MONAI's
 exporters and checkers hold the path of theirs, and MONAI Deploy's operator that of its bundle. A packed config asks in
-the same way, before this package can be imported; see `desd_components.tools.packed_configs`.
+the same way, before this package can be imported; see `desd_tools.pack.packed_configs`.
 """
 
 from __future__ import annotations

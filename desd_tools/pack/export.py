@@ -23,29 +23,15 @@ from torch import nn
 
 from desd_components.base.errors import UserError, optional_package
 from desd_components.base.files import write_json
-from desd_components.base.manifests import load_weights, manifest_path, read_manifest
-from desd_components.distillation.weights import load_encoder
-from desd_components.segmentation.model import network_from_manifest
+from desd_components.base.manifests import manifest_path, read_manifest
+
+from .publish import network_of
 
 logger = logging.getLogger(__name__)
 
 
 #: voxels of the volume that is traced for ONNX, unequal on purpose: an axis that is fixed by mistake would show
 TRACED = (2, 32, 48, 40)
-
-
-def network_of(weights: str | Path) -> nn.Module:
-    """The network that the manifest of `weights` describes, with the weights, in evaluation mode.
-
-    Raises:
-        UserError: when the weights or their manifest are missing, or do not fit each other.
-    """
-    manifest = read_manifest(weights)
-    if manifest.get("kind") != "segmentation":
-        return load_encoder(weights).eval()
-    network = network_from_manifest(manifest)
-    load_weights(network, weights)
-    return network.eval()
 
 
 def write_safetensors(network: nn.Module, path: Path) -> None:

@@ -9,67 +9,48 @@ from __future__ import annotations
 
 from typing import Any
 
-_VERSION = {"type": "string", "pattern": r"^\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?$"}
-_VERSIONS = {"type": "object", "additionalProperties": _VERSION}
+EXACT_VERSION = r"^\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?$"
+_TEXT, _VERSION = {"type": "string"}, {"type": "string", "pattern": EXACT_VERSION}
+_SIZE = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": r"^[0-9pn*+\- ]+$|^\*$"}]}
 _TENSOR = {
     "type": "object",
     "properties": {
-        "type": {"type": "string"},
-        "format": {"type": "string"},
-        "modality": {"type": "string"},
+        **dict.fromkeys(("type", "format", "modality", "dtype"), _TEXT),
         "num_channels": {"type": "integer", "minimum": 1},
-        "spatial_shape": {
-            "type": "array",
-            "items": {
-                "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": r"^[0-9pn*+\- ]+$|^\*$"}]
-            },
-        },
-        "dtype": {"type": "string"},
+        "spatial_shape": {"type": "array", "items": _SIZE},
         "value_range": {"type": "array", "items": {"type": "number"}},
         "is_patch_data": {"type": "boolean"},
-        "channel_def": {"type": "object", "additionalProperties": {"type": "string"}},
+        "channel_def": {"type": "object", "additionalProperties": _TEXT},
     },
     "required": ["type", "format", "num_channels", "spatial_shape", "dtype", "value_range"],
 }
-_TENSORS = {"type": "object", "minProperties": 1, "additionalProperties": _TENSOR}
+
+
+def _tensors(first: str) -> dict[str, Any]:
+    return {"type": "object", "additionalProperties": _TENSOR, "required": [first]}
+
+
+_TEXTS = ("name", "task", "description", "authors", "copyright", "intended_use", "data_source", "data_type")
 METADATA_SCHEMA: dict[str, Any] = {
     "$schema": "http://json-schema.org/draft-07/schema#",
     "type": "object",
     "properties": {
+        **dict.fromkeys((*_TEXTS, "image_classes", "label_classes", "pred_classes"), _TEXT),
+        **dict.fromkeys(("monai_version", "pytorch_version", "numpy_version"), _VERSION),
         "schema": {"type": "string", "format": "uri"},
         "version": {"type": "string", "pattern": r"^\d+\.\d+\.\d+"},
-        "changelog": {"type": "object", "minProperties": 1, "additionalProperties": {"type": "string"}},
-        "monai_version": _VERSION,
-        "pytorch_version": _VERSION,
-        "numpy_version": _VERSION,
-        "required_packages_version": _VERSIONS,
-        **{
-            name: {"type": "string"} for name in ("name", "task", "description", "authors", "copyright", "intended_use")
-        },
-        **{name: {"type": "string"} for name in ("data_source", "data_type")},
-        **{name: {"type": "string"} for name in ("image_classes", "label_classes", "pred_classes")},
+        "changelog": {"type": "object", "minProperties": 1, "additionalProperties": _TEXT},
+        "required_packages_version": {"type": "object", "additionalProperties": _VERSION},
         "eval_metrics": {"type": "object"},
-        "references": {"type": "array", "items": {"type": "string"}},
+        "references": {"type": "array", "items": _TEXT},
         "network_data_format": {
             "type": "object",
-            "properties": {
-                "inputs": {**_TENSORS, "required": ["image"]},
-                "outputs": {**_TENSORS, "required": ["pred"]},
-            },
+            "properties": {"inputs": _tensors("image"), "outputs": _tensors("pred")},
             "required": ["inputs", "outputs"],
         },
     },
     "required": [
-        "schema",
-        "version",
-        "monai_version",
-        "pytorch_version",
-        "numpy_version",
-        "required_packages_version",
-        "task",
-        "description",
-        "authors",
-        "copyright",
-        "network_data_format",
+        *("schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version"),
+        *("task", "description", "authors", "copyright", "network_data_format"),
     ],
 }

@@ -1,9 +1,10 @@
-"""Make a bundle that stands alone, as the MONAI Model Zoo and its consumers expect it, and its zip.
+"""Make a bundle that can be handed on, as the MONAI Model Zoo and its consumers expect it, and its zip.
 
 Consumers open JSON under fixed names (`bundle.load` reads ``configs/train.json``), so the YAML sources become JSON;
 ``small.yaml``, which the shipped weights were trained with, is merged into ``train.json``, so that config, weights and
-metadata describe one network, and the published recipe lies beside it as ``train_published.json``. The package goes
-into the bundle, without its tools, for a bundle sees only its own folder after a download.
+metadata describe one network, and the published recipe lies beside it as ``train_published.json``. A bundle sees only
+its own folder after a download: it carries the part of the package that its configs reach, or names the package as a
+requirement.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -18,16 +20,20 @@ from pathlib import Path
 import yaml
 
 from desd_components.base.errors import UserError
+from desd_components.base.files import write_json
+from desd_components.base.version import __version__
 
 from ..places import PACKAGE as SOURCE
-from .pack_rules import refuse_unfit_package, refuse_unfit_source
-from .packed_configs import PACKAGE, packed_configs
+from .pack_rules import check_paths, check_pins, refuse_unfit_source
+from .packed_configs import packed_configs
+from .reached import PACKAGE, carry, normal, packages
 
 logger = logging.getLogger(__name__)
 
 
-COPIED = ("LICENSE", "docs", "models", "configs/metadata.json", "configs/logging.conf")
-IGNORED = shutil.ignore_patterns("tools", "__main__.py", "__pycache__", "*.part")
+COPIED = ("LICENSE", "docs", "models", "configs/logging.conf")
+#: in a bundle's README: what holds in the repository, and hidden behind it what holds in the packed bundle instead
+TWO_FORMS = re.compile(r"<!-- in the repository -->\n.*?<!-- packed\n(.*?)-->\n", re.DOTALL)
 #: of one file, above which a git host or the zoo's checks refuse it
 LARGE_FILE_BYTES = 25 * 1024 * 1024
 #: the earliest that a zip can hold: the same sources make the same bytes at any time
@@ -35,19 +41,34 @@ ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def copy_parts(source: Path, target: Path) -> None:
-    """The parts of a bundle that are packed as they are, and the package without its tools."""
+    """The parts of a bundle that are packed as they are, and its README in the packed form."""
     (target / "configs").mkdir(parents=True)
     for name in COPIED:
         if (source / name).is_dir():
-            shutil.copytree(source / name, target / name, ignore=IGNORED)
+            shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns("*.part"))
         else:
             shutil.copyfile(source / name, target / name)
-    shutil.copytree(SOURCE, target / PACKAGE, ignore=IGNORED)
+    readme = target / "docs" / "README.md"
+    readme.write_text(re.sub(r"<!--.*?-->\n", "", TWO_FORMS.sub(r"\1", readme.read_text()), flags=re.DOTALL))
 
 
-def sorted_files(folder: Path) -> list[Path]:
+def state_packages(source: Path, target: Path, needed: dict[str, str], requirement: bool) -> None:
+    """Write the metadata of `source` to `target`, naming the packages that are `needed` and no other.
+
+    Raises:
+        UserError: when one has no version there.
+    """
+    path = source / "configs" / "metadata.json"
+    check_pins(path, needed)
+    metadata = json.loads(path.read_text())
+    versions = {name: text for name, text in metadata["required_packages_version"].items() if normal(name) in needed}
+    own = {normal(PACKAGE): __version__} if requirement else {}
+    write_json(target / "configs" / "metadata.json", metadata | {"required_packages_version": versions | own})
+
+
+def sorted_files(folder: Path, pattern: str = "*") -> list[Path]:
     """The files of `folder` and below, by name."""
-    return sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.as_posix())
+    return sorted((path for path in folder.rglob(pattern) if path.is_file()), key=lambda path: path.as_posix())
 
 
 def list_large_files(bundle: Path, url: str | None) -> None:
@@ -87,8 +108,8 @@ def write_zip(bundle: Path) -> Path:
     return archive
 
 
-def pack_one(source: Path, output: Path, url: str | None = None) -> Path:
-    """The packed folder of the bundle `source` in `output`, with its zip beside it.
+def pack_one(source: Path, output: Path, url: str | None = None, requirement: bool = False) -> Path:
+    """The packed folder of the bundle `source` in `output`, with its zip beside it; the arguments are those of `pack`.
 
     Raises:
         UserError: naming the first rule that the bundle breaks, and where.
@@ -97,19 +118,23 @@ def pack_one(source: Path, output: Path, url: str | None = None) -> Path:
     target = output / source.name
     shutil.rmtree(target, ignore_errors=True)
     copy_parts(source, target)
-    for name, config in packed_configs(source).items():
-        (target / "configs" / name).write_text(
-            json.dumps(config, indent=2) + "\n"
-        )  # nothing to protect by atomic writes
+    configs = packed_configs(source, requirement)
+    for name, config in configs.items():  # nothing to protect by atomic writes
+        (target / "configs" / name).write_text(json.dumps(config, indent=2) + "\n")
+    if not requirement:
+        carry(list(configs.values()), target / PACKAGE)
+    root = SOURCE.parent if requirement else target
+    needed = packages(root, sorted_files(root / PACKAGE, "*.py"), configs.values())
+    state_packages(source, target, needed, requirement)
     list_large_files(target, url)
-    refuse_unfit_package(target)
+    check_paths(target)
     archive = write_zip(target)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     logger.info("%s: %.1f MB, sha256 %s", archive, archive.stat().st_size / 1e6, digest)
     return target
 
 
-def pack(*bundles: str, output: str, checks: bool = False, url: str | None = None) -> None:
+def pack(*bundles: str, output: str, checks: bool = False, url: str | None = None, requirement: bool = False) -> None:
     """Write the packed form of each of BUNDLES to OUTPUT/<name> and OUTPUT/<name>.zip.
 
     Args:
@@ -117,6 +142,8 @@ def pack(*bundles: str, output: str, checks: bool = False, url: str | None = Non
         output: a folder; packed bundles of these names in it are replaced.
         checks: true: use each packed bundle in all the ways that its consumers do, on tiny volumes, for some minutes.
         url: the folder from which people download what is larger than 25 MB, for ``large_files.yml``.
+        requirement: true: carry no code, but require the package desd-components in this version; false: carry the
+            part of it that the configs reach, with which pages, overlays and DICOM-SEG stay off.
 
     Raises:
         UserError: naming the first rule that a bundle breaks, or the first check that fails.
@@ -126,7 +153,7 @@ def pack(*bundles: str, output: str, checks: bool = False, url: str | None = Non
             "pack: no bundle named. Say pack bundles/desd_pretrain bundles/desd_seg_finetune --output dist."
         )
     for bundle in bundles:
-        packed = pack_one(Path(bundle).resolve(), Path(output).resolve(), url)
+        packed = pack_one(Path(bundle).resolve(), Path(output).resolve(), url, requirement)
         if checks:
             from .pack_checks import check_packed
 

@@ -74,7 +74,8 @@ def check_consumers(bundle: Path, data: Path) -> None:
     Raises:
         UserError: naming the check that fails.
     """
-    schema = write_schema(data.parent / "schema.json")
+    schema = data.parent / "schema.json"
+    write_json(schema, METADATA_SCHEMA)
     script = Path(__file__).with_name("pack_consumers.py")
     done = run_foreign([str(script), str(bundle), str(data), str(schema)], data.parent)
     begun = [line.removeprefix("begin: ") for line in done.stdout.splitlines() if line.startswith("begin: ")]
@@ -84,12 +85,6 @@ def check_consumers(bundle: Path, data: Path) -> None:
     if "foreign: False" in done.stdout:
         logger.warning("desd_components is installed here: the checks used that copy, not the one in %s.", bundle)
     logger.info("%s: %d checks of consumers passed.", bundle.name, len(CHECKS))
-
-
-def write_schema(path: Path) -> Path:
-    """Our schema of the metadata, as a file."""
-    write_json(path, METADATA_SCHEMA)
-    return path
 
 
 def commands(bundle: Path, data: Path, tracking: bool = True) -> dict[str, tuple[list[str], Path]]:

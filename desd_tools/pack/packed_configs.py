@@ -19,7 +19,8 @@ from desd_components.base.errors import UserError
 from desd_components.base.manifests import read_manifest
 from desd_components.base.version import __version__
 
-PACKAGE = "desd_components"
+from .reached import OFF, PACKAGE
+
 IMPORTS = ("inspect", "pathlib", "pkgutil", "sys")
 #: the two folders above each config that a caller reads: a workflow, or one of MONAI's exporters and checkers
 BUNDLE_FOLDERS = (
@@ -59,38 +60,47 @@ def referring(config: Any) -> Any:
 
 
 def self_contained(config: dict[str, Any]) -> dict[str, Any]:
-    """A whole config, as a bundle that carries the package needs it."""
-    told = referring(config)
+    """A whole config, as a bundle that carries its part of the package needs it."""
+    told = referring(config) | {knob: False for knob in OFF if knob in config}
     own = [f"$import {name}" for name in IMPORTS]
-    told["imports"] = own + [line for line in told.get("imports", []) if line not in own]
-    told["bundle_root"] = "."
-    return {"imports": told.pop("imports"), "bundle_folders": BUNDLE_FOLDERS, PACKAGE: FOUND_PACKAGE, **told}
+    imports = own + [line for line in told.pop("imports", []) if line not in own]
+    return {"imports": imports, "bundle_folders": BUNDLE_FOLDERS, PACKAGE: FOUND_PACKAGE, **told}
 
 
-def packed_configs(bundle: Path) -> dict[str, dict[str, Any]]:
+def packed_configs(bundle: Path, requirement: bool = False) -> dict[str, dict[str, Any]]:
     """File name -> config, of the packed form of `bundle`.
+
+    Args:
+        bundle: as it stands in the repository.
+        requirement: the package is installed where the bundle runs; otherwise the bundle carries its part of it.
 
     Raises:
         UserError: when a number stands where YAML reads it as text, such as 1e-4.
     """
-    configs, model = bundle / "configs", "@desd_components.bundle_file(@bundle_root, 'models/model.pt')"
-    plain = {
+    configs, model = bundle / "configs", f"{PACKAGE}.bundle_file(@bundle_root, 'models/model.pt')"
+    whole = {
         "train": merged(configs / "train.yaml", configs / "small.yaml"),
         "train_published": merged(configs / "train.yaml"),
         "inference": merged(configs / "inference.yaml"),
     }
-    if "class_names" in plain["train"]:  # so that the network of train.json is that of the weights
-        plain["train"]["class_names"] = read_manifest(bundle / "models" / "model.pt")["class_names"][1:]
-    packed = {name: self_contained(config) for name, config in plain.items()}
-    for overlay in ("evaluate", "multi_gpu_train", "smoke"):  # as they are: their ids have parents in train.json only
-        packed[overlay] = referring(ConfigParser.load_config_file(str(configs / f"{overlay}.yaml")))
-    if "encoder_checkpoint" in packed["evaluate"]:
-        packed["evaluate"]["encoder_checkpoint"] = f"${model}"
+    for config in whole.values():
+        config["bundle_root"] = "."
+    if "class_names" in whole["train"]:  # so that the network of train.json is that of the weights
+        whole["train"]["class_names"] = read_manifest(bundle / "models" / "model.pt")["class_names"][1:]
+    overlays = {  # as they are: their ids have parents in train.json only
+        name: ConfigParser.load_config_file(str(configs / f"{name}.yaml"))
+        for name in ("evaluate", "multi_gpu_train", "smoke")
+    }
+    if "encoder_checkpoint" in overlays["evaluate"]:
+        overlays["evaluate"]["encoder_checkpoint"] = f"${model}"
     else:
-        packed["evaluate"]["checkpoint"] = f"$@desd_components.run_or_bundle(@model_path, {model})"
-    for name, config in packed.items():
+        overlays["evaluate"]["checkpoint"] = f"${PACKAGE}.run_or_bundle(@model_path, {model})"
+    if not requirement:
+        whole = {name: self_contained(config) for name, config in whole.items()}
+        overlays = {name: referring(config) for name, config in overlays.items()}
+    for name, config in (whole | overlays).items():
         refuse_numbers_as_text(bundle / "configs" / name, config)
-    return {f"{name}.json": config for name, config in packed.items()}
+    return {f"{name}.json": config for name, config in (whole | overlays).items()}
 
 
 def refuse_numbers_as_text(place: Path, config: Any, key: str = "") -> None:

@@ -8,11 +8,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from desd_components.base.errors import UserError
 from desd_components.base.files import save_tensors, write_json
 from desd_components.base.manifests import load_weights, manifest_path, read_manifest
 from desd_components.base.tensors import flat_tensors
 from desd_components.distillation.encoder import ResNet3DEncoder
+from desd_components.distillation.weights import load_encoder
 from desd_components.segmentation.model import network_from_manifest
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,33 @@ def bundle_kind(bundle: Path) -> str:
     """Which kind of weights a bundle takes: "segmentation" where it names label classes, else "encoder"."""
     channels = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]["outputs"]["pred"]
     return "segmentation" if channels["format"] == "segmentation" else "encoder"
+
+
+def network_of(weights: str | Path) -> nn.Module:
+    """The network that the manifest of `weights` describes, with the weights, in evaluation mode.
+
+    Raises:
+        UserError: when the weights or their manifest are missing, or do not fit each other.
+    """
+    manifest = read_manifest(weights)
+    if manifest.get("kind") != "segmentation":
+        return load_encoder(weights).eval()
+    network = network_from_manifest(manifest)
+    load_weights(network, weights)
+    return network.eval()
+
+
+def weights_for(bundle: Path, weights: Path) -> dict[str, Any]:
+    """The manifest of `weights`, once they are known to load and to be of the kind that `bundle` takes.
+
+    Raises:
+        UserError: when they do not, or are not.
+    """
+    manifest, wanted = read_manifest(weights), bundle_kind(bundle)
+    if manifest.get("kind") != wanted:
+        raise UserError(f"{weights}: holds weights of kind {manifest.get('kind')!r}, but {bundle} takes {wanted!r}.")
+    network_of(weights)
+    return manifest
 
 
 def described(metadata: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
@@ -96,13 +126,8 @@ def publish(run: str, bundle: str, evaluation: str = "") -> None:
     source, target = run_weights(Path(run)), Path(bundle)
     if not (target / "configs" / "metadata.json").is_file():
         raise UserError(f"{bundle}: not a bundle, for it has no configs/metadata.json.")
-    manifest, wanted = read_manifest(source), bundle_kind(target)
-    if manifest.get("kind") != wanted:
-        raise UserError(f"{source}: holds weights of kind {manifest.get('kind')!r}, but {bundle} takes {wanted!r}.")
-    encoder = wanted == "encoder"
+    manifest = weights_for(target, source)
     scores = {"label_free_scores": label_free_scores(Path(evaluation), manifest)} if evaluation else {}
-    load_weights(ResNet3DEncoder(**manifest["architecture"]) if encoder else network_from_manifest(manifest), source)
-
     destination = target / "models" / "model.pt"
     destination.parent.mkdir(exist_ok=True)
     if source.suffix == ".safetensors":

@@ -36,7 +36,8 @@ TASKS = {
 
 def shell_lines(page: str) -> list[str]:
     """A page's commands in order, comments cut off: bash blocks, and what starts Python in those of no language."""
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(), flags=re.S | re.M)
+    shown = re.sub(r"<!--.*?-->", "", (ROOT / page).read_text(), flags=re.S)  # a bundle's page hides its packed form
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", shown, flags=re.S | re.M)
     lines = [
         line
         for language, block in blocks

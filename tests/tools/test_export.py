@@ -19,8 +19,8 @@ from desd_components import (
     segmentation_manifest,
 )
 from desd_tools.pack import export as export_module
-from desd_tools.pack.export import export, network_of, write_onnx
-from desd_tools.pack.publish import publish
+from desd_tools.pack.export import export, write_onnx
+from desd_tools.pack.publish import network_of, publish
 
 #: as the small recipe has it, and as the published one, narrower and of ten layers
 ARCHITECTURES = {

@@ -1,14 +1,18 @@
 """Publishing fills a bundle with weights; packing makes one that stands alone."""
 
+import ast
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 import venv
 import zipfile
+from pathlib import Path
 
 import pytest
 import yaml
@@ -27,9 +31,17 @@ from desd_components import (
 )
 from desd_components.base.version import __version__
 from desd_tools.pack.pack import pack
-from desd_tools.pack.pack_checks import check_commands, check_consumers, write_volumes
+from desd_tools.pack.pack_checks import (
+    check_commands,
+    check_consumers,
+    last_words,
+    run_command,
+    run_foreign,
+    write_volumes,
+)
 from desd_tools.pack.pack_rules import stated_versions
 from desd_tools.pack.publish import publish
+from desd_tools.pack.reached import named
 
 SETTINGS = preprocessing_settings(None, "zscore", [-1024.0, 1024.0])
 
@@ -95,7 +107,141 @@ def test_a_packed_bundle_has_the_zoo_s_files(packed):
     wanted |= {f"configs/{name}.json" for name in ("metadata", "train", "inference", "evaluate", "multi_gpu_train")}
     wanted |= {"configs/logging.conf", "desd_components/__init__.py"}
     assert wanted <= {str(path.relative_to(bundle)) for path in bundle.rglob("*")}
-    assert not (bundle / "desd_components" / "tools").exists()
+
+
+def test_it_carries_what_its_configs_name_and_nothing_that_draws_pages(packed):
+    configs = [json.loads(path.read_text()) for path in (packed / "configs").glob("*.json")]
+    module = ast.parse((packed / "desd_components" / "__init__.py").read_text())
+    face = {alias.name for node in module.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert face - named(configs) == {"UserError", "__version__", "require_version"}
+    assert {path.name for path in (packed / "desd_components").rglob("pages/*")} == {"__init__.py", "run_end.py"}
+    assert not (packed / "desd_tools").exists()
+    other = "segmentation/scores.py" if packed.name == "desd_pretrain" else "health/probes.py"
+    assert not (packed / "desd_components" / other).exists()
+
+
+def test_what_it_leaves_out_is_refused_in_one_line_that_names_the_package(packed):
+    face = (packed / "desd_components" / "__init__.py").read_text()
+    end = {"UserError": UserError, "__name__": "desd_components"}
+    exec(face[face.index("LEFT_OUT = ") :], end)  # by itself, for the whole package is imported here
+    assert {"CasePictures", "FeaturePictures"} & set(end["LEFT_OUT"])
+    with pytest.raises(UserError, match=rf"does not carry it.*pip install desd-components=={__version__}"):
+        end["__getattr__"](end["LEFT_OUT"][0])
+    with pytest.raises(AttributeError):
+        end["__getattr__"]("no_such_name")
+
+
+def test_the_metadata_name_the_packages_that_are_reached_and_no_other(packed):
+    pinned = set(json.loads((packed / "configs" / "metadata.json").read_text())["required_packages_version"])
+    assert {"nibabel", "pytorch-ignite", "fire", "PyYAML", "tqdm"} <= pinned
+    assert "highdicom" not in pinned and "desd-components" not in pinned
+
+
+@pytest.fixture(scope="module")
+def required(published):
+    pack(str(published), output=str(published.parent / "required"), requirement=True)
+    return published.parent / "required" / published.name
+
+
+def test_with_a_requirement_it_carries_no_code_and_names_the_package(required):
+    assert not list(required.rglob("*.py"))
+    metadata = json.loads((required / "configs" / "metadata.json").read_text())
+    assert metadata["required_packages_version"]["desd-components"] == __version__
+    assert {"matplotlib", "highdicom", "pillow"} <= set(metadata["required_packages_version"])  # the package's own
+    assert "$import desd_components" in json.loads((required / "configs" / "inference.json").read_text())["imports"]
+
+
+@pytest.fixture(scope="module")
+def python_with_wheel(tmp_path_factory):
+    """An environment that has the package from its wheel, and all else from this one."""
+    folder = tmp_path_factory.mktemp("wheel")
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("desd_components", "desd_tools"):
+        shutil.copytree(ROOT / name, folder / "source" / name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, folder / "source" / name)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", folder, folder / "source"], check=True, timeout=300)
+    venv.create(folder / "fresh", with_pip=False)
+    python = folder / "fresh" / "bin" / "python"
+    found = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    own = subprocess.run(found, capture_output=True, text=True, check=True).stdout.strip()
+    Path(own, "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    [wheel] = folder.glob("desd_components-*.whl")
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel]
+    subprocess.run(install, check=True, timeout=300)
+    return python
+
+
+@pytest.mark.soak
+def test_with_a_requirement_it_runs_where_the_wheel_is_installed(required, python_with_wheel, tmp_path):
+    zipfile.ZipFile(required.with_name(f"{required.name}.zip")).extractall(tmp_path)
+    classes = read_manifest(required / "models" / "model.pt").get("class_names", ["background", "one", "two"])
+    data = write_volumes(tmp_path / "data", classes)
+    settings = {"dataset_dir": data / "imagesTr" / "tiny_0.nii.gz", "output_dir": tmp_path / "out"}
+    command = run_command([str(tmp_path / required.name / "configs" / "inference.json")], settings)
+    done = run_foreign(command, data, python_with_wheel)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "out" / f"tiny_0.{'npz' if required.name == 'desd_pretrain' else 'nii.gz'}").is_file()
+    assert (tmp_path / "out" / "report.html").is_file()  # the whole package draws pages, too
+
+
+def commands_of(readme):
+    """The commands of a README, in words."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", readme, flags=re.S | re.M)
+    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+
+
+@pytest.fixture(params=["packed", "required"])
+def either_form(request, packed, required):
+    return packed if request.param == "packed" else required
+
+
+def test_every_file_and_setting_that_its_readme_names_is_there(either_form):
+    bundle = either_form
+    readme = (bundle / "docs" / "README.md").read_text()
+    assert "<!--" not in readme
+    runs_leave = {"report.json", "split.json", "dataset.json", "encoder.pt"}
+    for name in re.findall(r"[\w./-]+\.(?:json|yaml|yml|md|txt|pt|conf)\b|(?:bundles|results|docs)/[\w./-]*", readme):
+        path = Path(name)
+        assert (bundle / path).exists() or path.name in runs_leave or list(bundle.rglob(path.name)), name
+        assert path.parts[0] not in ("bundles", "results"), name
+    commands = commands_of(readme)
+    assert len(commands) >= 3
+    for words in commands:
+        named_files = words[words.index("--config_file") + 1]
+        files = ast.literal_eval(named_files) if named_files.startswith("[") else [named_files]
+        parser = ConfigParser()
+        parser.read_config([str(bundle / file) for file in files])
+        if "run" in words:
+            settings = {word[2:] for word in words[words.index("run") :] if word.startswith("--")} - {"config_file"}
+            assert all(setting in parser for setting in settings), words
+
+
+def test_it_carries_at_most_seven_thousand_lines_and_no_reader_of_dicom(packed):
+    code = list((packed / "desd_components").rglob("*.py"))
+    assert not [path for path in code if path.parent.name == "dicom"]
+    assert sum(len(path.read_text().splitlines()) for path in code) <= 7000
+
+
+WITHOUT_DATA = """
+import sys
+from monai.bundle import ConfigWorkflow
+
+configs = sys.argv[1] + "/configs/"
+for name, kind in (("train", "train"), ("inference", "infer")):
+    files = {"config_file": configs + name + ".json", "meta_file": configs + "metadata.json"}
+    workflow = ConfigWorkflow(workflow_type=kind, **files)
+    workflow.initialize()
+    print(name, workflow.check_properties())
+"""
+
+
+def test_its_properties_are_complete_where_no_data_are_at_hand(packed, tmp_path):
+    """As the Model Zoo's check of unpacked bundles asks: the data folder that the configs name does not exist."""
+    done = run_foreign(["-c", WITHOUT_DATA, str(packed)], tmp_path)
+    assert done.returncode == 0, last_words(done)
+    assert done.stdout.splitlines()[-2:] == ["train []", "inference []"]
 
 
 def test_train_json_is_the_small_recipe_and_the_published_one_lies_beside_it(packed):
@@ -107,6 +253,7 @@ def test_train_json_is_the_small_recipe_and_the_published_one_lies_beside_it(pac
     assert published[key]["depth"] == 50
 
 
+@pytest.mark.soak
 def test_consumers_use_it_where_nothing_else_can_be_imported(packed, tmp_path):
     """The checks stand in `pack_consumers`: load, exporters, checkers, properties, two federated rounds."""
     classes = read_manifest(packed / "models" / "model.pt").get("class_names", ["background", "one", "two"])
@@ -156,8 +303,8 @@ def test_the_same_sources_make_the_same_bytes_under_sorted_names(packed, publish
 
 def test_another_version_of_the_package_is_refused_in_one_line(one_packed, tmp_path):
     other = shutil.copytree(one_packed / "desd_components", tmp_path / "installed" / "desd_components")
-    code = (other / "__init__.py").read_text()
-    (other / "__init__.py").write_text(code.replace('__version__ = "', '__version__ = "9.'))
+    version = other / "base" / "version.py"
+    version.write_text(version.read_text().replace('__version__ = "', '__version__ = "9.'))
     command = [
         sys.executable,
         "-m",
