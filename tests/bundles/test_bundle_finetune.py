@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from bundle_runs import ROOT, config_files, error_line, history, run_bundle, succeed
+from labelled_volumes import CLASSES, SHAPES, write_pair
 from monai.bundle import ConfigWorkflow, ckpt_export, verify_net_in_out
 from scan_files import write_json, write_nifti
 
@@ -29,25 +30,6 @@ from desd_components import (
 
 NAME = "desd_seg_finetune"
 META = f"bundles/{NAME}/configs/metadata.json"
-SHAPES = [(24, 22, 20), (20, 26, 18), (22, 20, 24), (21, 23, 25), (26, 20, 17)]
-CLASSES = "['organ','tumour']"
-
-
-def bodies(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """A box of class 1 with a smaller one of class 2 inside, at a place that depends on the seed."""
-    labels = np.zeros(shape, np.uint8)
-    x, y, z = np.random.default_rng(seed).integers(3, 8, size=3)
-    labels[x : x + 11, y : y + 10, z : z + 8] = 1
-    labels[x + 3 : x + 7, y + 3 : y + 7, z + 2 : z + 6] = 2
-    return labels
-
-
-def write_pair(folder: Path, name: str, shape: tuple[int, ...], seed: int, channels: int = 1) -> None:
-    labels = bodies(shape, seed)
-    noise = np.random.default_rng(seed).normal(scale=20, size=(*shape, channels))
-    scan = (labels[..., None] * 100.0 + noise).astype(np.float32)
-    write_nifti(folder / "imagesTr" / f"{name}.nii.gz", scan[..., 0] if channels == 1 else scan)
-    write_nifti(folder / "labelsTr" / f"{name}.nii.gz", labels)
 
 
 @pytest.fixture(scope="module")

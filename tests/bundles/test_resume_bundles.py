@@ -162,7 +162,8 @@ def test_ctrl_c_ends_the_command_with_one_plain_line_and_130(settings, whole, tr
     stop = overlay(tmp_path / "a.yaml", {"_target_": SignalAt, "iteration": 2, "name": "SIGINT"})
     files = config_files("desd_pretrain", "train", "smoke")
 
-    done = run_files([*files, str(stop)], "training", output_dir=tmp_path / "run", **settings["desd_pretrain"])
+    own = {"own_process": True, "output_dir": tmp_path / "run", **settings["desd_pretrain"]}
+    done = run_files([*files, str(stop)], "training", **own)
     said = done.stdout + done.stderr
     assert done.returncode == INT, said[-3000:]
     assert "Traceback" not in said and "ERROR" not in said

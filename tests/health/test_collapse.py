@@ -9,7 +9,7 @@ from forked_runs import overlay, run_forked
 from ignite.engine import Events
 from scan_files import write_pairs
 from states import differing, figures
-from test_resume import pretraining
+from tiny_pretraining import pretraining
 
 from desd_components import CollapseHandler, UserError
 from desd_components.health.rescue import copied

@@ -14,6 +14,19 @@ from own_process import bundle_command
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+#: configs of a bundle that are laid over each other, by their names
+TOGETHER = (
+    "train",
+    "train small",
+    "train smoke",
+    "train small smoke",
+    "train multi_gpu_train",
+    "train small multi_gpu_train",
+    "train small smoke multi_gpu_train",
+    "train evaluate",
+    "train small evaluate",
+    "inference",
+)
 
 
 def config_files(bundle: str, *names: str) -> list[str]:

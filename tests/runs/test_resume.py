@@ -7,50 +7,16 @@ import signal
 import pytest
 import torch
 from ignite.engine import Events
-from monai.handlers import ParamSchedulerHandler
 from states import differing, figures
-from test_handlers import Run
-from torch.utils.data import DataLoader
+from tiny_pretraining import pretraining
 
 from desd_components import (
     CosineSchedule,
-    DistillationMonitor,
-    EpochSampler,
-    FreezePrototypesHandler,
-    LearningRateHandler,
-    ResNet3DEncoder,
     ResumeHandler,
-    RunRecordHandler,
-    TeacherEMAHandler,
     UserError,
     scheduled_epochs,
 )
 from desd_components.runs.state import read_state, write_state
-
-
-class Draws:
-    """Sixteen samples for batches of two; each is a function of the epoch and its index."""
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, key):
-        generator = torch.Generator().manual_seed(1000 * key.epoch + key.index)
-        return torch.randn(1, 16, 16, 16, generator=generator)
-
-
-class Log:
-    """What happened, in order: an event, its epoch, its iteration, the teacher's temperature and momentum."""
-
-    def __init__(self, loss):
-        self.loss, self.lines = loss, []
-
-    def attach(self, engine):
-        for event in (Events.EPOCH_STARTED, Events.ITERATION_COMPLETED, Events.EPOCH_COMPLETED):
-            engine.add_event_handler(event, self, event.name)
-
-    def __call__(self, engine, name):
-        self.lines.append((name, engine.state.epoch, engine.state.iteration, self.loss.teacher_temperature))
 
 
 class Signal:
@@ -70,53 +36,6 @@ def received():
     before = signal.signal(signal.SIGTERM, lambda number, _: numbers.append(number))
     yield numbers
     signal.signal(signal.SIGTERM, before)
-
-
-def pretraining(
-    folder,
-    epochs,
-    stop_after=None,
-    resume="auto",
-    extend=None,
-    minutes=None,
-    more=(),
-    keyed=False,
-    workers=0,
-    monitored=lambda monitor, rate, teacher: ((), {}),
-    **others,
-):
-    """Four iterations an epoch; `keyed` reads them through an `EpochSampler`, `others` are settings.
-
-    `monitored` makes handlers, and parts of the state, from the parts of the run.
-    """
-    torch.manual_seed(0)
-    encoder = ResNet3DEncoder(depth=10, width=8, stem_kernel=3, stem_stride=1, stem_pool=False)
-    accumulation_steps = others.get("accumulation_steps", 1)
-    run = Run(encoder, epochs=stop_after or epochs, accumulation_steps=accumulation_steps)
-    if keyed:
-        run.batches = DataLoader(Draws(), 2, sampler=EpochSampler(Draws(), 2), num_workers=workers)
-    steps = 4 * scheduled_epochs(folder, resume, extend, epochs) // accumulation_steps
-    rate = LearningRateHandler(run.optimizer, CosineSchedule(0.1, 0.01, total_steps=steps, warmup_steps=2))
-    teacher = TeacherEMAHandler(run.network, CosineSchedule(0.9, 1.0, total_steps=steps))
-    monitor = DistillationMonitor(run.network, run.loss, interval=2, buffer=6)
-    record = RunRecordHandler(folder, [run.loss, rate, teacher, monitor], interval=2)
-    temperature = ParamSchedulerHandler(
-        run.loss.set_teacher_temperature,
-        "linear",
-        {"initial_value": 0.04, "step_constant": 1, "step_max_value": 3, "max_value": 0.07},
-        epoch_level=True,
-        event=Events.EPOCH_STARTED,
-    )
-    run.log = Log(run.loss)
-    parts = {"network": run.network, "optimizer": run.optimizer, "loss": run.loss, "rate": rate, "teacher": teacher}
-    parts |= {"monitor": monitor, "record": record, "absent": None}
-    after_looks, more_parts = monitored(monitor, rate, teacher)
-    parts |= more_parts
-    run.rate = rate
-    settings = {"max_epochs": scheduled_epochs(folder, resume, extend, epochs), **others}
-    state = ResumeHandler(folder, parts, settings, resume, minutes=minutes, extend=extend)
-    handlers = (state, temperature, rate, teacher, FreezePrototypesHandler(run.network), monitor)
-    return run.train(*handlers, *after_looks, record, run.log, *more)
 
 
 @pytest.mark.parametrize("stop_after", [1, 2])
