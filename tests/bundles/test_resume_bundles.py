@@ -21,14 +21,14 @@ KILL, TERM, INT = -9, 143, 130
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scans(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "scans"
     write_pairs(folder, [f"case_{number}" for number in range(8)], shape=(16, 17, 16))
     return folder
 
 
 @pytest.fixture(scope="module")
-def settings(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def settings(scans, tmp_path_factory):
     common = {"dataset_dir": scans, "cache_dir": tmp_path_factory.mktemp("cache")}
     pretrain = {**common, "val_volumes": 2}
     finetune = {**common, "class_names": ["one", "two"], "samples_per_epoch": 8, "val_fraction": 0.5}
@@ -36,7 +36,7 @@ def settings(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.fixture(scope="module")
-def train(settings: dict[str, dict[str, Any]]) -> Any:
+def train(settings):
     def run(bundle: str, output_dir: Path, *overlays: Path, configs: str = "", **others: Any) -> list[int]:
         names = f"{CONFIGS[bundle]} {configs}"
         return run_forked(bundle, names, output_dir, *overlays, **{**settings[bundle], "save_minutes": 0, **others})
@@ -45,7 +45,7 @@ def train(settings: dict[str, dict[str, Any]]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def whole(train: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def whole(train, tmp_path_factory):
     """An undisturbed run of each bundle."""
     folders = {bundle: tmp_path_factory.mktemp(bundle) / "whole" for bundle in BUNDLES}
     for bundle, folder in folders.items():

@@ -24,7 +24,7 @@ OUT = ["../outside.nii.gz", "sub/../../outside.nii.gz"]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """A data folder, and a scan beside it that is none of its business."""
     write_pairs(tmp_path / "data", ["a", "b"])
     write_scan(tmp_path / "outside.nii.gz")

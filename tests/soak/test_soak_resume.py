@@ -26,7 +26,7 @@ OWN = {
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scans(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "scans"
     write_pairs(folder, [f"case_{number}" for number in range(8)], shape=(16, 17, 16))
     return folder
