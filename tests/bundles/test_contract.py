@@ -13,13 +13,20 @@ from scan_files import write_pairs
 from desd_components import encoder_from, load_weights, model_manifest, network_from_manifest
 
 PRETRAIN, FINETUNE = "desd_pretrain", "desd_seg_finetune"
-CONFIGS = {
-    PRETRAIN: ["train", "train small", "train smoke", "train small evaluate", "inference"],
-    FINETUNE: [
-        *("train", "train small", "train small smoke", "train small evaluate", "train small multi_gpu_train"),
-        "inference",
-    ],
-}
+CLASSES = {"class_names": ["one", "two"]}
+CASES = [
+    (PRETRAIN, "train", {"batch_size": 2, "spacing": None}),
+    (PRETRAIN, "train small", {}),
+    (PRETRAIN, "train smoke", {}),
+    (PRETRAIN, "train small evaluate", {**CLASSES, "encoder_checkpoint": "encoder.pt"}),
+    (PRETRAIN, "inference", {"checkpoint": "encoder.pt"}),
+    (FINETUNE, "train", CLASSES),
+    (FINETUNE, "train small", CLASSES),
+    (FINETUNE, "train small smoke", CLASSES),
+    (FINETUNE, "train small evaluate", {"checkpoint": "model.pt"}),
+    (FINETUNE, "train small multi_gpu_train", CLASSES),
+    (FINETUNE, "inference", {"checkpoint": "model.pt"}),
+]
 WEIGHTS = {PRETRAIN: "encoder.pt", FINETUNE: "model.pt"}
 
 
@@ -36,25 +43,16 @@ def _from_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def settings_of(bundle, configs, place, folder):
-    settings = {"dataset_dir": str(place / "scans"), "output_dir": str(folder), "num_workers": 0}
-    if "train" in configs:
-        settings["cache_dir"] = str(folder / "cache")
-    if "evaluate" in configs or configs == "inference":
-        word = "encoder_checkpoint" if (bundle, configs) == (PRETRAIN, "train small evaluate") else "checkpoint"
-        settings[word] = str(place / WEIGHTS[bundle])
-    if configs != "inference" and "checkpoint" not in settings:
-        settings |= {"class_names": ["one", "two"]} if bundle == FINETUNE or "evaluate" in configs else {}
-    return settings | ({"batch_size": 2, "spacing": None} if (bundle, configs) == (PRETRAIN, "train") else {})
-
-
-@pytest.mark.parametrize(("bundle", "configs"), [(name, each) for name in CONFIGS for each in CONFIGS[name]])
-def test_a_config_has_all_properties(bundle, configs, place, tmp_path, monkeypatch):
-    one_process = {"LOCAL_RANK": 0, "RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "localhost", "MASTER_PORT": 0}
-    for name, value in one_process.items() if "multi_gpu" in configs else ():
-        monkeypatch.setenv(name, str(value))
+@pytest.mark.parametrize(("bundle", "configs", "own"), CASES)
+def test_a_config_has_all_properties(bundle, configs, own, place, tmp_path, monkeypatch):
+    if "multi_gpu" in configs:
+        one = {"LOCAL_RANK": 0, "RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "localhost", "MASTER_PORT": 0}
+        for name, value in one.items():
+            monkeypatch.setenv(name, str(value))
+    settings = {"dataset_dir": str(place / "scans"), "output_dir": str(tmp_path), "num_workers": 0}
+    settings |= {name: str(place / value) if "checkpoint" in name else value for name, value in own.items()}
+    settings |= {} if configs == "inference" else {"cache_dir": str(tmp_path / "cache")}
     files, kind = config_files(bundle, *configs.split()), "infer" if configs == "inference" else "train"
-    settings = settings_of(bundle, configs, place, tmp_path)
     workflow = ConfigWorkflow(files, workflow_type=kind, logging_file=False, **settings)
     workflow.initialize()
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-from own_process import bundle_command
+from forks import bundle_command
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -57,7 +57,7 @@ def run_files(
         files: the configs, in order.
         words: what follows ``run``.
         processes: more than one are started by ``torchrun``.
-        own_process: start Python anew, where the process itself is what is promised; see `own_process`.
+        own_process: start Python anew, where the process itself is what is promised; see `forks`.
         settings: ``--name value`` each.
     """
     command = ["run", *words, "--config_file", str(files) if len(files) > 1 else files[0]]

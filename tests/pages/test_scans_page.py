@@ -14,9 +14,9 @@ import pytest
 from bundle_runs import ENVIRONMENT, ROOT
 from deeplesion_files import HEADER, ROW, write_slices
 from dicom_files import hounsfield, localizer, read_back, stored_grid, write_series
+from forks import bundle_command
 from itk_files import write_itk
 from nibabel.affines import apply_affine
-from own_process import bundle_command
 from pydicom.dataset import Dataset
 from scan_files import oblique_affine, write_nifti
 

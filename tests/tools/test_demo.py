@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from bundle_runs import ROOT, succeed
-from own_process import desd
+from forks import desd
 
 from desd_components.base.errors import UserError
 from desd_tools.studies import demo
