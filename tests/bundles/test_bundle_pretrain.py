@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import nibabel
 import numpy as np
 import pytest
 import torch
@@ -266,12 +265,3 @@ def test_a_real_folder_of_bad_files_is_refused(real_data, tmp_path):
     words = error_line(pretrain(real_data / "dirty" / "other", tmp_path))
     assert "git_lfs_pointer_image.nii.gz: is a git-LFS pointer" in words
     assert "rgb_dtype_not_a_scalar_volume.nii.gz: holds RGB voxels" in words
-
-
-def test_scans_of_different_grids_keep_their_own_space(trained, tmp_path):
-    path = write_scan(tmp_path / "scans" / "one.nii.gz", (20, 18, 22))
-    before = nibabel.load(path).affine
-    settings = {"dataset_dir": path, "output_dir": tmp_path / "out", "checkpoint": trained[0] / "encoder.pt"}
-    succeed(run_bundle(NAME, "inference", **settings))
-    assert (tmp_path / "out" / "one.npz").is_file()
-    np.testing.assert_array_equal(nibabel.load(path).affine, before)
