@@ -156,21 +156,24 @@ def test_nothing_but_bad_scans_is_an_error_after_the_report(tmp_path):
     assert (tmp_path / "report.json").is_file()
 
 
-def test_results_keep_name_extension_and_sub_folder(tmp_path):
-    layout = ScanLayout(tmp_path / "out", tmp_path / "in")
-    assert layout.filename(subject=tmp_path / "in" / "x" / "a.nii") == str(tmp_path / "out" / "x" / "a.nii")
-    assert layout.filename(subject=tmp_path / "in" / "b.nii.gz") == str(tmp_path / "out" / "b.nii.gz")
+OTHERS = {"separate_folder": True, "postfix": "prob", "extension": ".png"}
+RESULTS = {  # root of the scans, a scan, its result, settings of the layout
+    "name, extension and sub-folder are kept": ("in", "in/x/a.nii", "out/x/a.nii", {}),
+    "compressed stays so": ("in", "in/b.nii.gz", "out/b.nii.gz", {}),
+    "a series is named after its folder": ("CT 1.5", "CT 1.5", "out/CT 1.5.nii.gz", {}),
+    "a folder, a postfix and an extension": ("in", "in/a.nii.gz", "out/a/a_prob.png", OTHERS),
+    "from outside, nothing escapes": ("in/deep", "elsewhere/a.nii.gz", "out/a.nii.gz", {}),
+    **{
+        f"{name} becomes NIfTI": ("in", f"in/x/{name}", "out/x/a.nii.gz", {})
+        for name in ("a.nrrd", "a.mha", "a.mhd", "a.dcm", "a")
+    },
+}
 
 
-@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd", "a.dcm", "a"])
-def test_results_of_other_formats_are_nifti(tmp_path, name):
-    layout = ScanLayout(tmp_path / "out", tmp_path / "in")
-    assert layout.filename(subject=tmp_path / "in" / "x" / name) == str(tmp_path / "out" / "x" / "a.nii.gz")
-
-
-def test_the_result_of_one_series_is_named_after_its_folder(tmp_path):
-    layout = ScanLayout(tmp_path / "out", tmp_path / "CT 1.5")
-    assert layout.filename(subject=tmp_path / "CT 1.5") == str(tmp_path / "out" / "CT 1.5.nii.gz")
+@pytest.mark.parametrize(("root", "scan", "result", "settings"), RESULTS.values(), ids=RESULTS)
+def test_a_result_lies_where_its_scan_does_under_its_name(tmp_path, root, scan, result, settings):
+    layout = ScanLayout(tmp_path / "out", tmp_path / root, **settings)
+    assert layout.filename(subject=tmp_path / scan) == str(tmp_path / result)
 
 
 def test_two_scans_that_would_share_a_result_are_refused(tmp_path):
@@ -188,16 +191,6 @@ def test_results_of_two_kinds_that_would_share_a_file_are_refused(tmp_path, name
     refuse_overwriting(records, [labels])
     with pytest.raises(UserError, match="its result would overwrite that of"):
         refuse_overwriting(records, [labels, probabilities, overlays])
-
-
-def test_results_may_get_a_folder_a_postfix_and_an_extension(tmp_path):
-    layout = ScanLayout(tmp_path, tmp_path, postfix="prob", separate_folder=True, extension=".png")
-    assert layout.filename(subject=tmp_path / "a.nii.gz") == str(tmp_path / "a" / "a_prob.png")
-
-
-def test_a_scan_outside_the_root_never_escapes_the_output(tmp_path):
-    layout = ScanLayout(tmp_path / "out", tmp_path / "in" / "deep")
-    assert layout.filename(subject=tmp_path / "elsewhere" / "a.nii.gz") == str(tmp_path / "out" / "a.nii.gz")
 
 
 def test_root_of_a_list_is_what_its_scans_have_in_common(tmp_path):
