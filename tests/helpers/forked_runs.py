@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import yaml
 from bundle_runs import ENVIRONMENT, ROOT, config_files
-from forks import MONAI, TIMEOUT, exit_code, fork, kill
+from forks import TIMEOUT, exit_code, fork, kill
 from monai.bundle import ConfigWorkflow
 
 
@@ -46,6 +47,7 @@ def run_forked(
     """
 
     def train() -> None:
+        sys.argv = ["monai/bundle/__main__.py", "run"]  # as the bundle's command sees itself
         if prepare is not None:
             prepare()
         workflow = ConfigWorkflow(files, workflow_type="train", **given)
@@ -62,7 +64,7 @@ def run_forked(
         for rank in map(str, range(processes)):
             said = stack.enter_context(open(f"{output_dir}_{rank}.txt", "a"))
             environment = {**group, "RANK": rank, "LOCAL_RANK": rank}
-            children.append(fork([MONAI, "run"], train, ROOT, environment, said, said))
+            children.append(fork([], train, ROOT, environment, said, said))
         if kill_after is not None:
             children[0].join(kill_after)
             for child in children:

@@ -12,51 +12,88 @@ import os
 import random
 import runpy
 import signal
+import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any, TextIO
+from unittest import mock
 
-import monai.bundle
 import numpy as np
 import torch
 import torch.utils.tensorboard  # what nearly every run imports late
 
-from desd_tools.__main__ import main
-
-MONAI = str(Path(monai.bundle.__file__).with_name("__main__.py"))
 TIMEOUT = 300
 
 
 def bundle_command(words: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> CompletedProcess:
     """What ``python -m monai.bundle WORDS`` says, and its exit code."""
-    start = lambda: runpy.run_module("monai.bundle.__main__", run_name="__main__")  # noqa: E731
-    return _finished([MONAI, *words], start, cwd, environment)
+    return _finished("monai.bundle", words, cwd, environment)
 
 
 def desd(*words: Any) -> CompletedProcess:
     """What ``desd WORDS`` says, and its exit code."""
-    told = [str(word) for word in words]
-    return _finished(["desd", *told], lambda: sys.exit(main(told)), Path.cwd(), {})
+    return _finished("desd_tools", [str(word) for word in words], Path.cwd(), {})
 
 
-def _finished(
-    words: list[str], start: Callable[[], Any], cwd: Path, environment: Mapping[str, str]
-) -> CompletedProcess:
+def _finished(module: str, words: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> CompletedProcess:
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        child = fork(words, start, cwd, environment, out, err)
+        child = fork(words, _main(module), cwd, environment, out, err)
         code = exit_code(child, [child], TIMEOUT)
         out.seek(0), err.seek(0)
-        return CompletedProcess(words, code, out.read(), err.read())
+        return CompletedProcess([module, *words], code, out.read(), err.read())
+
+
+def _main(module: str) -> Callable[[], Any]:
+    """What ``python -m MODULE`` does."""
+
+    def start() -> None:
+        for name in (module, f"{module}.__main__"):  # runpy would warn of what is imported already
+            if not hasattr(sys.modules.get(name), "__path__"):
+                sys.modules.pop(name, None)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+    return start
+
+
+@contextlib.contextmanager
+def forked_commands() -> Iterator[None]:
+    """Within it, ``python -m MODULE`` is forked wherever `subprocess.Popen` is asked for it."""
+    popen = subprocess.Popen
+
+    def forked(command: Sequence[str], **settings: Any) -> Any:
+        return _Forked(command, **settings) if command[:2] == [sys.executable, "-m"] else popen(command, **settings)
+
+    with mock.patch.object(subprocess, "Popen", forked):
+        yield
+
+
+class _Forked:
+    """What a caller of `subprocess.Popen` asks of a process."""
+
+    def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str], stdout: Any, **_: Any) -> None:
+        self.child = fork(command[3:], _main(command[2]), cwd, env, stdout, stdout)
+        self.pid, self.terminate, self.kill = self.child.pid, self.child.terminate, self.child.kill
+
+    def poll(self) -> int | None:
+        return self.child.exitcode
+
+    returncode = property(poll)
+
+    def wait(self, timeout: float | None = None) -> int:
+        self.child.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self.child.name, timeout or 0)
+        return self.returncode
 
 
 def fork(
-    words: list[str], start: Callable[[], Any], cwd: Path, environment: Mapping[str, str], out: TextIO, err: TextIO
+    words: Sequence[str], start: Callable[[], Any], cwd: Path, environment: Mapping[str, str], out: TextIO, err: TextIO
 ) -> Any:
-    """Begin a process of these words that calls `start`, as if Python had just been started."""
+    """Begin a process with these arguments that calls `start`, as if Python had just been started."""
     arguments = words, start, cwd, environment, out, err
     child = multiprocessing.get_context("fork").Process(target=_begin, args=arguments)
     child.start()
@@ -64,7 +101,7 @@ def fork(
 
 
 def _begin(
-    words: list[str], start: Callable[[], Any], cwd: Path, environment: Mapping[str, str], out: TextIO, err: TextIO
+    words: Sequence[str], start: Callable[[], Any], cwd: Path, environment: Mapping[str, str], out: TextIO, err: TextIO
 ) -> None:
     os.setpgid(0, 0)
     os.chdir(cwd)
@@ -73,7 +110,7 @@ def _begin(
     for number, file in ((1, out), (2, err)):
         os.dup2(file.fileno(), number)
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
-    sys.argv, sys.excepthook = words, sys.__excepthook__
+    sys.argv, sys.excepthook = ["", *words], sys.__excepthook__
     warnings.showwarning = lambda *told: print(warnings.formatwarning(*told[:4]), end="", file=sys.stderr)
     logging.getLogger().handlers.clear()
     logging.getLogger("desd_components").setLevel(logging.NOTSET)

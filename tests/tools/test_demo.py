@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from bundle_runs import ROOT, succeed
-from forks import desd
+from forks import desd, forked_commands
 
 from desd_components.base.errors import UserError
 from desd_tools.studies import demo
@@ -109,7 +109,8 @@ def finished(tmp_path_factory) -> tuple[Path, str, str]:
     """The smoke demo, run twice as people run it: its folder and what both runs printed."""
     output, bundles = (tmp_path_factory.mktemp("whole") / name for name in ("demo", "bundles"))
     shutil.copytree(ROOT / "bundles", bundles)  # a config that is edited meanwhile would rightly be run again
-    first, again = (succeed(desd("demo", "--smoke", "--output", output, "--bundles", bundles)) for _ in range(2))
+    with forked_commands():
+        first, again = (succeed(desd("demo", "--smoke", "--output", output, "--bundles", bundles)) for _ in range(2))
     return output, first.stdout, again.stdout
 
 
