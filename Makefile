@@ -41,11 +41,11 @@ env: $(DEV_STAMP) $(DESD)
 
 # Two workers of one thread each: threads beyond the cores are slower than none. A file's tests share their runs.
 test: env
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not soak" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not soak" --timeout 600 -n 2 --dist loadfile
 
 # Its table is results/soak.md
 soak: env
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak --junitxml=results/soak.xml; status=$$?; \
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak --timeout 600 --junitxml=results/soak.xml; status=$$?; \
 	$(PY) tests/helpers/soak_table.py results/soak.md results/soak.xml && exit $$status
 
 demo: $(DESD)

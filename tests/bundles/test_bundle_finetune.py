@@ -12,46 +12,23 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-import yaml
-from bundle_runs import ROOT, config_files, error_line, history, run_bundle, succeed
-from monai.bundle import ConfigWorkflow, ckpt_export, verify_net_in_out
+from bundle_runs import error_line, history, run_bundle, succeed
+from forked_runs import run_forked
+from labelled_volumes import CLASSES, SHAPES, write_pair
+from random_weights import write_encoder
 from scan_files import write_json, write_nifti
 
 from desd_components import (
-    ResNet3DEncoder,
     load_weights,
-    model_manifest,
     network_from_manifest,
-    preprocessing_settings,
     read_manifest,
-    save_weights,
 )
 
 NAME = "desd_seg_finetune"
-META = f"bundles/{NAME}/configs/metadata.json"
-SHAPES = [(24, 22, 20), (20, 26, 18), (22, 20, 24), (21, 23, 25), (26, 20, 17)]
-CLASSES = "['organ','tumour']"
-
-
-def bodies(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """A box of class 1 with a smaller one of class 2 inside, at a place that depends on the seed."""
-    labels = np.zeros(shape, np.uint8)
-    x, y, z = np.random.default_rng(seed).integers(3, 8, size=3)
-    labels[x : x + 11, y : y + 10, z : z + 8] = 1
-    labels[x + 3 : x + 7, y + 3 : y + 7, z + 2 : z + 6] = 2
-    return labels
-
-
-def write_pair(folder: Path, name: str, shape: tuple[int, ...], seed: int, channels: int = 1) -> None:
-    labels = bodies(shape, seed)
-    noise = np.random.default_rng(seed).normal(scale=20, size=(*shape, channels))
-    scan = (labels[..., None] * 100.0 + noise).astype(np.float32)
-    write_nifti(folder / "imagesTr" / f"{name}.nii.gz", scan[..., 0] if channels == 1 else scan)
-    write_nifti(folder / "labelsTr" / f"{name}.nii.gz", labels)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "labelled"
     for number, shape in enumerate(SHAPES):
         write_pair(path, f"case_{number}", shape, seed=number)
@@ -59,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def split(folder: Path) -> Path:
+def split(folder):
     sections = {"train": ["case_0", "case_1", "case_2"], "validation": ["case_3"], "test": ["case_4"]}
     return write_json(folder.parent / "split.json", sections)
 
@@ -80,35 +57,32 @@ def said(done: CompletedProcess) -> str:
 
 
 @pytest.fixture(scope="module")
-def scratch(folder: Path, split: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompletedProcess]:
+def scratch(folder, split, tmp_path_factory):
     place = tmp_path_factory.mktemp("scratch")
     settings = {"data_split": split, "max_epochs": 6, "learning_rate": 0.01, "samples_per_epoch": 12}
     return place / "run", succeed(finetune(folder, place, val_interval=3, **settings))
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def encoder(tmp_path_factory):
     """An encoder as pre-training leaves it: another shape than the smoke overlay's own."""
     path = tmp_path_factory.mktemp("encoder") / "encoder.pt"
-    torch.manual_seed(1)
-    module = ResNet3DEncoder(depth=10, width=8, norm="group", stem_kernel=3, stem_stride=1, stem_pool=False)
-    settings = preprocessing_settings(None, "zscore", [-1024, 1024])
-    save_weights(module, path, {"kind": "encoder", "architecture": module.architecture, "preprocessing": settings})
+    write_encoder(path, norm="group")
     return path
 
 
-def test_a_run_leaves_everything_in_its_folder(scratch: tuple) -> None:
+def test_a_run_leaves_everything_in_its_folder(scratch):
     names = {path.name for path in scratch[0].iterdir()}
     wanted = {"config.yaml", "environment.json", "data.json", "train.log", "history.jsonl", "tensorboard"}
     assert wanted | {"model.pt", "model.json", "state.pt", "split.json"} <= names
 
 
-def test_training_from_scratch_learns_the_bright_boxes(scratch: tuple) -> None:
+def test_training_from_scratch_learns_the_bright_boxes(scratch):
     losses = [record["loss"] for record in history(scratch[0]) if "loss" in record]
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_validation_scores_every_class(scratch: tuple) -> None:
+def test_validation_scores_every_class(scratch):
     scores = [record for record in history(scratch[0]) if "val_mean_dice" in record]
     assert len(scores) == 2
     names = {"val_dice_organ", "val_dice_tumour", "val_hd95_organ", "val_hd95_tumour"}
@@ -116,7 +90,7 @@ def test_validation_scores_every_class(scratch: tuple) -> None:
     assert scores[-1]["val_dice_organ"] > 0.3
 
 
-def test_the_best_model_is_kept_and_described(scratch: tuple) -> None:
+def test_the_best_model_is_kept_and_described(scratch):
     manifest = read_manifest(scratch[0] / "model.pt")
     best = max(r["val_mean_dice"] for r in history(scratch[0]) if "val_mean_dice" in r)
     assert manifest["mean_dice"] == pytest.approx(best)
@@ -125,9 +99,7 @@ def test_the_best_model_is_kept_and_described(scratch: tuple) -> None:
     load_weights(network_from_manifest(manifest), scratch[0] / "model.pt")
 
 
-def test_a_finished_run_is_not_begun_again_and_other_settings_are_refused(
-    folder: Path, split: Path, scratch: tuple, encoder: Path, tmp_path: Path
-) -> None:
+def test_a_finished_run_is_not_begun_again_and_other_settings_are_refused(folder, split, scratch, encoder, tmp_path):
     shutil.copytree(scratch[0], tmp_path / "run")
     settings = {"data_split": split, "max_epochs": 6, "learning_rate": 0.01, "samples_per_epoch": 12, "val_interval": 3}
     done = succeed(finetune(folder, tmp_path, **settings))
@@ -138,7 +110,7 @@ def test_a_finished_run_is_not_begun_again_and_other_settings_are_refused(
     )
 
 
-def test_training_from_an_encoder_starts_with_its_weights(folder: Path, encoder: Path, tmp_path: Path) -> None:
+def test_training_from_an_encoder_starts_with_its_weights(folder, encoder, tmp_path):
     settings = {"max_epochs": 1, "learning_rate": 0.0, "final_learning_rate": 0.0, "preset": "layerwise_decay"}
     done = succeed(finetune(folder, tmp_path, encoder_checkpoint=encoder, val_fraction=0, **settings))
     assert "all 36 tensors loaded" in said(done)
@@ -156,9 +128,7 @@ def test_training_from_an_encoder_starts_with_its_weights(folder: Path, encoder:
         ({"encoder_checkpoint": "MODEL"}, "does not fit the ResNet3DEncoder"),
     ],
 )
-def test_an_encoder_that_does_not_fit_is_refused_with_what_differs(
-    folder: Path, encoder: Path, scratch: tuple, tmp_path: Path, settings: dict, words: str
-) -> None:
+def test_an_encoder_that_does_not_fit_is_refused_with_what_differs(folder, encoder, scratch, tmp_path, settings, words):
     settings = {"encoder_checkpoint": encoder, **settings}
     if settings["encoder_checkpoint"] == "MODEL":
         settings["encoder_checkpoint"] = scratch[0] / "model.pt"
@@ -173,11 +143,11 @@ def test_an_encoder_that_does_not_fit_is_refused_with_what_differs(
         ({"learning_rat": "1"}, "--learning_rate"),
     ],
 )
-def test_bad_settings_are_refused_in_one_line(folder: Path, tmp_path: Path, settings: dict, words: str) -> None:
+def test_bad_settings_are_refused_in_one_line(folder, tmp_path, settings, words):
     assert words in error_line(finetune(folder, tmp_path, **settings))
 
 
-def test_two_channels_and_softmax_run_from_the_command_line(tmp_path: Path) -> None:
+def test_two_channels_and_softmax_run_from_the_command_line(tmp_path):
     for number, shape in enumerate(SHAPES[:3]):
         write_pair(tmp_path / "data", f"case_{number}", shape, seed=number, channels=2)
     settings = {"in_channels": 2, "activation": "softmax", "preset": "encoder_warmup", "early_stopping": True}
@@ -192,23 +162,24 @@ def test_two_channels_and_softmax_run_from_the_command_line(tmp_path: Path) -> N
     assert label.shape == SHAPES[0]
 
 
-def test_two_processes_train_and_validate_together(folder: Path, split: Path, tmp_path: Path) -> None:
+def test_two_processes_train_and_validate_together(folder, split, tmp_path):
     write_json(tmp_path / "two.json", {"train": ["case_0", "case_1"], "validation": ["case_2", "case_3", "case_4"]})
-    settings = {"data_split": tmp_path / "two.json", "max_epochs": 1, "processes": 2}
-    succeed(finetune(folder, tmp_path, "train small smoke multi_gpu_train", **settings))
+    settings = {"dataset_dir": folder, "cache_dir": tmp_path / "cache", "class_names": ["organ", "tumour"]}
+    settings |= {"data_split": tmp_path / "two.json", "max_epochs": 1, "processes": 2}
+    assert run_forked(NAME, "train small smoke multi_gpu_train", tmp_path / "run", **settings) == [0, 0]
     records = history(tmp_path / "run")
     assert [record["step"] for record in records if "loss" in record][-1] == 1  # 4 crops, 2 on each process
     assert sum("val_mean_dice" in record for record in records) == 1
 
 
 @pytest.fixture(scope="module")
-def evaluated(folder: Path, scratch: tuple) -> tuple[dict, CompletedProcess]:
+def evaluated(folder, scratch):
     settings = {"dataset_dir": folder, "output_dir": scratch[0], "section": "test"}
     done = succeed(run_bundle(NAME, "train small evaluate", "training", **settings))  # the word changes nothing
     return json.loads((scratch[0] / "metrics.json").read_text()), done
 
 
-def test_evaluation_scores_the_section_asked_for(evaluated: tuple) -> None:
+def test_evaluation_scores_the_section_asked_for(evaluated):
     report, done = evaluated
     assert report["classes"] == ["background", "organ", "tumour"]
     assert [case["image"] for case in report["cases"]] == ["case_4.nii.gz"]
@@ -216,9 +187,7 @@ def test_evaluation_scores_the_section_asked_for(evaluated: tuple) -> None:
 
 
 @pytest.fixture(scope="module")
-def inferred(
-    folder: Path, scratch: tuple, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path, CompletedProcess]:
+def inferred(folder, scratch, tmp_path_factory):
     place = tmp_path_factory.mktemp("inference")
     scans, out = place / "scans", place / "out"
     (scans / "sub").mkdir(parents=True)
@@ -235,7 +204,7 @@ def inferred(
 
 
 @pytest.mark.parametrize("name", ["case_4.nii.gz", "sub/turned.nii", "small.nii.gz"])
-def test_labels_lie_on_the_grid_of_the_scan_under_its_name(inferred: tuple, name: str) -> None:
+def test_labels_lie_on_the_grid_of_the_scan_under_its_name(inferred, name):
     scan, label = nibabel.load(inferred[0] / name), nibabel.load(inferred[1] / name)
     assert label.shape == scan.shape
     np.testing.assert_allclose(label.affine, scan.affine, atol=1e-4)
@@ -243,7 +212,7 @@ def test_labels_lie_on_the_grid_of_the_scan_under_its_name(inferred: tuple, name
     assert values.dtype == np.uint8 and set(np.unique(values)) <= {0, 1, 2}
 
 
-def test_probabilities_decide_the_labels(inferred: tuple) -> None:
+def test_probabilities_decide_the_labels(inferred):
     label = np.asarray(nibabel.load(inferred[1] / "case_4.nii.gz").dataobj)
     probabilities = np.asarray(nibabel.load(inferred[1] / "case_4_prob.nii.gz").dataobj)
     assert probabilities.shape == (*label.shape, 3)
@@ -252,8 +221,8 @@ def test_probabilities_decide_the_labels(inferred: tuple) -> None:
 
 
 def test_a_run_that_would_overwrite_a_result_is_refused_before_it_says_anything_of_the_folder(
-    scratch: tuple, inferred: tuple, tmp_path: Path
-) -> None:
+    scratch, inferred, tmp_path
+):
     for name in ("a", "a_prob"):
         shutil.copy(inferred[0] / "case_4.nii.gz", tmp_path / f"{name}.nii.gz")
     settings = {"checkpoint": scratch[0] / "model.pt", "save_probabilities": True, "output_dir": tmp_path / "out"}
@@ -262,12 +231,12 @@ def test_a_run_that_would_overwrite_a_result_is_refused_before_it_says_anything_
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["inference.log"]
 
 
-def test_overlays_are_drawn_for_every_scan(inferred: tuple) -> None:
+def test_overlays_are_drawn_for_every_scan(inferred):
     for name in ("case_4", "sub/turned", "small"):
         assert (inferred[1] / "overlays" / f"{name}.png").stat().st_size > 5_000
 
 
-def test_a_bad_scan_is_reported_and_the_rest_goes_on(inferred: tuple) -> None:
+def test_a_bad_scan_is_reported_and_the_rest_goes_on(inferred):
     report = json.loads((inferred[1] / "report.json").read_text())
     assert len(report["segmented"]) == 3
     assert [Path(failed["image"]).name for failed in report["failed"]] == ["torn.nii.gz"]
@@ -279,9 +248,7 @@ def dice_of(a: np.ndarray, b: np.ndarray, value: int) -> float:
     return 2 * float((found & true).sum()) / float(found.sum() + true.sum())
 
 
-def test_evaluation_agrees_with_the_labels_that_inference_writes(
-    folder: Path, scratch: tuple, evaluated: tuple, tmp_path: Path
-) -> None:
+def test_evaluation_agrees_with_the_labels_that_inference_writes(folder, scratch, evaluated, tmp_path):
     write_json(tmp_path / "one.json", [str(folder / "imagesTr" / "case_4.nii.gz")])
     scan = folder / "imagesTr" / "case_4.nii.gz"
     settings = {"checkpoint": scratch[0] / "model.pt", "output_dir": tmp_path / "out"}
@@ -293,9 +260,7 @@ def test_evaluation_agrees_with_the_labels_that_inference_writes(
     assert scores["tumour"] == pytest.approx(dice_of(found, true, 2), abs=1e-6)
 
 
-def test_a_model_of_overlapping_regions_is_evaluated_and_used_by_them(
-    folder: Path, split: Path, tmp_path: Path
-) -> None:
+def test_a_model_of_overlapping_regions_is_evaluated_and_used_by_them(folder, split, tmp_path):
     """As the commands for liver, pancreas and kidney do: the organ with the tumour in it."""
     regions = {"regions": "[[1,2],[2]]", "activation": "sigmoid", "data_split": split}
     succeed(finetune(folder, tmp_path, **regions))
@@ -311,92 +276,10 @@ def test_a_model_of_overlapping_regions_is_evaluated_and_used_by_them(
     assert scores["tumour"] == pytest.approx(dice_of(found, true, 2), abs=1e-6)
 
 
-def test_inference_refuses_a_knob_that_contradicts_the_model(scratch: tuple, folder: Path, tmp_path: Path) -> None:
+def test_inference_refuses_a_knob_that_contradicts_the_model(scratch, folder, tmp_path):
     settings = {"checkpoint": scratch[0] / "model.pt", "output_dir": tmp_path / "out"}
     done = run_bundle(NAME, "inference", dataset_dir=folder / "imagesTr", intensity="hu", **settings)
     assert "intensity is 'zscore' there, 'hu' asked for" in error_line(done)
-
-
-@pytest.mark.parametrize(
-    "configs", ["train", "train small", "train small smoke", "train small evaluate", "train small multi_gpu_train"]
-)
-def test_training_configs_have_all_properties(
-    configs: str, folder: Path, scratch: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(ROOT)
-    for name, value in {
-        "LOCAL_RANK": 0,
-        "RANK": 0,
-        "WORLD_SIZE": 1,
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": 0,
-    }.items():
-        monkeypatch.setenv(name, str(value))
-    settings = {"dataset_dir": str(folder), "output_dir": str(tmp_path), "cache_dir": str(tmp_path), "num_workers": 0}
-    settings |= {"checkpoint": str(scratch[0] / "model.pt")} if "evaluate" in configs else {"class_names": CLASSES}
-    files = config_files(NAME, *configs.split())
-    workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **settings)
-    workflow.initialize()
-    try:
-        assert workflow.check_properties() == []
-    finally:
-        workflow.finalize()
-
-
-def test_the_inference_config_has_all_properties(
-    folder: Path, scratch: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(ROOT)
-    settings = {"dataset_dir": str(folder), "output_dir": str(tmp_path), "checkpoint": str(scratch[0] / "model.pt")}
-    files = config_files(NAME, "inference")[0]
-    workflow = ConfigWorkflow(files, workflow_type="infer", logging_file=False, **settings)
-    workflow.initialize()
-    assert workflow.check_properties() == []
-
-
-@pytest.mark.parametrize("configs", ["train", "train small"])
-def test_the_network_fits_its_metadata(configs: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    verify_net_in_out("network_def", meta_file=META, config_file=config_files(NAME, *configs.split()), device="cpu")
-
-
-def test_the_network_of_inference_exports_to_torchscript(
-    scratch: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(ROOT)
-    weights = scratch[0] / "model.pt"
-    ckpt_export(
-        "network_def",
-        filepath=str(tmp_path / "model.ts"),
-        ckpt_file=str(weights),
-        meta_file=META,
-        config_file=config_files(NAME, "inference")[0],
-        checkpoint=str(weights),
-    )
-    network = network_from_manifest(model_manifest(weights)).eval()
-    load_weights(network, weights)
-    volume = torch.randn(1, 1, 24, 17, 20)
-    with torch.no_grad():
-        torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(volume), network(volume))
-
-
-def test_the_published_sizes_are_those_of_pretraining() -> None:
-    ours, theirs = (
-        yaml.safe_load((ROOT / f"bundles/{bundle}/configs/train.yaml").read_text())
-        for bundle in (NAME, "desd_pretrain")
-    )
-    assert ours["roi_size"] == theirs["view_size"]
-    assert ours["scratch_architecture"] == theirs["encoder"]
-    assert (ours["spacing"], ours["hu_window"]) == (theirs["spacing"], theirs["hu_window"])
-
-
-def test_small_encoders_of_both_bundles_are_alike() -> None:
-    ours, theirs = (
-        yaml.safe_load((ROOT / f"bundles/{bundle}/configs/small.yaml").read_text())
-        for bundle in (NAME, "desd_pretrain")
-    )
-    assert ours["scratch_architecture"] == theirs["encoder"]
-    assert (ours["spacing"], ours["intensity"]) == (theirs["spacing"], theirs["intensity"])
 
 
 def grids_agree(out: Path, scan: Path) -> bool:
@@ -404,7 +287,7 @@ def grids_agree(out: Path, scan: Path) -> bool:
     return label.shape == image.shape[:3] and np.allclose(label.affine, image.affine, atol=1e-3)
 
 
-def test_anisotropic_spines_run_with_no_config_edited(real_data: Path, tmp_path: Path) -> None:
+def test_anisotropic_spines_run_with_no_config_edited(real_data, tmp_path):
     spine = real_data / "sct_spine"
     pairs = [("t2/t2", "t2/t2_seg-manual"), ("t2s/t2s", "t2s/t2s_seg")]
     records = [{"image": str(spine / f"{i}.nii.gz"), "label": str(spine / f"{name}.nii.gz")} for i, name in pairs]
@@ -417,7 +300,7 @@ def test_anisotropic_spines_run_with_no_config_edited(real_data: Path, tmp_path:
     assert grids_agree(tmp_path / "out", spine / "t2s" / "t2s.nii.gz")
 
 
-def test_many_classes_of_a_real_ct_run_with_no_config_edited(real_data: Path, tmp_path: Path) -> None:
+def test_many_classes_of_a_real_ct_run_with_no_config_edited(real_data, tmp_path):
     ct = real_data / "totalseg_refs" / "ct"
     record = {"image": str(ct / "example_ct.nii.gz"), "label": str(ct / "example_ct_seg117.nii.gz")}
     data = write_json(tmp_path / "ct.json", {"training": [record]})

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from bundle_runs import ROOT
 from knob_runs import Change, Same, knobs, outcome
+from random_weights import write_encoder, write_model
 from scan_files import write_json, write_pairs
-
-from desd_components import ResNet3DEncoder, SegmentationNetwork, preprocessing_settings, save_weights
-from desd_components.segmentation.model import segmentation_manifest
 
 PLACES = {"bundle_root", "output_dir", "cache_dir"}  # where things lie: what lies there is the same
 GPU = "only a GPU shows it"
@@ -169,27 +165,20 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def places(tmp_path_factory):
     """What the words in capitals stand for: scans, other scans, a split, weights."""
     folder = tmp_path_factory.mktemp("knobs")
     names = [f"case_{number}" for number in range(4)]
     write_pairs(folder / "scans", names, shape=(20, 22, 24))
     write_pairs(folder / "other", ["a", "b", "c"], shape=(22, 20, 20))
     write_json(folder / "split.json", {"train": names[2:], "validation": names[:1], "test": names[1:2]})
-    torch.manual_seed(1)
-    encoder = ResNet3DEncoder(depth=10, width=8, stem_kernel=3, stem_stride=1, stem_pool=False)
-    preprocessing = preprocessing_settings(None, "zscore", [-1024, 1024])
-    about = {"kind": "encoder", "architecture": encoder.architecture, "preprocessing": preprocessing}
-    save_weights(encoder, folder / "encoder.pt", {**about, "view_size": [16, 16, 16]})
-    model = SegmentationNetwork(encoder, 3, decoder_width=8)
-    manifest = segmentation_manifest(model, ["background", "one", "two"], "sigmoid", False, preprocessing, [16] * 3)
-    save_weights(model, folder / "model.pt", manifest)
+    write_model(folder / "model.pt", write_encoder(folder / "encoder.pt"))
     files = {"SCANS": "scans", "OTHER": "other", "SPLIT": "split.json", "ENCODER": "encoder.pt", "MODEL": "model.pt"}
     return {**{word: str(folder / name) for word, name in files.items()}, "CACHE": str(folder / "cache")}
 
 
 @pytest.fixture(autouse=True)
-def _quietly_from_the_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _quietly_from_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
     logging.disable(logging.ERROR)
     yield

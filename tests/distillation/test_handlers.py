@@ -3,44 +3,16 @@
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from monai.engines import SupervisedTrainer
 from monai.handlers import ParamSchedulerHandler
+from tiny_pretraining import Run
 
 from desd_components import (
     CosineSchedule,
-    DeepSelfDistillationLoss,
-    DeepSelfDistillationNetwork,
     FreezePrototypesHandler,
     LearningRateHandler,
     TeacherEMAHandler,
 )
 from desd_components.runs.progress import spoken_time
-
-
-class Run:
-    """A tiny pre-training on noise; views are made by `prepare_batch`, as in the bundle."""
-
-    def __init__(self, encoder, batches=4, epochs=2, accumulation_steps=1, rate=0.1, scale=1.0):
-        self.network = DeepSelfDistillationNetwork(encoder, 16, head_hidden=16, head_bottleneck=8)
-        self.loss = DeepSelfDistillationLoss(16)
-        self.optimizer = torch.optim.SGD(self.network.student.parameters(), lr=rate, momentum=0.9, weight_decay=1e-6)
-        self.batches = [torch.randn(2, 1, 16, 16, 16) * scale for _ in range(batches)]
-        self.settings = {"max_epochs": epochs, "accumulation_steps": accumulation_steps}
-        self.settings["prepare_batch"] = lambda batch, *_, **__: ([batch, batch.flip(2)], None)
-
-    def train(self, *handlers):
-        self.trainer = SupervisedTrainer(
-            device="cpu",
-            train_data_loader=self.batches,
-            network=self.network,
-            optimizer=self.optimizer,
-            loss_function=self.loss,
-            decollate=False,
-            train_handlers=handlers,
-            **self.settings,
-        )
-        self.trainer.run()
-        return self
 
 
 @pytest.mark.parametrize(("accumulation_steps", "steps"), [(1, 8), (2, 4), (3, 4)])

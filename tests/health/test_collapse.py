@@ -4,7 +4,7 @@ import pytest
 from forked_runs import overlay, run_forked
 from ignite.engine import Events
 from scan_files import write_pairs
-from test_resume import pretraining
+from tiny_pretraining import pretraining
 
 from desd_components import DistillationMonitor, UserError
 from desd_components.runs.state import read_state

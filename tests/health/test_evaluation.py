@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from labelled_volumes import PROBED, labelled_volume
 from scan_files import write_json, write_pairs, write_scan
-from test_probes import CLASSES, labelled_volume
 
 from desd_components import DenseProbe, EncoderEvaluation, ResNet3DEncoder, UserError, evaluated_manifest, probe_data
 from desd_components.health.evaluation import compare, mean_over, rank_of_gram, rank_over, settle_batch_norms
@@ -73,7 +73,7 @@ def evaluation(tmp_path):
     volumes = [labelled_volume(seed, (16, 16, 16)) for seed in range(5)]
     return EncoderEvaluation(
         ResNet3DEncoder(**TINY), [{}], lambda batch, device: (views, None), tmp_path,
-        probe=DenseProbe(CLASSES, 20, 100), neighbors=volumes[:3], judged=volumes[3:], draws=2, replicates=20,
+        probe=DenseProbe(PROBED, 20, 100), neighbors=volumes[:3], judged=volumes[3:], draws=2, replicates=20,
         about={"encoder": "here"},
     )  # fmt: skip
 

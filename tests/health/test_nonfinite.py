@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 from scan_files import write_pairs
 from states import leaves, same
-from test_handlers import Run
+from tiny_pretraining import Run
 
 from desd_components import (
     CosineSchedule,

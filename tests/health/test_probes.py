@@ -4,12 +4,11 @@ import math
 
 import pytest
 import torch
+from labelled_volumes import PROBED, labelled_volume
 
 from desd_components import DenseProbe, ResNet3DEncoder, UserError
 from desd_components.health.measures import retrieved
 from desd_components.health.probes import cross_view_retrieval, probed_box, voxel_features
-
-CLASSES = ["background", "a", "b"]
 
 
 class Intensities:
@@ -22,12 +21,6 @@ class Intensities:
         noise = torch.randn(volume.shape, generator=torch.Generator().manual_seed(0))
         pair = torch.cat([volume, volume.square()], dim=1)
         return [pair, pair[..., ::2, ::2, ::2], torch.cat([noise, noise.roll(1)], dim=1), torch.ones_like(pair)]
-
-
-def labelled_volume(seed, shape=(12, 10, 14)):
-    """Intensity tells the class."""
-    label = torch.randint(3, shape, generator=torch.Generator().manual_seed(seed))
-    return {"image": (10.0 * label - 10)[None] + 0.1 * torch.randn(1, *shape), "label": label[None]}
 
 
 def test_retrieval_finds_each_volume_among_all():
@@ -55,7 +48,7 @@ def test_voxel_features_interpolate_the_map_between_its_centers():
 
 
 def test_features_that_tell_the_class_score_one_and_noise_scores_chance():
-    probe = DenseProbe(CLASSES, voxels_per_class=60, judged_voxels=500, neighbors=5)
+    probe = DenseProbe(PROBED, voxels_per_class=60, judged_voxels=500, neighbors=5)
     volumes = [labelled_volume(seed) for seed in range(5)]
     dice = probe(Intensities(), volumes[:3], volumes[3:])
     assert dice.shape == (4, 2, 2)
@@ -64,7 +57,7 @@ def test_features_that_tell_the_class_score_one_and_noise_scores_chance():
 
 
 def test_the_vote_is_the_written_out_one():
-    probe = DenseProbe(CLASSES, neighbors=3)
+    probe = DenseProbe(PROBED, neighbors=3)
     bank, features = torch.randn(12, 4), torch.randn(6, 4)
     classes = torch.arange(12) % 3
     mean, sd = bank.mean(dim=0), bank.std(dim=0)
@@ -84,7 +77,7 @@ def test_the_vote_is_the_written_out_one():
 def test_every_encoder_is_judged_on_the_same_voxels():
     encoder = ResNet3DEncoder(depth=10, width=8, stem_kernel=3, stem_stride=1, stem_pool=False).eval()
     volumes = [labelled_volume(seed, (16, 16, 16)) for seed in range(3)]
-    scores = [DenseProbe(CLASSES, 20, 50, seed=1)(encoder, volumes[:2], volumes[2:]) for _ in range(2)]
+    scores = [DenseProbe(PROBED, 20, 50, seed=1)(encoder, volumes[:2], volumes[2:]) for _ in range(2)]
     torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=0, equal_nan=True)
 
 
@@ -92,7 +85,7 @@ def test_the_bank_holds_equally_many_voxels_of_each_class():
     volume = labelled_volume(0)
     volume["label"][volume["label"] == 2] = 0
     volume["label"][0, :3, :3, :3] = 2
-    _, classes = DenseProbe(CLASSES, voxels_per_class=20)._bank(Intensities(), [volume])
+    _, classes = DenseProbe(PROBED, voxels_per_class=20)._bank(Intensities(), [volume])
     assert torch.bincount(classes).tolist() == [20, 20, 20]
 
 
@@ -101,12 +94,12 @@ def test_a_class_that_is_nowhere_has_no_score_and_one_missing_in_the_bank_is_ref
     judged = labelled_volume(7)
     judged["label"] = judged["label"].clamp(max=1)
     judged["image"] = (10.0 * judged["label"] - 10).float()
-    dice = DenseProbe(CLASSES, 60, 500)(Intensities(), volumes, [judged])
+    dice = DenseProbe(PROBED, 60, 500)(Intensities(), volumes, [judged])
     assert math.isnan(dice[0, 0, 1]) and dice[0, 0, 0] > 0.99
     with pytest.raises(UserError, match=r"no voxel of b: raise `probe_volumes`"):
-        DenseProbe(CLASSES)(Intensities(), [judged], volumes)
+        DenseProbe(PROBED)(Intensities(), [judged], volumes)
     with pytest.raises(UserError, match="no volume to judge"):
-        DenseProbe(CLASSES)(Intensities(), volumes, [])
+        DenseProbe(PROBED)(Intensities(), volumes, [])
 
 
 def test_a_large_volume_is_probed_about_its_labels():

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
+import pytest
 
 from desd_components.scans.volume import to_ras
+
+pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed: DICOM is not tried")
+from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid  # noqa: E402
 
 Change = Callable[[Dataset, int], None]  # of one slice's dataset, by its number
 

@@ -15,39 +15,35 @@ from ignite.engine import Events
 from desd_components.runs import state as statefile
 
 
-class SignalAt:
-    """Send this process a signal at the end of an iteration, before the state of that iteration is saved.
+class At:
+    """Called once, at the end of an iteration, before the state of that iteration is saved, on one process.
 
     Args:
         iteration: counted from 1 over the whole run.
-        name: such as SIGKILL.
         rank: of the process that is meant.
     """
 
-    def __init__(self, iteration: int, name: str = "SIGKILL", rank: int = 0) -> None:
-        self.iteration, self.number = iteration, signal.Signals[name]
-        self.is_meant = int(os.environ.get("RANK", 0)) == rank
+    def __init__(self, iteration: int, rank: int = 0) -> None:
+        self.iteration, self.is_meant = iteration, int(os.environ.get("RANK", 0)) == rank
 
     def attach(self, engine: Any) -> None:
         if self.is_meant:
             engine.add_event_handler(Events.ITERATION_COMPLETED(once=self.iteration), self)
 
+
+class SignalAt(At):
+    """Send this process a signal, by its name, such as SIGKILL."""
+
+    def __init__(self, iteration: int, name: str = "SIGKILL", rank: int = 0) -> None:
+        super().__init__(iteration, rank)
+        self.number = signal.Signals[name]
+
     def __call__(self) -> None:
         os.kill(os.getpid(), self.number)
 
 
-class KillLoaderProcess:
-    """Kill one of the loader's processes at the end of an iteration, as the kernel does when memory runs out.
-
-    Args:
-        iteration: counted from 1 over the whole run.
-    """
-
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
-
-    def attach(self, engine: Any) -> None:
-        engine.add_event_handler(Events.ITERATION_COMPLETED(once=self.iteration), self)
+class KillLoaderProcess(At):
+    """Kill one of the loader's processes, as the kernel does when memory runs out."""
 
     def __call__(self) -> None:
         os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)

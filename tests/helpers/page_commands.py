@@ -8,9 +8,9 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 from bundle_runs import ROOT, run_files
@@ -68,10 +68,11 @@ class BundleCommand:
     training: bool
     processes: int
 
-    def run(self) -> subprocess.CompletedProcess:
-        """Start it as a person would."""
+    def run(self, own_process: bool = False) -> CompletedProcess:
+        """What it says, in a process of its own or not; see `run_files`."""
         words = ["training"] if self.training else []
-        return run_files(self.files, *words, processes=self.processes, **self.settings)
+        how = {"processes": self.processes, "own_process": own_process}
+        return run_files(self.files, *words, **how, **self.settings)
 
 
 def smoke_command(line: str, world: Path) -> BundleCommand:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from bundle_runs import run_bundle, succeed
 from forked_runs import run_forked
-from test_bundle_finetune import CLASSES, SHAPES, write_pair
+from labelled_volumes import CLASSES, SHAPES, write_pair
 
 from desd_components.pages.handlers import FAILED
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import nibabel
 import numpy as np
 import pytest
 from bundle_runs import ENVIRONMENT, ROOT
+from deeplesion_files import HEADER, ROW, write_slices
 from dicom_files import hounsfield, localizer, read_back, stored_grid, write_series
+from forks import bundle_command
+from itk_files import write_itk
 from nibabel.affines import apply_affine
 from pydicom.dataset import Dataset
 from scan_files import oblique_affine, write_nifti
-from test_deeplesion import HEADER, ROW, write_slices
-from test_reading import write_itk
 
 from desd_components import read_manifest
 from desd_tools.__main__ import main
@@ -62,17 +61,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def run(command: str, place: Path) -> subprocess.CompletedProcess:
+def run(command: str, place: Path) -> CompletedProcess:
     """One of the page's commands; a training gets the smoke overlay on top."""
-    words = [sys.executable if word == "python" else word for word in shlex.split(command)]
+    words = shlex.split(command)
     if "training" in words:
         place_of = words.index("--config_file") + 1
         words[place_of] = words[place_of].replace(
             "small.yaml'", "small.yaml','bundles/desd_pretrain/configs/smoke.yaml'"
         )
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment = {**ENVIRONMENT, "PYTHONPATH": path}
-    return subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, timeout=600)
+    assert words[1:3] == ["-m", "monai.bundle"]
+    return bundle_command(words[3:], place, ENVIRONMENT)
 
 
 def command_with(*words: str) -> str:

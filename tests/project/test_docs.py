@@ -34,10 +34,10 @@ from page_commands import (
     smoke_command,
     write_decathlon,
 )
+from random_weights import write_encoder
 from scan_files import write_label, write_scan
 from torch.distributed.run import get_args_parser
 
-from desd_components import ResNet3DEncoder, preprocessing_settings, save_weights
 from desd_components.runs.command import refuse_unknown_settings
 from desd_tools.__main__ import _find, _refuse_unknown_flags
 
@@ -191,10 +191,7 @@ def world(tmp_path_factory):
         write_label(case / "segmentation.nii.gz", (22, 20, 21))
     (folder / "data" / "kits19" / "data" / "case_00210").mkdir()  # the challenge's test cases have no label
     link_kits(folder)
-    encoder = ResNet3DEncoder(depth=10, width=8, stem_kernel=3, stem_stride=1, stem_pool=False)
-    about = {"kind": "encoder", "architecture": encoder.architecture}
-    about["preprocessing"] = preprocessing_settings(None, "zscore", [-1024, 1024])
-    save_weights(encoder, folder / "pretrained" / "encoder.pt", about)
+    write_encoder(folder / "pretrained" / "encoder.pt")
     leave_encoder(folder)
     return folder
 

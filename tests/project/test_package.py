@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import distributions
-from pathlib import Path
 
 import pytest
 import yaml
@@ -34,7 +33,7 @@ def test_importing_the_package_costs_little_beside_torch_and_monai_and_no_extra(
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> Path:
+def installed(tmp_path_factory):
     """The package, installed by itself from a copy of its sources, for building writes beside them."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
     for name in ("pyproject.toml", "README.md", "LICENSE"):

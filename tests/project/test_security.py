@@ -6,14 +6,14 @@ import json
 import logging
 import multiprocessing
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from bundle_runs import ROOT, config_files
-from monai.bundle import ConfigWorkflow
+from forked_runs import run_forked
 from monai.transforms import LoadImaged
 from scan_files import write_json, write_pairs, write_scan
 
@@ -24,7 +24,7 @@ OUT = ["../outside.nii.gz", "sub/../../outside.nii.gz"]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """A data folder, and a scan beside it that is none of its business."""
     write_pairs(tmp_path / "data", ["a", "b"])
     write_scan(tmp_path / "outside.nii.gz")
@@ -126,36 +126,24 @@ def refuse_connections(event: str, arguments: Any) -> None:
         os._exit(77)
 
 
-def run_without_network(files: list[str], kind: str, settings: dict[str, Any]) -> None:
-    os.chdir(ROOT)
+def without_network():
     sys.addaudithook(refuse_connections)
-    workflow = ConfigWorkflow(files, workflow_type=kind, logging_file=False, **settings)
-    workflow.initialize()
-    workflow.run()
 
 
 @pytest.mark.parametrize(("bundle", "weights"), [("desd_pretrain", "encoder.pt"), ("desd_seg_finetune", "model.pt")])
 def test_training_and_inference_open_no_connection(tmp_path, bundle, weights):
     write_pairs(tmp_path / "data", ["a", "b", "c", "d"], shape=(16, 16, 16))
-    given = {"dataset_dir": str(tmp_path / "data"), "cache_dir": str(tmp_path / "cache"), "max_epochs": 1}
-    given |= {"warmup_steps": 0} if bundle == "desd_pretrain" else {"class_names": ["one", "two"]}
-    train = {**given, "output_dir": str(tmp_path / "run")}
-    infer = {"dataset_dir": str(tmp_path / "data" / "imagesTr"), "output_dir": str(tmp_path / "out")}
-    infer["checkpoint"] = str(tmp_path / "run" / weights)
-    for configs, kind, settings in (("train smoke", "train", train), ("inference", "infer", infer)):
-        files = config_files(bundle, *configs.split())
-        process = multiprocessing.get_context("fork").Process(target=run_without_network, args=(files, kind, settings))
-        process.start()
-        process.join(300)
-        assert process.exitcode == 0
+    train = {"dataset_dir": tmp_path / "data", "cache_dir": tmp_path / "cache", "max_epochs": 1}
+    train |= {"warmup_steps": 0} if bundle == "desd_pretrain" else {"class_names": ["one", "two"]}
+    infer = {"dataset_dir": tmp_path / "data" / "imagesTr", "checkpoint": tmp_path / "run" / weights}
+    for configs, output, settings in (("train smoke", "run", train), ("inference", "out", infer)):
+        assert run_forked(bundle, configs, tmp_path / output, prepare=without_network, **settings) == [0]
     assert json.loads((tmp_path / "out" / "report.json").read_text())["failed"] == []
 
 
 def test_a_connection_would_be_noticed():
-    import socket
-
-    def connect() -> None:
-        sys.addaudithook(refuse_connections)
+    def connect():
+        without_network()
         socket.create_connection(("127.0.0.1", 9))
 
     process = multiprocessing.get_context("fork").Process(target=connect)

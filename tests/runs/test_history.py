@@ -9,7 +9,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_handlers import Run
+from tiny_pretraining import Run
 
 from desd_components import (
     CodingRateTerm,

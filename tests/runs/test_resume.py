@@ -7,50 +7,16 @@ import signal
 import pytest
 import torch
 from ignite.engine import Events
-from monai.handlers import ParamSchedulerHandler
-from states import differing, figures
-from test_handlers import Run
-from torch.utils.data import DataLoader
+from states import differing, ends_like
+from tiny_pretraining import pretraining
 
 from desd_components import (
     CosineSchedule,
-    DistillationMonitor,
-    EpochSampler,
-    FreezePrototypesHandler,
-    LearningRateHandler,
-    ResNet3DEncoder,
     ResumeHandler,
-    RunRecordHandler,
-    TeacherEMAHandler,
     UserError,
     scheduled_epochs,
 )
 from desd_components.runs.state import read_state, write_state
-
-
-class Draws:
-    """Sixteen samples for batches of two; each is a function of the epoch and its index."""
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, key):
-        generator = torch.Generator().manual_seed(1000 * key.epoch + key.index)
-        return torch.randn(1, 16, 16, 16, generator=generator)
-
-
-class Log:
-    """What happened, in order: an event, its epoch, its iteration, the teacher's temperature and momentum."""
-
-    def __init__(self, loss):
-        self.loss, self.lines = loss, []
-
-    def attach(self, engine):
-        for event in (Events.EPOCH_STARTED, Events.ITERATION_COMPLETED, Events.EPOCH_COMPLETED):
-            engine.add_event_handler(event, self, event.name)
-
-    def __call__(self, engine, name):
-        self.lines.append((name, engine.state.epoch, engine.state.iteration, self.loss.teacher_temperature))
 
 
 class Signal:
@@ -72,75 +38,34 @@ def received():
     signal.signal(signal.SIGTERM, before)
 
 
-def pretraining(
-    folder,
-    epochs,
-    stop_after=None,
-    resume="auto",
-    extend=None,
-    minutes=None,
-    more=(),
-    keyed=False,
-    workers=0,
-    on_collapse="warn",
-    alarmed=lambda monitor: (),
-    **others,
-):
-    """Four iterations an epoch; `keyed` reads them through an `EpochSampler`, `others` are settings.
-
-    `alarmed` makes handlers that come before the monitor.
-    """
-    torch.manual_seed(0)
-    encoder = ResNet3DEncoder(depth=10, width=8, stem_kernel=3, stem_stride=1, stem_pool=False)
-    accumulation_steps = others.get("accumulation_steps", 1)
-    run = Run(encoder, epochs=stop_after or epochs, accumulation_steps=accumulation_steps)
-    if keyed:
-        run.batches = DataLoader(Draws(), 2, sampler=EpochSampler(Draws(), 2), num_workers=workers)
-    steps = 4 * scheduled_epochs(folder, resume, extend, epochs) // accumulation_steps
-    rate = LearningRateHandler(run.optimizer, CosineSchedule(0.1, 0.01, total_steps=steps, warmup_steps=2))
-    teacher = TeacherEMAHandler(run.network, CosineSchedule(0.9, 1.0, total_steps=steps))
-    monitor = DistillationMonitor(run.network, run.loss, interval=2, buffer=6, on_collapse=on_collapse)
-    record = RunRecordHandler(folder, [run.loss, rate, teacher, monitor], interval=2)
-    temperature = ParamSchedulerHandler(
-        run.loss.set_teacher_temperature,
-        "linear",
-        {"initial_value": 0.04, "step_constant": 1, "step_max_value": 3, "max_value": 0.07},
-        epoch_level=True,
-        event=Events.EPOCH_STARTED,
-    )
-    run.log = Log(run.loss)
-    parts = {"network": run.network, "optimizer": run.optimizer, "loss": run.loss, "rate": rate, "teacher": teacher}
-    parts |= {"monitor": monitor, "record": record, "absent": None}
-    settings = {"max_epochs": scheduled_epochs(folder, resume, extend, epochs), **others}
-    state = ResumeHandler(folder, parts, settings, resume, minutes=minutes, extend=extend)
-    handlers = (state, temperature, rate, teacher, FreezePrototypesHandler(run.network))
-    return run.train(*handlers, *alarmed(monitor), monitor, record, run.log, *more)
-
-
 @pytest.mark.parametrize("stop_after", [1, 2])
 def test_a_resumed_run_ends_bit_for_bit_like_the_unbroken_one(tmp_path, stop_after):
     pretraining(tmp_path / "whole", epochs=3)
     pretraining(tmp_path / "broken", epochs=3, stop_after=stop_after)
     resumed = pretraining(tmp_path / "broken", epochs=3)
     assert resumed.trainer.state.iteration == 12
-    assert differing(tmp_path / "whole", tmp_path / "broken") == []
-    assert figures(tmp_path / "whole") == figures(tmp_path / "broken")
+    assert ends_like(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An unbroken run of three epochs: its folder, and what happened in it."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, pretraining(folder, epochs=3, keyed=True).log.lines
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("signalled", "stopped"), [(1, 1), (6, 6), (8, 8)])
+@pytest.mark.parametrize("stopped", [1, 6, 8])
 def test_a_run_stopped_within_an_epoch_ends_bit_for_bit_like_the_unbroken_one(
-    tmp_path, received, workers, signalled, stopped
+    tmp_path, received, whole, workers, stopped
 ):
-    whole = pretraining(tmp_path / "whole", epochs=3, keyed=True)
-    broken = pretraining(tmp_path / "broken", epochs=3, keyed=True, workers=workers, more=[Signal(signalled)])
+    broken = pretraining(tmp_path, epochs=3, keyed=True, workers=workers, more=[Signal(stopped)])
     assert broken.trainer.state.iteration == stopped
-    resumed = pretraining(tmp_path / "broken", epochs=3, keyed=True, workers=workers)
-    assert differing(tmp_path / "whole", tmp_path / "broken") == []
-    assert figures(tmp_path / "whole") == figures(tmp_path / "broken")
+    resumed = pretraining(tmp_path, epochs=3, keyed=True, workers=workers)
+    assert ends_like(whole[0], tmp_path)
     seam = [line for line in resumed.log.lines[:1] if stopped % 4]  # an epoch that goes on is announced once more
-    assert broken.log.lines + resumed.log.lines[len(seam) :] == whole.log.lines
-    assert all(line in whole.log.lines or line[0] == "EPOCH_STARTED" for line in seam)
+    assert broken.log.lines + resumed.log.lines[len(seam) :] == whole[1]
+    assert all(line in whole[1] or line[0] == "EPOCH_STARTED" for line in seam)
 
 
 def test_a_stop_waits_for_the_optimiser_step_that_gradients_wait_for(tmp_path, received):
@@ -195,8 +120,7 @@ def test_a_damaged_newest_state_costs_only_the_way_from_the_one_before(tmp_path,
     newest.write_bytes(newest.read_bytes()[:-1000])
     resumed = pretraining(tmp_path / "broken", epochs=2, keyed=True)
     assert resumed.log.lines[1][:3] == ("ITERATION_COMPLETED", 1, 4)
-    assert differing(tmp_path / "whole", tmp_path / "broken") == []
-    assert figures(tmp_path / "whole") == figures(tmp_path / "broken")
+    assert ends_like(tmp_path / "whole", tmp_path / "broken")
     assert len([r for r in caplog.records if "state.pt is cut short" in r.getMessage()]) == 1
 
 

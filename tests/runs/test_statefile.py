@@ -21,7 +21,7 @@ def content(number: int) -> dict:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> StatePair:
+def pair(tmp_path):
     pair = StatePair(tmp_path)
     for number in (1, 2, 3):
         pair.write(content(number))

@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +16,7 @@ from desd_components.runs.signals import StopSignals
 
 
 @pytest.fixture
-def received() -> Iterator[list[int]]:
+def received():
     """The signals that reach this program's own handlers."""
     numbers: list[int] = []
     before = {number: signal.signal(number, lambda n, _: numbers.append(n)) for number in stopping.SIGNALS}
@@ -27,7 +25,7 @@ def received() -> Iterator[list[int]]:
         signal.signal(number, handler)
 
 
-def test_a_signal_is_noted_and_the_first_one_counts(received: list[int]) -> None:
+def test_a_signal_is_noted_and_the_first_one_counts(received):
     signals = StopSignals()
     signals.listen()
     assert signals.agreed() == 0
@@ -40,7 +38,7 @@ def test_a_signal_is_noted_and_the_first_one_counts(received: list[int]) -> None
     assert received == [signal.SIGINT]
 
 
-def test_a_program_gets_an_answered_signal_and_does_not_exit(received: list[int]) -> None:
+def test_a_program_gets_an_answered_signal_and_does_not_exit(received):
     signals = StopSignals()
     signals.listen()
     signals.answer(signal.SIGINT)
@@ -49,7 +47,7 @@ def test_a_program_gets_an_answered_signal_and_does_not_exit(received: list[int]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_bundle_s_command_exits_as_shells_count(monkeypatch, received, number, code) -> None:
+def test_a_bundle_s_command_exits_as_shells_count(monkeypatch, received, number, code):
     monkeypatch.setattr(stopping, "_answered", None)
     monkeypatch.setattr(stopping.sys, "argv", ["monai/bundle/__main__.py", "run"])
     StopSignals().answer(number)
@@ -58,7 +56,7 @@ def test_a_bundle_s_command_exits_as_shells_count(monkeypatch, received, number,
     assert (leaving.value.code, received) == (code, [])
 
 
-def test_a_loader_s_worker_lets_one_signal_pass_and_dies_of_the_next(received: list[int], tmp_path: Path) -> None:
+def test_a_loader_s_worker_lets_one_signal_pass_and_dies_of_the_next(received, tmp_path):
     def work() -> None:
         (tmp_path / "ready").touch()
         while True:
@@ -79,7 +77,7 @@ def test_a_loader_s_worker_lets_one_signal_pass_and_dies_of_the_next(received: l
     assert worker.exitcode == -signal.SIGTERM
 
 
-def test_ctrl_c_before_training_is_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_before_training_is_one_plain_line(capsys):
     _print_plainly(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert capsys.readouterr().err.splitlines() == [
         "stopped by SIGINT; the same command starts again, and goes on where it saved a state."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from pathlib import Path
 
 import pytest
 import torch
@@ -34,7 +33,7 @@ def trainer(*handlers: object) -> SupervisedTrainer:
     return engine
 
 
-def test_the_loss_is_read_as_tracking_and_as_handlers_read_it() -> None:
+def test_the_loss_is_read_as_tracking_and_as_handlers_read_it():
     output = trainer(TrackableOutputHandler()).state.output
     asked = DEFAULT_MLFLOW_SETTINGS["configs"]["trainer"]["output_transform"]
     assert asked == "$monai.handlers.from_engine(['loss'], first=True)"
@@ -42,17 +41,17 @@ def test_the_loss_is_read_as_tracking_and_as_handlers_read_it() -> None:
     assert output["loss"].ndim == 0
 
 
-def test_without_it_tracking_reads_a_tuple() -> None:
+def test_without_it_tracking_reads_a_tuple():
     assert isinstance(from_engine(["loss"], first=True)(trainer().state.output), tuple)
 
 
-def test_records_of_the_run_are_written_as_before(tmp_path: Path) -> None:
+def test_records_of_the_run_are_written_as_before(tmp_path):
     trainer(TrackableOutputHandler(), RunRecordHandler(tmp_path))
     assert json.loads((tmp_path / "history.jsonl").read_text().splitlines()[0])["loss"] > 0
 
 
 @pytest.mark.parametrize("bundle", ["desd_pretrain", "desd_seg_finetune"])
-def test_tracking_by_mlflow_records_the_loss_of_a_bundle(bundle: str, tmp_path: Path) -> None:
+def test_tracking_by_mlflow_records_the_loss_of_a_bundle(bundle, tmp_path):
     pytest.importorskip("mlflow", reason="mlflow is not installed: tracking is not tried")
     write_pairs(tmp_path / "data", ["a", "b", "c"], shape=(20, 20, 20))
     classes = {} if bundle == "desd_pretrain" else {"class_names": "['one','two']"}

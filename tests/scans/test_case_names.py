@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from forked_runs import run_forked
+from labelled_volumes import CLASSES, bodies
 from scan_files import write_json, write_label, write_nifti, write_scan
-from test_bundle_finetune import CLASSES, bodies
 
 from desd_components import CaseNames, ScanLayout, UserError, find_labelled, find_scans, scans_root
 from desd_components.pages.results import score_of

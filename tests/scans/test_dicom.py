@@ -9,9 +9,8 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import pydicom
 import pytest
-from dicom_files import hounsfield, localizer, stored_grid, write_series
+from dicom_files import hounsfield, localizer, pydicom, stored_grid, write_series
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomFileLike
 from pydicom.filewriter import write_dataset

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import highdicom
 import numpy as np
 import pytest
 import torch
@@ -18,6 +17,8 @@ from desd_components import SaveDicomSegd, ScanLayout, UserError
 from desd_components.scans.dicom.seg import write_dicom_seg
 from desd_components.scans.read import open_volume
 from desd_components.scans.volume import to_ras
+
+highdicom = pytest.importorskip("highdicom", reason="highdicom is not installed: DICOM-SEG is not tried")
 
 NAMES = ["background", "liver", "tumour"]
 VOXELS, AFFINE = hounsfield((9, 7, 8)), oblique_affine()

@@ -8,39 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from dicom_files import hounsfield, stored_grid, write_series
+from itk_files import sitk, write_itk
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Spacingd
 from scan_files import oblique_affine, write_nifti
 
 from desd_components import ScanReader, UserError, VolumeCache, check_records
 from desd_components.scans.cache.entries import read_meta
 from desd_components.scans.read import open_volume, parts
-from desd_components.scans.volume import to_ras
 from desd_tools.__main__ import main
 
 VOXELS = stored_grid(hounsfield((16, 14, 12)))
 AFFINE = oblique_affine()
 
 
-def write_itk(path: Path, voxels: np.ndarray = VOXELS, affine: np.ndarray = AFFINE) -> Path:
-    """A volume (X, Y, Z) or (X, Y, Z, C) with an RAS+ affine, as SimpleITK writes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    axes = (2, 1, 0, 3)[: voxels.ndim]
-    image = sitk.GetImageFromArray(voxels.transpose(axes).astype(np.float32), isVector=voxels.ndim == 4)
-    lps = to_ras(affine)
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-    sitk.WriteImage(image, str(path), useCompression=path.suffix == ".nrrd")
-    return path
-
-
 def written(folder: Path, name: str) -> Path:
     if name == "series":
         return write_series(folder / name, hounsfield((16, 14, 12)), AFFINE)
-    return write_nifti(folder / name, VOXELS.astype(np.float32)) if ".nii" in name else write_itk(folder / name)
+    return write_nifti(folder / name, VOXELS.astype(np.float32)) if ".nii" in name else write_itk(folder / name, VOXELS)
 
 
 READERS = {"a.nii.gz": "NIfTI", "a.nii": "NIfTI", "a.nrrd": "NRRD", "a.nhdr": "NRRD", "a.mha": "MetaImage"}
@@ -117,7 +102,7 @@ def test_without_simpleitk_the_remedy_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["a.mhd", "a.nhdr"])
 def test_a_header_without_its_voxels_says_so_and_one_with_a_part_of_them_is_damaged(tmp_path, name):
-    path = write_itk(tmp_path / name)
+    path = write_itk(tmp_path / name, VOXELS)
     path.with_suffix(".raw").write_bytes(path.with_suffix(".raw").read_bytes()[:100])
     damaged = r"is truncated or damaged \(SimpleITK cannot read its voxels to their end\): copy or download it again"
     with pytest.raises(UserError, match=damaged):
@@ -134,7 +119,7 @@ def test_a_header_and_its_data_file_are_one_scan(tmp_path, header, data):
 
 
 def test_labels_may_have_another_format_than_images(tmp_path):
-    image = write_itk(tmp_path / "image.mha")
+    image = write_itk(tmp_path / "image.mha", VOXELS)
     label = write_nifti(tmp_path / "label.nii.gz", (VOXELS > 0).astype(np.uint8))
     check_records([{"image": str(image), "label": str(label)}], class_count=2, voxels=True)
     moved = AFFINE.copy()

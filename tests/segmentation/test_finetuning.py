@@ -14,7 +14,6 @@ from scan_files import write_scan
 from desd_components import (
     EarlyStop,
     LearningRateHandler,
-    ResNet3DEncoder,
     SegmentationNetwork,
     UserError,
     save_weights,
@@ -40,26 +39,26 @@ SETTINGS = preprocessing_settings([1.0, 1.0, 1.0], "hu", [-1024, 1024])
 
 
 @pytest.fixture
-def network(tiny_encoder: ResNet3DEncoder) -> SegmentationNetwork:
+def network(tiny_encoder):
     return SegmentationNetwork(tiny_encoder, 3, decoder_width=8, decoder_norm="group")
 
 
 @pytest.mark.parametrize("preset", ["whole", "encoder_warmup", "layerwise_decay"])
-def test_groups_hold_every_parameter_once(network: SegmentationNetwork, preset: str) -> None:
+def test_groups_hold_every_parameter_once(network, preset):
     grouped = [id(p) for group in parameter_groups(network, preset) for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in network.parameters())
 
 
-def test_biases_and_norms_are_not_decayed(network: SegmentationNetwork) -> None:
+def test_biases_and_norms_are_not_decayed(network):
     for group in parameter_groups(network, weight_decay=0.1):
         assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] > 0}
 
 
-def test_whole_network_has_one_rate(network: SegmentationNetwork) -> None:
+def test_whole_network_has_one_rate(network):
     assert {(g["lr_scale"], g["frozen_steps"]) for g in parameter_groups(network, frozen_steps=5)} == {(1.0, 0)}
 
 
-def test_layerwise_decay_falls_from_the_decoder_to_the_stem(network: SegmentationNetwork) -> None:
+def test_layerwise_decay_falls_from_the_decoder_to_the_stem(network):
     scales = {g["name"]: g["lr_scale"] for g in parameter_groups(network, "layerwise_decay", decay=0.5)}
     names = ("decoder", "stage_4", "stage_3", "stage_2", "stage_1", "stem")
     assert [scales[name] for name in names] == [1, 0.5, 0.25, 0.125, 0.0625, 0.03125]
@@ -79,7 +78,7 @@ def trained(network: SegmentationNetwork, preset: str, steps: int) -> dict[str, 
     return {name: (p.detach() - before[name]).abs().max() for name, p in network.named_parameters()}
 
 
-def test_a_resting_encoder_does_not_move_at_all_and_then_does(network: SegmentationNetwork) -> None:
+def test_a_resting_encoder_does_not_move_at_all_and_then_does(network):
     moved = trained(network, "encoder_warmup", steps=2)
     assert not any(distance for name, distance in moved.items() if name.startswith("encoder."))
     assert all(distance for name, distance in moved.items() if name.endswith("conv.weight"))
@@ -88,12 +87,12 @@ def test_a_resting_encoder_does_not_move_at_all_and_then_does(network: Segmentat
 
 
 @pytest.mark.parametrize(("wrong", "words"), [({"preset": "some"}, "some"), ({"decay": 0.0}, "layer_decay=0.0")])
-def test_unknown_presets_and_decays_are_refused(network: SegmentationNetwork, wrong: dict, words: str) -> None:
+def test_unknown_presets_and_decays_are_refused(network, wrong, words):
     with pytest.raises(UserError, match=words):
         parameter_groups(network, **wrong)
 
 
-def test_a_share_is_rounded_to_steps_and_refused_from_one_on() -> None:
+def test_a_share_is_rounded_to_steps_and_refused_from_one_on():
     assert share_of_steps(0.1, 47) == 5
     with pytest.raises(UserError, match="warmup_fraction=1"):
         share_of_steps(1, 10, "warmup_fraction")
@@ -106,17 +105,17 @@ def metadata(tmp_path: Path) -> Path:
     return path
 
 
-def test_classes_asked_for_win_over_those_of_the_data(tmp_path: Path) -> None:
+def test_classes_asked_for_win_over_those_of_the_data(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "liver"}}))
     assert segmentation_classes(tmp_path, None, metadata(tmp_path)) == ["background", "liver"]
     assert segmentation_classes(tmp_path, ["kidney"], metadata(tmp_path)) == ["background", "kidney"]
 
 
-def test_without_data_the_classes_are_those_of_the_bundle(tmp_path: Path) -> None:
+def test_without_data_the_classes_are_those_of_the_bundle(tmp_path):
     assert segmentation_classes(tmp_path / "absent", None, metadata(tmp_path)) == ["background", "spleen"]
 
 
-def test_data_without_class_names_are_refused(tmp_path: Path) -> None:
+def test_data_without_class_names_are_refused(tmp_path):
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
         write_scan(tmp_path / folder / "a.nii")
@@ -130,7 +129,7 @@ def saved_model(network: SegmentationNetwork, tmp_path: Path) -> Path:
     return tmp_path / "model.pt"
 
 
-def test_a_network_is_built_again_from_its_manifest(network: SegmentationNetwork, tmp_path: Path) -> None:
+def test_a_network_is_built_again_from_its_manifest(network, tmp_path):
     again = network_from_manifest(model_manifest(saved_model(network, tmp_path)))
     assert {n: p.shape for n, p in again.state_dict().items()} == {n: p.shape for n, p in network.state_dict().items()}
 
@@ -145,14 +144,12 @@ def test_a_network_is_built_again_from_its_manifest(network: SegmentationNetwork
     ],
     ids=str,
 )
-def test_a_knob_that_contradicts_the_manifest_is_refused(
-    network: SegmentationNetwork, tmp_path: Path, asked: dict, words: str
-) -> None:
+def test_a_knob_that_contradicts_the_manifest_is_refused(network, tmp_path, asked, words):
     with pytest.raises(UserError, match=words):
         model_manifest(saved_model(network, tmp_path), **asked)
 
 
-def test_knobs_that_agree_or_say_nothing_are_accepted(network: SegmentationNetwork, tmp_path: Path) -> None:
+def test_knobs_that_agree_or_say_nothing_are_accepted(network, tmp_path):
     path = saved_model(network, tmp_path)
     assert model_manifest(path, spacing=[1, 1, 1], class_names="a,b", activation=None)["window"] == [16, 16, 16]
 
@@ -168,9 +165,7 @@ def test_knobs_that_agree_or_say_nothing_are_accepted(network: SegmentationNetwo
     ],
     ids=str,
 )
-def test_a_manifest_that_was_edited_is_refused_with_the_entry(
-    network: SegmentationNetwork, tmp_path: Path, entry: dict, words: str
-) -> None:
+def test_a_manifest_that_was_edited_is_refused_with_the_entry(network, tmp_path, entry, words):
     beside = saved_model(network, tmp_path).with_suffix(".json")
     content = {**json.loads(beside.read_text()), **entry}
     beside.write_text(json.dumps({name: value for name, value in content.items() if value != "left out"}))
@@ -178,15 +173,13 @@ def test_a_manifest_that_was_edited_is_refused_with_the_entry(
         model_manifest(tmp_path / "model.pt")
 
 
-def test_an_encoder_is_no_segmentation_model(tiny_encoder: ResNet3DEncoder, tmp_path: Path) -> None:
+def test_an_encoder_is_no_segmentation_model(tiny_encoder, tmp_path):
     save_weights(tiny_encoder, tmp_path / "encoder.pt", {"kind": "encoder"})
     with pytest.raises(UserError, match="fine-tuned first"):
         model_manifest(tmp_path / "encoder.pt")
 
 
-def test_other_preprocessing_than_the_encoder_saw_is_refused_unless_allowed(
-    tiny_encoder: ResNet3DEncoder, tmp_path: Path
-) -> None:
+def test_other_preprocessing_than_the_encoder_saw_is_refused_unless_allowed(tiny_encoder, tmp_path):
     path = tmp_path / "encoder.pt"
     save_weights(tiny_encoder, path, {"preprocessing": preprocessing_settings(None, "zscore", [-1024, 1024])})
     with pytest.raises(UserError, match="intensity was 'zscore', now 'hu'"):
@@ -195,9 +188,7 @@ def test_other_preprocessing_than_the_encoder_saw_is_refused_unless_allowed(
     agree_with_encoder(None, SETTINGS)
 
 
-def test_the_window_of_hounsfield_units_does_not_matter_to_z_scores(
-    tiny_encoder: ResNet3DEncoder, tmp_path: Path
-) -> None:
+def test_the_window_of_hounsfield_units_does_not_matter_to_z_scores(tiny_encoder, tmp_path):
     save_weights(tiny_encoder, tmp_path / "e.pt", {"preprocessing": preprocessing_settings(None, "zscore", [-9, 9])})
     agree_with_encoder(tmp_path / "e.pt", preprocessing_settings(None, "zscore", [-1024, 1024]))
 
@@ -205,13 +196,13 @@ def test_the_window_of_hounsfield_units_does_not_matter_to_z_scores(
 DATA = LabelledData(["background", "a"], [{"image": "1.nii", "label": "1.nii"}], [{"image": "2.nii", "label": "2.nii"}])
 
 
-def test_split_of_a_run_is_found_beside_its_checkpoint(tmp_path: Path) -> None:
+def test_split_of_a_run_is_found_beside_its_checkpoint(tmp_path):
     assert split_of(tmp_path / "model.pt") is None
     write_split(DATA, tmp_path)
     assert json.loads(Path(split_of(tmp_path / "model.pt") or "").read_text())["validation"] == ["2"]
 
 
-def test_sections_are_taken_by_name_or_all_together() -> None:
+def test_sections_are_taken_by_name_or_all_together():
     assert section_of(DATA, "validation") == DATA.validation
     assert len(section_of(DATA, "all")) == 2
     with pytest.raises(UserError, match="--data_split"):
@@ -236,19 +227,19 @@ def early_stopped(*scores: float, epochs: int = 6, state: dict[str, Any] | None 
     return trainer, early_stop
 
 
-def test_early_stop_ends_training_after_some_validations_without_progress() -> None:
+def test_early_stop_ends_training_after_some_validations_without_progress():
     trainer, _ = early_stopped(0.1, 0.3, 0.2, 0.3, 0.25, 0.9)
     assert trainer.state.epoch == 4  # the best in epoch 2, no better one in 3 and 4
 
 
-def test_early_stop_goes_on_counting_in_a_run_that_goes_on() -> None:
+def test_early_stop_goes_on_counting_in_a_run_that_goes_on():
     _, first = early_stopped(0.1, 0.3, 0.2, epochs=3)
     assert (first.state_dict()["counter"], first.state_dict()["best_score"]) == (1, 0.3)
     trainer, _ = early_stopped(0.3, 0.9, state=first.state_dict())
     assert trainer.state.epoch == 1
 
 
-def test_a_run_that_was_stopped_early_stays_stopped() -> None:
+def test_a_run_that_was_stopped_early_stays_stopped():
     _, first = early_stopped(0.3, 0.2, 0.1)
     trainer, _ = early_stopped(state=first.state_dict())
     assert (trainer.state.epoch, trainer.state.iteration) == (0, 0)

@@ -13,7 +13,6 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from dicom_files import hounsfield, write_series
 from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.inferers import SimpleInferer
@@ -43,7 +42,7 @@ def uneven(volume: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("axes", [(), (1,), (0, 2), (0, 1, 2)], ids=str)
-def test_flips_are_averaged_as_written_out(axes: tuple[int, ...]) -> None:
+def test_flips_are_averaged_as_written_out(axes):
     volume = torch.randn(1, 1, 3, 4, 5)
     answers = []
     for chosen in itertools.product([False, True], repeat=len(axes)):
@@ -53,22 +52,22 @@ def test_flips_are_averaged_as_written_out(axes: tuple[int, ...]) -> None:
     torch.testing.assert_close(FlipInferer(SimpleInferer(), axes)(volume, uneven), expected)
 
 
-def test_a_network_that_does_not_mind_flips_is_left_alone() -> None:
+def test_a_network_that_does_not_mind_flips_is_left_alone():
     volume = torch.randn(1, 1, 3, 4, 5)
     torch.testing.assert_close(FlipInferer(SimpleInferer(), (0, 1, 2))(volume, torch.tanh), torch.tanh(volume))
 
 
-def test_flipped_logits_remember_their_scan() -> None:
+def test_flipped_logits_remember_their_scan():
     volume = MetaTensor(torch.randn(1, 1, 3, 4, 5), meta={"filename_or_obj": "a.nii.gz"})
     assert FlipInferer(SimpleInferer(), (0, 1))(volume, torch.tanh).meta["filename_or_obj"] == "a.nii.gz"
 
 
-def test_an_axis_that_does_not_exist_is_refused() -> None:
+def test_an_axis_that_does_not_exist_is_refused():
     with pytest.raises(UserError, match="flip_axes"):
         FlipInferer(SimpleInferer(), [3])
 
 
-def test_a_good_scan_is_read(tmp_path: Path) -> None:
+def test_a_good_scan_is_read(tmp_path):
     sample = ScanDataset([{"image": str(scan(tmp_path / "a.nii.gz"))}], LOAD)[0]
     assert sample["image"].shape == (1, 9, 8, 7)
 
@@ -81,22 +80,23 @@ def test_a_good_scan_is_read(tmp_path: Path) -> None:
     ],
     ids=["nan", "4D"],
 )
-def test_a_scan_that_cannot_be_segmented_becomes_its_error(tmp_path: Path, voxels: Any, words: str) -> None:
+def test_a_scan_that_cannot_be_segmented_becomes_its_error(tmp_path, voxels, words):
     path = scan(tmp_path / "bad.nii.gz", voxels)
     sample = ScanDataset([{"image": str(path)}], LOAD)[0]
     assert sample["image"] == str(path)
     assert re.search(words, sample["error"])
 
 
-def test_an_unreadable_file_becomes_its_error(tmp_path: Path) -> None:
+def test_an_unreadable_file_becomes_its_error(tmp_path):
     path = tmp_path / "torn.nii.gz"
     path.write_bytes(scan(tmp_path / "whole.nii.gz").read_bytes()[:80])
     sample = ScanDataset([{"image": str(path)}], LOAD)[0]
     assert "torn.nii.gz" in sample["error"] and "\n" not in sample["error"]
 
 
-def test_a_slice_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
-    series = write_series(tmp_path / "series", hounsfield(), np.diag([1.0, 1.0, 2.0, 1.0]))
+def test_a_slice_that_cannot_be_decoded_is_named(tmp_path):
+    dicom = pytest.importorskip("dicom_files")
+    series = dicom.write_series(tmp_path / "series", dicom.hounsfield(), np.diag([1.0, 1.0, 2.0, 1.0]))
     (series / "4.dcm").write_bytes((series / "4.dcm").read_bytes()[:-20])
     load = Compose([LoadImaged(keys="image", reader=ScanReader(), ensure_channel_first=True)])
     sample = ScanDataset([{"image": str(series)}], load)[0]
@@ -124,7 +124,7 @@ def run_guarded(batches: list[dict], report: Path) -> dict:
     return json.loads(report.read_text())
 
 
-def test_one_bad_scan_is_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_one_bad_scan_is_listed_and_the_rest_goes_on(tmp_path):
     torn = {"image": ["torn.nii"], "error": ["torn.nii: cannot be read"]}
     report = run_guarded([image("a.nii"), torn, image("too_big.nii"), image("b.nii")], tmp_path / "report.json")
     assert report["segmented"] == ["a.nii", "b.nii"]
@@ -134,7 +134,7 @@ def test_one_bad_scan_is_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
     ]
 
 
-def test_the_report_says_how_scans_were_read_and_the_table_repeats_it(tmp_path: Path, caplog: Any) -> None:
+def test_the_report_says_how_scans_were_read_and_the_table_repeats_it(tmp_path, caplog):
     told = image("in/series")
     told["image"].meta |= {"reader": "DICOM", "warnings": "1 of 9 slices are missing"}
     torn = {"image": ["torn.nii"], "error": ["torn.nii: cannot be read"]}
@@ -150,37 +150,40 @@ def test_the_report_says_how_scans_were_read_and_the_table_repeats_it(tmp_path: 
     ]
 
 
-def test_nothing_but_bad_scans_is_an_error_after_the_report(tmp_path: Path) -> None:
+def test_nothing_but_bad_scans_is_an_error_after_the_report(tmp_path):
     with pytest.raises(UserError, match="None of 1 scans"):
         run_guarded([image("too_big.nii")], tmp_path / "report.json")
     assert (tmp_path / "report.json").is_file()
 
 
-def test_results_keep_name_extension_and_sub_folder(tmp_path: Path) -> None:
-    layout = ScanLayout(tmp_path / "out", tmp_path / "in")
-    assert layout.filename(subject=tmp_path / "in" / "x" / "a.nii") == str(tmp_path / "out" / "x" / "a.nii")
-    assert layout.filename(subject=tmp_path / "in" / "b.nii.gz") == str(tmp_path / "out" / "b.nii.gz")
+OTHERS = {"separate_folder": True, "postfix": "prob", "extension": ".png"}
+RESULTS = {  # root of the scans, a scan, its result, settings of the layout
+    "name, extension and sub-folder are kept": ("in", "in/x/a.nii", "out/x/a.nii", {}),
+    "compressed stays so": ("in", "in/b.nii.gz", "out/b.nii.gz", {}),
+    "a series is named after its folder": ("CT 1.5", "CT 1.5", "out/CT 1.5.nii.gz", {}),
+    "a folder, a postfix and an extension": ("in", "in/a.nii.gz", "out/a/a_prob.png", OTHERS),
+    "from outside, nothing escapes": ("in/deep", "elsewhere/a.nii.gz", "out/a.nii.gz", {}),
+    **{
+        f"{name} becomes NIfTI": ("in", f"in/x/{name}", "out/x/a.nii.gz", {})
+        for name in ("a.nrrd", "a.mha", "a.mhd", "a.dcm", "a")
+    },
+}
 
 
-@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd", "a.dcm", "a"])
-def test_results_of_other_formats_are_nifti(tmp_path: Path, name: str) -> None:
-    layout = ScanLayout(tmp_path / "out", tmp_path / "in")
-    assert layout.filename(subject=tmp_path / "in" / "x" / name) == str(tmp_path / "out" / "x" / "a.nii.gz")
+@pytest.mark.parametrize(("root", "scan", "result", "settings"), RESULTS.values(), ids=RESULTS)
+def test_a_result_lies_where_its_scan_does_under_its_name(tmp_path, root, scan, result, settings):
+    layout = ScanLayout(tmp_path / "out", tmp_path / root, **settings)
+    assert layout.filename(subject=tmp_path / scan) == str(tmp_path / result)
 
 
-def test_the_result_of_one_series_is_named_after_its_folder(tmp_path: Path) -> None:
-    layout = ScanLayout(tmp_path / "out", tmp_path / "CT 1.5")
-    assert layout.filename(subject=tmp_path / "CT 1.5") == str(tmp_path / "out" / "CT 1.5.nii.gz")
-
-
-def test_two_scans_that_would_share_a_result_are_refused(tmp_path: Path) -> None:
+def test_two_scans_that_would_share_a_result_are_refused(tmp_path):
     scans = [{"image": str(tmp_path / name)} for name in ("a.nii.gz", "a.nrrd")]
     with pytest.raises(UserError, match=r"a.nrrd: its result would overwrite that of .*a.nii.gz"):
         refuse_overwriting(scans, [ScanLayout(tmp_path / "out", tmp_path)])
 
 
 @pytest.mark.parametrize("names", [("a.nii", "a_prob.nii"), ("a_prob.nii", "a.nii"), ("a.nii", "a.nii.gz")], ids=str)
-def test_results_of_two_kinds_that_would_share_a_file_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+def test_results_of_two_kinds_that_would_share_a_file_are_refused(tmp_path, names):
     scans = [{"image": str(tmp_path / name)} for name in names]
     labels = ScanLayout(tmp_path / "out", tmp_path)
     probabilities = ScanLayout(tmp_path / "out", tmp_path, postfix="prob")
@@ -190,44 +193,34 @@ def test_results_of_two_kinds_that_would_share_a_file_are_refused(tmp_path: Path
         refuse_overwriting(scans, [labels, probabilities, overlays])
 
 
-def test_results_may_get_a_folder_a_postfix_and_an_extension(tmp_path: Path) -> None:
-    layout = ScanLayout(tmp_path, tmp_path, postfix="prob", separate_folder=True, extension=".png")
-    assert layout.filename(subject=tmp_path / "a.nii.gz") == str(tmp_path / "a" / "a_prob.png")
-
-
-def test_a_scan_outside_the_root_never_escapes_the_output(tmp_path: Path) -> None:
-    layout = ScanLayout(tmp_path / "out", tmp_path / "in" / "deep")
-    assert layout.filename(subject=tmp_path / "elsewhere" / "a.nii.gz") == str(tmp_path / "out" / "a.nii.gz")
-
-
-def test_root_of_a_list_is_what_its_scans_have_in_common(tmp_path: Path) -> None:
+def test_root_of_a_list_is_what_its_scans_have_in_common(tmp_path):
     scans = [{"image": str(tmp_path / "in" / "x" / "a.nii")}, {"image": [str(tmp_path / "in" / "y" / "b.nii")]}]
     listed = write_json(tmp_path / "list.json", {"training": scans})
     assert scans_root(listed, scans) == (tmp_path / "in").resolve()
     assert scans_root(tmp_path, scans) == tmp_path.resolve()
 
 
-def test_a_link_to_a_scan_keeps_its_own_name(tmp_path: Path) -> None:
+def test_a_link_to_a_scan_keeps_its_own_name(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "linked.nii.gz").symlink_to(scan(tmp_path / "store" / "0815.nii.gz"))
     layout = ScanLayout(tmp_path / "out", tmp_path / "in")
     assert layout.filename(subject=tmp_path / "in" / "linked.nii.gz") == str(tmp_path / "out" / "linked.nii.gz")
 
 
-def test_results_of_a_decathlon_folder_are_not_sorted_into_its_folders(tmp_path: Path) -> None:
+def test_results_of_a_decathlon_folder_are_not_sorted_into_its_folders(tmp_path):
     path = scan(tmp_path / "imagesTr" / "a.nii.gz")
     (tmp_path / "dataset.json").write_text(json.dumps({"training": [{"image": "imagesTr/a.nii.gz"}]}))
     assert scans_root(tmp_path, [{"image": str(path)}]) == (tmp_path / "imagesTr").resolve()
 
 
-def test_an_output_folder_that_holds_the_scans_is_refused(tmp_path: Path) -> None:
+def test_an_output_folder_that_holds_the_scans_is_refused(tmp_path):
     scans = [{"image": str(scan(tmp_path / "a.nii.gz"))}]
     with pytest.raises(UserError, match="overwrite"):
         refuse_overwriting(scans, [ScanLayout(tmp_path, tmp_path)])
     refuse_overwriting(scans, [ScanLayout(tmp_path / "out", tmp_path)])
 
 
-def test_middle_is_that_of_the_labels_or_of_the_volume() -> None:
+def test_middle_is_that_of_the_labels_or_of_the_volume():
     labels = np.zeros((9, 9, 9), int)
     assert middle(labels) == (4, 4, 4)
     labels[1:4, 2, 5:8] = 2
@@ -240,7 +233,7 @@ def picture(path: Path) -> np.ndarray:
     return imread(path)[..., :3]
 
 
-def test_overlay_outlines_the_classes_in_their_colors(tmp_path: Path) -> None:
+def test_overlay_outlines_the_classes_in_their_colors(tmp_path):
     volume, labels = torch.rand(1, 20, 18, 16), torch.zeros(1, 20, 18, 16)
     labels[:, 5:15, 5:12, 4:11] = 1
     draw_overlay(volume, {"pred": labels}, tmp_path / "with.png", ["background", "liver"])
@@ -249,12 +242,12 @@ def test_overlay_outlines_the_classes_in_their_colors(tmp_path: Path) -> None:
     assert colorful[0] > 0.5 and colorful[1] < 0.05  # tab10's blue, and shades of grey
 
 
-def test_a_single_slice_can_be_drawn(tmp_path: Path) -> None:
+def test_a_single_slice_can_be_drawn(tmp_path):
     draw_overlay(torch.rand(1, 12, 12, 1), {"pred": torch.ones(1, 12, 12, 1)}, tmp_path / "one.png")
     assert (tmp_path / "one.png").is_file()
 
 
-def test_overlays_lie_under_the_names_of_the_scans(tmp_path: Path) -> None:
+def test_overlays_lie_under_the_names_of_the_scans(tmp_path):
     meta = {"filename_or_obj": str(tmp_path / "in" / "sub" / "a.nii.gz")}
     labels = MetaTensor(torch.ones(1, 9, 8, 7), affine=OBLIQUE, meta=meta)
     layout = ScanLayout(tmp_path / "out", tmp_path / "in", extension=".png")

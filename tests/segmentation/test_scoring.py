@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,30 +59,30 @@ def hd95_written_out(a: torch.Tensor, b: torch.Tensor, spacing: tuple[float, ...
     return max(directed(a, b), directed(b, a))
 
 
-def test_dice_of_two_boxes_can_be_said_in_the_head() -> None:
+def test_dice_of_two_boxes_can_be_said_in_the_head():
     a, b = torch.zeros(4, 4, 4, dtype=torch.bool), torch.zeros(4, 4, 4, dtype=torch.bool)
     a[:2], b[1:3] = True, True  # two slabs of 32 voxels that share 16
     assert dice_score(a, b) == 0.5
 
 
-def test_hd95_equals_the_written_out_surface_distances_in_mm() -> None:
+def test_hd95_equals_the_written_out_surface_distances_in_mm():
     a, b = ball((12, 11, 9), (5, 5, 4), 3.2), ball((12, 11, 9), (6, 6, 4), 2.6)
     assert hd95_score(a, b, SPACING) == pytest.approx(hd95_written_out(a, b, SPACING), rel=1e-5)
 
 
-def test_hd95_of_shifted_voxels_is_the_shift_in_mm() -> None:
+def test_hd95_of_shifted_voxels_is_the_shift_in_mm():
     a, b = torch.zeros(5, 5, 9, dtype=torch.bool), torch.zeros(5, 5, 9, dtype=torch.bool)
     a[2, 2, 2], b[2, 2, 5] = True, True
     assert hd95_score(a, b, SPACING) == pytest.approx(3 * 3.5)
 
 
-def test_a_class_absent_on_both_sides_has_no_score() -> None:
+def test_a_class_absent_on_both_sides_has_no_score():
     labels = torch.ones(1, 3, 3, 3)
     scores = case_scores(labels, labels, NAMES, SPACING)
     assert (scores["dice"]["tumour"], scores["hd95"]["tumour"]) == (None, None)
 
 
-def test_a_class_found_where_there_is_none_scores_zero_dice() -> None:
+def test_a_class_found_where_there_is_none_scores_zero_dice():
     reference = torch.zeros(1, 3, 3, 3)
     found = reference.clone()
     found[0, 0, 0, 0] = 2
@@ -91,7 +90,7 @@ def test_a_class_found_where_there_is_none_scores_zero_dice() -> None:
     assert (scores["dice"]["tumour"], scores["hd95"]["tumour"]) == (0.0, None)
 
 
-def test_a_region_is_scored_as_it_was_trained_with_what_lies_in_it() -> None:
+def test_a_region_is_scored_as_it_was_trained_with_what_lies_in_it():
     reference, found = torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 4, 4)
     reference[0, :2], reference[0, 0] = 1, 2  # an organ of 32 voxels, half of them tumour
     found[0, :2] = 1  # the organ is found, the tumour is not
@@ -99,7 +98,7 @@ def test_a_region_is_scored_as_it_was_trained_with_what_lies_in_it() -> None:
     assert case_scores(found, reference, NAMES, SPACING)["dice"]["liver"] == pytest.approx(2 * 16 / (16 + 32))
 
 
-def test_means_leave_out_what_has_no_score() -> None:
+def test_means_leave_out_what_has_no_score():
     cases = [
         {"dice": {"liver": 0.5, "tumour": None}, "hd95": {"liver": 2.0, "tumour": None}},
         {"dice": {"liver": 1.0, "tumour": 0.25}, "hd95": {"liver": 4.0, "tumour": None}},
@@ -109,7 +108,7 @@ def test_means_leave_out_what_has_no_score() -> None:
     assert means["hd95"] == {"liver": 3.0, "tumour": None, "mean": 3.0}
 
 
-def test_voxel_size_is_read_off_an_oblique_affine() -> None:
+def test_voxel_size_is_read_off_an_oblique_affine():
     turn = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
     affine = np.eye(4)
     affine[:3, :3] = turn @ np.diag(SPACING)
@@ -137,7 +136,7 @@ def sample(name: str, shift: int = 0) -> dict:
     }
 
 
-def test_metric_is_the_mean_dice_and_the_rest_goes_along() -> None:
+def test_metric_is_the_mean_dice_and_the_rest_goes_along():
     engine, _ = scored_engine([sample("a.nii.gz"), sample("b.nii.gz", shift=3)])
     assert engine.state.metrics["mean_dice"] == pytest.approx(0.5)
     assert engine.state.metrics["dice_liver"] == pytest.approx(0.5)
@@ -145,12 +144,12 @@ def test_metric_is_the_mean_dice_and_the_rest_goes_along() -> None:
     assert math.isnan(engine.state.metrics["dice_tumour"])
 
 
-def test_a_scan_that_a_sampler_repeats_counts_once() -> None:
+def test_a_scan_that_a_sampler_repeats_counts_once():
     engine, _ = scored_engine([sample("a.nii.gz"), sample("b.nii.gz", shift=3), sample("b.nii.gz", shift=3)])
     assert len(engine.state.metric_details["cases"]) == 2
 
 
-def test_report_has_the_agreed_form(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_report_has_the_agreed_form(tmp_path, capsys):
     engine, _ = scored_engine([sample("a.nii.gz"), sample("b.nii.gz", shift=3)])
     MetricsReportHandler(tmp_path / "metrics.json", NAMES)(engine)
     report = json.loads((tmp_path / "metrics.json").read_text())
@@ -161,12 +160,12 @@ def test_report_has_the_agreed_form(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "liver" in capsys.readouterr().out
 
 
-def test_table_shows_a_dash_for_what_has_no_score() -> None:
+def test_table_shows_a_dash_for_what_has_no_score():
     report = {"cases": [], "mean": {"dice": {"tumour": None, "mean": 0.5}, "hd95": {"tumour": None, "mean": 1.0}}}
     assert metrics_table(report).splitlines()[1].split() == ["tumour", "-", "-"]
 
 
-def test_no_case_at_all_is_zero_dice() -> None:
+def test_no_case_at_all_is_zero_dice():
     metric = SegmentationScores(NAMES)
     metric.reset()
     assert metric.compute() == 0.0

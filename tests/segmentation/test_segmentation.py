@@ -26,19 +26,19 @@ POOLED = {"depth": 10, "width": 8, "stem_kernel": 3, "stem_stride": 1, "stem_poo
 
 @pytest.mark.parametrize("settings", [PAPER, FULL, POOLED], ids=["paper", "full", "pooled"])
 @pytest.mark.parametrize("shape", [(32, 32, 32), (37, 33, 21), (50, 19, 35)], ids=str)
-def test_logits_have_the_size_of_the_volume(settings: dict, shape: tuple[int, ...]) -> None:
+def test_logits_have_the_size_of_the_volume(settings, shape):
     network = SegmentationNetwork(ResNet3DEncoder(**settings), 3, decoder_width=8).eval()
     assert network(torch.randn(1, 1, *shape)).shape == (1, 3, *shape)
 
 
 @pytest.mark.parametrize("settings", [PAPER, FULL, POOLED], ids=["paper", "full", "pooled"])
-def test_scripted_network_says_the_same(settings: dict) -> None:
+def test_scripted_network_says_the_same(settings):
     network = SegmentationNetwork(ResNet3DEncoder(**settings), 2, decoder_width=8).eval()
     volume = torch.randn(1, 1, 33, 40, 21)
     torch.testing.assert_close(torch.jit.script(network)(volume), network(volume))
 
 
-def test_scripted_network_survives_a_file() -> None:
+def test_scripted_network_survives_a_file():
     network = SegmentationNetwork(ResNet3DEncoder(**FULL), 2, decoder_width=8).eval()
     file = io.BytesIO()
     torch.jit.save(torch.jit.script(network), file)
@@ -47,24 +47,24 @@ def test_scripted_network_survives_a_file() -> None:
     torch.testing.assert_close(torch.jit.load(file)(volume), network(volume))
 
 
-def test_state_has_the_three_parts_only(tiny_encoder: ResNet3DEncoder) -> None:
+def test_state_has_the_three_parts_only(tiny_encoder):
     network = SegmentationNetwork(tiny_encoder, 2)
     assert {name.split(".")[0] for name in network.state_dict()} == {"encoder", "decoder", "head"}
 
 
-def test_encoder_keeps_its_names_inside_the_network(tiny_encoder: ResNet3DEncoder) -> None:
+def test_encoder_keeps_its_names_inside_the_network(tiny_encoder):
     inside = {n.removeprefix("encoder.") for n in SegmentationNetwork(tiny_encoder, 2).state_dict() if "encoder." in n}
     assert inside == set(tiny_encoder.state_dict())
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "group"])
-def test_every_parameter_gets_a_gradient(norm: str) -> None:
+def test_every_parameter_gets_a_gradient(norm):
     network = SegmentationNetwork(ResNet3DEncoder(**PAPER), 3, decoder_width=8, decoder_norm=norm)
     network(torch.randn(2, 1, 64, 48, 32)).square().mean().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
 
 
-def test_several_input_channels_reach_the_logits() -> None:
+def test_several_input_channels_reach_the_logits():
     network = SegmentationNetwork(ResNet3DEncoder(in_channels=2, **FULL), 2, decoder_width=8).eval()
     volume = torch.randn(1, 2, 16, 16, 16)
     changed = volume.clone()
@@ -72,23 +72,23 @@ def test_several_input_channels_reach_the_logits() -> None:
     assert not torch.allclose(network(volume), network(changed))
 
 
-def test_decoder_width_doubles_with_depth_up_to_a_limit(tiny_encoder: ResNet3DEncoder) -> None:
+def test_decoder_width_doubles_with_depth_up_to_a_limit(tiny_encoder):
     network = SegmentationNetwork(tiny_encoder, 2, decoder_width=100)
     assert [level.project.conv.out_channels for level in network.decoder.levels] == [320, 200, 100]
 
 
-def test_a_window_too_small_is_refused_when_the_network_is_built(tiny_encoder: ResNet3DEncoder) -> None:
+def test_a_window_too_small_is_refused_when_the_network_is_built(tiny_encoder):
     with pytest.raises(UserError, match="stage 4"):
         SegmentationNetwork(tiny_encoder, 2, window=(8, 8, 8))
 
 
-def test_the_smallest_window_that_is_not_refused_can_be_trained_on(tiny_encoder: ResNet3DEncoder) -> None:
+def test_the_smallest_window_that_is_not_refused_can_be_trained_on(tiny_encoder):
     network = SegmentationNetwork(tiny_encoder, 2, decoder_width=8, window=(9, 8, 8))
     assert network(torch.randn(1, 1, 9, 8, 8)).isfinite().all()
 
 
 @pytest.mark.parametrize("wrong", [{"out_channels": 1}, {"decoder_norm": "layer"}, {"decoder_width": 0}], ids=str)
-def test_impossible_arguments_are_refused(tiny_encoder: ResNet3DEncoder, wrong: dict) -> None:
+def test_impossible_arguments_are_refused(tiny_encoder, wrong):
     with pytest.raises(UserError, match=str(next(iter(wrong.values())))):
         SegmentationNetwork(tiny_encoder, **{"out_channels": 2, **wrong})
 
@@ -110,13 +110,13 @@ def dice_bce_written_out(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return cross_entropy / flat.numel() + sum(dice_losses) / len(dice_losses)
 
 
-def test_sigmoid_loss_equals_the_written_out_sums() -> None:
+def test_sigmoid_loss_equals_the_written_out_sums():
     logits, labels = torch.randn(2, 3, 4, 3, 5), torch.randint(0, 3, (2, 1, 4, 3, 5))
     loss = DiceBCELoss()(logits, labels)
     assert loss.item() == pytest.approx(dice_bce_written_out(logits, labels), rel=1e-5)
 
 
-def test_dice_leaves_the_background_out() -> None:
+def test_dice_leaves_the_background_out():
     labels = torch.zeros(1, 1, 4, 4, 4)
     labels[..., :2] = 1
     perfect = torch.cat([labels == 0, labels == 1], dim=1).float() * 40 - 20
@@ -127,43 +127,43 @@ def test_dice_leaves_the_background_out() -> None:
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
-def test_a_perfect_answer_costs_nothing(activation: str) -> None:
+def test_a_perfect_answer_costs_nothing(activation):
     labels = torch.randint(0, 3, (2, 1, 4, 4, 4))
     logits = class_targets(labels, 3) * 60 - 30
     assert segmentation_loss(activation)(logits, labels).item() == pytest.approx(0, abs=1e-3)
 
 
-def test_uniform_logits_cost_what_can_be_said_in_the_head() -> None:
+def test_uniform_logits_cost_what_can_be_said_in_the_head():
     labels = torch.zeros(1, 1, 2, 2, 2)
     labels[..., 0] = 1
     # every probability is 1/2: cross-entropy ln 2; Dice of class 1 is 2 * (4 * 1/2) / (4 + 4) = 1/2
     assert DiceBCELoss()(torch.zeros(1, 2, 2, 2, 2), labels).item() == pytest.approx(math.log(2) + 0.5, abs=1e-5)
 
 
-def test_loss_in_half_precision_is_computed_in_float32() -> None:
+def test_loss_in_half_precision_is_computed_in_float32():
     logits, labels = torch.randn(1, 2, 4, 4, 4), torch.randint(0, 2, (1, 1, 4, 4, 4))
     for activation in ("sigmoid", "softmax"):
         assert segmentation_loss(activation)(logits.bfloat16(), labels).dtype == torch.float32
 
 
-def test_softmax_with_overlapping_regions_is_refused() -> None:
+def test_softmax_with_overlapping_regions_is_refused():
     with pytest.raises(UserError, match="activation: sigmoid"):
         segmentation_loss("softmax", regions=[[1, 2], [2]])
 
 
-def test_an_unknown_activation_is_refused() -> None:
+def test_an_unknown_activation_is_refused():
     with pytest.raises(UserError, match="relu"):
         segmentation_loss("relu")
 
 
-def test_regions_join_label_values() -> None:
+def test_regions_join_label_values():
     labels = torch.tensor([0, 1, 2, 0]).reshape(1, 1, 4, 1, 1)
     targets = class_targets(labels, 3, [[1, 2], [2]]).flatten(2)[0]
     assert targets.tolist() == [[1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 1, 0]]
 
 
 @pytest.mark.parametrize(("regions", "words"), [([[1]], "1 lists for 2"), ([[1, 2], [3]], "from 1 to 2")], ids=str)
-def test_regions_that_do_not_fit_the_classes_are_refused(regions: list, words: str) -> None:
+def test_regions_that_do_not_fit_the_classes_are_refused(regions, words):
     with pytest.raises(UserError, match=words):
         check_regions(regions, 3)
 
@@ -184,18 +184,18 @@ def decode_written_out(logits: torch.Tensor, regions: bool) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("regions", [False, True])
-def test_decoding_follows_the_written_out_rule(regions: bool) -> None:
+def test_decoding_follows_the_written_out_rule(regions):
     logits = torch.randn(4, 5, 4, 3)
     assert torch.equal(decode(logits, regions), decode_written_out(logits, regions))
 
 
 @pytest.mark.parametrize("regions", [False, True])
-def test_a_batch_is_decoded_like_its_samples(regions: bool) -> None:
+def test_a_batch_is_decoded_like_its_samples(regions):
     logits = torch.randn(3, 4, 5, 4, 3)
     assert torch.equal(decode(logits, regions), torch.stack([decode(sample, regions) for sample in logits]))
 
 
-def test_training_targets_are_decoded_back_to_their_labels() -> None:
+def test_training_targets_are_decoded_back_to_their_labels():
     labels = torch.randint(0, 3, (2, 1, 4, 4, 4))
     nested = class_targets(labels, 3, [[1, 2], [2]]) * 2 - 1
     assert torch.equal(decode(nested, [[1, 2], [2]]), labels)
@@ -203,6 +203,6 @@ def test_training_targets_are_decoded_back_to_their_labels() -> None:
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
-def test_argmax_of_probabilities_is_argmax_of_logits(activation: str) -> None:
+def test_argmax_of_probabilities_is_argmax_of_logits(activation):
     logits = torch.randn(3, 4, 4, 4)
     assert torch.equal(probabilities(logits, activation).argmax(0, keepdim=True), decode(logits))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from forked_runs import overlay, run_forked
@@ -14,7 +13,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 STEPS_OF_AN_EPOCH, EPOCHS, WARM = 8, 250, 25
 
 
-def test_two_thousand_steps_cost_no_memory_no_file_and_no_readable_log(tmp_path: Path, record_property) -> None:
+def test_two_thousand_steps_cost_no_memory_no_file_and_no_readable_log(tmp_path, record_property):
     write_pairs(tmp_path / "scans", [f"case_{number}" for number in range(8)], shape=(20, 22, 20))
     small = {"view_size": [16, 16, 16], "batch_size": 2, "max_epochs": EPOCHS, "num_workers": 0}
     encoder = {"depth": 10, "width": 8, "norm": "group", "stem_kernel": 3, "stem_stride": 1, "stem_pool": False}

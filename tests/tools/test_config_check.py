@@ -6,23 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bundle_runs import ROOT, config_files
+from bundle_runs import ROOT, TOGETHER, config_files
 
 from desd_components import UserError
 from desd_tools.check.config_check import check_config, config_faults
 
-TOGETHER = (
-    "train",
-    "train small",
-    "train smoke",
-    "train small smoke",
-    "train multi_gpu_train",
-    "train small multi_gpu_train",
-    "train small smoke multi_gpu_train",
-    "train evaluate",
-    "train small evaluate",
-    "inference",
-)
 GOOD = {
     "imports": ["$import torch"],
     "rate": 0.1,

@@ -6,20 +6,18 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from bundle_runs import ROOT, succeed
+from forks import desd, forked_commands
 
 from desd_components.base.errors import UserError
 from desd_tools.studies import demo, steps
 from desd_tools.studies.phantom import phantom
 from desd_tools.studies.steps import keys
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +121,9 @@ def finished(tmp_path_factory) -> tuple[Path, str, str]:
     """The smoke demo, run twice as people run it: its folder and what both runs printed."""
     output, bundles = (tmp_path_factory.mktemp("whole") / name for name in ("demo", "bundles"))
     shutil.copytree(ROOT / "bundles", bundles)  # a config that is edited meanwhile would rightly be run again
-    command = [sys.executable, "-m", "desd_tools", "demo", "--smoke", "--output", str(output)]
-    command += ["--bundles", str(bundles)]
-    printed = []
-    for _ in range(2):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        printed.append(done.stdout)
-    return output, printed[0], printed[1]
+    with forked_commands():
+        first, again = (succeed(desd("demo", "--smoke", "--output", output, "--bundles", bundles)) for _ in range(2))
+    return output, first.stdout, again.stdout
 
 
 def test_the_whole_demo_ends_with_the_dice_of_both_arms_and_the_page(finished):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forks import forked_commands
 
 from desd_components.base.errors import UserError
 from desd_tools.studies import label_curve as tool
@@ -372,7 +373,8 @@ def finished(family, tmp_path_factory) -> tuple[Path, Path]:
 
 
 def _call(config: Path, data: Path, folder: Path, **more: bool) -> None:
-    tool.label_curve(str(config), str(data), str(folder / "out"), str(folder / "bundles"), **more)
+    with forked_commands():
+        tool.label_curve(str(config), str(data), str(folder / "out"), str(folder / "bundles"), **more)
 
 
 def test_every_run_of_the_study_leaves_one_json_with_scores_steps_and_commands(finished):

@@ -256,6 +256,7 @@ def test_train_json_is_the_small_recipe_and_the_published_one_lies_beside_it(pac
 @pytest.mark.soak
 def test_consumers_use_it_where_nothing_else_can_be_imported(packed, tmp_path):
     """The checks stand in `pack_consumers`: load, exporters, checkers, properties, two federated rounds."""
+    pytest.importorskip("jsonschema")
     classes = read_manifest(packed / "models" / "model.pt").get("class_names", ["background", "one", "two"])
     check_consumers(packed, write_volumes(tmp_path / "data", classes))
     assert not list(packed.rglob("__pycache__"))
@@ -263,6 +264,7 @@ def test_consumers_use_it_where_nothing_else_can_be_imported(packed, tmp_path):
 
 @pytest.mark.soak
 def test_training_evaluation_and_inference_run_from_a_foreign_folder(packed, tmp_path):
+    pytest.importorskip("mlflow")
     classes = read_manifest(packed / "models" / "model.pt").get("class_names", ["background", "one", "two"])
     check_commands(packed, write_volumes(tmp_path / "data", classes))
 
@@ -281,6 +283,7 @@ def test_the_packages_that_its_metadata_pin_are_all_that_it_needs(packed, tmp_pa
 
 
 def test_a_failing_check_is_named_with_its_last_words(one_packed, tmp_path):
+    pytest.importorskip("jsonschema")
     edit_metadata(one_packed, version=7)
     with pytest.raises(UserError, match=r"check 'metadata_fit_the_schema' fails: .*schema"):
         check_consumers(one_packed, write_volumes(tmp_path / "data", ["background", "left"]))

@@ -1,0 +1,105 @@
+"""What MONAI's own tools ask of a bundle, and both bundles of each other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+from bundle_runs import ROOT, config_files
+from monai.bundle import ConfigWorkflow, ckpt_export, verify_net_in_out
+from random_weights import write_encoder, write_model
+from scan_files import write_pairs
+
+from desd_components import encoder_from, load_weights, model_manifest, network_from_manifest
+
+PRETRAIN, FINETUNE = "desd_pretrain", "desd_seg_finetune"
+CLASSES = {"class_names": ["one", "two"]}
+CASES = [
+    (PRETRAIN, "train", {"batch_size": 2, "spacing": None}),
+    (PRETRAIN, "train small", {}),
+    (PRETRAIN, "train smoke", {}),
+    (PRETRAIN, "train small evaluate", {**CLASSES, "encoder_checkpoint": "encoder.pt"}),
+    (PRETRAIN, "inference", {"checkpoint": "encoder.pt"}),
+    (FINETUNE, "train", CLASSES),
+    (FINETUNE, "train small", CLASSES),
+    (FINETUNE, "train small smoke", CLASSES),
+    (FINETUNE, "train small evaluate", {"checkpoint": "model.pt"}),
+    (FINETUNE, "train small multi_gpu_train", CLASSES),
+    (FINETUNE, "inference", {"checkpoint": "model.pt"}),
+]
+WEIGHTS = {PRETRAIN: "encoder.pt", FINETUNE: "model.pt"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("contract")
+    write_pairs(folder / "scans", ["a", "b", "c", "d", "e"], shape=(20, 22, 24))
+    write_model(folder / "model.pt", write_encoder(folder / "encoder.pt"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _from_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize(("bundle", "configs", "own"), CASES)
+def test_a_config_has_all_properties(bundle, configs, own, place, tmp_path, monkeypatch):
+    if "multi_gpu" in configs:
+        one = {"LOCAL_RANK": 0, "RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "localhost", "MASTER_PORT": 0}
+        for name, value in one.items():
+            monkeypatch.setenv(name, str(value))
+    settings = {"dataset_dir": str(place / "scans"), "output_dir": str(tmp_path), "num_workers": 0}
+    settings |= {name: str(place / value) if "checkpoint" in name else value for name, value in own.items()}
+    settings |= {} if configs == "inference" else {"cache_dir": str(tmp_path / "cache")}
+    files, kind = config_files(bundle, *configs.split()), "infer" if configs == "inference" else "train"
+    workflow = ConfigWorkflow(files, workflow_type=kind, logging_file=False, **settings)
+    workflow.initialize()
+    try:
+        assert workflow.check_properties() == []
+    finally:
+        workflow.finalize()
+
+
+def test_loading_the_network_alone_touches_no_data():
+    workflow = ConfigWorkflow(config_files(PRETRAIN, "train", "small"), workflow_type="train", dataset_dir="nowhere")
+    workflow.initialize()
+    assert workflow.network_def.in_channels == 1
+
+
+@pytest.mark.parametrize(
+    ("bundle", "configs"), [(PRETRAIN, "train small"), (FINETUNE, "train"), (FINETUNE, "train small")]
+)
+def test_the_network_fits_its_metadata(bundle, configs):
+    meta = f"bundles/{bundle}/configs/metadata.json"
+    verify_net_in_out("network_def", meta_file=meta, config_file=config_files(bundle, *configs.split()), device="cpu")
+
+
+@pytest.mark.parametrize("bundle", [PRETRAIN, FINETUNE])
+def test_the_network_exports_to_torchscript(bundle, place, tmp_path):
+    weights, files = place / WEIGHTS[bundle], config_files(bundle, "train", "smoke")
+    given = {"filepath": str(tmp_path / "network.ts"), "ckpt_file": str(weights)}
+    given["meta_file"] = f"bundles/{bundle}/configs/metadata.json"
+    if bundle == FINETUNE:
+        files, given["checkpoint"] = config_files(bundle, "inference"), str(weights)
+        network = network_from_manifest(model_manifest(weights))
+        load_weights(network, weights)
+    else:
+        network = encoder_from(weights)
+    ckpt_export("network_def", config_file=files, **given)
+    volume = torch.randn(1, 1, 24, 17, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(tmp_path / "network.ts")(volume), network.eval()(volume))
+
+
+@pytest.mark.parametrize(
+    ("config", "same"),
+    [
+        ("train", {"roi_size": "view_size", "spacing": "spacing", "hu_window": "hu_window"}),
+        ("small", {"spacing": "spacing", "intensity": "intensity"}),
+    ],
+)
+def test_both_bundles_have_the_same_encoder_sizes_and_preprocessing(config, same):
+    ours, theirs = (yaml.safe_load((ROOT / config_files(name, config)[0]).read_text()) for name in (FINETUNE, PRETRAIN))
+    assert ours["scratch_architecture"] == theirs["encoder"]
+    assert {name: ours[name] for name in same} == {name: theirs[other] for name, other in same.items()}
