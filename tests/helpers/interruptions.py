@@ -13,7 +13,7 @@ from typing import Any
 
 from ignite.engine import Events
 
-from desd_components.runs import state as statefile
+from desd_components.base import files
 
 
 class SignalAt:
@@ -66,7 +66,7 @@ class KillWhileSaving:
         self.saving, self.size, self.seen = saving, int(share * 100_000), 0
 
     def attach(self, engine: Any) -> None:
-        write, begin = statefile._HashingFile.write, statefile._HashingFile.__init__
+        write, begin = files.WitnessedFile.write, files.WitnessedFile.__init__
 
         def counted_begin(file: Any, *arguments: Any) -> None:
             begin(file, *arguments)
@@ -79,7 +79,7 @@ class KillWhileSaving:
                 os.kill(os.getpid(), signal.SIGKILL)
             return write(file, content)
 
-        statefile._HashingFile.__init__, statefile._HashingFile.write = counted_begin, dying_write  # type: ignore
+        files.WitnessedFile.__init__, files.WitnessedFile.write = counted_begin, dying_write  # type: ignore
 
 
 class Watch:
