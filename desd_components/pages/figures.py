@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import io
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,17 +30,6 @@ COLORS = {
     "series-6": "#a60606",
     "series-7": "#a70707",
     "series-8": "#a80808",
-}
-# of a figure in a file of its own, on white: the page's light theme
-ON_WHITE = {
-    "series-1": "#2368b8",
-    "series-2": "#d0611a",
-    "series-3": "#17876a",
-    "series-4": "#8455b8",
-    "series-5": "#b23a5c",
-    "series-6": "#6f7415",
-    "series-7": "#0d7f96",
-    "series-8": "#6b6b6b",
 }
 SMOOTHED_FROM = 60  # points; shorter series are drawn as they are
 
@@ -78,7 +66,7 @@ def curves(
     smooth: bool = True,
     small: bool = False,
     name: str = "curves",
-) -> str:
+) -> Markup:
     """Curves over steps; long ones as a pale line under their running mean, unless they are exact (``smooth=False``).
 
     Args:
@@ -88,7 +76,7 @@ def curves(
         small: for figures that stand three in a row.
         name: unique on the page.
     """
-    figure, axes = _axes(*((3.4, 2.2) if small else (4.6, 2.7)))
+    figure, axes = axes_of(*((3.4, 2.2) if small else (4.6, 2.7)))
     for line in lines:
         color = COLORS[f"series-{line.color}"]
         marker = "o" if line.points or len(line.values) < 4 else ""
@@ -136,10 +124,10 @@ def running_mean(values: Sequence[float], width: int) -> np.ndarray:
     return (sums[high] - sums[low]) / (high - low)
 
 
-def dice_bars(scores: Mapping[str, Mapping[str, Sequence[float]]], name: str = "dice") -> str:
+def dice_bars(scores: Mapping[str, Mapping[str, Sequence[float]]], name: str = "dice") -> Markup:
     """Bars of mean Dice with each case as a point. ``scores``: arm -> group (a class, or "mean") -> value per case."""
     groups = list(next(iter(scores.values())))
-    figure, axes = _axes(max(4.6, 1.5 + 1.35 * len(groups)), 3.1)
+    figure, axes = axes_of(max(4.6, 1.5 + 1.35 * len(groups)), 3.1)
     width, draw = 0.8 / len(scores), np.random.default_rng(0)
     for a, (arm, values) in enumerate(scores.items()):
         color = COLORS[f"series-{a + 1}"]
@@ -169,7 +157,7 @@ def dice_bars(scores: Mapping[str, Mapping[str, Sequence[float]]], name: str = "
     return to_svg(figure, name)
 
 
-def intervals(stages: Mapping[str, Mapping[str, Any]], xlabel: str, name: str = "intervals") -> str:
+def intervals(stages: Mapping[str, Mapping[str, Any]], xlabel: str, name: str = "intervals") -> Markup:
     """A row for each stage: the trained encoder's score filled, those of untrained ones hollow.
 
     Args:
@@ -177,7 +165,7 @@ def intervals(stages: Mapping[str, Mapping[str, Any]], xlabel: str, name: str = 
         xlabel: what is scored, with the unit.
         name: unique on the page.
     """
-    figure, axes = _axes(6.0, 0.7 + 0.42 * len(stages))
+    figure, axes = axes_of(6.0, 0.7 + 0.42 * len(stages))
     for row, scores in enumerate(stages.values()):
         draws = scores["untrained_draws"]
         axes.scatter(draws, [row] * len(draws), s=26, facecolors="none", edgecolors=COLORS["series-8"], lw=1.1)
@@ -188,58 +176,7 @@ def intervals(stages: Mapping[str, Mapping[str, Any]], xlabel: str, name: str = 
     return to_svg(figure, name)
 
 
-@dataclass
-class Band:
-    """One arm of a label curve: mean Dice with its 95 % interval at label counts; ``ticks``: the axis' words there."""
-
-    label: str
-    labels: Sequence[int]
-    means: Sequence[float]
-    lows: Sequence[float]
-    highs: Sequence[float]
-    ticks: Sequence[str]
-
-
-def label_curve(bands: Sequence[Band]) -> str:
-    """Dice against the number of labels, for a page."""
-    return to_svg(_label_curve(bands, COLORS), "label-curve")
-
-
-def write_label_curve(bands: Sequence[Band], caption: str, *paths: Path) -> None:
-    """The same as files, with a caption below; the format is that of each file's ending; same bytes every time."""
-    import matplotlib
-
-    figure = _label_curve(bands, ON_WHITE)
-    figure.set_size_inches(6.4, 4.4)
-    figure.supxlabel("\n".join(textwrap.wrap(caption, 112)), fontsize=7.5, color=COLORS["muted"])
-    with matplotlib.rc_context({"svg.hashsalt": "label curve"}):
-        for path in paths:
-            undated = {"Date": None} if path.suffix == ".svg" else {}
-            figure.savefig(path, dpi=160, facecolor="white", metadata=undated)
-
-
-def _label_curve(bands: Sequence[Band], colors: Mapping[str, str]) -> Figure:
-    """A line and a band for each arm, label counts on a log2 axis; arms stand a little beside each other."""
-    figure, axes = _axes(6.4, 3.8)
-    for number, band in enumerate(bands):
-        color = colors[f"series-{number % len(ON_WHITE) + 1}"]
-        axes.plot(band.labels, band.means, color=color, lw=1.8, marker="o", ms=4, label=band.label)
-        if len(band.labels) > 1:
-            axes.fill_between(band.labels, band.lows, band.highs, color=color, alpha=0.16, lw=0)
-        spread = [[m - low for m, low in zip(band.means, band.lows, strict=True)]]
-        spread += [[high - m for m, high in zip(band.means, band.highs, strict=True)]]
-        axes.errorbar(band.labels, band.means, spread, color=color, lw=0, elinewidth=0.9, capsize=2.5, alpha=0.7)
-    ticks = {n: tick for band in bands for n, tick in zip(band.labels, band.ticks, strict=True)}
-    axes.set_xscale("log", base=2)
-    axes.set(xlabel="labelled scans (log2 scale)", ylabel="Dice on test scans (mean of classes, no unit)")
-    axes.set_xticks(sorted(ticks), [ticks[n] for n in sorted(ticks)])
-    axes.minorticks_off()
-    axes.margins(x=0.06, y=0.08)
-    axes.legend(loc="best", fontsize=8.5, frameon=False, labelcolor=COLORS["ink"], handlelength=1.4)
-    return figure
-
-
-def _axes(width: float, height: float) -> tuple[Figure, Any]:
+def axes_of(width: float, height: float) -> tuple[Figure, Any]:
     """A figure with one pair of axes in the page's look; sizes in inches."""
     from matplotlib.figure import Figure
 
@@ -255,7 +192,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def to_svg(figure: Figure, name: str) -> str:
+def to_svg(figure: Figure, name: str) -> Markup:
     """Inline SVG of a figure: no outside reference, CSS variables for colours, ids unique to ``name``."""
     import matplotlib
 
@@ -274,4 +211,4 @@ def to_svg(figure: Figure, name: str) -> str:
     )  # the page sets the width, the viewBox the proportion
     for variable, color in COLORS.items():
         svg = svg.replace(color, f"var(--{variable})")
-    return svg.strip()
+    return Markup(svg.strip())

@@ -1,24 +1,18 @@
-"""Run folders as their runs left them, and cases with the predictions of several runs: what the pages are made of.
+"""Run folders as their runs left them: what the pages are made of.
 
 Where from: ours. Reads only; a run that was stopped half way gives what it has.
 """
 
 from __future__ import annotations
 
-import glob
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..base.errors import UserError
 from ..runs.log import record_name
-from ..scans.formats import result_name
-from ..scans.read import open_volume
-from ..scans.records import CaseNames, Record, record_files
 
 #: what leaves records in a folder, by the beginning of their names; a training has none
 PARTS = ("", "evaluation", "inference")
@@ -83,33 +77,6 @@ class Run:
         return found if isinstance(found, dict) else {}
 
 
-@dataclass
-class Case:
-    """One scan with its truth and each arm's prediction: files on one grid."""
-
-    name: str
-    image: Path
-    truth: Path
-    predictions: dict[str, Path]
-
-
-def find_case(record: Record, names: CaseNames, folders: Mapping[str, Path]) -> Case | None:
-    """The case of a labelled record that every arm has segmented; None where a prediction is missing.
-
-    Args:
-        record: ``{"image": ..., "label": ...}``.
-        names: of the data that it belongs to.
-        folders: by arm, where the results of its inference lie; a result bears the name of its scan.
-    """
-    image = record_files(record, ("image",))[0]
-    result = PurePath(names.file(image)).with_name(result_name(image))
-    found = {arm: sorted(folder.rglob(glob.escape(str(result)))) for arm, folder in folders.items()}
-    if not all(found.values()):
-        return None
-    predictions = {arm: paths[0] for arm, paths in found.items()}
-    return Case(names.image(image), Path(image), Path(record["label"]), predictions)
-
-
 def is_run(folder: Path) -> bool:
     """Whether a folder holds what a run leaves."""
     return any((folder / name).is_file() for name in ("history.jsonl", "metrics.json", "report.json"))
@@ -170,32 +137,3 @@ def _warnings(lines: Sequence[str]) -> list[str]:
 
 def _message(line: str) -> str:
     return line.partition(" WARNING ")[2].partition(": ")[2]
-
-
-def _as_nifti(path: str | Path) -> Any:
-    """A scan of any format as nibabel's image."""
-    import nibabel as nib
-
-    volume = open_volume(path)
-    return nib.nifti1.Nifti1Image(np.asarray(volume.read(), np.float32), volume.affine)
-
-
-def load_case(case: Case) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], list[float]]:
-    """Volumes of a case turned to RAS+ axes, and the spacing in mm.
-
-    Raises:
-        UserError: when a prediction or the truth does not lie on the image's grid.
-    """
-    import nibabel as nib
-
-    image = _as_nifti(case.image)
-    volumes = {}
-    for what, path in {"truth": case.truth, **case.predictions}.items():
-        label = _as_nifti(path)
-        if label.shape[:3] != image.shape[:3] or not np.allclose(label.affine, image.affine, atol=1e-3):
-            raise UserError(f"{path}: not on the grid of {case.image}. Write predictions on the scan's own grid.")
-        volumes[what] = np.asarray(nib.as_closest_canonical(label).dataobj).astype(np.int16)
-    canonical = nib.as_closest_canonical(image)
-    voxels = np.asarray(canonical.dataobj, np.float32)
-    voxels = voxels[..., 0] if voxels.ndim == 4 else voxels
-    return voxels, volumes.pop("truth"), volumes, [float(s) for s in canonical.header.get_zooms()[:3]]

@@ -1,6 +1,6 @@
 """Three planes through a scan, with outlines: as radiologists look at it, in true proportion, the sides lettered.
 
-Where from: ours, drawn with matplotlib; as inline SVG for a page, or as a figure for a file.
+Where from: ours, drawn with matplotlib.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from .figures import to_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,17 +25,6 @@ COLOR_WORDS = {
 }
 ARM_COLORS = tuple(COLOR_WORDS)
 CT_WINDOW = (-160.0, 240.0)  # HU
-
-
-def case_slices(
-    image: np.ndarray,
-    truth: np.ndarray,
-    predictions: Mapping[str, np.ndarray],
-    spacing: Sequence[float],
-    name: str = "slices",
-) -> str:
-    """`case_figure` as inline SVG; ``name`` is unique on the page."""
-    return to_svg(case_figure(image, truth, predictions, spacing), name)
 
 
 def case_figure(

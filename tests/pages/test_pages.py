@@ -130,7 +130,7 @@ def test_a_figure_that_no_one_foresaw_is_drawn_beside_its_siblings(folder, page)
 
 
 def test_every_picture_and_drawing_says_what_it_shows(page):
-    assert page.count("<svg ") == page.count('<svg role="img" aria-label="') > 8
+    assert page.count("<svg ") == page.count('<div role="img" aria-label="') > 8
     assert page.count("<img ") == len(re.findall(r'<img [^>]*alt="[^"]+"', page)) == 3
 
 
