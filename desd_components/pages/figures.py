@@ -18,19 +18,8 @@ from markupsafe import Markup
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 # Stand-ins that matplotlib draws with; `to_svg` turns each into the page's CSS variable of that name.
-COLORS = {
-    "ink": "#101112",
-    "muted": "#808182",
-    "grid": "#d0d1d2",
-    "series-1": "#a10101",
-    "series-2": "#a20202",
-    "series-3": "#a30303",
-    "series-4": "#a40404",
-    "series-5": "#a50505",
-    "series-6": "#a60606",
-    "series-7": "#a70707",
-    "series-8": "#a80808",
-}
+COLORS = {"ink": "#101112", "muted": "#808182", "grid": "#d0d1d2"}
+COLORS |= {f"series-{number}": f"#a{number}0{number}0{number}" for number in range(1, 9)}
 SMOOTHED_FROM = 60  # points; shorter series are drawn as they are
 
 
@@ -81,33 +70,17 @@ def curves(
         color = COLORS[f"series-{line.color}"]
         marker = "o" if line.points or len(line.values) < 4 else ""
         noisy = smooth and len(line.values) >= SMOOTHED_FROM and not line.points and np.ptp(line.values) > 0
-        axes.plot(
-            line.steps,
-            line.values,
-            color=color,
-            lw=1.0 if noisy else 1.7,
-            alpha=0.28 if noisy else 1,
-            marker=marker,
-            ms=3.5,
-            label=None if noisy else line.label,
-        )
+        look = {"lw": 1.0, "alpha": 0.28} if noisy else {"lw": 1.7, "label": line.label}
+        axes.plot(line.steps, line.values, color=color, marker=marker, ms=3.5, **look)
         if noisy:
             axes.plot(
                 line.steps, running_mean(line.values, len(line.values) // 20), color=color, lw=1.7, label=line.label
             )
     if reference:
         axes.axhline(reference[1], color=COLORS["muted"], lw=1.1, ls=(0, (4, 3)))
-        axes.annotate(
-            reference[0],
-            (1, reference[1]),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="right",
-            va="bottom",
-            fontsize=8.5,
-            color=COLORS["muted"],
-        )
+        words = {"ha": "right", "va": "bottom", "fontsize": 8.5, "color": COLORS["muted"]}
+        above = {"xycoords": ("axes fraction", "data"), "xytext": (0, 3), "textcoords": "offset points"}
+        axes.annotate(reference[0], (1, reference[1]), **above, **words)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.margins(y=0.12)

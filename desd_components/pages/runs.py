@@ -37,9 +37,6 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
     scans: dict[str, Any] = field(default_factory=dict)
-    config: str = ""
-    environment: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
 
     @property
@@ -68,7 +65,7 @@ class Run:
         """
         import yaml
 
-        text = self.config or next((part.config for part in self.parts if part.config), "")
+        text = next((part.config for part in self.parts if part.config), "")
         try:
             found = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -97,13 +94,11 @@ def read_run(folder: str | Path, name: str = "", metrics: str | Path = "") -> Ru
     try:
         run.history = [json.loads(line) for line in _whole_lines(folder / "history.jsonl")]
         run.metrics, run.scans = _json(scores), _json(folder / "report.json")
-        run.parts = [part for part in (_part(folder, name) for name in PARTS) if part.config or part.environment]
+        run.parts = [_part(folder, name) for name in PARTS]
     except json.JSONDecodeError as error:
         raise UserError(
             f"{folder}: a record of the run is not JSON ({error}). Run it again or mend the file."
         ) from error
-    training = next((part for part in run.parts if not part.name), _part(folder, ""))
-    run.config, run.environment, run.warnings = training.config, training.environment, training.warnings
     run.settings()
     return run
 

@@ -13,7 +13,7 @@ from typing import Any
 from ..runs.log import record_name
 from .page import Section, html
 from .pictures import FOLDER, read_pictures
-from .runs import PARTS, Part, Run
+from .runs import Part, Run
 
 FILES = {
     "encoder.pt": "the pre-trained (teacher's) encoder",
@@ -50,7 +50,7 @@ PICTURE_TITLES = {
 
 def alarms_section(run: Run) -> Section:
     """When which alarm sounded, and what it said; further warnings of the log below."""
-    rows, said = [], list(dict.fromkeys([*run.warnings, *(w for part in run.parts for w in part.warnings)]))
+    rows, said = [], list(dict.fromkeys(warning for part in run.parts for warning in part.warnings))
     for onset, name in alarm_onsets(run.history):
         step, epoch = onset.get("step", 0), onset.get("epoch", "")
         words = next((w for w in said if re.search(rf"\biteration {onset.get('iteration', step):g}\b", w)), "")
@@ -117,7 +117,7 @@ def scans_section(run: Run) -> Section:
 
 def settings_section(runs: Sequence[Run]) -> Section:
     """Every resolved config, folded."""
-    found = [(run, part) for run in runs for part in _parts(run) if part.config]
+    found = [(run, part) for run in runs for part in run.parts if part.config]
     shown = [
         html.folded(f"{_called(run, part)}: {run.folder / record_name(part.name, 'config.yaml')}", part.config)
         for run, part in found
@@ -127,14 +127,12 @@ def settings_section(runs: Sequence[Run]) -> Section:
 
 def provenance_section(runs: Sequence[Run]) -> Section:
     """Per run: seed, dates, device, memory, commit and hashes; below, the versions and the commands."""
-    found = [(run, part) for run in runs for part in _parts(run) if part.environment]
+    found = [(run, part) for run in runs for part in run.parts if part.environment]
     if not found:
         return Section("Provenance")
-    facts = {
-        key: words for key, words in FACTS.items() if any(part.environment.get(key) is not None for _, part in found)
-    }
     rows = [["seed", *(_fact(run.setting("seed")) for run, _ in found)]]
-    rows += [[words, *(_fact(part.environment.get(key)) for _, part in found)] for key, words in facts.items()]
+    rows += [[words, *(_fact(part.environment.get(key)) for _, part in found)] for key, words in FACTS.items()]
+    rows = [row for row in rows if row[0] == "seed" or any(fact != "–" for fact in row[1:])]
     versions = found[0][1].environment.get("versions", {})
     rows.append(["versions", ", ".join(f"{name} {version}" for name, version in versions.items())])
     body = [html.table(["", *(_called(run, part) for run, part in found)], rows)]
@@ -144,11 +142,6 @@ def provenance_section(runs: Sequence[Run]) -> Section:
             words = command if isinstance(command, str) else " ".join(map(str, command))
             body.append(html.folded(f"{_called(run, part)}: command", words, wrap=True))
     return Section("Provenance", body)
-
-
-def _parts(run: Run) -> Sequence[Part]:
-    """The records of a run; the whole of it where it was put together by hand."""
-    return run.parts or [Part(PARTS[0], run.config, run.environment)]
 
 
 def _called(run: Run, part: Part) -> str:
