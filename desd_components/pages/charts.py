@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
-from markupsafe import Markup
 
 from ..runs.history import PLACE
 from . import figures as draw
@@ -110,7 +109,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def chart_figure(runs: Sequence[Run], chart: Chart) -> Markup:
+def chart_figure(runs: Sequence[Run], chart: Chart) -> str:
     """One figure: of one run a line per key, of several runs a line per run. Empty where no history has the keys."""
     lines: list[draw.Line] = []
     for number, run in enumerate(runs):
@@ -120,7 +119,7 @@ def chart_figure(runs: Sequence[Run], chart: Chart) -> Markup:
             if values:
                 lines.append(draw.Line(label if len(runs) == 1 else run.name, steps, values, color, points))
     if not lines:
-        return Markup()
+        return ""
     prototypes = runs[0].setting("num_prototypes")
     known = chart.ln_k and isinstance(prototypes, int)
     level = (f"ln K = {math.log(prototypes):.3f}", math.log(prototypes)) if known else None

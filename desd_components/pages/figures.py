@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +54,7 @@ def curves(
     smooth: bool = True,
     small: bool = False,
     name: str = "curves",
-) -> Markup:
+) -> str:
     """Curves over steps; long ones as a pale line under their running mean, unless they are exact (``smooth=False``).
 
     Args:
@@ -97,10 +96,10 @@ def running_mean(values: Sequence[float], width: int) -> np.ndarray:
     return (sums[high] - sums[low]) / (high - low)
 
 
-def dice_bars(scores: Mapping[str, Mapping[str, Sequence[float]]], name: str = "dice") -> Markup:
+def dice_bars(scores: Mapping[str, Mapping[str, Sequence[float]]], name: str = "dice") -> str:
     """Bars of mean Dice with each case as a point. ``scores``: arm -> group (a class, or "mean") -> value per case."""
     groups = list(next(iter(scores.values())))
-    figure, axes = axes_of(max(4.6, 1.5 + 1.35 * len(groups)), 3.1)
+    figure, axes = axes_of(max(6.0, 1.5 + 1.35 * len(groups)), 3.1)
     width, draw = 0.8 / len(scores), np.random.default_rng(0)
     for a, (arm, values) in enumerate(scores.items()):
         color = COLORS[f"series-{a + 1}"]
@@ -120,17 +119,19 @@ def dice_bars(scores: Mapping[str, Mapping[str, Sequence[float]]], name: str = "
                     fontsize=8,
                     color=COLORS["ink"],
                 )
-    axes.set(xticks=range(len(groups)), ylim=(0, 1.0), ylabel="Dice (1 = same as the truth)")
+    room = 0.5 + max(0, 3 - len(groups)) / 2  # lest a single bar fill the figure
+    axes.set(xlim=(-room, len(groups) - 1 + room), ylim=(0, 1.0), ylabel="Dice (1 = same as the truth)")
+    axes.set_xticks(range(len(groups)))
     axes.set_xticklabels(groups)
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="x", visible=False)
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4, fontsize=9, frameon=False, labelcolor=COLORS["ink"]
-    )
+    if len(scores) > 1:
+        look = {"fontsize": 9, "frameon": False, "labelcolor": COLORS["ink"]}
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4, **look)
     return to_svg(figure, name)
 
 
-def intervals(stages: Mapping[str, Mapping[str, Any]], xlabel: str, name: str = "intervals") -> Markup:
+def intervals(stages: Mapping[str, Mapping[str, Any]], xlabel: str, name: str = "intervals") -> str:
     """A row for each stage: the trained encoder's score filled, those of untrained ones hollow.
 
     Args:
@@ -165,7 +166,7 @@ def axes_of(width: float, height: float) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def to_svg(figure: Figure, name: str) -> Markup:
+def to_svg(figure: Figure, name: str) -> str:
     """Inline SVG of a figure: no outside reference, CSS variables for colours, ids unique to ``name``."""
     import matplotlib
 
@@ -184,4 +185,4 @@ def to_svg(figure: Figure, name: str) -> Markup:
     )  # the page sets the width, the viewBox the proportion
     for variable, color in COLORS.items():
         svg = svg.replace(color, f"var(--{variable})")
-    return Markup(svg.strip())
+    return svg.strip()

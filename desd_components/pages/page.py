@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -26,7 +25,7 @@ class Section:
     """A heading, and parts made by the macros of `html`; one without parts is left out of a page."""
 
     title: str
-    parts: list[Markup] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
 
     @property
     def anchor(self) -> str:
@@ -62,7 +61,7 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
         lead=lead,
         sections=shown,
         sortable=any('class="sortable"' in part for section in shown for part in section.parts),
-        script=Markup(script),
+        script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
     )

@@ -119,7 +119,8 @@ def _evaluation(metrics: Mapping[str, Any]) -> dict[str, str]:
     if not metrics.get("cases"):
         return {}
     dice, hd95 = (metrics["mean"][measure].get("mean") for measure in ("dice", "hd95"))
-    found = {"Dice, mean of classes": _number(dice, 3), "HD95 (mm)": _number(hd95, 1)}
+    words = "Dice, mean of classes" if len(class_names(metrics)) > 1 else "Dice"
+    found = {words: _number(dice, 3), "HD95 (mm)": _number(hd95, 1)}
     return {**found, "scans scored": str(len(metrics["cases"]))}
 
 

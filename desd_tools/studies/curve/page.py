@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from desd_components.pages.page import Section, html, page
 from desd_components.pages.runs import Run
 
@@ -120,7 +118,7 @@ def tables_section(title: str, found: Sequence[tables.Table]) -> Section:
     return Section(title, [part for table in found if table.rows for part in _shown(table)])
 
 
-def _shown(table: tables.Table) -> list[Markup]:
+def _shown(table: tables.Table) -> list[str]:
     note = [html.paragraph(table.note)] if table.note else []
     return [html.heading(table.title), *note, html.table(table.head, table.rows, numbers_from=table.numbers_from)]
 

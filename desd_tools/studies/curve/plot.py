@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
 from desd_components.pages.figures import COLORS, axes_of, to_svg
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ class Band:
     ticks: Sequence[str]
 
 
-def label_curve(bands: Sequence[Band]) -> Markup:
+def label_curve(bands: Sequence[Band]) -> str:
     """Dice against the number of labels, for a page."""
     return to_svg(_label_curve(bands, COLORS), "label-curve")
 
