@@ -72,8 +72,7 @@ def finetuning_section(runs: Sequence[Run]) -> Section:
 def other_charts(run: Run, known: set[str]) -> list[Chart]:
     """A chart for each beginning of the names that no known chart draws.
 
-    Left out are alarms, which are a table's; what was 0 throughout, such as the count of skipped steps; and the class
-    of a run that has a single one, for it is the mean.
+    Left out are alarms, which are a table's, what was 0 throughout, and a single class, which is the mean.
     """
     groups: dict[str, list[str]] = {}
     for key in sorted({key for row in run.history for key, value in row.items() if _is_number(value) and value}):

@@ -57,7 +57,8 @@ def cases_section(run: Run) -> Section:
         for case in run.metrics["cases"]
     ]
     rows.sort(key=lambda row: math.inf if row[1] is None else row[1])
-    head = ["scan", "mean Dice", "mean HD95 (mm)", *(f"Dice, {name}" for name in names)]
+    mean = "mean " if names else ""
+    head = ["scan", f"{mean}Dice", f"{mean}HD95 (mm)", *(f"Dice, {name}" for name in names)]
     words = (
         "The worst stands first. A dash: the class is neither in the scan nor in the prediction, or HD95 needs both."
     )
@@ -147,16 +148,12 @@ def _scans(scans: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _training(run: Run) -> dict[str, str]:
-    found = {}
+    found = {"best validation Dice": _number(best(run.history, "val_mean_dice"), 3)}
     if run.pretraining:
-        found = {
-            "label-free retrieval, stage 4": _number(last(run.history, "val_retrieval_4"), 3),
-            "feature rank, stage 4": _number(last(run.history, "feature_rank_4"), 1),
-        }
-    elif run.history:
-        found = {"best validation Dice": _number(best(run.history, "val_mean_dice"), 3)}
-    found |= {"loss at the end": _number(last(run.history, "loss"), 3)} if run.history else {}
-    found |= {"optimiser steps": _number(last(run.history, "step"), 0), "time": _time(run)} if run.history else {}
+        found = {"label-free retrieval, stage 4": _number(last(run.history, "val_retrieval_4"), 3)}
+        found["feature rank, stage 4"] = _number(last(run.history, "feature_rank_4"), 1)
+    found["loss at the end"] = _number(last(run.history, "loss"), 3)
+    found |= {"optimiser steps": _number(last(run.history, "step"), 0), "time": _time(run)}
     return {words: figure for words, figure in found.items() if figure != "–"}
 
 

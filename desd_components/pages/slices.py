@@ -14,15 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 TRUTH_COLOR = "#ffffff"  # on grey images, in both themes, as the arms' below
 COLOR_WORDS = {
-    "#4aa8ff": "blue",
-    "#ff8a3c": "orange",
-    "#3fd6a0": "green",
-    "#d59bff": "violet",
-    "#ff7fa3": "pink",
-    "#d3da4a": "yellow",
-    "#4fd3ea": "cyan",
-    "#c8c8c8": "grey",
-}
+    "#4aa8ff": "blue", "#ff8a3c": "orange", "#3fd6a0": "green", "#d59bff": "violet",
+    "#ff7fa3": "pink", "#d3da4a": "yellow", "#4fd3ea": "cyan", "#c8c8c8": "grey",
+}  # fmt: skip
 ARM_COLORS = tuple(COLOR_WORDS)
 CT_WINDOW = (-160.0, 240.0)  # HU
 
@@ -169,13 +163,9 @@ def _dress(axes: Any, plane: str, extent: tuple[float, ...], arm: str, color: st
         spine.set_visible(False)
     shade = {"facecolor": "#000000", "alpha": 0.45, "pad": 1.2, "lw": 0}  # letters stay readable on bone
     style = {"color": "#e8e8e8", "fontsize": 8.5, "transform": axes.transAxes, "bbox": shade, "zorder": 5}
-    places = (
-        (0.015, 0.5, "left", "center"),
-        (0.985, 0.5, "right", "center"),
-        (0.5, 0.985, "center", "top"),
-        (0.5, 0.015, "center", "bottom"),
-    )
-    for letter, (x, y, ha, va) in zip(_SIDES[plane], places, strict=True):
+    edges = [(0.015, 0.5, "left", "center"), (0.985, 0.5, "right", "center")]
+    edges += [(0.5, 0.985, "center", "top"), (0.5, 0.015, "center", "bottom")]
+    for letter, (x, y, ha, va) in zip(_SIDES[plane], edges, strict=True):
         axes.text(x, y, letter, ha=ha, va=va, **style)
     axes.text(0.985, 0.985, plane, ha="right", va="top", **style)
     axes.text(0.015, 0.985, arm, ha="left", va="top", **{**style, "color": color, "fontweight": "bold"})
