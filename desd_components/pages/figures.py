@@ -108,7 +108,7 @@ def dice_bars(scores: Mapping[str, Mapping[str, Sequence[float]]], name: str = "
         axes.bar(places, means, width * 0.9, color=color, alpha=0.32, edgecolor=color, lw=1.2, label=arm)
         for place, group in zip(places, groups, strict=True):
             spread = place + draw.uniform(-0.28, 0.28, len(values[group])) * width
-            axes.scatter(spread, values[group], s=9, color=color, alpha=0.85, lw=0)
+            axes.scatter(spread, values[group], s=9, color=color, alpha=0.85, lw=0, clip_on=False)
             if len(values[group]):
                 axes.text(
                     place,

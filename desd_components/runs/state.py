@@ -14,7 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..base.errors import UserError, one_line
+from ..base.errors import UserError
 from ..base.files import told_if_unwritable, write_tensors
 from ..base.tensors import load_tensors
 
@@ -40,7 +40,7 @@ def read_state(path: Path) -> Any:
             with zipfile.ZipFile(file) as archive:
                 whole = archive.testzip() is None and _is_framed_as_written(file, archive)
         except Exception as error:  # zipfile has no one word for what a wrong bit leads it to
-            raise DamagedState(f"cut short, damaged, or not the state of a run ({one_line(error)})") from error
+            raise DamagedState("cut short, damaged, or not the state of a run") from error
     if not whole:
         raise DamagedState("damaged: its content does not match its checksums")
     try:
