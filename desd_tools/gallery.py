@@ -16,10 +16,10 @@ from urllib.parse import quote
 
 from desd_components.base.errors import UserError
 from desd_components.base.files import write_atomically
-from desd_components.pages import page as html
 from desd_components.pages.charts import FINETUNING_CHARTS, PRETRAINING_CHARTS, Chart, chart_figure
-from desd_components.pages.key_figures import key_figures
+from desd_components.pages.page import Section, html, page
 from desd_components.pages.pictures import FOLDER, read_pictures
+from desd_components.pages.results import key_figures
 from desd_components.pages.run_page import PAGE, write_run_page
 from desd_components.pages.runs import Run, is_run, read_run
 
@@ -82,10 +82,10 @@ def gallery_page(runs: Sequence[Run], folder: Path, place: Path) -> str:
     """The page; `place` is the folder in which it will lie."""
     sections = [kind_section(kind, list(group), place) for kind, group in groupby(runs, lambda run: run.kind)]
     count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
-    return html.page(f"Runs in {folder.resolve().name}", f"{count} below {folder}", sections)
+    return page(f"Runs in {folder.resolve().name}", f"{count} below {folder}", sections)
 
 
-def kind_section(kind: str, runs: Sequence[Run], place: Path) -> html.Section:
+def kind_section(kind: str, runs: Sequence[Run], place: Path) -> Section:
     """The runs of one kind: a row each, and their curves in one figure."""
     differing = differences([run.settings() for run in runs])
     rows = [
@@ -93,14 +93,14 @@ def kind_section(kind: str, runs: Sequence[Run], place: Path) -> html.Section:
     ]
     curves = [chart_figure(runs, chart) for chart in CHARTS.get(kind, ())]
     title = f"{kind[0].upper()}{kind[1:]}"
-    return html.Section(title, html.rows(rows) + (html.figures(curves) if any(curves) else ""))
+    return Section(title, [html.cards(rows), *([html.figures(curves)] if any(curves) else [])])
 
 
 def _row(run: Run, number: int, settings: Mapping[str, Any], place: Path) -> str:
     link = quote(Path(os.path.relpath(run.folder / PAGE, place)).as_posix())
     shown = dict(list(key_figures(run).items())[:FIGURES_SHOWN])
     words = {name: "–" if value is None else str(value) for name, value in settings.items()}
-    return html.card(run.name, link, html.series_color(number) if run.history else "", shown, words, _thumbnail(run))
+    return html.card(run.name, link, number if run.history else None, shown, words, _thumbnail(run))
 
 
 def _thumbnail(run: Run) -> str:

@@ -100,6 +100,23 @@ def write_atomically(path: Path, content: bytes) -> None:
             raise
 
 
+def write_tensors(path: Path, content: Any) -> None:
+    """`torch.save`, and wait until the disk has it.
+
+    Raises:
+        OSError: when the disk is full or fails; then no file is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(path, "wb") as file:
+            torch_save(content, WitnessedFile(file))
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def save_tensors(path: Path, content: Any) -> None:
     """`torch.save`, atomically.
 
@@ -108,16 +125,8 @@ def save_tensors(path: Path, content: Any) -> None:
     """
     part = path.with_name(path.name + ".part")
     with told_if_unwritable(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(part, "wb") as file:
-                torch_save(content, WitnessedFile(file))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        write_tensors(part, content)
+        os.replace(part, path)
 
 
 def require_writable(directory: str | Path, name: str = "output_dir") -> Path:

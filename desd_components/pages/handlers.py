@@ -18,7 +18,7 @@ import torch
 from ignite.engine import Events
 from monai.data import MetaTensor
 from monai.engines.workflow import Workflow
-from monai.transforms import LoadImage, Orientation
+from monai.transforms import LoadImage
 from monai.utils.enums import CommonKeys
 from torch.utils.data import Dataset
 
@@ -29,8 +29,10 @@ from ..runs.layout import ScanLayout
 from ..scans.names import CaseNames
 from ..scans.volume import scan_path, voxel_size
 from ..segmentation.scores import dice_score
+from .outlines import ras
 from .pictures import Album
 from .run_end import comfort
+from .slices import case_figure, color_word, labels_figure, window_words
 
 FAILED = "a picture for the page could not be drawn"
 
@@ -139,8 +141,6 @@ class CasePictures(_Pictures):
                 self._draw(word, case)
 
     def _draw(self, word: str, case: KeptCase) -> None:
-        from .slices import case_figure, window_words
-
         truth, prediction = (ras(case.unpacked(what)) for what in (case.truth, case.prediction))
         image, spacing = scan_as_stored(case.path), voxel_size(truth)
         title, grey, name = f"{word.capitalize()} case.", window_words(_voxels(image)), self.case_names.image(case.path)
@@ -192,8 +192,6 @@ class ScanPictures(_Pictures):
                 self._draw(path, sample[CommonKeys.PRED])
 
     def _draw(self, path: str, labels: torch.Tensor) -> None:
-        from .slices import labels_figure, window_words
-
         image, found = scan_as_stored(path), ras(labels)
         values = [int(value) for value in np.unique(_voxels(found)) if value > 0]
         figure = labels_figure(_voxels(image), _voxels(found).round().astype(np.int16), voxel_size(found))
@@ -204,8 +202,6 @@ class ScanPictures(_Pictures):
         self._album.add(lambda file: figure.savefig(file, dpi=128, facecolor="black"), f"{name}.", caption, alt)
 
     def _name(self, value: int) -> str:
-        from .slices import color_word
-
         return f"{self.class_names[value] if value < len(self.class_names) else value} ({color_word(value)})"
 
 
@@ -277,11 +273,6 @@ class FeaturePictures(_Pictures):
 def scan_as_stored(path: str) -> MetaTensor:
     """The voxels of a scan as its file holds them, turned to RAS."""
     return ras(LoadImage(ensure_channel_first=True)(path))
-
-
-def ras(volume: torch.Tensor) -> Any:
-    """A volume (C, X, Y, Z) turned to RAS by its affine; a plain tensor is taken as it is."""
-    return Orientation(axcodes="RAS", labels=None)(volume) if isinstance(volume, MetaTensor) else volume
 
 
 def _voxels(volume: torch.Tensor) -> np.ndarray:

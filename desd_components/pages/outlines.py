@@ -25,8 +25,9 @@ def middle(labels: np.ndarray) -> tuple[int, int, int]:
     return x, y, z
 
 
-def _ras(volume: torch.Tensor) -> torch.Tensor:
-    return Orientation(axcodes="RAS")(volume) if isinstance(volume, MetaTensor) else volume
+def ras(volume: torch.Tensor) -> Any:
+    """A volume (C, X, Y, Z) turned to RAS by its affine; a plain tensor is taken as it is."""
+    return Orientation(axcodes="RAS", labels=None)(volume) if isinstance(volume, MetaTensor) else volume
 
 
 def draw_overlay(
@@ -48,9 +49,9 @@ def draw_overlay(
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    shown = _ras(image)
+    shown = ras(image)
     volume, spacing = np.asarray(shown[0].cpu(), dtype=np.float32), voxel_size(shown)
-    maps = {name: np.asarray(_ras(labels)[0].cpu()).round().astype(int) for name, labels in outlines.items()}
+    maps = {name: np.asarray(ras(labels)[0].cpu()).round().astype(int) for name, labels in outlines.items()}
     solid = next(iter(maps.values()))
     center, (low, high) = middle(solid), np.percentile(volume, (1, 99))
     figure = Figure(figsize=(12, 4.4), facecolor="black", layout="constrained")

@@ -1,4 +1,4 @@
-"""What came out: overlap with the truth, case by case and in pictures, and the probes of an encoder.
+"""What came out: the key figures, overlap with the truth, case by case and in pictures, and the probes of an encoder.
 
 Where from: ours; every number stands in the run's metrics.json.
 """
@@ -9,62 +9,60 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from ..scans.formats import without_suffix
 from . import figures as draw
-from . import page as html
 from .compare import case_scores, class_names, class_scores, compare, verdict
-from .runs import Case, Run, load_case
-from .slices import case_slices, window_words
+from .page import Section, html
+from .runs import Run
 
 
-def dice_section(runs: Sequence[Run], remarks: Sequence[str] = ()) -> html.Section:
+def dice_section(runs: Sequence[Run], remarks: Sequence[str] = ()) -> Section:
     """Verdict, table and bars of every run that was evaluated; the first is compared with each of the others."""
     scored = [run for run in runs if run.metrics.get("cases")]
     if not scored:
-        return html.Section("Result", "")
-    names = class_names(scored[0].metrics)
-    parts = []
+        return Section("Result")
+    groups, parts = class_names(scored[0].metrics), []
     for other in scored[1:]:
         result = compare(scored[0].metrics, other.metrics)
         parts.append(html.note(verdict(result, scored[0].name, other.name), warn=result.high < 0))
     parts += [html.paragraph(remark) for remark in remarks]
+    groups += ["mean"] if len(groups) > 1 else []  # of a single class it is the same again
     rows = []
     for run in scored:
-        dice, hd95 = (run.metrics["mean"][m] for m in ("dice", "hd95"))
-        groups = [*names, "mean"]
-        rows.append([run.name, "Dice", *(_number(dice.get(g), 3) for g in groups)])
-        rows.append(["", "HD95 (mm)", *(_number(hd95.get(g), 1) for g in groups)])
-    parts.append(html.table(["", "", *names, "mean of classes"], rows, numbers_from=2))
-    count = len(scored[0].metrics["cases"])
-    bars = draw.dice_bars({run.name: _per_group(run, names) for run in scored})
-    caption = f"Bars and figures on top: mean over {count} scans; points: single scans. “mean”: over a scan's classes."
+        dice, hd95 = (run.metrics["mean"][measure] for measure in ("dice", "hd95"))
+        rows.append([run.name, "Dice", *(_number(dice.get(group), 3) for group in groups)])
+        rows.append(["", "HD95 (mm)", *(_number(hd95.get(group), 1) for group in groups)])
+    head = ["", "", *("mean of classes" if group == "mean" else group for group in groups)]
+    parts.append(html.table(head, rows, numbers_from=2))
+    bars = draw.dice_bars({run.name: _per_group(run, groups) for run in scored})
+    caption = f"Bars and figures on top: mean over {len(scored[0].metrics['cases'])} scans; points: single scans."
+    caption += " “mean”: over a scan's classes." if len(groups) > 1 else ""
     parts.append(html.figure(bars, "Overlap with the truth, by class.", caption, narrow=True))
-    return html.Section("Result", "\n".join(parts))
+    return Section("Result", parts)
 
 
-def _per_group(run: Run, names: Sequence[str]) -> dict[str, Sequence[float]]:
-    scores: dict[str, Sequence[float]] = {name: class_scores(run.metrics, name) for name in names}
-    return {**scores, "mean": list(case_scores(run.metrics).values())}
+def _per_group(run: Run, groups: Sequence[str]) -> dict[str, Sequence[float]]:
+    means = list(case_scores(run.metrics).values())
+    return {group: means if group == "mean" else class_scores(run.metrics, group) for group in groups}
 
 
-def cases_section(run: Run) -> html.Section:
+def cases_section(run: Run) -> Section:
     """Every scan that was scored, the worst first; a click on a heading sorts by it."""
     if not run.metrics.get("cases"):
-        return html.Section("Case by case", "")
+        return Section("Case by case")
     names, dice = class_names(run.metrics), case_scores(run.metrics)
+    names = names if len(names) > 1 else []  # a single class is the mean
     far = case_scores(run.metrics, "hd95")
     rows = [
         [image := str(case["image"]), dice.get(image), far.get(image), *(case["dice"].get(name) for name in names)]
         for case in run.metrics["cases"]
     ]
     rows.sort(key=lambda row: math.inf if row[1] is None else row[1])
-    head = ["scan", "mean Dice", "mean HD95 (mm)", *(f"Dice, {name}" for name in names)]
+    mean = "mean " if names else ""
+    head = ["scan", f"{mean}Dice", f"{mean}HD95 (mm)", *(f"Dice, {name}" for name in names)]
     words = (
         "The worst stands first. A dash: the class is neither in the scan nor in the prediction, or HD95 needs both."
     )
-    return html.Section("Case by case", html.paragraph(words) + html.sortable(head, rows, sorted_by=1))
+    return Section("Case by case", [html.paragraph(words), html.sortable(head, rows, sorted_by=1)])
 
 
 PROBES = {
@@ -78,7 +76,7 @@ PROBES = {
 }
 
 
-def probes_section(run: Run) -> html.Section:
+def probes_section(run: Run) -> Section:
     """Scores of a pre-trained encoder at each stage, beside untrained ones, with the interval of the difference."""
     parts = []
     for key, (title, unit, words) in PROBES.items():
@@ -86,15 +84,13 @@ def probes_section(run: Run) -> html.Section:
         if not isinstance(stages, Mapping):
             continue
         digits = 1 if key == "rank" else 3
-        parts.append(
-            f"<h3>{html.text(title)}</h3>" + html.table(PROBE_HEAD, _probe_rows(stages, digits), numbers_from=1)
-        )
+        parts += [html.heading(title), html.table(PROBE_HEAD, _probe_rows(stages, digits), numbers_from=1)]
         svg = draw.intervals(stages, unit, name=f"{run.folder}-{key}")
         parts.append(html.figure(svg, f"{title}, by stage.", f"{words} {PROBE_WORDS}", narrow=True))
     if parts:
         parts.insert(0, html.paragraph(f"Over {run.metrics.get('volumes')} volumes. The interval covers "
                                        f"{run.metrics.get('interval_covers', 'what metrics.json says')}"))  # fmt: skip
-    return html.Section("Probes of the encoder", "\n".join(parts))
+    return Section("Probes of the encoder", parts)
 
 
 PROBE_HEAD = ["", "trained", "untrained", "difference", "95 % interval of the difference"]
@@ -115,32 +111,65 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
-def slices_section(cases: Sequence[Case], runs: Sequence[Run]) -> html.Section:
-    """Best, median and worst of the cases that every arm has predicted, by Dice averaged over the arms."""
-    chosen = pick_cases(cases, runs)
-    parts = []
-    for word, case in chosen.items():
-        image, truth, predictions, spacing = load_case(case)
-        scores = [f"{run.name}: Dice {score_of(run, case):.3f}" for run in runs if run.name in predictions]
-        svg = case_slices(image, truth, predictions, spacing, name=f"{word}-{case.name}")
-        caption = (
-            f"{case.name}. {'; '.join(scores)}. White: truth; coloured: prediction. Each plane is the one that shows "
-            f"most of the truth; voxels of {' x '.join(f'{s:.2f}' for s in spacing)} mm in their true proportion; "
-            f"{window_words(image)}; letters: the patient's right, left, front (A), back (P), head, feet."
-        )
-        parts.append(html.figure(svg, f"{word.capitalize()} case.", caption))
-    return html.Section("What it looks like", "\n".join(parts))
+def key_figures(run: Run) -> dict[str, str]:
+    """Words -> figure, as far as the run has them; the first is the one that it is judged by."""
+    return {**_evaluation(run.metrics), **_probes(run.metrics), **_scans(run.scans), **_training(run)}
 
 
-def pick_cases(cases: Sequence[Case], runs: Sequence[Run]) -> dict[str, Case]:
-    """ "best", "median" and "worst" case by mean Dice over the runs; fewer where there are fewer cases."""
-    ranked = sorted(cases, key=lambda case: -float(np.mean([score_of(run, case) for run in runs])))
-    if not ranked:
+def _evaluation(metrics: Mapping[str, Any]) -> dict[str, str]:
+    if not metrics.get("cases"):
         return {}
-    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
-    return {word: ranked[place] for word, place in places.items() if word == "best" or place > 0}
+    dice, hd95 = (metrics["mean"][measure].get("mean") for measure in ("dice", "hd95"))
+    words = "Dice, mean of classes" if len(class_names(metrics)) > 1 else "Dice"
+    found = {words: _number(dice, 3), "HD95 (mm)": _number(hd95, 1)}
+    return {**found, "scans scored": str(len(metrics["cases"]))}
 
 
-def score_of(run: Run, case: Case) -> float:
-    """Mean Dice over classes of one case in one run; NaN where it was not scored."""
-    return next((v for image, v in case_scores(run.metrics).items() if without_suffix(image) == case.name), math.nan)
+def _probes(metrics: Mapping[str, Any]) -> dict[str, str]:
+    names = {"dense_dice": ("dense Dice", 3), "retrieval": ("retrieval", 3), "rank": ("feature rank", 1)}
+    found = {}
+    for key, (words, digits) in names.items():
+        stages = metrics.get(key) or {}
+        if stages:
+            stage, scores = list(stages.items())[-1]
+            found[f"{words}, {stage.replace('_', ' ')}"] = _number(scores["trained"], digits)
+            found[f"{words}, more than untrained"] = f"{scores['difference']:+.{digits}f}"
+    return found
+
+
+def _scans(scans: Mapping[str, Any]) -> dict[str, str]:
+    if not scans:
+        return {}
+    done = scans.get("scans", [])
+    found = {"scans done": str(len(scans.get("segmented", []))), "scans failed": str(len(scans.get("failed", [])))}
+    if done:
+        found["seconds a scan"] = f"{sum(scan['seconds'] for scan in done) / len(done):.1f}"
+    return found
+
+
+def _training(run: Run) -> dict[str, str]:
+    found = {"best validation Dice": _number(best(run.history, "val_mean_dice"), 3)}
+    if run.pretraining:
+        found = {"label-free retrieval, stage 4": _number(last(run.history, "val_retrieval_4"), 3)}
+        found["feature rank, stage 4"] = _number(last(run.history, "feature_rank_4"), 1)
+    found["loss at the end"] = _number(last(run.history, "loss"), 3)
+    found |= {"optimiser steps": _number(last(run.history, "step"), 0), "time": _time(run)}
+    return {words: figure for words, figure in found.items() if figure != "–"}
+
+
+def last(history: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """The last value of a figure; None where it was never recorded."""
+    return next((row[key] for row in reversed(history) if row.get(key) is not None), None)
+
+
+def best(history: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """The largest value of a figure; None where it was never recorded."""
+    return max((row[key] for row in history if row.get(key) is not None), default=None)
+
+
+def _time(run: Run) -> str:
+    seconds = last(run.history, "seconds")
+    if seconds is None:
+        return "–"
+    unit, size = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if seconds >= 1.5 * s), ("s", 1))
+    return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"

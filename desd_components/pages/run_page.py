@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..base.files import write_atomically
-from . import page as html
 from .charts import charts_section, finetuning_section
-from .key_figures import key_figures
-from .results import cases_section, dice_section, probes_section
+from .page import Section, html, page
+from .results import cases_section, dice_section, key_figures, probes_section
 from .runs import Run, read_run
 from .sections import (
     alarms_section,
@@ -41,7 +40,7 @@ def write_run_page(folder: str | Path) -> Path:
 def run_page(run: Run, title: str = "") -> str:
     """The page of one run: its key figures, and every section that it has something for."""
     sections = [
-        html.Section("At a glance", html.tiles(key_figures(run)) if key_figures(run) else ""),
+        Section("At a glance", [html.tiles(key_figures(run))] if key_figures(run) else []),
         dice_section([run]),
         pictures_section(run, "evaluation"),
         cases_section(run),
@@ -55,7 +54,7 @@ def run_page(run: Run, title: str = "") -> str:
         provenance_section([run]),
         files_section([run]),
     ]
-    return html.page(title or f"{run.kind.capitalize()}: {run.name}", str(run.folder), sections)
+    return page(title or f"{run.kind.capitalize()}: {run.name}", str(run.folder), sections)
 
 
 def comparison_page(runs: Sequence[Run], title: str = "") -> str:
@@ -69,4 +68,4 @@ def comparison_page(runs: Sequence[Run], title: str = "") -> str:
         provenance_section(runs),
         files_section(runs),
     ]
-    return html.page(title or "Run report", ", ".join(str(run.folder) for run in runs), sections)
+    return page(title or "Run report", ", ".join(str(run.folder) for run in runs), sections)

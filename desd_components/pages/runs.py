@@ -1,24 +1,18 @@
-"""Run folders as their runs left them, and cases with the predictions of several runs: what the pages are made of.
+"""Run folders as their runs left them: what the pages are made of.
 
 Where from: ours. Reads only; a run that was stopped half way gives what it has.
 """
 
 from __future__ import annotations
 
-import glob
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..base.errors import UserError
 from ..runs.log import record_name
-from ..scans.formats import result_name
-from ..scans.names import CaseNames, Scan, scan_files
-from ..scans.read import open_volume
 
 #: what leaves records in a folder, by the beginning of their names; a training has none
 PARTS = ("", "evaluation", "inference")
@@ -43,9 +37,6 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
     scans: dict[str, Any] = field(default_factory=dict)
-    config: str = ""
-    environment: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
 
     @property
@@ -74,40 +65,13 @@ class Run:
         """
         import yaml
 
-        text = self.config or next((part.config for part in self.parts if part.config), "")
+        text = next((part.config for part in self.parts if part.config), "")
         try:
             found = yaml.safe_load(text)
         except yaml.YAMLError as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"{self.folder}: its config is not YAML ({reason}). Run it again or mend it.") from error
         return found if isinstance(found, dict) else {}
-
-
-@dataclass
-class Case:
-    """One scan with its truth and each arm's prediction: files on one grid."""
-
-    name: str
-    image: Path
-    truth: Path
-    predictions: dict[str, Path]
-
-
-def find_case(scan: Scan, names: CaseNames, folders: Mapping[str, Path]) -> Case | None:
-    """The case of a labelled scan that every arm has segmented; None where a prediction is missing.
-
-    Args:
-        scan: ``{"image": ..., "label": ...}``.
-        names: of the data that it belongs to.
-        folders: by arm, where the results of its inference lie; a result bears the name of its scan.
-    """
-    image = scan_files(scan, ("image",))[0]
-    result = PurePath(names.file(image)).with_name(result_name(image))
-    found = {arm: sorted(folder.rglob(glob.escape(str(result)))) for arm, folder in folders.items()}
-    if not all(found.values()):
-        return None
-    predictions = {arm: paths[0] for arm, paths in found.items()}
-    return Case(names.image(image), Path(image), Path(scan["label"]), predictions)
 
 
 def is_run(folder: Path) -> bool:
@@ -130,13 +94,11 @@ def read_run(folder: str | Path, name: str = "", metrics: str | Path = "") -> Ru
     try:
         run.history = [json.loads(line) for line in _whole_lines(folder / "history.jsonl")]
         run.metrics, run.scans = _json(scores), _json(folder / "report.json")
-        run.parts = [part for part in (_part(folder, name) for name in PARTS) if part.config or part.environment]
+        run.parts = [_part(folder, name) for name in PARTS]
     except json.JSONDecodeError as error:
         raise UserError(
             f"{folder}: a record of the run is not JSON ({error}). Run it again or mend the file."
         ) from error
-    training = next((part for part in run.parts if not part.name), _part(folder, ""))
-    run.config, run.environment, run.warnings = training.config, training.environment, training.warnings
     run.settings()
     return run
 
@@ -170,32 +132,3 @@ def _warnings(lines: Sequence[str]) -> list[str]:
 
 def _message(line: str) -> str:
     return line.partition(" WARNING ")[2].partition(": ")[2]
-
-
-def _as_nifti(path: str | Path) -> Any:
-    """A scan of any format as nibabel's image."""
-    import nibabel as nib
-
-    volume = open_volume(path)
-    return nib.nifti1.Nifti1Image(np.asarray(volume.read(), np.float32), volume.affine)
-
-
-def load_case(case: Case) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], list[float]]:
-    """Volumes of a case turned to RAS+ axes, and the spacing in mm.
-
-    Raises:
-        UserError: when a prediction or the truth does not lie on the image's grid.
-    """
-    import nibabel as nib
-
-    image = _as_nifti(case.image)
-    volumes = {}
-    for what, path in {"truth": case.truth, **case.predictions}.items():
-        label = _as_nifti(path)
-        if label.shape[:3] != image.shape[:3] or not np.allclose(label.affine, image.affine, atol=1e-3):
-            raise UserError(f"{path}: not on the grid of {case.image}. Write predictions on the scan's own grid.")
-        volumes[what] = np.asarray(nib.as_closest_canonical(label).dataobj).astype(np.int16)
-    canonical = nib.as_closest_canonical(image)
-    voxels = np.asarray(canonical.dataobj, np.float32)
-    voxels = voxels[..., 0] if voxels.ndim == 4 else voxels
-    return voxels, volumes.pop("truth"), volumes, [float(s) for s in canonical.header.get_zooms()[:3]]

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..runs.log import record_name
-from . import page as html
+from .page import Section, html
 from .pictures import FOLDER, read_pictures
-from .runs import PARTS, Part, Run
+from .runs import Part, Run
 
 FILES = {
     "encoder.pt": "the pre-trained (teacher's) encoder",
@@ -48,9 +48,9 @@ PICTURE_TITLES = {
 }
 
 
-def alarms_section(run: Run) -> html.Section:
+def alarms_section(run: Run) -> Section:
     """When which alarm sounded, and what it said; further warnings of the log below."""
-    rows, said = [], list(dict.fromkeys([*run.warnings, *(w for part in run.parts for w in part.warnings)]))
+    rows, said = [], list(dict.fromkeys(warning for part in run.parts for warning in part.warnings))
     for onset, name in alarm_onsets(run.history):
         step, epoch = onset.get("step", 0), onset.get("epoch", "")
         words = next((w for w in said if re.search(rf"\biteration {onset.get('iteration', step):g}\b", w)), "")
@@ -65,7 +65,7 @@ def alarms_section(run: Run) -> html.Section:
     watched = any(key.startswith("alarm_") for row in run.history for key in row)
     if watched and not rows:
         parts.insert(0, html.note("No alarm sounded: neither side of a collapse was seen."))
-    return html.Section("Health", "\n".join(parts))
+    return Section("Health", parts)
 
 
 def alarm_onsets(history: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str]]:
@@ -78,20 +78,19 @@ def alarm_onsets(history: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping
             on = on | {key} if row[key] else on - {key}
 
 
-def pictures_section(run: Run, part: str) -> html.Section:
+def pictures_section(run: Run, part: str) -> Section:
     """The pictures that a part of the run left."""
     folder = run.folder / FOLDER
     shown = [
-        html.figure(html.image((folder / p.file).read_bytes(), p.alt), p.title, p.caption)
-        for p in read_pictures(run.folder, part)
+        html.picture((folder / p.file).read_bytes(), p.alt, p.title, p.caption) for p in read_pictures(run.folder, part)
     ]
-    return html.Section(PICTURE_TITLES[part], "\n".join(shown))
+    return Section(PICTURE_TITLES[part], shown)
 
 
-def scans_section(run: Run) -> html.Section:
+def scans_section(run: Run) -> Section:
     """The scans of an inference: size, time, volume of each class, what was odd; those that failed stand above."""
     if not run.scans:
-        return html.Section("Scans", "")
+        return Section("Scans")
     failed = [[scan["image"], scan["error"]] for scan in run.scans.get("failed", [])]
     parts = [html.table(["could not be used", "why"], failed)] if failed else []
     scans = run.scans.get("scans", [])
@@ -113,29 +112,27 @@ def scans_section(run: Run) -> html.Section:
         where = f"In {root}. " if root else ""
         parts.append(html.paragraph(f"{where}Scans with a warning stand first; a click on a heading sorts by it."))
         parts.append(html.sortable(head, rows, sorted_by=len(head) - 1, numbers_from=3, words=[len(head) - 1]))
-    return html.Section("Scans", "\n".join(parts))
+    return Section("Scans", parts)
 
 
-def settings_section(runs: Sequence[Run]) -> html.Section:
+def settings_section(runs: Sequence[Run]) -> Section:
     """Every resolved config, folded."""
-    found = [(run, part) for run in runs for part in _parts(run) if part.config]
+    found = [(run, part) for run in runs for part in run.parts if part.config]
     shown = [
         html.folded(f"{_called(run, part)}: {run.folder / record_name(part.name, 'config.yaml')}", part.config)
         for run, part in found
     ]
-    return html.Section("Settings", "\n".join(shown))
+    return Section("Settings", shown)
 
 
-def provenance_section(runs: Sequence[Run]) -> html.Section:
+def provenance_section(runs: Sequence[Run]) -> Section:
     """Per run: seed, dates, device, memory, commit and hashes; below, the versions and the commands."""
-    found = [(run, part) for run in runs for part in _parts(run) if part.environment]
+    found = [(run, part) for run in runs for part in run.parts if part.environment]
     if not found:
-        return html.Section("Provenance", "")
-    facts = {
-        key: words for key, words in FACTS.items() if any(part.environment.get(key) is not None for _, part in found)
-    }
+        return Section("Provenance")
     rows = [["seed", *(_fact(run.setting("seed")) for run, _ in found)]]
-    rows += [[words, *(_fact(part.environment.get(key)) for _, part in found)] for key, words in facts.items()]
+    rows += [[words, *(_fact(part.environment.get(key)) for _, part in found)] for key, words in FACTS.items()]
+    rows = [row for row in rows if row[0] == "seed" or any(fact != "–" for fact in row[1:])]
     versions = found[0][1].environment.get("versions", {})
     rows.append(["versions", ", ".join(f"{name} {version}" for name, version in versions.items())])
     body = [html.table(["", *(_called(run, part) for run, part in found)], rows)]
@@ -144,12 +141,7 @@ def provenance_section(runs: Sequence[Run]) -> html.Section:
         if command:
             words = command if isinstance(command, str) else " ".join(map(str, command))
             body.append(html.folded(f"{_called(run, part)}: command", words, wrap=True))
-    return html.Section("Provenance", "\n".join(body))
-
-
-def _parts(run: Run) -> Sequence[Part]:
-    """The records of a run; the whole of it where it was put together by hand."""
-    return run.parts or [Part(PARTS[0], run.config, run.environment)]
+    return Section("Provenance", body)
 
 
 def _called(run: Run, part: Part) -> str:
@@ -161,7 +153,7 @@ def _fact(value: Any) -> str:
     return "–" if value is None else str(value).removesuffix("+00:00")
 
 
-def files_section(runs: Sequence[Run], more: Mapping[str, str] | None = None) -> html.Section:
+def files_section(runs: Sequence[Run], more: Mapping[str, str] | None = None) -> Section:
     """Where every file is; ``more``: path -> what it is."""
     rows: list[list[str]] = []
     for run in runs:
@@ -171,7 +163,7 @@ def files_section(runs: Sequence[Run], more: Mapping[str, str] | None = None) ->
                 rows.append([str(path), f"{run.name}: {what}", _size(path.stat().st_size)])
     rows += [[path, what, ""] for path, what in (more or {}).items()]
     head = ["file", "what it is", "size"]
-    return html.Section("Where every file is", html.table(head, rows, numbers_from=2, code=[0]) if rows else "")
+    return Section("Where every file is", [html.table(head, rows, numbers_from=2, code=[0])] if rows else [])
 
 
 def _size(number: int) -> str:

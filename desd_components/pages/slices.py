@@ -1,6 +1,6 @@
 """Three planes through a scan, with outlines: as radiologists look at it, in true proportion, the sides lettered.
 
-Where from: ours, drawn with matplotlib; as inline SVG for a page, or as a figure for a file.
+Where from: ours, drawn with matplotlib.
 """
 
 from __future__ import annotations
@@ -10,34 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .figures import to_svg
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 TRUTH_COLOR = "#ffffff"  # on grey images, in both themes, as the arms' below
 COLOR_WORDS = {
-    "#4aa8ff": "blue",
-    "#ff8a3c": "orange",
-    "#3fd6a0": "green",
-    "#d59bff": "violet",
-    "#ff7fa3": "pink",
-    "#d3da4a": "yellow",
-    "#4fd3ea": "cyan",
-    "#c8c8c8": "grey",
-}
+    "#4aa8ff": "blue", "#ff8a3c": "orange", "#3fd6a0": "green", "#d59bff": "violet",
+    "#ff7fa3": "pink", "#d3da4a": "yellow", "#4fd3ea": "cyan", "#c8c8c8": "grey",
+}  # fmt: skip
 ARM_COLORS = tuple(COLOR_WORDS)
 CT_WINDOW = (-160.0, 240.0)  # HU
-
-
-def case_slices(
-    image: np.ndarray,
-    truth: np.ndarray,
-    predictions: Mapping[str, np.ndarray],
-    spacing: Sequence[float],
-    name: str = "slices",
-) -> str:
-    """`case_figure` as inline SVG; ``name`` is unique on the page."""
-    return to_svg(case_figure(image, truth, predictions, spacing), name)
 
 
 def case_figure(
@@ -182,13 +163,9 @@ def _dress(axes: Any, plane: str, extent: tuple[float, ...], arm: str, color: st
         spine.set_visible(False)
     shade = {"facecolor": "#000000", "alpha": 0.45, "pad": 1.2, "lw": 0}  # letters stay readable on bone
     style = {"color": "#e8e8e8", "fontsize": 8.5, "transform": axes.transAxes, "bbox": shade, "zorder": 5}
-    places = (
-        (0.015, 0.5, "left", "center"),
-        (0.985, 0.5, "right", "center"),
-        (0.5, 0.985, "center", "top"),
-        (0.5, 0.015, "center", "bottom"),
-    )
-    for letter, (x, y, ha, va) in zip(_SIDES[plane], places, strict=True):
+    edges = [(0.015, 0.5, "left", "center"), (0.985, 0.5, "right", "center")]
+    edges += [(0.5, 0.985, "center", "top"), (0.5, 0.015, "center", "bottom")]
+    for letter, (x, y, ha, va) in zip(_SIDES[plane], edges, strict=True):
         axes.text(x, y, letter, ha=ha, va=va, **style)
     axes.text(0.985, 0.985, plane, ha="right", va="top", **style)
     axes.text(0.015, 0.985, arm, ha="left", va="top", **{**style, "color": color, "fontweight": "bold"})

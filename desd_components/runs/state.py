@@ -1,94 +1,91 @@
 """The file that a run goes on from: written whole or not at all, checked when it is read, with the one before it.
 
-``state.pt`` is a PyTorch file with a checksum of itself as its last bytes: one file, so that content and checksum can
-never disagree about which saving they belong to. ``torch.load`` reads it too, for those who want to look inside.
+``state.pt`` is a file of PyTorch's, a zip archive, whose CRCs cover the content of each record. What stands between the
+records no CRC covers, and readers pass over most of it; it says nothing that is not said twice, so it is compared.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-from collections.abc import Iterator
+import struct
+import zipfile
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..base.errors import UserError
-from ..base.files import WitnessedFile, told_if_unwritable, torch_save
+from ..base.files import told_if_unwritable, write_tensors
 from ..base.tensors import load_tensors
 
 logger = logging.getLogger(__name__)
 
 
-MARK = b"\nsha256 "
-TRAILER = len(MARK) + 2 * hashlib.sha256().digest_size
-CHUNK = 1 << 22
+OLD_MARK = b"\nsha256 "  # of the checksum behind a state of format 2, which is refused for that, not as damaged
 
 
 class DamagedState(ValueError):
     """A state that cannot be trusted: cut short, altered, or none at all."""
 
 
-class _HashingFile(WitnessedFile):
-    """A file that hashes what passes."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file)
-        self.hash = hashlib.sha256()
-
-    def write(self, content: bytes) -> int:
-        written = super().write(content)
-        self.hash.update(content)
-        return written
-
-
-def write_state(path: Path, content: Any) -> None:
-    """Write `content` with its checksum to `path` and wait until the disk has it; the caller renames it.
-
-    Raises:
-        OSError: when the disk is full or fails; then no file is left.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(path, "wb") as file:
-            hashing = _HashingFile(file)
-            torch_save(content, hashing)
-            file.write(MARK + hashing.hash.hexdigest().encode())
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
 def read_state(path: Path) -> Any:
-    """The content of a state, after a look at its checksum.
+    """The content of a state, of which every bit is as it was written.
 
     Raises:
-        DamagedState: when the checksum is missing or differs, or there is more in it than tensors and plain values.
+        DamagedState: when it is not whole, or there is more in it than tensors and plain values.
+        OSError: when it cannot be opened.
     """
-    size = path.stat().st_size - TRAILER
-    if size < 0:
-        raise DamagedState("cut short, or not the state of a run")
     with open(path, "rb") as file:
-        found = hashlib.sha256()
-        for chunk in _chunks(file, size):
-            found.update(chunk)
-        trailer = file.read()
-    if not trailer.startswith(MARK):
-        raise DamagedState("cut short, or not the state of a run: no checksum at its end")
-    if trailer[len(MARK) :] != found.hexdigest().encode():
-        raise DamagedState("damaged: its content does not match its checksum")
+        try:
+            with zipfile.ZipFile(file) as archive:
+                whole = archive.testzip() is None and _is_framed_as_written(file, archive)
+        except Exception as error:  # zipfile has no one word for what a wrong bit leads it to
+            raise DamagedState("cut short, damaged, or not the state of a run") from error
+    if not whole:
+        raise DamagedState("damaged: its content does not match its checksums")
     try:
         return load_tensors(path)
-    except UserError as error:  # anybody can put a right checksum below a file that no run has written
+    except UserError as error:  # anybody can make an archive with right checksums
         raise DamagedState(str(error).removeprefix(f"{path}: ")) from error
 
 
-def _chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
-    while size > 0 and (chunk := file.read(min(CHUNK, size))):
-        size -= len(chunk)
-        yield chunk
+#: of an archive's directory, what is the same for each record
+_ALIKE = attrgetter(
+    *("create_version", "create_system", "extract_version", "reserved", "flag_bits", "compress_type", "date_time"),
+    *("volume", "internal_attr", "external_attr", "comment"),
+)
+
+
+def _is_framed_as_written(file: BinaryIO, archive: zipfile.ZipFile) -> bool:
+    """Whether all that stands around the records is as PyTorch writes it.
+
+    Before each record is a header, like those of the others, its name and padding; behind it, what the directory says
+    of it, once more. Beyond 4 GB the directory's places have 64 bits.
+    """
+    alike, size = set(), 0
+    for entry in archive.infolist():
+        file.seek(entry.header_offset)
+        header, name, extra = struct.unpack("<26s2H", file.read(30))
+        alike.add((header, _ALIKE(entry)))
+        padding = extra - len(entry.extra) - 4
+        if file.read(name + extra)[name:] != entry.extra + struct.pack("<2sH", b"FB", max(padding, 0)) + b"Z" * padding:
+            return False
+        file.seek(entry.compress_size, os.SEEK_CUR)
+        sizes = "2Q" if entry.extra else "2L"
+        again = struct.pack(f"<4sL{sizes}", b"PK\7\10", entry.CRC, entry.compress_size, entry.file_size)
+        if file.read(len(again)) != again:
+            return False
+        size += 46 + len(entry.orig_filename.encode()) + len(entry.extra)
+    file.seek(archive.start_dir + size)
+    end, _, _ = file.read().partition(OLD_MARK)
+    return len(alike) == 1 and end == _end_of_archive(len(archive.infolist()), archive.start_dir, size)
+
+
+def _end_of_archive(count: int, start: int, size: int) -> bytes:
+    """What comes behind a directory of `count` records that begins at the byte `start` and has `size` bytes."""
+    end = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 0x31E, 45, 0, 0, count, count, size, start)
+    place = struct.pack("<4sLQL", b"PK\6\7", 0, start + size, 1)
+    return end + place + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, size, min(start, 0xFFFFFFFF), 0)
 
 
 def flush_folder(folder: Path) -> None:
@@ -158,7 +155,7 @@ class StatePair:
         part = self.newest.with_name("state.pt.part")
         remedy = f"{self._what_is_left()} Make room there and start the same command again."
         with told_if_unwritable(self.newest, remedy):
-            write_state(part, content)
+            write_tensors(part, content)
             self._make_room()
             os.replace(part, self.newest)
         self._good.add(self.newest)
@@ -175,7 +172,7 @@ class StatePair:
         return "The state before it is intact." if self.newest.is_file() else "No state was saved before."
 
 
-FORMAT = 2  # of a state; those before had no number, and did not note all settings
+FORMAT = 3  # of a state; the first had no number and did not note all settings, the second a checksum at its end
 PARTS = {"settings": dict, "epoch": int, "iteration": int, "epoch_length": int}  # that a state has beside its objects
 
 

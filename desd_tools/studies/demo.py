@@ -14,13 +14,14 @@ from pathlib import Path
 
 from desd_components.base.errors import UserError
 from desd_components.pages import charts, results
-from desd_components.pages import page as html
 from desd_components.pages import sections as common
 from desd_components.pages.compare import compare, verdict
-from desd_components.pages.runs import Case, find_case, read_run
+from desd_components.pages.page import Section, html, page
+from desd_components.pages.runs import read_run
 
 from ..places import ROOT
 from . import roles
+from .cases import Case, find_case, slices_section
 from .steps import Record, Step, StepRunner, child_environment
 
 ARMS = {"encoder": "from the encoder", "scratch": "from scratch"}
@@ -70,10 +71,10 @@ def demo(
     records = runner.run(data_steps(plan))
     write_lists(plan)
     records += runner.run(training_steps(plan))
-    page = plan.output / "index.html"
-    page.write_text(demo_page(plan, records), encoding="utf-8")
+    target = plan.output / "index.html"
+    target.write_text(demo_page(plan, records), encoding="utf-8")
     print_result(plan)
-    print(f"page: {page}")
+    print(f"page: {target}")
 
 
 def prepare(data: str, output: str, bundles: str, num_labels: int, seed: int, smoke: bool) -> Plan:
@@ -234,12 +235,12 @@ def demo_page(plan: Plan, records: Sequence[Record]) -> str:
             "The scans are synthetic: they show that the software works, not how well the method does on patients."
         )
     scores = results.dice_section(arms, remarks)
-    scores.body = html.tiles(tiles) + scores.body
+    scores.parts.insert(0, html.tiles(tiles))
     kind = "synthetic CT-like volumes" if plan.synthetic else plan.data.name
     lead = f"Deep self-distillation on {kind}: learn from scans without labels, then segment with few."
     sections = [
         scores,
-        results.slices_section(new_cases(plan), arms),
+        slices_section(new_cases(plan), arms),
         common.alarms_section(pretraining),
         charts.charts_section(pretraining),
         charts.finetuning_section(arms),
@@ -248,7 +249,7 @@ def demo_page(plan: Plan, records: Sequence[Record]) -> str:
         common.provenance_section(runs),
         common.files_section(runs, _places(plan)),
     ]
-    return html.page("From scans without labels to a segmentation", lead, sections)
+    return page("From scans without labels to a segmentation", lead, sections)
 
 
 def new_cases(plan: Plan) -> list[Case]:
@@ -262,12 +263,12 @@ def new_cases(plan: Plan) -> list[Case]:
     return [case for case in found if case is not None]
 
 
-def steps_section(records: Sequence[Record]) -> html.Section:
+def steps_section(records: Sequence[Record]) -> Section:
     """What was run, how long it took, and how much memory it needed."""
     rows = [[r.title, f"{r.seconds:.0f}", f"{r.peak_mb:.0f}", "earlier" if r.skipped else "now"] for r in records]
-    body = html.table(["step", "seconds", "peak memory (MB)", "run"], rows, numbers_from=1)
+    table = html.table(["step", "seconds", "peak memory (MB)", "run"], rows, numbers_from=1)
     commands = "\n\n".join(f"# {record.title}\n{record.command}" for record in records)
-    return html.Section("How it was made", body + html.folded("The commands, to copy", commands, wrap=True))
+    return Section("How it was made", [table, html.folded("The commands, to copy", commands, wrap=True)])
 
 
 def _places(plan: Plan) -> dict[str, str]:

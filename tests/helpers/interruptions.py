@@ -12,7 +12,7 @@ from typing import Any
 
 from ignite.engine import Events
 
-from desd_components.runs import state as statefile
+from desd_components.base import files
 
 
 class At:
@@ -61,20 +61,23 @@ class KillWhileSaving:
         self.saving, self.size, self.seen = saving, int(share * 100_000), 0
 
     def attach(self, engine: Any) -> None:
-        write, begin = statefile._HashingFile.write, statefile._HashingFile.__init__
+        write, begin = files.WitnessedFile.write, files.WitnessedFile.__init__
+
+        def is_state(file: Any) -> bool:  # encoders are written the same way
+            return Path(file.file.name).name == "state.pt.part"
 
         def counted_begin(file: Any, *arguments: Any) -> None:
             begin(file, *arguments)
-            self.seen += 1
+            self.seen += is_state(file)
 
         def dying_write(file: Any, content: Any) -> int:
-            if self.seen == self.saving and file.file.tell() + len(content) > self.size:
+            if is_state(file) and self.seen == self.saving and file.file.tell() + len(content) > self.size:
                 file.file.write(bytes(content)[: len(content) // 2])
                 file.file.flush()
                 os.kill(os.getpid(), signal.SIGKILL)
             return write(file, content)
 
-        statefile._HashingFile.__init__, statefile._HashingFile.write = counted_begin, dying_write  # type: ignore
+        files.WitnessedFile.__init__, files.WitnessedFile.write = counted_begin, dying_write  # type: ignore
 
 
 class Watch:

@@ -129,8 +129,23 @@ def test_a_figure_that_no_one_foresaw_is_drawn_beside_its_siblings(folder, page)
     assert "<b>Odd thing.</b>" in page
 
 
+def test_a_single_class_is_shown_once_and_a_count_that_stayed_0_not_at_all(tmp_path):
+    rows = [{"step": step, "epoch": step, "seconds": 1, "loss": 1 / step, "skipped_steps": 0} for step in (1, 2, 3)]
+    rows += [{"epoch": 3, "val_mean_dice": 0.5, "val_dice_liver": 0.5, "val_hd95_liver": 4.0}]
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    case = {"image": "a.nii", "dice": {"liver": 0.625}, "hd95": {"liver": 4.0}}
+    mean = {"dice": {"liver": 0.625, "mean": 0.625}, "hd95": {"liver": 4.0, "mean": 4.0}}
+    metrics = {"classes": ["background", "liver"], "cases": [case], "mean": mean}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    made = run_page(read_run(tmp_path))
+    assert made.count(">0.625</td>") == 2, "in the table of results and in that of the cases"
+    assert re.findall(r"<figcaption><b>([^<]*)</b>", made) == [
+        "Overlap with the truth, by class.", "Training loss.", "Validation.", "Distance of the borders.",
+    ]  # fmt: skip
+
+
 def test_every_picture_and_drawing_says_what_it_shows(page):
-    assert page.count("<svg ") == page.count('<svg role="img" aria-label="') > 8
+    assert page.count("<svg ") == page.count('<div role="img" aria-label="') > 8
     assert page.count("<img ") == len(re.findall(r'<img [^>]*alt="[^"]+"', page)) == 3
 
 

@@ -12,8 +12,9 @@ import pytest
 from run_folders import write_arm, write_pretraining
 
 from desd_components.base.errors import UserError
-from desd_components.pages import charts, figures, results, runs, slices
+from desd_components.pages import charts, figures, runs, slices
 from desd_tools.__main__ import main
+from desd_tools.studies import cases
 from desd_tools.studies.phantom import phantom
 
 
@@ -36,12 +37,12 @@ def html(study: Path) -> str:
     return (study / "page.html").read_text()
 
 
-def _cases(study: Path) -> list[runs.Case]:
+def _cases(study: Path) -> list[cases.Case]:
     data = study / "data"
     names = json.loads((data / "splits.json").read_text())["test"]
     arms = {name: study / name / "predictions" for name in ("encoder", "scratch")}
     return [
-        runs.Case(
+        cases.Case(
             name,
             data / "imagesTr" / f"{name}.nii.gz",
             data / "labelsTr" / f"{name}.nii.gz",
@@ -61,7 +62,7 @@ def test_the_page_refers_to_nothing_outside_itself(html):
 def test_every_figure_is_there_with_axes_and_a_caption(html):
     titles = [chart.title for chart in (*charts.PRETRAINING_CHARTS, *charts.FINETUNING_CHARTS[:2])]
     for title in ("Overlap with the truth, by class.", *titles):
-        assert f"</svg><figcaption><b>{title}</b>" in html
+        assert f"</svg></div><figcaption><b>{title}</b>" in html
     assert html.count("<svg") == html.count("<figcaption>") == 1 + 13 + 2
     for label in ("optimiser step", "loss (nats)", "effective rank (directions)", "Dice (1 = same as the truth)"):
         assert f">{label}</text>" in html
@@ -109,10 +110,10 @@ def test_no_fixed_color_of_the_charts_is_left(html):
 
 def test_best_median_and_worst_case_are_shown_for_both_arms(study):
     arms = [runs.read_run(study / name) for name in ("encoder", "scratch")]
-    chosen = results.pick_cases(_cases(study), arms)
-    means = {case.name: np.mean([results.score_of(arm, case) for arm in arms]) for case in _cases(study)}
+    chosen = cases.pick_cases(_cases(study), arms)
+    means = {case.name: np.mean([cases.score_of(arm, case) for arm in arms]) for case in _cases(study)}
     assert means[chosen["best"].name] == max(means.values()) and means[chosen["worst"].name] == min(means.values())
-    section = results.slices_section(_cases(study), arms).body
+    section = "".join(cases.slices_section(_cases(study), arms).parts)
     assert section.count("<svg") == len(chosen) == 3
     assert section.count(">encoder</text>") == section.count(">scratch</text>") == 3
     assert "data:image/png;base64" in section and "20 mm" in section
@@ -124,13 +125,13 @@ def test_a_prediction_on_another_grid_is_refused(study, tmp_path):
     nib.save(nib.Nifti1Image(np.asarray(label.dataobj), label.affine + 0.5), tmp_path / "off.nii.gz")
     case.predictions["encoder"] = tmp_path / "off.nii.gz"
     with pytest.raises(UserError, match=r"off\.nii\.gz: not on the grid of"):
-        runs.load_case(case)
+        cases.load_case(case)
 
 
 def test_loaded_volumes_look_towards_right_front_and_head(study):
     """Whatever the file's orientation: the liver lies at high x, and the affine of the file says so too."""
     for case in _cases(study):
-        image, truth, predictions, spacing = runs.load_case(case)
+        image, truth, predictions, spacing = cases.load_case(case)
         liver, spleen = (np.argwhere(truth == c).mean(0) for c in (1, 2))
         assert liver[0] > spleen[0]
         assert image.shape == truth.shape == predictions["encoder"].shape

@@ -1,5 +1,6 @@
 """A run that stopped goes on as if it had not."""
 
+import hashlib
 import json
 import os
 import signal
@@ -16,7 +17,8 @@ from desd_components import (
     UserError,
     scheduled_epochs,
 )
-from desd_components.runs.state import read_state, write_state
+from desd_components.base.files import write_tensors
+from desd_components.runs.state import read_state
 
 
 class Signal:
@@ -208,10 +210,13 @@ def test_a_file_that_is_no_state_is_refused(tmp_path):
         pretraining(tmp_path, epochs=1, resume=str(tmp_path / "nothing.pt"))
 
 
-def test_a_state_of_an_earlier_version_is_refused_with_what_to_do(tmp_path):
+@pytest.mark.parametrize("earlier", [None, 1, 2])
+def test_a_state_of_an_earlier_version_is_refused_with_what_to_do(tmp_path, earlier):
     pretraining(tmp_path, epochs=2, stop_after=1)
-    earlier = {name: part for name, part in read_state(tmp_path / "state.pt").items() if name != "format"}
-    write_state(tmp_path / "state.pt", earlier)
+    path = tmp_path / "state.pt"
+    write_tensors(path, {**read_state(path), "format": earlier})
+    if earlier == 2:
+        path.write_bytes(path.read_bytes() + b"\nsha256 " + hashlib.sha256(path.read_bytes()).hexdigest().encode())
     with pytest.raises(UserError, match=r"saved by another version.*Let that version finish the run, or start anew"):
         pretraining(tmp_path, epochs=2)
 
@@ -222,7 +227,7 @@ ODD = {"settings": None, "objects": [], "epoch": None, "iteration": "four", "epo
 @pytest.mark.parametrize("part", ODD)
 def test_a_state_that_no_run_writes_is_refused_in_one_line(tmp_path, part):
     pretraining(tmp_path, epochs=2, stop_after=1)
-    write_state(tmp_path / "state.pt", {**read_state(tmp_path / "state.pt"), part: ODD[part]})
+    write_tensors(tmp_path / "state.pt", {**read_state(tmp_path / "state.pt"), part: ODD[part]})
     with pytest.raises(UserError, match=rf"state\.pt: not .*({part}|state of a run).*resume: never"):
         pretraining(tmp_path, epochs=2)
 

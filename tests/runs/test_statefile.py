@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import re
+import struct
+import zipfile
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -12,8 +15,9 @@ import pytest
 import torch
 
 from desd_components.base.errors import UserError
+from desd_components.base.files import WitnessedFile, write_tensors
 from desd_components.runs import state as statefile
-from desd_components.runs.state import StatePair, write_state
+from desd_components.runs.state import DamagedState, StatePair, read_state, state_to_resume
 
 
 def content(number: int) -> dict:
@@ -32,9 +36,9 @@ def numbers(folder: Path) -> dict[str, int]:
     return {path.name: torch.load(path, weights_only=True)["number"] for path in folder.iterdir()}
 
 
-def flip(path: Path, place: int) -> None:
+def flip(path: Path, place: int, bit: int = 4) -> None:
     data = bytearray(path.read_bytes())
-    data[place] ^= 0x10
+    data[place] ^= 1 << bit
     path.write_bytes(bytes(data))
 
 
@@ -59,6 +63,64 @@ def test_a_newest_state_that_was_cut_short_gives_way_to_the_previous(pair, tmp_p
 def test_a_single_changed_bit_is_noticed_wherever_it_is(pair, tmp_path, place):
     flip(pair.newest, place)
     assert StatePair(tmp_path).read()[1]["number"] == 2
+
+
+def refused(path: Path) -> bool:
+    """Whether a file is refused as a damaged state, in one line."""
+    try:
+        read_state(path)
+    except DamagedState as damage:
+        return "\n" not in str(damage)
+    return False
+
+
+def parts_of(path: Path) -> dict[str, range]:
+    """The places of each kind of byte in a state: what lies before a record, the records, the directory and its end."""
+    with zipfile.ZipFile(path) as archive:
+        [entry] = [entry for entry in archive.infolist() if entry.filename.endswith("/data/0")]
+        start = archive.start_dir
+    data = path.read_bytes()
+    first = entry.header_offset + 30 + sum(struct.unpack_from("<2H", data, entry.header_offset + 26))
+    end = data.index(b"PK\6\6")
+    return {
+        "a local header with its padding": range(entry.header_offset, first),
+        "the data": range(first, first + entry.file_size),
+        "what repeats the directory behind them": range(first + entry.file_size, first + entry.file_size + 16),
+        "the directory": range(start, end),
+        "the end of the archive": range(end, len(data)),
+    }
+
+
+@pytest.mark.parametrize("part", range(5))
+def test_a_flipped_bit_is_refused_in_every_part_of_the_archive(tmp_path, part):
+    path, draw = tmp_path / "state.pt", random.Random(part)
+    write_tensors(path, {"number": 1, "weights": torch.arange(64.0)})
+    data, places = path.read_bytes(), list(parts_of(path).values())[part]
+    flips = [(place, draw.randrange(8)) for place in draw.sample(places, min(120, len(places)))]
+    silent = []
+    for place, bit in flips:
+        path.write_bytes(data)
+        flip(path, place, bit)
+        silent += [] if refused(path) else [(place, bit)]
+    assert silent == []
+    path.write_bytes(data)
+    assert read_state(path)["number"] == 1
+
+
+def test_a_state_that_was_cut_anywhere_is_refused(tmp_path):
+    path = tmp_path / "state.pt"
+    write_tensors(path, {"number": 1, "weights": torch.arange(64.0)})
+    data = path.read_bytes()
+    for length in random.Random(0).sample(range(len(data)), 200):
+        path.write_bytes(data[:length])
+        assert refused(path), length
+
+
+def test_bytes_behind_a_state_are_refused(tmp_path):
+    path = tmp_path / "state.pt"
+    write_tensors(path, {"number": 1})
+    path.write_bytes(path.read_bytes() + b"more")
+    assert refused(path)
 
 
 def test_two_unreadable_states_end_in_one_line(pair, tmp_path):
@@ -89,7 +151,7 @@ def test_a_full_disk_ends_in_one_line_with_the_older_states_intact(pair, tmp_pat
         self.failure = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise self.failure
 
-    monkeypatch.setattr(statefile._HashingFile, "write", full)
+    monkeypatch.setattr(WitnessedFile, "write", full)
     with pytest.raises(UserError) as refusal:
         pair.write(content(4))
     assert str(refusal.value) == (
@@ -134,7 +196,7 @@ def test_a_process_that_dies_between_the_two_names_leaves_the_state_before(pair,
 def test_a_file_that_is_no_state_is_told_from_one(tmp_path):
     torch.save({"weight": torch.ones(100)}, tmp_path / "state.pt")
     with pytest.raises(UserError, match="not the state of a run"):
-        StatePair(tmp_path).read()
+        state_to_resume(StatePair(tmp_path), "auto")
 
 
 class Payload:
@@ -149,7 +211,7 @@ class Payload:
 
 def test_a_checksum_makes_no_state_of_a_malicious_pickle(pair, tmp_path, caplog):
     """Anybody can write a right one below any file."""
-    write_state(pair.newest, {"number": Payload(tmp_path / "executed")})
+    write_tensors(pair.newest, {"number": Payload(tmp_path / "executed")})
     path, state = StatePair(tmp_path).read()
     assert (path.name, state["number"]) == ("state_previous.pt", 2)
     assert "state.pt is not a readable file of tensors (it holds a io.open)" in caplog.text

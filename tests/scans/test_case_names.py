@@ -12,8 +12,8 @@ from labelled_volumes import CLASSES, bodies
 from scan_files import write_json, write_label, write_nifti, write_scan
 
 from desd_components import CaseNames, ScanLayout, UserError, find_labelled, find_scans, scans_root
-from desd_components.pages.results import score_of
-from desd_components.pages.runs import find_case, read_run
+from desd_components.pages.runs import read_run
+from desd_tools.studies.cases import find_case, score_of
 from desd_tools.studies.roles import ensure_split
 
 CASES = [f"case_{number:05d}" for number in range(6)]

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from desd_components.pages import figures as draw
-from desd_components.pages import page as html
-from desd_components.pages import results
-from desd_components.pages.runs import Case, Run, find_case
+from desd_components.pages.page import Section, html, page
+from desd_components.pages.runs import Run
 
-from . import tables
+from ..cases import Case, find_case
+from ..cases import slices_section as cases_side_by_side
+from . import plot, tables
 from .study import Study
 from .units import Places
 
@@ -43,13 +43,12 @@ def write_outputs(
         write_atomically(output / name, tables.markdown(made, sentences).encode())
     shown = bands(summary)
     if shown:
-        draw.write_label_curve(shown, caption(summary), output / "curve.png", output / "curve.svg")
-    page = curve_page(places, study, summary, records, remarks)
-    write_atomically(output / "index.html", page.encode())
+        plot.write_label_curve(shown, caption(summary), output / "curve.png", output / "curve.svg")
+    write_atomically(output / "index.html", curve_page(places, study, summary, records, remarks).encode())
     return output / "index.html"
 
 
-def bands(summary: Mapping[str, Any]) -> list[draw.Band]:
+def bands(summary: Mapping[str, Any]) -> list[plot.Band]:
     """A line of the plot for each arm."""
     rows = [row for row in summary["scores"] if row["measure"] == "dice" and row["class"] == "mean"]
     found = []
@@ -58,7 +57,7 @@ def bands(summary: Mapping[str, Any]) -> list[draw.Band]:
         lows, highs = zip(*(row["interval_95"] for row in own), strict=True)
         ticks = [tables.label_word(row) for row in own]
         labels, means = [row["labels"] for row in own], [row["mean"] for row in own]
-        found.append(draw.Band(arm, labels, means, lows, highs, ticks))
+        found.append(plot.Band(arm, labels, means, lows, highs, ticks))
     return found
 
 
@@ -93,46 +92,46 @@ def curve_page(
         tables_section("Frozen encoders", tables.probe_tables(summary)),
         slices_section(places, study, records),
         tables_section("Details", tables.detail_tables(summary)),
-        html.Section("Settings", html.folded("The study's config", study.text)),
+        Section("Settings", [html.folded("The study's config", study.text)]),
         commands_section(records),
-        html.Section("Provenance", html.paragraph(provenance(records))),
+        Section("Provenance", [html.paragraph(provenance(records))]),
     ]
     lead = f"Fine-tuning on few labelled scans of {places.data.name}, from pre-trained encoders and from others."
-    return html.page("Label curve", lead, sections)
+    return page("Label curve", lead, sections)
 
 
-def result_section(summary: Mapping[str, Any], remarks: Sequence[str]) -> html.Section:
+def result_section(summary: Mapping[str, Any], remarks: Sequence[str]) -> Section:
     """The spread over seeds, the plot, and Dice by arm and label count."""
     parts = [html.note(remark, warn=True) for remark in remarks]
     spread, scores = tables.spread_table(summary), tables.score_table(summary, "dice")
     if not scores.rows:
-        return html.Section("Result", "\n".join([*parts, html.paragraph("No final run is finished yet.")]))
-    parts.append(_shown(spread))
-    parts.append(html.figure(draw.label_curve(bands(summary)), "Dice against the number of labels.", caption(summary)))
-    parts.append(_shown(scores))
+        return Section("Result", [*parts, html.paragraph("No final run is finished yet.")])
+    parts += _shown(spread)
+    parts.append(html.figure(plot.label_curve(bands(summary)), "Dice against the number of labels.", caption(summary)))
+    parts += _shown(scores)
     parts += [html.paragraph(sentence) for sentence in summary["interval_covers"]]
-    return html.Section("Result", "\n".join(parts))
+    return Section("Result", parts)
 
 
-def tables_section(title: str, found: Sequence[tables.Table]) -> html.Section:
+def tables_section(title: str, found: Sequence[tables.Table]) -> Section:
     """Tables below a heading; nothing where none has rows."""
-    return html.Section(title, "\n".join(_shown(table) for table in found if table.rows))
+    return Section(title, [part for table in found if table.rows for part in _shown(table)])
 
 
-def _shown(table: tables.Table) -> str:
-    heading = f"<h3>{html.text(table.title)}</h3>" + (html.paragraph(table.note) if table.note else "")
-    return heading + html.table(table.head, table.rows, numbers_from=table.numbers_from)
+def _shown(table: tables.Table) -> list[str]:
+    note = [html.paragraph(table.note)] if table.note else []
+    return [html.heading(table.title), *note, html.table(table.head, table.rows, numbers_from=table.numbers_from)]
 
 
-def slices_section(places: Places, study: Study, records: Sequence[Record]) -> html.Section:
+def slices_section(places: Places, study: Study, records: Sequence[Record]) -> Section:
     """Best, median and worst test case, of the runs whose predictions were kept."""
     runs = predicted_runs(study, records)
     cases = predicted_cases(places, study, [run.name for run in runs])
     if not cases or study.predictions is None:
-        return html.Section("What it looks like", "")
-    section = results.slices_section(cases, runs)
+        return Section("What it looks like")
+    section = cases_side_by_side(cases, runs)
     label, seed = study.predictions
-    section.body = html.paragraph(f"Runs with {label} labels, seed {seed}.") + section.body
+    section.parts.insert(0, html.paragraph(f"Runs with {label} labels, seed {seed}."))
     return section
 
 
@@ -154,7 +153,7 @@ def predicted_cases(places: Places, study: Study, arms: Sequence[str]) -> list[C
     return [case for case in found if case is not None]
 
 
-def commands_section(records: Sequence[Record]) -> html.Section:
+def commands_section(records: Sequence[Record]) -> Section:
     """How each run can be repeated by hand, by kind."""
     parts = []
     for kind in dict.fromkeys(record["kind"] for record in records):
@@ -164,4 +163,4 @@ def commands_section(records: Sequence[Record]) -> html.Section:
     note = html.paragraph(
         "Every run's own commands, from the repository's root, DIR being the data; they stand in runs/*.json, too."
     )
-    return html.Section("How to repeat it", note + "\n".join(parts) if parts else "")
+    return Section("How to repeat it", [note, *parts] if parts else [])
