@@ -53,8 +53,8 @@ def prepare(folder: Path) -> None:
         nibabel.save(nibabel.Nifti1Image(volume, np.diag([*SPACING, 1.0])), folder / "scans" / f"scan_{index}.nii.gz")
     config = ConfigParser.load_config_files([str(CONFIGS / "train.yaml"), str(CONFIGS / "small.yaml")])
     torch.manual_seed(0)
-    encoder = ResNet3DEncoder(**config["scratch_architecture"])
-    network = SegmentationNetwork(encoder, len(CLASSES), config["decoder_width"])
+    encoder = ResNet3DEncoder(**config["network_def#encoder#scratch_architecture"])
+    network = SegmentationNetwork(encoder, len(CLASSES), config["network_def#decoder_width"])
     preprocessing = {"orientation": "RAS", "spacing": [1.0, 1.0, 1.0], "intensity": "zscore", "hu_window": None}
     manifest = segmentation_manifest(network, CLASSES, "softmax", False, preprocessing, config["roi_size"])
     save_weights(network, folder / "model.pt", manifest)

@@ -76,7 +76,7 @@ def stepping(trainer: SupervisedTrainer) -> Callable[[], None]:
 def whole_step(data: Path, output: Path, batch: Any) -> Callable[[], None]:
     """The recipe's own step: its network, loss, optimiser, teacher, monitor; the views are given."""
     parser = workflow("desd_pretrain", data, output).parser
-    trainer = bare_trainer(parser, batch, parser.get_parsed_content("loss_on_device"))
+    trainer = bare_trainer(parser, batch, parser.get_parsed_content("train#trainer#loss_function"))
     for name in ("learning_rate_handler", "teacher_handler", "monitor"):
         parser.get_parsed_content(name).attach(trainer)
     return stepping(trainer)
@@ -99,13 +99,14 @@ def bare_trainer(parser: Any, batch: Any, loss: Callable[..., torch.Tensor]) -> 
 
 def views_of(parser: Any) -> Callable[[], Any]:
     """A call that makes the views of one batch, with their points."""
-    prepare, contexts = parser.get_parsed_content("prepare_dense_views"), next(iter(_loader(parser)))
+    prepare, contexts = parser.get_parsed_content("train#trainer#prepare_batch"), next(iter(_loader(parser)))
     return lambda: prepare(contexts)
 
 
 def _loader(parser: Any) -> Any:
-    parser.get_parsed_content("train#sampler").set_epoch(1)
-    return parser.get_parsed_content("train#dataloader")
+    loader = parser.get_parsed_content("train#dataloader")
+    loader.sampler.set_epoch(1)
+    return loader
 
 
 def pretraining(data: Path, output: Path, steps: int) -> tuple[list[str], dict[str, Any]]:

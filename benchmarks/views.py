@@ -32,7 +32,7 @@ def our_views() -> MultiViews:
     """The two published recipes, as the bundle has them."""
     parser = ConfigParser()
     parser.read_config(RECIPE)
-    return parser.get_parsed_content("views")
+    return parser.get_parsed_content("prepare_views").multi_views
 
 
 def stock_view(recipe: ViewRecipe) -> transforms.Compose:

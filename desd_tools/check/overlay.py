@@ -75,12 +75,16 @@ def propose(seen: Survey, in_channels: int, window: Sequence[float], cache_dir: 
     epoch = epoch_settings(images, sizes, view, device)
     pretrain = [
         *shared,
-        Setting("slab_depth", None, "whole volumes: contexts are boxes along all axes"),
-        Setting("slab_stride", None, "likewise"),
-        Setting("trim_wider_than", None, "borders may hold what matters; made for whole-body CT"),
+        Setting("train#dataset#slab_depth", None, "whole volumes: contexts are boxes along all axes"),
+        Setting("train#dataset#slab_stride", None, "likewise"),
+        Setting("train#dataset#trim_wider_than", None, "borders may hold what matters; made for whole-body CT"),
         Setting("view_size", view, f"voxels; nine volumes of ten have at least {small}, which is really larger"),
-        Setting("context_scale", scales, "of the view, within those volumes: the box that both views come from"),
-        encoder_settings(view, "encoder", large),
+        Setting(
+            "train#dataset#context_scale",
+            scales,
+            "of the view, within those volumes: the box that both views come from",
+        ),
+        encoder_settings(view, "network_def#scratch_architecture", large),
         *epoch,
         workers,
         cache,
@@ -88,14 +92,14 @@ def propose(seen: Survey, in_channels: int, window: Sequence[float], cache_dir: 
     finetune = [
         *shared,
         Setting("roi_size", roi, "voxels of a crop: multiples of the encoder's strides within the median volume"),
-        encoder_settings(view, "scratch_architecture", large),
+        encoder_settings(view, "network_def#encoder#scratch_architecture", large),
         Setting("batch_size", FINETUNING_BATCH, "crops; as in small.yaml"),
         Setting("samples_per_epoch", FINETUNING_CROPS, "crops; as in small.yaml"),
         workers,
         cache,
     ]
     context = [round(size * (low + high) / 2) for size, (low, high) in zip(view, scales, strict=True)]
-    per_volume = next(setting.value for setting in epoch if setting.name == "samples_per_volume")
+    per_volume = next(setting.value for setting in epoch if setting.name == "train#dataset#samples_per_volume")
     return Overlays(pretrain, finetune, context, len(images) * per_volume)
 
 

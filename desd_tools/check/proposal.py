@@ -178,10 +178,14 @@ def epoch_settings(images: Sequence[Facts], sizes: Sizes, view: Sequence[int], d
     low, high = PROTOTYPES[device]
     prototypes = max(low, min(high, 2 ** int(math.log2(max(1, samples / 4)))))
     return [
-        Setting("samples_per_volume", per_volume, f"a median volume holds {ratio:.1f} contexts; 8 at most"),
+        Setting(
+            "train#dataset#samples_per_volume", per_volume, f"a median volume holds {ratio:.1f} contexts; 8 at most"
+        ),
         Setting("batch_size", batch, f"an epoch has {samples} samples; at least two steps, {BATCH} at most"),
         Setting("num_prototypes", prototypes, f"K: about a quarter of an epoch's samples, from {low} to {high}"),
         Setting("max_epochs", epochs, f"about {STEPS} steps, as in small.yaml, in {samples // batch} steps an epoch"),
-        Setting("warmup_epochs", "$min(1, @max_epochs - 1)", "one, unless that were the whole run"),
+        Setting(
+            "warmup_steps", "$@steps.of_epochs(min(1, @max_epochs - 1))", "an epoch, unless that were the whole run"
+        ),
         Setting("val_interval", max(1, epochs // 4), "epochs between two label-free scores: four in all"),
     ]

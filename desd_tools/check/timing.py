@@ -64,7 +64,10 @@ def timed(step: Callable[[], None], steps: int) -> StepCost:
 def pretraining_cost(settings: Mapping[str, Any], context: Sequence[int], in_channels: int, steps: int) -> StepCost:
     """Views, student, teacher, loss, backward, optimiser and EMA of one batch."""
     parser = bundle_config("desd_pretrain", {**settings, "in_channels": in_channels, "optimizer#lr": 1e-3})
-    network, loss = parser.get_parsed_content("network").train(), parser.get_parsed_content("loss_on_device")
+    network, loss = (
+        parser.get_parsed_content("network").train(),
+        parser.get_parsed_content("train#trainer#loss_function"),
+    )
     optimizer = parser.get_parsed_content("optimizer")
     prepare, device = (parser.get_parsed_content(name) for name in ("train#trainer#prepare_batch", "device"))
     count = settings["batch_size"]

@@ -40,7 +40,7 @@ FREE = {
 #: the other knobs, which decide the steps of a run, or which of its weights are best
 FIXED = {
     *("seed", "amp", "accumulation_steps", "in_channels", "spacing", "intensity", "hu_window"),
-    *("learning_rate", "final_learning_rate"),
+    *("learning_rate", "final_learning_rate", "warmup_steps"),
     # pre-training
     *("init_checkpoint", "view_size", "num_prototypes", "student_stages", "teacher_target", "teacher_momentum"),
     "frozen_prototype_epochs",
