@@ -124,7 +124,7 @@ def test_training_from_an_encoder_starts_with_its_weights(folder, encoder, tmp_p
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"architecture": "{'depth': 18}"}, "depth is 10 there, 18 asked for"),
+        ({"network_def#encoder#architecture": "{'depth': 18}"}, "depth is 10 there, 18 asked for"),
         ({"encoder_checkpoint": "MODEL"}, "does not fit the ResNet3DEncoder"),
     ],
 )
@@ -198,7 +198,7 @@ def inferred(folder, scratch, tmp_path_factory):
     nibabel.save(turned, scans / "sub" / "turned.nii")
     write_nifti(scans / "small.nii.gz", np.random.default_rng(0).normal(size=(7, 12, 5)).astype(np.float32))
     (scans / "torn.nii.gz").write_bytes((scans / "case_4.nii.gz").read_bytes()[:500])
-    settings = {"checkpoint": scratch[0] / "model.pt", "overlays": True, "save_probabilities": True}
+    settings = {"checkpoint": scratch[0] / "model.pt", "outlines": True, "save_probabilities": True}
     done = run_bundle(NAME, "inference", dataset_dir=scans, output_dir=out, flip_axes="[0]", **settings)
     return scans, out, succeed(done)
 
@@ -231,9 +231,9 @@ def test_a_run_that_would_overwrite_a_result_is_refused_before_it_says_anything_
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["inference.log"]
 
 
-def test_overlays_are_drawn_for_every_scan(inferred):
+def test_outlines_are_drawn_for_every_scan(inferred):
     for name in ("case_4", "sub/turned", "small"):
-        assert (inferred[1] / "overlays" / f"{name}.png").stat().st_size > 5_000
+        assert (inferred[1] / "outlines" / f"{name}.png").stat().st_size > 5_000
 
 
 def test_a_bad_scan_is_reported_and_the_rest_goes_on(inferred):

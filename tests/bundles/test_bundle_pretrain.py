@@ -1,6 +1,7 @@
 """The pre-training bundle, through the command line, on tiny oblique volumes."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -118,11 +119,7 @@ def test_weights_of_other_intensities_are_refused(trained, scans, tmp_path):
 
 def test_local_views_and_same_stage_targets_run_from_an_overlay(scans, tmp_path):
     overlay = {
-        "views": {
-            "_target_": "desd_components.MultiViews",
-            "seed": "@seed",
-            "views": ["@view_1", "@view_2", "@view_3"],
-        },
+        "prepare_views#multi_views#views": ["@view_1", "@view_2", "@view_3"],
         "view_3": {"_target_": "desd_components.ViewRecipe", "size": [16, 16, 8]},
         "teacher_target": "same_stage",
         "max_epochs": 1,
@@ -148,14 +145,14 @@ def test_local_views_and_same_stage_targets_run_from_an_overlay(scans, tmp_path)
 def test_a_local_view_that_leaves_one_voxel_is_refused(scans, tmp_path):
     path = tmp_path / "local.yaml"
     small = {"_target_": "desd_components.ViewRecipe", "size": [4, 4, 4]}
-    path.write_text(yaml.safe_dump({"+views#views": ["@view_3"], "view_3": small}))
+    path.write_text(yaml.safe_dump({"+prepare_views#multi_views#views": ["@view_3"], "view_3": small}))
     files = [*config_files(NAME, "train", "smoke"), str(path)]
     done = run_files(files, "training", dataset_dir=scans, output_dir=tmp_path / "run", cache_dir=tmp_path / "cache")
     assert "Views of (4, 4, 4) voxels leave a map of (1, 1, 1) at stage 4" in error_line(done)
 
 
 def test_two_processes_teach_the_shallow_stages_alone(scans, tmp_path):
-    shallow = {"student_stages": [1, 2], "stage_weights": [0.5, 0.5], "teacher_target": "same_stage"}
+    shallow = {"student_stages": [1, 2], "loss#stage_weights": [0.5, 0.5], "teacher_target": "same_stage"}
     pretrain_in_two(scans, tmp_path, max_epochs=1, warmup_steps=0, **shallow)
     assert [r for r in history(tmp_path / "run") if "stage_2_loss" in r]
 
@@ -168,7 +165,12 @@ def test_two_channels_run_from_the_command_line(tmp_path):
 
 
 def test_one_process_and_two_learn_the_same(scans, tmp_path):
-    common = {"head_norm": "none", "max_epochs": 20, "val_interval": 20, "cache_dir": tmp_path / "cache"}
+    common = {
+        "distillation_def#head_norm": "none",
+        "max_epochs": 20,
+        "val_interval": 20,
+        "cache_dir": tmp_path / "cache",
+    }
     succeed(pretrain(scans, tmp_path, output_dir=tmp_path / "one", batch_size=4, **common))
     pretrain_in_two(scans, tmp_path, "two", batch_size=2, **common)
     one, two = (torch.load(tmp_path / run / "state.pt", weights_only=True)["objects"] for run in ("one", "two"))
@@ -187,8 +189,8 @@ def test_one_process_and_two_learn_the_same(scans, tmp_path):
     [
         ({"dataset_dir": "nowhere"}, "dataset_dir 'nowhere' does not exist"),
         ({"view_size": "[8,8,8]"}, "a map of (1, 1, 1) at stage 4"),
-        ({"warmup_epochs": 2}, "The warm-up of 4 steps does not fit into a run of 4 steps"),
-        ({"teacher_temperature_start": 0.1}, "teacher_temperature=0.1 is not below student_temperature=0.1"),
+        ({"warmup_steps": 4}, "The warm-up of 4 steps does not fit into a run of 4 steps"),
+        ({"loss#teacher_temperature": 0.1}, "teacher_temperature=0.1 is not below student_temperature=0.1"),
         ({"max_epoch": 5}, "Did you mean --max_epochs?"),
         ({"output_dir": "/proc/nowhere"}, "--output_dir"),
         ({"batch_size": 6}, "lower `batch_size`"),
@@ -223,9 +225,11 @@ def test_inference_without_weights_is_refused(tmp_path):
 
 def test_every_number_of_the_method_names_its_origin():
     text = (ROOT / config_files(NAME, "train")[0]).read_text()
-    knobs = text.split("# hyper-parameters: method")[1].split("\n\n")[0].strip().splitlines()
-    assert len(knobs) == 11
-    assert all("[authors' script]" in line or "[paper]" in line for line in knobs)
+    for section in ("student and teacher", "loss", "optimiser and schedules, per optimiser step"):
+        block = text.split(f"# {section}\n")[1].split("\n\n")[0]
+        numbers = [line for line in block.splitlines() if re.search(r"[:,\[] ?\d", line.split(" #")[0])]
+        unmarked = [line for line in numbers if not re.search(r"\[(authors' script|paper|ours)\]|lr: 0.0", line)]
+        assert len(numbers) >= 4 and unmarked == [], section
 
 
 def test_the_recipe_is_the_published_one():
@@ -236,19 +240,19 @@ def test_the_recipe_is_the_published_one():
         "batch_size": 32,
         "num_prototypes": 60000,
         "view_size": [96, 96, 16],
-        "slab_depth": 24,
-        "slab_stride": 12,
-        "student_temperature": 0.1,
-        "teacher_temperature_start": 0.04,
-        "teacher_temperature": 0.07,
-        "teacher_temperature_epochs": 20,
-        "center_momentum": 0.9,
+        "train#dataset#slab_depth": 24,
+        "train#dataset#slab_stride": 12,
+        "loss#student_temperature": 0.1,
+        "loss#teacher_temperature": 0.04,
+        "temperature_handler#vc_kwargs#max_value": 0.07,
+        "temperature_handler#vc_kwargs#step_max_value": 20,
+        "loss#center_momentum": 0.9,
+        "loss#stage_weights": [0.25] * 4,
         "teacher_momentum": 0.996,
         "learning_rate": 0.3,
-        "warmup_epochs": 10,
-        "weight_decay": 1e-6,
+        "warmup_steps": "$@steps.of_epochs(10)",
+        "optimizer#params": "$desd_components.decay_groups(@distillation_def.student, 1.0e-6)",
         "frozen_prototype_epochs": 1,
-        "stage_weights": [0.25] * 4,
         "amp": False,
     }
     assert {key: parser[key] for key in published} == published

@@ -101,5 +101,18 @@ def test_the_network_exports_to_torchscript(bundle, place, tmp_path):
 )
 def test_both_bundles_have_the_same_encoder_sizes_and_preprocessing(config, same):
     ours, theirs = (yaml.safe_load((ROOT / config_files(name, config)[0]).read_text()) for name in (FINETUNE, PRETRAIN))
-    assert ours["scratch_architecture"] == theirs["encoder"]
+    encoders = (
+        _found(ours, "network_def", "encoder", "scratch_architecture"),
+        _found(theirs, "network_def", "scratch_architecture"),
+    )
+    assert encoders[0] == encoders[1]
     assert {name: ours[name] for name in same} == {name: theirs[other] for name, other in same.items()}
+
+
+def _found(config, *keys):
+    """An item of a config by its place, spelt out or as one id."""
+    if "#".join(keys) in config:
+        return config["#".join(keys)]
+    for key in keys:
+        config = config[key]
+    return config

@@ -18,6 +18,7 @@ from desd_components.runs.state import read_state
 BUNDLES = ("desd_pretrain", "desd_seg_finetune")
 CONFIGS = {"desd_pretrain": "train smoke", "desd_seg_finetune": "train small smoke"}
 KILL, TERM, INT = -9, 143, 130
+EVERY_STEP = {"run_folder#save_minutes": 0}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def settings(scans, tmp_path_factory):
 def train(settings):
     def run(bundle: str, output_dir: Path, *overlays: Path, configs: str = "", **others: Any) -> list[int]:
         names = f"{CONFIGS[bundle]} {configs}"
-        return run_forked(bundle, names, output_dir, *overlays, **{**settings[bundle], "save_minutes": 0, **others})
+        return run_forked(bundle, names, output_dir, *overlays, **{**settings[bundle], **EVERY_STEP, **others})
 
     return run
 
@@ -97,18 +98,18 @@ def test_a_refused_resume_leaves_the_folder_as_it_was(train, whole, tmp_path, bu
 #: of both bundles, some settings of each kind: knobs, parts of components, entries of lists of components
 CHANGES: dict[str, dict[str, Any]] = {
     "desd_pretrain": {
-        "slab_depth": 16,
+        "train#dataset#slab_depth": 16,
         "student_stages": [2, 3, 4],
         "amp": True,
         "view_2#gamma": [0.5, 1.5],
         "optimizer#momentum": 0.5,
-        "loss_terms": [{"_target_": "desd_components.CodingRateTerm", "weight": 0.4}],
+        "loss#terms": [{"_target_": "desd_components.CodingRateTerm", "weight": 0.4}],
     },
     "desd_seg_finetune": {
         "samples_per_epoch": 7,
         "val_interval": 2,
-        "patience": 3,
-        "overlap": 0.5,
+        "early_stop#patience": 3,
+        "validate#inferer#overlap": 0.5,
         "train#augmentation#transforms#1#pos": 3,
         "optimizer#betas": [0.8, 0.9],
     },
@@ -119,7 +120,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 def test_a_changed_setting_is_refused_by_its_name(train, whole, tmp_path, bundle, name):
     run = tmp_path / "run"
     shutil.copytree(whole[bundle], run)
-    more = {"stage_weights": [0.4, 0.3, 0.3]} if name == "student_stages" else {}
+    more = {"loss#stage_weights": [0.4, 0.3, 0.3]} if name == "student_stages" else {}
     assert train(bundle, run, **{name: CHANGES[bundle][name]}, **more) == [1]
     assert re.search(f"cannot go on, for .*{name}(#0#weight)? was ", (tmp_path / "run_0.txt").read_text())
 
@@ -127,7 +128,8 @@ def test_a_changed_setting_is_refused_by_its_name(train, whole, tmp_path, bundle
 def test_what_only_shows_or_ends_a_run_may_change(train, whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole["desd_pretrain"], run)
-    free = {"record_interval": 3, "on_collapse": "stop", "max_skipped_steps": 9, "save_minutes": 1}
+    free = {"run_folder#record_interval": 3, "on_collapse": "stop", "skip_handler#max_skipped_steps": 9}
+    free |= {"run_folder#save_minutes": 1}
     assert train("desd_pretrain", run, **free) == [0]
 
 

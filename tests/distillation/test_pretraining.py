@@ -7,18 +7,17 @@ import torch
 from torch import distributed
 
 from desd_components import (
+    CosineSchedule,
     DenseDistillationNetwork,
     ResumeHandler,
     RunRecordHandler,
+    Steps,
     TeacherEMAHandler,
     UserError,
     decay_groups,
     joined_processes,
     leave_processes,
-    optimizer_steps,
-    scaled_learning_rate,
     scheduled_epochs,
-    total_batch,
     warn_of_equal_boxes,
 )
 
@@ -35,12 +34,23 @@ def test_weight_decay_spares_biases_norms_and_the_teacher(tiny_encoder):
 
 @pytest.mark.parametrize(("batches", "epochs", "accumulation", "steps"), [(4, 3, 1, 12), (4, 3, 2, 6), (5, 2, 2, 6)])
 def test_optimiser_steps_count_a_short_last_accumulation(batches, epochs, accumulation, steps):
-    assert optimizer_steps(batches, epochs, accumulation) == steps
+    counted = Steps(batches, 2, epochs, accumulation)
+    assert (counted.total, counted.of_epochs(1)) == (steps, steps // epochs)
+
+
+def test_a_share_of_the_steps_is_below_all_of_them():
+    assert Steps(47, 1, 1).share(0.1) == 5
+    with pytest.raises(UserError, match="1 of the steps: give a share of the run"):
+        Steps(10, 1, 1).share(1)
+
+
+def test_without_data_schedules_can_be_built_and_looked_at():
+    assert CosineSchedule(0.1, 0.0, Steps(0, 4, 300).total, Steps(0, 4, 300).of_epochs(10))(0) == 0.1
 
 
 def test_the_published_learning_rate_comes_out_at_the_published_batch():
-    assert scaled_learning_rate(0.3, 192) == pytest.approx(0.225)
-    assert total_batch(batch_size=8, accumulation_steps=3) == 24
+    assert Steps(1, batch_size=32, max_epochs=1, accumulation_steps=6).scaled(0.3) == pytest.approx(0.225)
+    assert Steps(1, batch_size=8, max_epochs=1, accumulation_steps=3).volumes == 24
 
 
 def test_several_processes_want_torchrun(monkeypatch):
@@ -79,10 +89,10 @@ def test_after_leaving_its_processes_a_program_is_alone_again(monkeypatch):
     }.items():
         monkeypatch.setenv(name, str(value))
     joined_processes()
-    assert total_batch(2) == 2  # Ignite has looked at the group now
+    assert Steps(1, 2, 1).volumes == 2  # with a group of one
     leave_processes()
     assert not torch.distributed.is_initialized()
-    assert total_batch(2) == 2
+    assert Steps(1, 2, 1).volumes == 2
 
 
 def test_in_a_slurm_job_the_local_rank_stays_torchruns_and_not_sruns(monkeypatch):
@@ -96,8 +106,8 @@ def test_in_a_slurm_job_the_local_rank_stays_torchruns_and_not_sruns(monkeypatch
 
 
 REFUSED = {
-    "accumulation_steps": (lambda value: optimizer_steps(4, 1, value), [0, -1, 1.5, "two"]),
-    "batch_size": (lambda value: total_batch(value), [0, 1.5, "x", True]),
+    "accumulation_steps": (lambda value: Steps(4, 1, 1, value), [0, -1, 1.5, "two"]),
+    "batch_size": (lambda value: Steps(4, value, 1), [0, 1.5, "x", True]),
     "weight_decay": (lambda value: decay_groups(torch.nn.Linear(2, 2), value), [-1, float("nan")]),
     "record_interval": (lambda value: RunRecordHandler("runs", interval=value), [0, -1, 1.5]),
     "save_interval": (lambda value: ResumeHandler("runs", {}, {}, interval=value), [0, -1, 1.5]),

@@ -29,7 +29,8 @@ FIGURES = ("loss", "stage_1_loss", "stage_2_loss", "stage_3_loss", "stage_4_loss
 # layer norm in the heads, group norm in the encoder: elsewhere a batch so small lets rounding grow tenfold a step
 HEADS = {"head_norm": "layer", "head_hidden": 32, "head_bottleneck": 16, "seed": 5}
 
-# As computed at version 0.1.0, before the package had rooms. Rows are steps; columns are FIGURES, the teacher's momentum and the learning rate of the step.
+# As computed at version 0.1.0, before the package had rooms.
+# Rows are steps; columns are FIGURES, the teacher's momentum and the learning rate of the step.
 PUBLISHED = """
 4.97184 4.24906 9.46412 4.3571 1.81708 0.133305 0.9 0
 4.71039 4.36937 8.58236 4.18815 1.70168 0.254205 0.902447 0.01

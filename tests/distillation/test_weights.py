@@ -10,9 +10,9 @@ from desd_components import (
     ResNet3DEncoder,
     UserError,
     encoder_from,
-    given,
     load_encoder,
     load_weights,
+    none_if_null,
     read_manifest,
     save_weights,
 )
@@ -148,7 +148,7 @@ def test_the_canary_leaves_the_encoder_as_it_was(tmp_path):
 
 @pytest.mark.parametrize(("setting", "meant"), [("null", None), ("None", None), (None, None), ("a.pt", "a.pt")])
 def test_null_on_a_command_line_means_nothing(setting, meant):
-    assert given(setting) == meant
+    assert none_if_null(setting) == meant
 
 
 FOREIGN = foreign_weights()

@@ -75,7 +75,7 @@ def test_the_only_stage_of_plain_self_distillation_is_recorded_by_its_number(tin
     run = Run(tiny_encoder, epochs=1)
     run.network = DeepSelfDistillationNetwork(tiny_encoder, 16, student_stages=(4,), head_hidden=16, head_bottleneck=8)
     run.loss = DeepSelfDistillationLoss(16, stage_weights=(1.0,), student_stages=(4,))
-    run.train(RunRecordHandler(tmp_path, [run.loss]))
+    run.train(RunRecordHandler(tmp_path, [run.loss, *run.loss.terms]))
     record = json.loads((tmp_path / "history.jsonl").read_text().splitlines()[-1])
     assert [name for name in record if name.startswith("stage_")] == ["stage_4_loss"]
     assert drawn(tmp_path, "stage_4_loss")[-1] == (4, float(torch.tensor(record["stage_4_loss"])))
@@ -91,7 +91,7 @@ def test_a_fresh_run_keeps_no_record_of_the_one_before(tiny_encoder, tmp_path):
 def test_the_loss_is_that_which_the_step_followed_with_every_term(tiny_encoder, tmp_path):
     run = Run(tiny_encoder, epochs=1)
     run.loss = DeepSelfDistillationLoss(16, terms=[CodingRateTerm(0.5)])
-    run.train(RunRecordHandler(tmp_path, [run.loss]))
+    run.train(RunRecordHandler(tmp_path, [run.loss, *run.loss.terms]))
     last = json.loads((tmp_path / "history.jsonl").read_text().splitlines()[-1])
     assert last["loss"] == pytest.approx(last["distillation_loss"] - 0.5 * last["coding_rate"], abs=1e-4)
 

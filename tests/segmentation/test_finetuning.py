@@ -30,7 +30,6 @@ from desd_components.segmentation.training import (
     agree_with_encoder,
     parameter_groups,
     section_of,
-    share_of_steps,
     split_of,
     write_split,
 )
@@ -90,12 +89,6 @@ def test_a_resting_encoder_does_not_move_at_all_and_then_does(network):
 def test_unknown_presets_and_decays_are_refused(network, wrong, words):
     with pytest.raises(UserError, match=words):
         parameter_groups(network, **wrong)
-
-
-def test_a_share_is_rounded_to_steps_and_refused_from_one_on():
-    assert share_of_steps(0.1, 47) == 5
-    with pytest.raises(UserError, match="warmup_fraction=1"):
-        share_of_steps(1, 10, "warmup_fraction")
 
 
 def metadata(tmp_path: Path) -> Path:

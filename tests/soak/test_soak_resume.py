@@ -34,7 +34,7 @@ def scans(tmp_path_factory):
 
 def settings_of(bundle: str, scans: Path, folder: Path) -> dict[str, Any]:
     places = {"dataset_dir": scans, "cache_dir": folder / "cache"}
-    return {**places, **OWN[bundle], "max_epochs": 6, "batch_size": 2, "num_workers": 0, "save_minutes": 0}
+    return {**places, **OWN[bundle], "max_epochs": 6, "batch_size": 2, "num_workers": 0, "run_folder#save_minutes": 0}
 
 
 def compared(run: Path) -> int:
