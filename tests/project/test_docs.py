@@ -225,8 +225,7 @@ def test_a_training_of_the_pages_finds_its_scans_and_builds_its_network(line, wo
     parser = ConfigParser()
     parser.read_config(command.files)
     parser.update({name: str(v) if isinstance(v, Path) else _read(v) for name, v in command.settings.items()})
-    scans = "found" if command.bundle == "desd_seg_finetune" else "train_data"
-    found = parser.get_parsed_content(scans)
+    found = parser.get_parsed_content("found_scans")
     assert len(getattr(found, "training", found)) >= 3
     network = parser.get_parsed_content("network_def")
     if command.bundle == "desd_seg_finetune":
