@@ -180,7 +180,7 @@ def _segment(plan: Plan, arm: str, words: str) -> Step:
         *_bundle_run("", configs),
         *("--bundle_root", _shown(plan.bundles / name), "--dataset_dir", _shown(plan.data)),
         *("--data_split", _shown(plan.split), "--output_dir", _shown(new)),
-        *("--checkpoint", _shown(plan.output / f"finetune_{arm}" / "model.pt"), "--overlays", "True"),
+        *("--checkpoint", _shown(plan.output / f"finetune_{arm}" / "model.pt"), "--outlines", "True"),
     ]
     return Step(f"segment-{arm}", f"segment new scans, {words}", command, new, (f"finetune-{arm}",), tuple(configs))
 
@@ -275,7 +275,7 @@ def _places(plan: Plan) -> dict[str, str]:
     places = {str(plan.data): "the scans", str(plan.split): "who trains, validates and tests"}
     places[str(plan.scans)] = "the images that pre-training saw"
     for arm, words in ARMS.items():
-        places[str(plan.output / f"new_scans_{arm}")] = f"{words}: segmented scans, and overlays/ with pictures of them"
+        places[str(plan.output / f"new_scans_{arm}")] = f"{words}: segmented scans, and outlines/ with pictures of them"
     places[str(plan.output / "logs")] = "the output of every command"
     return places
 

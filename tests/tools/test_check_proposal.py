@@ -15,6 +15,7 @@ from bundle_runs import config_files, run_files, succeed
 from scan_files import write_json, write_nifti
 
 from desd_components import ResNet3DEncoder
+from desd_components.runs.config import is_known
 from desd_tools.__main__ import main
 from desd_tools.check.proposal import context_scales, encoder_settings, sizes_of, strides, view_size, window_size
 from desd_tools.check.timing import bundle_config
@@ -118,12 +119,13 @@ def test_the_command_above_an_overlay_can_be_copied_whatever_the_folder_is_calle
 
 def test_an_overlay_names_only_settings_that_the_bundle_has(proposed):
     for name, bundle in (("pretrain.yaml", "desd_pretrain"), ("finetune.yaml", "desd_seg_finetune")):
-        assert yaml.safe_load(proposed[name].read_text()).keys() <= bundle_config(bundle, {}).get().keys()
+        config = bundle_config(bundle, {})
+        assert all(is_known(config, setting) for setting in yaml.safe_load(proposed[name].read_text()))
 
 
 def test_both_overlays_agree_on_encoder_and_preprocessing(proposed):
     first, second = (yaml.safe_load(proposed[name].read_text()) for name in ("pretrain.yaml", "finetune.yaml"))
-    assert first["encoder"] == second["scratch_architecture"]
+    assert first["network_def#scratch_architecture"] == second["network_def#encoder#scratch_architecture"]
     assert (first["spacing"], first["intensity"]) == (second["spacing"], second["intensity"]) == (None, "zscore")
 
 
@@ -143,7 +145,7 @@ def test_the_bundles_run_with_the_proposed_overlays_one_after_the_other(proposed
     succeed(run_files(finetune, "training", output_dir=tmp_path / "second", **common, **encoder))
     manifest = json.loads((tmp_path / "second" / "model.json").read_text())
     overlay = yaml.safe_load(proposed["pretrain.yaml"].read_text())
-    assert manifest["architecture"]["width"] == overlay["encoder"]["width"]
+    assert manifest["architecture"]["width"] == overlay["network_def#scratch_architecture"]["width"]
     assert manifest["encoder"] == "encoder.pt"
 
 

@@ -357,7 +357,7 @@ def test_a_changed_label_changes_the_hash_of_the_scans_and_a_copy_does_not(tmp_p
 
 
 def test_a_second_call_in_the_same_folder_is_kept_out(tmp_path):
-    with tool.locked(tmp_path), pytest.raises(UserError, match="another label-curve is at work"), tool.locked(tmp_path):
+    with tool.locked(tmp_path), pytest.raises(UserError, match="another desd label-curve is"), tool.locked(tmp_path):
         pass
 
 
