@@ -14,6 +14,8 @@ import importlib
 import inspect
 import itertools
 import logging
+import os
+import signal
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -38,7 +40,6 @@ COMMANDS = {
     "publish": "desd_tools.pack.publish:publish",
     "pack": "desd_tools.pack.pack:pack",
     "export": "desd_tools.pack.export:export",
-    "faults": "desd_tools.studies.faults.faults:faults",
     "import-official": "desd_tools.pack.import_official:import_official",
 }
 
@@ -47,7 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code, or 2 after printing a `UserError` as one line."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    return ended_plainly(lambda: _run(arguments))
+    try:
+        code = ended_plainly(lambda: _run(arguments))
+        sys.stdout.flush()  # here, where a reader that has gone is no error; not when Python ends
+        return code
+    except BrokenPipeError:  # as of `desd --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
 
 
 def overview() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,14 @@ def test_python_dash_m_writes_a_phantom_family(tmp_path: Path):
     done = subprocess.run([*command, "--num-unlabelled=0", "--size=24"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "f" / "labelsTr").iterdir())) == 4
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word():
+    command = [sys.executable, "-m", "desd_tools", "--version"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        running.stdout.close()  # as `head` does after its lines
+        assert running.stderr.read() == b""
+    assert running.returncode == 128 + signal.SIGPIPE
 
 
 @pytest.mark.parametrize("name", COMMANDS)
