@@ -1,6 +1,6 @@
 """The table of faults: which of them harm a pre-training, how soon its alarms say so, and that healthy runs are quiet.
 
-Every row is measured on tiny runs over generated volumes (see `fault_runs`). The measure was fixed, and the alarms were
+Every row is measured on tiny runs over generated volumes (see `runs`). The measure was fixed, and the alarms were
 made, while looking at the seeds 0 to 12 and their settings' seeds, 100 to 130.
 """
 
@@ -22,10 +22,10 @@ from desd_components.base.errors import UserError
 from desd_components.base.files import write_atomically, write_json
 from desd_components.runs.log import environment
 
-from .fault_list import FAULTS, Fault
-from .fault_runs import Finding, Setting, TinyRun, contexts, healthy_settings, volumes
-from .fault_scores import KnownAgain
-from .fault_table import failures, markdown
+from .injected import FAULTS, Fault
+from .runs import Finding, Setting, TinyRun, contexts, healthy_settings, volumes
+from .scores import KnownAgain
+from .table import failures, markdown
 
 logger = logging.getLogger(__name__)
 

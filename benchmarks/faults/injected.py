@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from desd_components.distillation.loss import DistillationOutput, cross_view_pairs
 
-from .fault_runs import TinyRun
+from .runs import TinyRun
 
 Change = Callable[[list[torch.Tensor]], list[torch.Tensor]]
 

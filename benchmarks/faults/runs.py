@@ -1,7 +1,7 @@
 """Tiny pre-trainings on generated volumes, whole and cheap: what the table of faults is measured on.
 
 Everything is the bundle's own (dataset, sampler, views, network, loss, handlers), small enough that a step takes some
-30 ms of one CPU core. What a run was worth is judged by `fault_scores`.
+30 ms of one CPU core. What a run was worth is judged by `scores`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ from desd_components.health.skipping import SkipNonFiniteHandler
 from desd_components.scans.cache.cache import VolumeCache
 from desd_components.scans.datasets import ContextDataset
 from desd_components.scans.loading import EpochSampler, collate_contexts
-
-from ..phantom.phantom import write_family
+from desd_tools.studies.phantom.phantom import write_family
 
 VIEW_SIZE = (12, 12, 12)
 
@@ -142,7 +141,7 @@ class TinyRun:
     Args:
         setting: what it is made of.
         dataset: the contexts that it trains on.
-        judge: what the teacher's encoder is worth; see `fault_scores`.
+        judge: what the teacher's encoder is worth; see `scores`.
         steps: of the run.
         known: views that runs of the same setting have made; see `Remembered`.
         on_collapse: what an alarm does; see `DistillationMonitor`.

@@ -19,7 +19,7 @@ from desd_components.distillation.views.make import MultiViews
 from desd_components.health.probes import pooled_views
 from desd_components.scans.loading import collate_contexts
 
-from .fault_runs import contexts, recipe
+from .runs import contexts, recipe
 
 ROUNDS = 4  # pairs of views of each volume
 

@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
+from benchmarks.faults.bench import Bench, described, ended, faults, lost_score
+from benchmarks.faults.injected import FAULTS
+from benchmarks.faults.runs import Finding, Setting, healthy_settings
+from benchmarks.faults.scores import known_again
+from benchmarks.faults.table import failures, in_time, markdown
 from desd_components.base.errors import UserError
-from desd_tools.studies.faults.fault_list import FAULTS
-from desd_tools.studies.faults.fault_runs import Finding, Setting, healthy_settings
-from desd_tools.studies.faults.fault_scores import known_again
-from desd_tools.studies.faults.fault_table import failures, in_time, markdown
-from desd_tools.studies.faults.faults import Bench, described, ended, faults, lost_score
 
 STEPS, ONSET = 60, 10
 BY_NAME = {fault.name: fault for fault in FAULTS}

@@ -5,8 +5,8 @@ import torch
 from bundle_runs import config_files, history, run_files, succeed
 from scan_files import write_scan
 
+from benchmarks.reconstruction import Hidden, PrepareMaskedViews, ReconstructionLoss, ReconstructionNetwork
 from desd_components import MultiViews, ResNet3DEncoder, UserError, ViewRecipe, load_encoder, read_manifest
-from desd_tools.studies.reconstruction import Hidden, PrepareMaskedViews, ReconstructionLoss, ReconstructionNetwork
 
 SMALL = {"depth": 10, "width": 8, "norm": "group", "stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
 
