@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -82,6 +83,14 @@ def threaded(function: Callable[[Any], Any], items: Iterable[Any], num_workers: 
         yield from pool.map(function, items)
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for ten thousand volumes
+
+
+def with_bar(items: Iterable[Any], total: int, doing: str, unit: str = "volume", show: bool = True) -> Iterable[Any]:
+    """The items, with a bar that says how many of `total` have come; where nobody watches, a line now and then."""
+    from tqdm import tqdm
+
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm(items, total=total, desc=doing, unit=unit, mininterval=interval, disable=not show)
 
 
 def header_problem(scan: Scan, in_channels: int = 1) -> str | None:

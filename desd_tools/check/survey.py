@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import filecmp
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from desd_components.scans.check import grid_problem, threaded
+from desd_components.scans.check import grid_problem, threaded, with_bar
 from desd_components.scans.names import scan_files
 
 from .findings import REMARK, Finding, from_line
@@ -74,8 +73,6 @@ def survey(
 
 
 def _read(folder: DataFolder, in_channels: int, num_workers: int) -> dict[str, FileReport]:
-    from tqdm import tqdm
-
     count = len(folder.class_names) if folder.class_names else None
     tasks: dict[str, tuple[bool, int]] = {}
     for case in folder.cases:
@@ -83,9 +80,7 @@ def _read(folder: DataFolder, in_channels: int, num_workers: int) -> dict[str, F
         tasks |= {file: (False, 1 if len(images) > 1 else in_channels) for file in images}
         tasks |= {file: (True, 1) for file in scan_files(case.scan, ("label",))}
     reports = threaded(lambda task: inspect(task[0], task[1][0], task[1][1], count), tasks.items(), num_workers)
-    interval = 0.5 if sys.stderr.isatty() else 30.0  # a log file wants a line now and then, not a moving bar
-    bar = tqdm(reports, total=len(tasks), desc="checking", unit="file", mininterval=interval)
-    return {report.file: report for report in bar}
+    return {report.file: report for report in with_bar(reports, len(tasks), "checking", "file")}
 
 
 def _grids(cases: Sequence[Case], reports: dict[str, FileReport]) -> Iterator[Finding]:

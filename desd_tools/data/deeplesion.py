@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import logging
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import numpy as np
 
 from desd_components.base.errors import UserError
 from desd_components.base.files import require_writable
+from desd_components.scans.check import with_bar
 from desd_components.scans.volume import optional_module
 
 logger = logging.getLogger(__name__)
@@ -160,12 +160,9 @@ def consecutive(folder: Path) -> Iterator[list[Path]]:
 
 def convert(runs: Sequence[Run], num_workers: int) -> list[str]:
     """Make volumes, with a bar; a line for each that cannot be made."""
-    from tqdm import tqdm
 
     def watched(results: Iterator[str | None]) -> list[str]:
-        interval = 0.5 if sys.stderr.isatty() else 30.0  # a log file wants a line now and then, not a moving bar
-        bar = tqdm(results, total=len(runs), desc="converting", unit="volume", mininterval=interval)
-        return [problem for problem in bar if problem]
+        return [problem for problem in with_bar(results, len(runs), "converting") if problem]
 
     if num_workers == 0 or len(runs) < 2:
         return watched(map(write_run, runs))

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from monai.utils import ensure_tuple
 from ...base.errors import UserError
 from ...base.files import require_writable
 from ...base.processes import patiently_gathered, place
-from ..check import class_problem, file_problem, raise_problems, threaded
+from ..check import class_problem, file_problem, raise_problems, threaded, with_bar
 from ..names import Scan, scan_files
 from ..read import parts
 from .entries import is_label, read_meta
@@ -160,11 +159,8 @@ class VolumeCache:
         """Make entries; returns one line for each that cannot be made."""
         if not wanted:
             return {}
-        from tqdm import tqdm
-
         made = threaded(lambda item: self.maker.make(*item), wanted.items(), self.num_workers)
-        interval = 0.5 if sys.stderr.isatty() else 30.0  # a log file wants a line now and then, not a moving bar
-        bar = tqdm(made, total=len(wanted), desc="preprocessing", unit="volume", mininterval=interval, disable=not show)
+        bar = with_bar(made, len(wanted), "preprocessing", show=show)
         return {folder: found for folder, found in zip(wanted, bar, strict=True) if found}
 
     def _disk_problem(self, scans: Sequence[Scan], say: bool) -> list[str]:
