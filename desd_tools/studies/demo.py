@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from desd_components.base.errors import UserError
 from desd_components.pages import charts, results
@@ -22,14 +23,16 @@ from desd_components.pages.runs import read_run
 from ..places import ROOT
 from . import roles
 from .cases import Case, find_case, slices_section
-from .steps import Record, Step, StepRunner, child_environment
+from .commands import bundle_command, shown
+from .machine import child_environment
+from .steps import Record, Step, StepRunner
 
 ARMS = {"encoder": "from the encoder", "scratch": "from scratch"}
 # What the synthetic CT needs beside small.yaml: Hounsfield units, a spacing, and minutes in place of an hour. [ours]
-CT = ["--intensity", "hu", "--hu_window", "[-160.0,240.0]", "--spacing", "[3.0,3.0,4.0]"]
-PHANTOM_PRETRAIN = [*CT, "--max_epochs", "8"]
-PHANTOM_FINETUNE = [*CT, "--max_epochs", "16", "--val_interval", "8"]  # at 10, an arm may still take spleen for kidney
-REAL_PRETRAIN = ["--max_epochs", "12"]  # of small.yaml's 40: minutes here, too
+CT = {"intensity": "hu", "hu_window": "[-160.0,240.0]", "spacing": "[3.0,3.0,4.0]"}
+PHANTOM_PRETRAIN = {**CT, "max_epochs": 8}
+PHANTOM_FINETUNE = {**CT, "max_epochs": 16, "val_interval": 8}  # at 10 epochs, an arm may still take spleen for kidney
+REAL_PRETRAIN = {"max_epochs": 12}  # of small.yaml's 40: minutes here, too
 
 
 @dataclass
@@ -111,12 +114,12 @@ def data_steps(plan: Plan) -> list[Step]:
     if not plan.synthetic:
         return []
     size = ["--num-labelled", "8", "--num-unlabelled", "4", "--size", "24"] if plan.smoke else []
-    command = ["python", "-m", "desd_tools", "phantom", _shown(plan.data), *size, "--seed", str(plan.seed)]
+    command = ["python", "-m", "desd_tools", "phantom", shown(plan.data), *size, "--seed", str(plan.seed)]
     return [Step("data", "make synthetic volumes", command, plan.data)]
 
 
 def write_lists(plan: Plan) -> None:
-    """Write which images pre-training sees, and the split where the data bring none; see `tools.roles`."""
+    """Write which images pre-training sees, and the split where the data bring none; see `roles`."""
     from desd_components import find_labelled, require_scans
 
     roles.ensure_split(plan.data, plan.split)
@@ -139,11 +142,8 @@ def training_steps(plan: Plan) -> list[Step]:
     """Pre-training, then fine-tuning of both arms, their evaluation, and new scans."""
     reads, name, folder = (plan.split, plan.scans, _inventory(plan)), "desd_pretrain", plan.output / "pretrain"
     configs = _configs(plan, name, "train.yaml", *plan.overlays)
-    command = [
-        *_bundle_run("training", configs),
-        *_common(plan, name, plan.scans, folder),
-        *([] if plan.smoke else PHANTOM_PRETRAIN if plan.synthetic else REAL_PRETRAIN),
-    ]
+    length = {} if plan.smoke else PHANTOM_PRETRAIN if plan.synthetic else REAL_PRETRAIN
+    command = bundle_command("training", configs, {**_common(plan, name, plan.scans, folder), **length})
     pretrain = Step("pretrain", "pre-train without labels", command, folder, (), (*reads, *configs))
     kinds = (_finetune, _evaluate, _segment)
     return [pretrain, *(make(plan, arm, words) for make in kinds for arm, words in ARMS.items())]
@@ -152,14 +152,10 @@ def training_steps(plan: Plan) -> list[Step]:
 def _finetune(plan: Plan, arm: str, words: str) -> Step:
     name, run = "desd_seg_finetune", plan.output / f"finetune_{arm}"
     configs = _configs(plan, name, "train.yaml", *plan.overlays)
-    checkpoint = ["--encoder_checkpoint", _shown(plan.output / "pretrain" / "encoder.pt")]
-    command = [
-        *_bundle_run("training", configs),
-        *_common(plan, name, plan.data, run),
-        *("--data_split", _shown(plan.split), "--num_labels", str(plan.num_labels)),
-        *(PHANTOM_FINETUNE if plan.synthetic and not plan.smoke else []),
-        *(checkpoint if arm == "encoder" else []),
-    ]
+    settings = {**_common(plan, name, plan.data, run), "data_split": plan.split, "num_labels": plan.num_labels}
+    settings |= PHANTOM_FINETUNE if plan.synthetic and not plan.smoke else {}
+    settings |= {"encoder_checkpoint": plan.output / "pretrain" / "encoder.pt"} if arm == "encoder" else {}
+    command = bundle_command("training", configs, settings)
     reads = (plan.split, _inventory(plan), *configs)
     before = ("pretrain",) if arm == "encoder" else ()
     return Step(f"finetune-{arm}", f"fine-tune {words}", command, run, before, reads)
@@ -168,7 +164,7 @@ def _finetune(plan: Plan, arm: str, words: str) -> Step:
 def _evaluate(plan: Plan, arm: str, words: str) -> Step:
     name, run = "desd_seg_finetune", plan.output / f"finetune_{arm}"
     configs = _configs(plan, name, "train.yaml", *plan.overlays, "evaluate.yaml")
-    command = [*_bundle_run("", configs), *_common(plan, name, plan.data, run), "--section", "test"]
+    command = bundle_command("", configs, {**_common(plan, name, plan.data, run), "section": "test"})
     title, before = f"evaluate on unseen scans, {words}", (f"finetune-{arm}",)
     return Step(f"evaluate-{arm}", title, command, run / "metrics.json", before, tuple(configs))
 
@@ -176,12 +172,9 @@ def _evaluate(plan: Plan, arm: str, words: str) -> Step:
 def _segment(plan: Plan, arm: str, words: str) -> Step:
     name, new = "desd_seg_finetune", plan.output / f"new_scans_{arm}"
     configs = _configs(plan, name, "inference.yaml")
-    command = [
-        *_bundle_run("", configs),
-        *("--bundle_root", _shown(plan.bundles / name), "--dataset_dir", _shown(plan.data)),
-        *("--data_split", _shown(plan.split), "--output_dir", _shown(new)),
-        *("--checkpoint", _shown(plan.output / f"finetune_{arm}" / "model.pt"), "--outlines", "True"),
-    ]
+    places = {"bundle_root": plan.bundles / name, "dataset_dir": plan.data, "data_split": plan.split, "output_dir": new}
+    model = {"checkpoint": plan.output / f"finetune_{arm}" / "model.pt", "outlines": True}
+    command = bundle_command("", configs, {**places, **model})
     return Step(f"segment-{arm}", f"segment new scans, {words}", command, new, (f"finetune-{arm}",), tuple(configs))
 
 
@@ -189,21 +182,9 @@ def _configs(plan: Plan, bundle: str, *names: str) -> list[Path]:
     return [plan.bundles / bundle / "configs" / name for name in names]
 
 
-def _bundle_run(word: str, configs: Sequence[Path]) -> list[str]:
-    files = "[" + ",".join(f"'{_shown(path)}'" for path in configs) + "]" if len(configs) > 1 else _shown(configs[0])
-    return ["python", "-m", "monai.bundle", "run", *([word] if word else []), "--config_file", files]
-
-
-def _common(plan: Plan, bundle: str, data: Path, run: Path) -> list[str]:
-    return [
-        *("--bundle_root", _shown(plan.bundles / bundle), "--dataset_dir", _shown(data), "--output_dir", _shown(run)),
-        *("--cache_dir", _shown(plan.output / "cache"), "--seed", str(plan.seed)),
-    ]
-
-
-def _shown(path: Path) -> str:
-    """A path as a person at the repository's root would type it."""
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+def _common(plan: Plan, bundle: str, data: Path, run: Path) -> dict[str, Any]:
+    places = {"bundle_root": plan.bundles / bundle, "dataset_dir": data, "output_dir": run}
+    return {**places, "cache_dir": plan.output / "cache", "seed": plan.seed}
 
 
 def demo_page(plan: Plan, records: Sequence[Record]) -> str:

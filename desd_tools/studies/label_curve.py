@@ -24,7 +24,8 @@ from .curve.store import Store, code_hash
 from .curve.study import Study, read_study
 from .curve.summary import chosen_settings, mean_dice, summarize
 from .curve.units import Places, Scans, Unit, spec
-from .steps import Step, usable_cores
+from .machine import usable_cores
+from .steps import Step
 
 DEFAULT = Path(__file__).parent / "curve" / "default.yaml"
 Record = dict[str, Any]

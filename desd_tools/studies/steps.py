@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -22,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from desd_components.base.errors import UserError
+
+from .commands import quoted
+from .machine import peak_memory
 
 LAST_LINES = 15
 QUIET_SECONDS = 30  # between two lines of progress where the output is no terminal
@@ -172,17 +174,6 @@ class Record:
     skipped: bool = False
 
 
-def child_environment(most_threads: int) -> dict[str, str]:
-    """Variables for child processes that run torch: no more threads than cores are free, and none that spins.
-
-    By default a thread of torch's OpenMP (libgomp) that waits for the others keeps its core busy. Beside other programs
-    that is the core which the others need. What the user has set stays.
-    """
-    free = usable_cores() - round(os.getloadavg()[0])
-    wanted = {"OMP_NUM_THREADS": str(max(1, min(most_threads, free))), "OMP_WAIT_POLICY": "passive"}
-    return {name: os.environ.get(name) or value for name, value in wanted.items()}
-
-
 def keys(steps: Sequence[Step]) -> dict[str, str]:
     """Name -> hash of the step's command, of the files it reads and of the steps before it."""
     found: dict[str, str] = {}
@@ -256,30 +247,6 @@ class StepRunner:
     def _clock(self) -> str:
         minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
         return f"{minutes:2d}:{seconds:02d}"
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def peak_memory(process_id: int) -> float:
-    """Peak resident memory so far in MB; 0 where the system does not tell (it is no Linux, or the process ended).
-
-    Not the kernel's ru_maxrss, in which a child starts with the memory of the process that started it.
-    """
-    try:
-        status = Path(f"/proc/{process_id}/status").read_text()
-    except OSError:
-        return 0.0
-    lines = [line.split() for line in status.splitlines() if line.startswith("VmHWM:")]
-    return round(int(lines[0][1]) * 1024 / 1e6, 1) if lines else 0.0
-
-
-def quoted(command: Sequence[str]) -> str:
-    """A command as it can be pasted into a shell; lists of files keep their single quotes, inside double ones."""
-    plain = (f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word) for word in command)
-    return " ".join(plain)
 
 
 def print_end(log: Path) -> None:

@@ -15,7 +15,7 @@ from bundle_runs import ROOT, succeed
 from forks import desd, forked_commands
 
 from desd_components.base.errors import UserError
-from desd_tools.studies import demo, steps
+from desd_tools.studies import demo, machine
 from desd_tools.studies.phantom import phantom
 from desd_tools.studies.steps import keys
 
@@ -42,12 +42,12 @@ def test_the_steps_pretrain_then_finetune_evaluate_and_segment_both_arms(tmp_pat
 def test_child_processes_take_the_cores_that_are_free_and_sleep_while_they_wait(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    monkeypatch.setattr(steps, "usable_cores", lambda: 4)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 4)
     for load, threads in ((0.2, "2"), (2.1, "2"), (3.0, "1"), (9.0, "1")):
         monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
-        assert steps.child_environment(2) == {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
+        assert machine.child_environment(2) == {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert steps.child_environment(2)["OMP_NUM_THREADS"] == "3", "the user's own setting stays"
+    assert machine.child_environment(2)["OMP_NUM_THREADS"] == "3", "the user's own setting stays"
 
 
 def test_the_two_arms_differ_in_the_checkpoint_and_their_folder_alone(tmp_path, family):

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from desd_components.base.errors import UserError
-from desd_tools.studies.steps import Step, StepRunner, keys, quoted
+from desd_tools.studies.commands import quoted
+from desd_tools.studies.steps import Step, StepRunner, keys
 
 WRITE = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.write_text(p.read_text() + 'x' if p.exists() else 'x')"
 

@@ -13,6 +13,7 @@ from typing import Any
 from desd_components.base.errors import UserError
 from desd_components.runs.config import is_known
 
+from ..commands import shown
 from .known_settings import FINETUNE, PRETRAIN, bundle_config, refuse_unknown_settings
 from .store import Key, file_hash, text_hash
 from .study import ALL, Arm, Label, Pretraining, Study
@@ -99,7 +100,7 @@ class Planner:
         configs = (*self.study.overlays, "evaluate")
         encoder = self.places.encoder(part.name, seed)
         common = self._common(PRETRAIN, *configs)
-        own = {"data_split": self.places.shown(self.places.split), "encoder_checkpoint": self.places.shown(encoder)}
+        own = {"data_split": shown(self.places.split), "encoder_checkpoint": shown(encoder)}
         settings = {**self._where(PRETRAIN, self.places.data), **common, **own, "seed": 0}
         stage = Stage("probe", "", self._configs(PRETRAIN, *configs), settings)
         return Unit(
@@ -183,24 +184,24 @@ class Planner:
 
     def _training(self, arm: Arm, settings: Mapping[str, Any], seed: int) -> Stage:
         path = self._source(arm, seed)["path"]
-        encoder = {} if path is None else {"encoder_checkpoint": self.places.shown(path)}
-        split = {"data_split": self.places.shown(self.places.training_split), "val_fraction": 0}
+        encoder = {} if path is None else {"encoder_checkpoint": shown(path)}
+        split = {"data_split": shown(self.places.training_split), "val_fraction": 0}
         configs = self._configs(FINETUNE, *self.study.overlays, more=arm.overlays)
         return Stage(
             "training", "training", configs, {**self._where(FINETUNE, self.places.data), **split, **settings, **encoder}
         )
 
     def _scoring(self, section: str, seed: int) -> Stage:
-        split = {"data_split": self.places.shown(self.places.split), "section": section}
+        split = {"data_split": shown(self.places.split), "section": section}
         configs = self._configs(FINETUNE, *self.study.overlays, "evaluate")
         settings = {**self._where(FINETUNE, self.places.data), **split, "seed": seed, **self.study.evaluation}
         return Stage("evaluation", "", configs, settings)
 
     def _segmenting(self) -> Stage:
         settings = {
-            "bundle_root": self.places.shown(self.places.bundles / FINETUNE),
-            "dataset_dir": self.places.shown(self.places.data),
-            "data_split": self.places.shown(self.places.split),
+            "bundle_root": shown(self.places.bundles / FINETUNE),
+            "dataset_dir": shown(self.places.data),
+            "data_split": shown(self.places.split),
             "output_dir": "{work}/predictions",
             "checkpoint": "{work}/model.pt",
         }
@@ -235,14 +236,14 @@ class Planner:
 
     def _configs(self, bundle: str, *names: str, more: Sequence[Path] = ()) -> tuple[str, ...]:
         folder = self.places.bundles / bundle / "configs"
-        return tuple(self.places.shown(path) for path in (*(folder / f"{name}.yaml" for name in names), *more))
+        return tuple(shown(path) for path in (*(folder / f"{name}.yaml" for name in names), *more))
 
     def _where(self, bundle: str, data: Path) -> dict[str, Any]:
         return {
-            "bundle_root": self.places.shown(self.places.bundles / bundle),
-            "dataset_dir": self.places.shown(data),
+            "bundle_root": shown(self.places.bundles / bundle),
+            "dataset_dir": shown(data),
             "output_dir": "{work}",
-            "cache_dir": self.places.shown(self.places.cache),
+            "cache_dir": shown(self.places.cache),
         }
 
 

@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...places import ROOT
-from ..steps import quoted
+from ..commands import bundle_command, quoted, shown
 
 
 class Places:
@@ -48,10 +47,6 @@ class Places:
         """A path as results tell it: within the output, or its name alone, never where somebody's folders lie."""
         return str(path.relative_to(self.output)) if path.is_relative_to(self.output) else path.name
 
-    def shown(self, path: Path) -> str:
-        """A path as a person at the repository's root would type it."""
-        return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
-
 
 @dataclass(frozen=True)
 class Scans:
@@ -74,11 +69,7 @@ class Stage:
 
     def command(self) -> str:
         """The command, to be pasted into a shell at the repository's root."""
-        files = "[" + ",".join(f"'{path}'" for path in self.configs) + "]" if len(self.configs) > 1 else self.configs[0]
-        words = ["python", "-m", "monai.bundle", "run", *([self.word] if self.word else []), "--config_file", files]
-        for name, value in self.settings.items():
-            words += [f"--{name}", str(value)]
-        return quoted(words)
+        return quoted(bundle_command(self.word, self.configs, self.settings))
 
 
 @dataclass(frozen=True)
@@ -112,7 +103,7 @@ class Unit:
 
 def spec(places: Places, unit: Unit, key: Mapping[str, str], work: Path) -> dict[str, Any]:
     """What a unit's process reads: paths filled in, stages, and all that its JSON will say beside the scores."""
-    stages = [_filled(stage, places.shown(work)) for stage in unit.stages]
+    stages = [_filled(stage, shown(work)) for stage in unit.stages]
     return {
         "work": str(work),
         "result": str(places.runs / f"{unit.name}.json"),

@@ -19,7 +19,7 @@ from typing import Any
 
 from desd_components.runs.plain import ended_plainly
 
-from ..steps import peak_memory
+from ..machine import peak_memory
 
 
 def cpu_seconds() -> float:

@@ -1,0 +1,31 @@
+"""Commands as a person at the repository's root would type them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..places import ROOT
+
+
+def shown(path: Path) -> str:
+    """A path, relative to the repository's root where it lies there."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def bundle_command(word: str, configs: Sequence[str | Path], settings: Mapping[str, Any]) -> list[str]:
+    """The words of ``python -m monai.bundle run WORD --config_file CONFIGS --NAME VALUE ...``; paths are shown."""
+    files = [shown(Path(config)) for config in configs]
+    listed = "[" + ",".join(f"'{file}'" for file in files) + "]" if len(files) > 1 else files[0]
+    words = ["python", "-m", "monai.bundle", "run", *([word] if word else []), "--config_file", listed]
+    for name, value in settings.items():
+        words += [f"--{name}", shown(value) if isinstance(value, Path) else str(value)]
+    return words
+
+
+def quoted(command: Sequence[str]) -> str:
+    """A command as it can be pasted into a shell; lists of files keep their single quotes, inside double ones."""
+    plain = (f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word) for word in command)
+    return " ".join(plain)
