@@ -21,6 +21,7 @@ from desd_components.pages.page import Section, html
 from desd_components.pages.runs import Run
 from desd_components.pages.slices import case_figure, window_words
 from desd_components.scans.formats import result_name, without_suffix
+from desd_components.scans.labelled import LabelledData
 from desd_components.scans.names import CaseNames, Scan, scan_files
 from desd_components.scans.read import open_volume
 
@@ -33,6 +34,12 @@ class Case:
     image: Path
     truth: Path
     predictions: dict[str, Path]
+
+
+def find_cases(labelled: LabelledData, folders: Mapping[str, Path]) -> list[Case]:
+    """The test cases that every arm has segmented; see `find_case`."""
+    found = [find_case(scan, labelled.case_names, folders) for scan in labelled.test]
+    return [case for case in found if case is not None]
 
 
 def find_case(scan: Scan, names: CaseNames, folders: Mapping[str, Path]) -> Case | None:

@@ -22,7 +22,7 @@ from desd_components.pages.runs import read_run
 
 from ..places import ROOT
 from . import roles
-from .cases import Case, find_case, slices_section
+from .cases import Case, find_cases, slices_section
 from .commands import bundle_command, shown
 from .machine import child_environment
 from .steps import Record, Step, StepRunner
@@ -120,11 +120,8 @@ def data_steps(plan: Plan) -> list[Step]:
 
 def write_lists(plan: Plan) -> None:
     """Write which images pre-training sees, and the split where the data bring none; see `roles`."""
-    from desd_components import find_labelled, require_scans
-
     roles.ensure_split(plan.data, plan.split)
-    labelled = find_labelled(plan.data, data_split=plan.split, seed=plan.seed)
-    require_scans(plan.data, labelled.training)
+    labelled = roles.labelled_scans(plan.data, plan.split, seed=plan.seed)
     if not labelled.test or not labelled.validation:
         raise UserError(
             f"{plan.split}: it names no validation or no test cases. The demo needs train, validation, test."
@@ -235,13 +232,8 @@ def demo_page(plan: Plan, records: Sequence[Record]) -> str:
 
 def new_cases(plan: Plan) -> list[Case]:
     """The test scans with truth and both arms' results."""
-    from desd_components import find_labelled, require_scans
-
-    labelled = find_labelled(plan.data, data_split=plan.split)
-    require_scans(plan.data, labelled.training)
     folders = {words: plan.output / f"new_scans_{arm}" for arm, words in ARMS.items()}
-    found = [find_case(scan, labelled.case_names, folders) for scan in labelled.test]
-    return [case for case in found if case is not None]
+    return find_cases(roles.labelled_scans(plan.data, plan.split), folders)
 
 
 def steps_section(records: Sequence[Record]) -> Section:

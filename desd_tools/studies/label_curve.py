@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from desd_components.base.errors import UserError
+from desd_components.scans.lists import read_split
 
 from . import roles
 from .curve import page, tables
@@ -96,13 +97,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def planned(study: Study, places: Places) -> Planner:
     """The planner, after who trains, validates and tests was found or written down."""
-    from desd_components import find_labelled, require_scans
-    from desd_components.scans.lists import read_split
-
-    reading = {name: study.common[name] for name in ("class_names", "in_channels") if name in study.common}
-    roles.ensure_split(places.data, places.split, **reading)
-    labelled = find_labelled(places.data, data_split=places.split, val_fraction=0.0, **reading)
-    require_scans(places.data, labelled.training)
+    roles.ensure_split(places.data, places.split, **study.reading)
+    labelled = roles.labelled_scans(places.data, places.split, val_fraction=0.0, **study.reading)
     images = roles.pretraining_images(places.data, labelled.sections)
     roles.write_scan_list(places.scans, images)
     train = read_split(places.split, places.data)["train"]

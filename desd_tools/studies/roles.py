@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from desd_components.base.errors import UserError
-from desd_components.scans.find import scan_paths
+from desd_components.scans.find import require_scans, scan_paths
+from desd_components.scans.labelled import LabelledData, find_labelled
+from desd_components.scans.names import scan_files
 
 from ..places import ROOT
 
@@ -56,8 +58,6 @@ def ensure_split(data: Path, split: Path, **reading: Any) -> None:
     Raises:
         UserError: when the scans are too few for three sections.
     """
-    from desd_components import find_labelled, require_scans
-
     if split.is_file():
         return
     labelled = find_labelled(data, val_fraction=0.0, **reading)
@@ -68,6 +68,22 @@ def ensure_split(data: Path, split: Path, **reading: Any) -> None:
         raise UserError(f"{data}: {len(names)} labelled scans are too few to train, validate and test. Bring 6.")
     content = {"train": names[:first], "validation": names[first:second], "test": names[second:]}
     split.write_text(json.dumps(content, indent=1))
+
+
+def labelled_scans(data: Path, split: Path, **reading: Any) -> LabelledData:
+    """The scans of a folder as `split` says who trains, validates and tests.
+
+    Args:
+        data: labelled scans.
+        split: the file.
+        reading: further arguments of `find_labelled`.
+
+    Raises:
+        UserError: when nothing is there to train on.
+    """
+    labelled = find_labelled(data, data_split=split, **reading)
+    require_scans(data, labelled.training)
+    return labelled
 
 
 def pretraining_images(data: Path, sections: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Any]:
@@ -98,8 +114,6 @@ def scans_hash(images: Sequence[Any], sections: Mapping[str, Sequence[Mapping[st
     The end of a ``.gz`` holds the checksum of its whole content, so that a changed scan is noticed without reading all
     of it. Neither the folder's place nor the files' dates enter: a copy has the same hash.
     """
-    from desd_components.scans.names import scan_files
-
     parts = {**sections, "pretraining": [{"image": image} for image in images]}
     lines = [
         [name, *(_stamp(Path(file)) for file in scan_files(dict(scan)))]

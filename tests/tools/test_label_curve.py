@@ -17,13 +17,14 @@ import yaml
 from forks import forked_commands
 
 from desd_components.base.errors import UserError
+from desd_tools.places import ROOT
 from desd_tools.studies import label_curve as tool
 from desd_tools.studies.curve import worker
 from desd_tools.studies.curve.plan import Planner
 from desd_tools.studies.curve.pool import Clock, Pool
 from desd_tools.studies.curve.store import Store, code_hash
 from desd_tools.studies.curve.study import read_study, study_from
-from desd_tools.studies.curve.units import ROOT, Places, Scans, Unit, spec
+from desd_tools.studies.curve.units import Places, Scans, Unit, spec
 from desd_tools.studies.phantom import phantom
 from desd_tools.studies.steps import Step
 

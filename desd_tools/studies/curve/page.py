@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from desd_components.base.files import write_atomically, write_json
 from desd_components.pages.page import Section, html, page
 from desd_components.pages.runs import Run
 
-from ..cases import Case, find_case
+from ..cases import Case, find_cases
 from ..cases import slices_section as cases_side_by_side
+from ..roles import labelled_scans
 from . import plot, tables
 from .study import Study
 from .units import Places
@@ -29,8 +31,6 @@ def write_outputs(
 
     ``table.md`` holds what a reader asks first, ``probes.md`` the frozen encoders, ``details.md`` the rest.
     """
-    from desd_components.base.files import write_atomically, write_json
-
     output = places.output
     write_json(output / "summary.json", {**summary, "remarks": list(remarks)})
     words = [*remarks, *summary["interval_covers"], provenance(records)]
@@ -143,14 +143,8 @@ def predicted_runs(study: Study, records: Sequence[Record]) -> list[Run]:
 
 def predicted_cases(places: Places, study: Study, arms: Sequence[str]) -> list[Case]:
     """Test cases that every arm has segmented."""
-    from desd_components import find_labelled, require_scans
-
-    reading = {name: study.common[name] for name in ("class_names", "in_channels") if name in study.common}
-    labelled = find_labelled(places.data, data_split=places.split, val_fraction=0.0, **reading)
-    require_scans(places.data, labelled.training)
-    folders = {arm: places.predictions / arm for arm in arms}
-    found = [find_case(scan, labelled.case_names, folders) for scan in labelled.test] if arms else []
-    return [case for case in found if case is not None]
+    labelled = labelled_scans(places.data, places.split, val_fraction=0.0, **study.reading)
+    return find_cases(labelled, {arm: places.predictions / arm for arm in arms}) if arms else []
 
 
 def commands_section(records: Sequence[Record]) -> Section:

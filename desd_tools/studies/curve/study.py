@@ -90,6 +90,11 @@ class Study:
         """The bundles' configs of every training, in order."""
         return ("train", "small", "smoke") if self.smoke else ("train", "small")
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the scans are read, of the common settings."""
+        return {name: self.common[name] for name in ("class_names", "in_channels") if name in self.common}
+
 
 def read_study(path: str | Path) -> Study:
     """Read a study's YAML.
