@@ -1,8 +1,9 @@
 """Configs that cannot lie: every setting is read by something, every argument is one that its target takes.
 
 `monai.bundle` ignores what nothing refers to, so a misspelt knob looks like one that does nothing. Used is what the run
-reads: the expressions of ``run``, ``initialize`` and ``finalize``, whatever they refer to, and so on. Nothing is
-evaluated or imported but the targets' modules; what a function does with an argument, only a run shows.
+reads, the expressions of ``run``, ``initialize`` and ``finalize``, and what MONAI's programs look up, such as
+``train#preprocessing``; whatever these refer to, and so on. Nothing is evaluated or imported but the targets' modules;
+what a function does with an argument, only a run shows.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Any
 
 import yaml
 from monai.bundle import ConfigParser
+from monai.bundle.properties import InferProperties, TrainProperties
+from monai.utils import BundlePropertyConfig
 
 from desd_components.base.errors import UserError
 from desd_components.runs.config import ENTRIES, Place, accepts, content, located, merged, place_of, references, walk
 
-#: read by programs: MONAI's workflows ask any training config, an evaluation's too, for the bundle's place and its loss
-ASKED_FOR = ("bundle_root", "loss")
+#: read by programs: the properties that MONAI's workflows look up by name, in an evaluation's config, too
+ASKED_FOR = {place_of(str(told[BundlePropertyConfig.ID])) for told in (TrainProperties | InferProperties).values()}
 #: of a component, read by MONAI itself
 COMPONENT_KEYS = ("_target_", "_disabled_", "_requires_", "_desc_", "_mode_")
 
@@ -91,7 +94,7 @@ def used_items(items: dict[Place, Any]) -> set[Place]:
     for place in items:
         for length in range(1, len(place) + 1):
             below.setdefault(place[:length], []).append(place)
-    waiting: list[Place] = [(name,) for name in (*ENTRIES, *ASKED_FOR)]
+    waiting: list[Place] = [*((name,) for name in ENTRIES), *ASKED_FOR]
     used: set[Place] = set()
     while waiting:
         for place in below.get(waiting.pop(), []):

@@ -59,6 +59,11 @@ def test_a_planted_fault_is_found_and_named(tmp_path, planted, fault):
     assert fault in faults(tmp_path, GOOD, planted)
 
 
+def test_what_programs_look_up_by_monais_names_is_read(tmp_path):
+    asked = {"scaling": "@rate", "train": {"preprocessing": "@scaling", "preprocesing": 1}}
+    assert faults(tmp_path, GOOD, asked) == ["train.preprocesing: nothing uses it"]
+
+
 def test_two_dead_knobs_that_refer_to_each_other_are_both_found(tmp_path):
     assert faults(tmp_path, GOOD, {"a": "@b", "b": "@a"}) == ["a: nothing uses it", "b: nothing uses it"]
 
