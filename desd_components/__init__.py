@@ -15,7 +15,8 @@ from .base.processes import distributed_network, joined_processes, leave_process
 from .base.steps import Steps
 from .base.version import __version__
 from .distillation.encoder import ResNet3DEncoder, pooled_stages
-from .distillation.handlers import FreezePrototypesHandler, LearningRateHandler, TeacherEMAHandler
+from .distillation.handlers import FreezePrototypesHandler, TeacherEMAHandler
+from .distillation.learning_rate import LearningRateHandler
 from .distillation.loss import DeepSelfDistillationLoss, DistillationOutput
 from .distillation.network import DeepSelfDistillationNetwork, ProjectionHead
 from .distillation.schedules import CosineSchedule, decay_groups
@@ -28,7 +29,7 @@ from .distillation.terms.dense import (
 )
 from .distillation.views.make import MultiViews, PrepareViews, ViewGeometry
 from .distillation.views.recipe import ViewRecipe, changed_view
-from .distillation.weights import encoder_from, load_encoder
+from .distillation.weights import agree_with_encoder, encoder_from, load_encoder
 from .health.evaluation import EncoderEvaluation, evaluated_manifest, probe_data
 from .health.features import SaveFeaturesHandler, StageInferer
 from .health.monitor import DistillationMonitor, log_start, starting_lines
@@ -40,6 +41,7 @@ from .pages.run_end import finish_run
 from .runs.bundle import bundle_file, own_config_hash, require_version, run_or_bundle
 from .runs.config import shared
 from .runs.folder import RunFolder
+from .runs.guard import ScanDataset, SkipBadScans
 from .runs.history import RunRecordHandler
 from .runs.layout import ResultLayouts, ScanLayout, keep_subfolders, refuse_overwriting, scans_root
 from .runs.log import origin, record_run, start_log
@@ -51,25 +53,25 @@ from .runs.saving import SaveWeightsHandler, encoder_manifest
 from .runs.signals import exit_if_stopped
 from .scans.cache.cache import VolumeCache
 from .scans.check import check_records
-from .scans.datasets import ContextDataset, PreprocessedDataset, middle_slabs, warn_of_equal_boxes
+from .scans.contexts import ContextDataset, collate_contexts, middle_slabs, warn_of_equal_boxes
+from .scans.datasets import PreprocessedDataset
 from .scans.find import require_scans
 from .scans.fingerprint import data_fingerprint, records_hash
 from .scans.labelled import LabelledData, find_labelled
 from .scans.lists import find_scans
-from .scans.loading import EpochSampler, ShareableCollate, collate_contexts, sample_loader
+from .scans.loading import EpochSampler, ShareableCollate, sample_loader
 from .scans.names import CaseNames, with_background
 from .scans.preprocess import Preprocessing, preprocessing_settings, target_spacing
 from .scans.quarantine import usable_labelled, usable_records
 from .scans.read import ScanReader
 from .scans.volume import dicom_room
-from .segmentation.inference import FlipInferer, ScanDataset, SkipBadScans
+from .segmentation.inference import FlipInferer
 from .segmentation.losses import DiceBCELoss, check_regions, class_targets, decode, probabilities, segmentation_loss
 from .segmentation.model import model_manifest, network_from_manifest, segmentation_classes, segmentation_manifest
 from .segmentation.network import SegmentationNetwork
 from .segmentation.scores import MetricsReportHandler, SegmentationScores
 from .segmentation.training import (
     EarlyStop,
-    agree_with_encoder,
     announce_training,
     parameter_groups,
     section_of,

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader
 
 from desd_components.base.errors import UserError
 from desd_components.distillation.encoder import ResNet3DEncoder
-from desd_components.distillation.handlers import LearningRateHandler, TeacherEMAHandler
+from desd_components.distillation.handlers import TeacherEMAHandler
+from desd_components.distillation.learning_rate import LearningRateHandler
 from desd_components.distillation.loss import DeepSelfDistillationLoss
 from desd_components.distillation.network import DeepSelfDistillationNetwork
 from desd_components.distillation.schedules import CosineSchedule, decay_groups
@@ -35,8 +36,8 @@ from desd_components.distillation.views.make import MultiViews, PrepareViews, Vi
 from desd_components.health.monitor import DistillationMonitor
 from desd_components.health.skipping import SkipNonFiniteHandler
 from desd_components.scans.cache.cache import VolumeCache
-from desd_components.scans.datasets import ContextDataset
-from desd_components.scans.loading import EpochSampler, collate_contexts
+from desd_components.scans.contexts import ContextDataset, collate_contexts
+from desd_components.scans.loading import EpochSampler
 from desd_tools.studies.phantom.phantom import write_family
 
 VIEW_SIZE = (12, 12, 12)

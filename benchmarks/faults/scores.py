@@ -17,7 +17,7 @@ from desd_components.base.draws import SampleKey
 from desd_components.distillation.encoder import ResNet3DEncoder
 from desd_components.distillation.views.make import MultiViews
 from desd_components.health.probes import pooled_views
-from desd_components.scans.loading import collate_contexts
+from desd_components.scans.contexts import collate_contexts
 
 from .runs import contexts, recipe
 

@@ -45,3 +45,11 @@ def drawn_from(seed: int | None) -> Iterator[None]:
         if seed is not None:
             torch.default_generator.manual_seed(seed)
         yield
+
+
+def position_of(key: SampleKey | int, length: int) -> SampleKey:
+    """Epoch and index of a sample; an index beyond the end stops whoever iterates."""
+    epoch, index = key_of(key)
+    if not -length <= index < length:
+        raise IndexError(f"sample {index} of {length}")
+    return SampleKey(epoch, index % length)

@@ -27,7 +27,7 @@ def scans_root(dataset_dir: str | Path, scans: Sequence[Scan]) -> Path:
     others of its list is kept, even if the run has this scan alone.
     """
     path = _absolute(Path(dataset_dir).expanduser())
-    if path.is_dir() and not is_decathlon(path):
+    if not scans or (path.is_dir() and not is_decathlon(path)):
         return path
     names = CaseNames(_listed(path))
     images = [_absolute(scan_files(scan, ("image",))[0]) for scan in scans]

@@ -80,22 +80,6 @@ class EpochSampler(DistributedSampler):
             yield SampleKey(epoch, index)
 
 
-def collate_contexts(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Stack context boxes of unequal size, padded with zeros at the far end.
-
-    Returns:
-        ``image`` (B, C, X, Y, Z) float32 with the batch's largest X, Y, Z; ``context_size`` (B, 3) int64, the true
-        sizes in voxels; ``index``, ``epoch``, ``volume`` (B,) int64.
-    """
-    sizes = torch.stack([sample["context_size"] for sample in samples])
-    images = [sample["image"] for sample in samples]
-    batch = images[0].new_zeros(len(images), images[0].shape[0], *sizes.amax(dim=0).tolist())
-    for row, image in zip(batch, images, strict=True):
-        row[:, : image.shape[1], : image.shape[2], : image.shape[3]] = image
-    numbers = {name: torch.tensor([sample[name] for sample in samples]) for name in ("index", "epoch", "volume")}
-    return {"image": batch, "context_size": sizes, **numbers}
-
-
 NO_SPACE = (
     "/dev/shm: no space left for the batches of the loader's processes. Enlarge it (docker run --shm-size 8g; in "
     "Kubernetes an emptyDir of medium Memory), use fewer with --num_workers N, or do without: --num_workers 0."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,11 @@ from .formats import stem, without_suffix
 
 Scan = dict[str, Any]  # {"image": path or list of paths, one per channel[, "label": path]}, as MONAI takes it
 _CHANNEL_SUFFIX = re.compile(r"_\d{4}$")  # nnU-Net's file names: case_0000, case_0001, ... one file per channel
+
+
+def as_scans(data: Sequence[Scan | str]) -> list[Scan]:
+    """Scans from scans or plain paths, as consumers put either into ``dataset#data``."""
+    return [dict(item) if isinstance(item, Mapping) else {"image": str(item)} for item in data]
 
 
 def scan_files(scan: Scan, keys: Sequence[str] = ("image", "label")) -> list[str]:

@@ -1,4 +1,4 @@
-"""Fine-tuning: what is trained how fast, which classes, which grid, and the manifest of the model.
+"""Fine-tuning: what is trained how fast, on which scans, and until when.
 
 Source: Ye et al., "DeSD", MICCAI 2022, fine-tune the whole network; the other presets (an encoder that waits for the
 decoder, a learning rate that falls with depth) are common practice and ours to offer.
@@ -19,8 +19,7 @@ from monai.handlers import stopping_fn_from_metric
 from torch import nn
 
 from ..base.encoders import shape_table
-from ..base.errors import UserError, none_if_null
-from ..base.manifests import read_manifest
+from ..base.errors import UserError
 from ..scans.labelled import LabelledData
 from ..scans.names import Scan
 from .network import SegmentationNetwork
@@ -73,34 +72,6 @@ def parameter_groups(
         if vectors:
             groups.append({"name": f"{name}_vectors", "params": vectors, "weight_decay": 0.0, **settings})
     return groups
-
-
-def agree_with_encoder(checkpoint: str | Path | None, settings: Mapping[str, Any], allow: bool | None = None) -> None:
-    """Refuse volumes that are preprocessed unlike those that an encoder was pre-trained on.
-
-    Args:
-        checkpoint: weights with a manifest, or None.
-        settings: as of `preprocessing_settings`.
-        allow: only log the differences; None where a run has no such setting.
-
-    Raises:
-        UserError: listing the differences.
-    """
-    checkpoint = none_if_null(checkpoint)
-    if checkpoint is None:
-        return
-    trained = read_manifest(checkpoint).get("preprocessing") or {}
-    differing = [
-        f"{key} was {trained[key]!r}, now {settings[key]!r}"
-        for key in settings
-        if key in trained and trained[key] != settings[key]
-    ]
-    if not differing:
-        return
-    if not allow:
-        remedy = "Use its settings." if allow is None else "Use its settings, or --allow_other_preprocessing true."
-        raise UserError(f"{checkpoint} was pre-trained on other volumes: {'; '.join(differing)}. {remedy}")
-    logger.warning("%s was pre-trained on other volumes, which is accepted: %s", checkpoint, "; ".join(differing))
 
 
 def announce_training(

@@ -18,6 +18,7 @@ from monai.bundle import ConfigParser
 from desd_components.base.errors import UserError
 from desd_components.base.manifests import read_manifest
 from desd_components.base.version import __version__
+from desd_components.runs.config import content, id_of, merged, walk
 
 from .reached import OFF, PACKAGE
 
@@ -35,15 +36,6 @@ FOUND_PACKAGE = (
     f"if pathlib.Path(folder, '{PACKAGE}').is_dir() and folder not in sys.path][:0] "
     f"or pkgutil.resolve_name('{PACKAGE}').require_version('{__version__}')"
 )
-
-
-def merged(*files: Path) -> dict[str, Any]:
-    """The config that `files` make when each is laid over those before."""
-    parser = ConfigParser()
-    parser.read_config([str(file) for file in files])
-    config = dict(parser.get())
-    config.pop("_meta_", None)
-    return config
 
 
 def referring(config: Any) -> Any:
@@ -79,9 +71,12 @@ def packed_configs(bundle: Path, requirement: bool = False) -> dict[str, dict[st
     """
     configs, model = bundle / "configs", f"{PACKAGE}.bundle_file(@bundle_root, 'models/model.pt')"
     whole = {
-        "train": merged(configs / "train.yaml", configs / "small.yaml"),
-        "train_published": merged(configs / "train.yaml"),
-        "inference": merged(configs / "inference.yaml"),
+        name: content(merged([configs / f"{file}.yaml" for file in files]))
+        for name, files in (
+            ("train", ("train", "small")),
+            ("train_published", ("train",)),
+            ("inference", ("inference",)),
+        )
     }
     for config in whole.values():
         config["bundle_root"] = "."
@@ -94,7 +89,7 @@ def packed_configs(bundle: Path, requirement: bool = False) -> dict[str, dict[st
     if "encoder_checkpoint" in overlays["evaluate"]:
         overlays["evaluate"]["encoder_checkpoint"] = f"${model}"
     else:
-        overlays["evaluate"]["checkpoint"] = f"${PACKAGE}.run_or_bundle(@model_path, {model})"
+        overlays["evaluate"]["checkpoint"] = f"${PACKAGE}.run_or_bundle(@output_dir + '/model.pt', {model})"
     if not requirement:
         whole = {name: self_contained(config) for name, config in whole.items()}
         overlays = {name: referring(config) for name, config in overlays.items()}
@@ -103,16 +98,14 @@ def packed_configs(bundle: Path, requirement: bool = False) -> dict[str, dict[st
     return {f"{name}.json": config for name, config in (whole | overlays).items()}
 
 
-def refuse_numbers_as_text(place: Path, config: Any, key: str = "") -> None:
+def refuse_numbers_as_text(place: Path, config: Any) -> None:
     """YAML reads ``1e-4`` as text, and the config fails only where the number is used.
 
     Raises:
         UserError: naming the first such value.
     """
-    parts = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
-    for name, value in parts:
-        refuse_numbers_as_text(place, value, f"{key}#{name}".lstrip("#"))
-    if isinstance(config, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", config):
-        raise UserError(
-            f"{place}: {key} is the text {config!r}, not a number. Write it with a point and a sign: 1.0e-4."
-        )
+    for key, value in walk(config):
+        if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+            raise UserError(
+                f"{place}: {id_of(key)} is the text {value!r}, not a number. Write it with a point and a sign: 1.0e-4."
+            )

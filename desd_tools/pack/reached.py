@@ -22,7 +22,7 @@ from ..places import PACKAGE as SOURCE
 
 PACKAGE = "desd_components"
 #: knobs whose part of a config a bundle does not carry: pages, pictures and DICOM-SEG want the whole package
-OFF = ("page", "overlays", "dicom_seg")
+OFF = ("page", "outlines", "dicom_seg")
 #: what the face itself uses, and the first thing that packed configs ask of the package
 ALWAYS = frozenset({"UserError", "__version__", "require_version"})
 #: where a module's distribution goes by another name, and may not be installed here
@@ -57,9 +57,9 @@ def __getattr__(name: str) -> object:
 def named(config: Any, off: Iterable[str] = OFF) -> set[str]:
     """The names of the package that a config needs where the knobs `off` are off."""
     if isinstance(config, dict):
-        if re.sub(r"^\$\s*not @", "", str(config.get("_disabled_"))) in off:
-            return set()
-        return set().union(*(named(value, off) for value in config.values()))
+        is_off = re.sub(r"^\$\s*not @", "", str(config.get("_disabled_"))) in off
+        # MONAI evaluates the arguments of a disabled component, too
+        return set().union(*(named(value, off) for key, value in config.items() if not (is_off and key == "_target_")))
     if isinstance(config, list):
         return set().union(*(named(value, off) for value in config))
     if isinstance(config, str) and config.startswith(("$", f"{PACKAGE}.")):
@@ -80,9 +80,8 @@ def carry(configs: list[Any], target: Path) -> None:
         copy = target / file.relative_to(SOURCE)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
-    imports = "\n".join(
-        f"from .{home[name]} import {name}" for name in sorted(names, key=lambda name: (home[name], name))
-    )
+    taken = {module: ", ".join(n for n in names if home[n] == module) for module in sorted({home[n] for n in names})}
+    imports = "\n".join(f"from .{module} import {these}" for module, these in taken.items())
     left_out = tuple(sorted(named(configs, off=()).difference(names)))
     face = FACE.format(imports=imports, left_out=left_out, distribution=f"desd-components=={__version__}")
     (target / "__init__.py").write_text(face)
@@ -114,7 +113,7 @@ def _file(name: str) -> Path | None:
 
 
 def imports(file: Path, root: Path) -> Iterator[str]:
-    """The full names of what a file imports anywhere, such as ``torch.nn`` or ``desd_components.base.errors.given``."""
+    """The full names of what a file imports anywhere, such as ``torch.nn`` or ``desd_components.scans.names.Scan``."""
     room = file.relative_to(root).parent.parts
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):

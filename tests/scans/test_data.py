@@ -22,7 +22,7 @@ from desd_components import (
     VolumeCache,
     collate_contexts,
 )
-from desd_components.scans.datasets import axis_scales, context_length, slab_starts
+from desd_components.scans.contexts import axis_scales, context_length, slab_starts
 
 SHAPES = [(30, 26, 9), (22, 31, 30), (12, 40, 24)]
 SCALE = [[1.4, 1.8], [1.4, 1.8], None]

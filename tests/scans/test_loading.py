@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader
 
 from desd_components import ShareableCollate, UserError
 from desd_components.base.errors import chain_of
+from desd_components.runs.guard import SkipBadScans
 from desd_components.scans import loading
 from desd_components.scans.loading import NO_SPACE, loader_fault
-from desd_components.segmentation.inference import SkipBadScans
 
 BUNDLES = ("desd_pretrain", "desd_seg_finetune")
 NEW_MOUNTS = 0x00020000  # CLONE_NEWNS

@@ -18,6 +18,7 @@ from desd_components import (
     UserError,
     save_weights,
 )
+from desd_components.distillation.weights import agree_with_encoder
 from desd_components.scans.labelled import LabelledData
 from desd_components.scans.preprocess import preprocessing_settings
 from desd_components.segmentation.model import (
@@ -27,7 +28,6 @@ from desd_components.segmentation.model import (
     segmentation_manifest,
 )
 from desd_components.segmentation.training import (
-    agree_with_encoder,
     parameter_groups,
     section_of,
     split_of,

@@ -21,8 +21,9 @@ from scan_files import write_json
 
 from desd_components import ScanReader, UserError
 from desd_components.pages.outlines import DrawOverlayd, draw_overlay, middle
+from desd_components.runs.guard import ScanDataset, SkipBadScans
 from desd_components.runs.layout import ScanLayout, refuse_overwriting, scans_root
-from desd_components.segmentation.inference import FlipInferer, ScanDataset, SkipBadScans
+from desd_components.segmentation.inference import FlipInferer
 
 LOAD = Compose([LoadImaged(keys="image", ensure_channel_first=True)])
 OBLIQUE = np.array([[0.8, -0.9, 0.2, 5.0], [0.6, 1.2, 0.1, -7.0], [0.0, 0.3, 2.5, 3.0], [0.0, 0.0, 0.0, 1.0]])
