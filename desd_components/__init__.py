@@ -40,17 +40,15 @@ from .pages.outlines import DrawOverlayd, draw_overlay
 from .pages.run_end import finish_run
 from .runs.bundle import bundle_file, own_config_hash, require_version, run_or_bundle
 from .runs.config import shared
-from .runs.folder import RunFolder
+from .runs.ending import exit_if_stopped, plain_errors
+from .runs.folder import RunFolder, SaveWeightsHandler, encoder_manifest
 from .runs.guard import ScanDataset, SkipBadScans
 from .runs.history import RunRecordHandler
 from .runs.layout import ResultLayouts, ScanLayout, keep_subfolders, refuse_overwriting, scans_root
 from .runs.log import origin, record_run, start_log
-from .runs.plain import plain_errors
 from .runs.progress import ProgressHandler, TerminalProgress, TimeEstimateHandler, TrackableOutputHandler
 from .runs.resume import ResumeHandler
 from .runs.same_run import run_settings, scheduled_epochs
-from .runs.saving import SaveWeightsHandler, encoder_manifest
-from .runs.signals import exit_if_stopped
 from .scans.cache.cache import VolumeCache
 from .scans.check import check_records
 from .scans.contexts import ContextDataset, collate_contexts, middle_slabs, warn_of_equal_boxes

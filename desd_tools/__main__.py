@@ -24,7 +24,7 @@ from typing import Any
 
 import desd_components
 from desd_components.base.errors import UserError
-from desd_components.runs.plain import ended_plainly
+from desd_components.runs.ending import ended_plainly
 
 # command: module and function that do it. One line per command.
 COMMANDS = {

@@ -16,8 +16,8 @@ import ignite.distributed as idist
 from monai.utils import optional_import
 
 from ..base.errors import innermost_user_error, one_line
+from ..runs.ending import was_stopped
 from ..runs.log import record_end
-from ..runs.signals import was_stopped
 
 logger = logging.getLogger(__name__)
 

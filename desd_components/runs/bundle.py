@@ -22,7 +22,7 @@ from monai.utils import ensure_tuple
 
 from ..base.errors import UserError
 from .config import content
-from .plain import print_user_errors
+from .ending import print_user_errors
 
 logger = logging.getLogger(__name__)
 

@@ -123,4 +123,5 @@ def unknown_setting(parser: ConfigParser, name: str, dashes: str = "--") -> str:
     near = difflib.get_close_matches(wanted, sorted(id_of(place) for place, _ in items), n=1, cutoff=0.5)
     hint = f" Did you mean {dashes}{near[0]}?" if near else ""
     told = f"{dashes}{name.replace('::', '#')}"
-    return f"{told}: the config has no such setting.{hint} What people type stands at the top of the config file, the rest where it is used."
+    where = "Settings stand at the top of the config file, or where they are used."
+    return f"{told}: the config has no such setting.{hint} {where}"

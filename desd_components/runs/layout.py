@@ -11,9 +11,8 @@ from typing import Any
 from monai.data import FolderLayoutBase
 
 from ..base.errors import UserError
-from ..scans.formats import result_name, stem
 from ..scans.lists import data_list_sections, is_decathlon
-from ..scans.names import CaseNames, Scan, scan_files
+from ..scans.names import CaseNames, Scan, result_name, scan_files, stem
 
 
 def _absolute(path: str | Path) -> Path:

@@ -24,8 +24,8 @@ from monai.engines.workflow import Workflow
 from torch import nn
 
 from ..base.errors import UserError, none_if_null, require_whole
+from .ending import StopSignals
 from .same_run import known_extension, misfit, refuse_other_settings, refuse_other_tensors
-from .signals import StopSignals
 from .state import FORMAT, StatePair, state_to_resume
 
 logger = logging.getLogger(__name__)

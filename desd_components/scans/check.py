@@ -18,8 +18,7 @@ import numpy as np
 
 from ..base.errors import UserError, one_line
 from ..base.files import is_lfs_pointer
-from .formats import FORMATS, SUFFIXES
-from .names import Scan, scan_files
+from .names import FORMATS, SUFFIXES, Scan, scan_files
 from .read import open_volume
 from .volume import Volume
 

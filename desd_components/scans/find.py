@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..base.errors import UserError
-from .formats import FORMATS, SUFFIXES, may_be_dicom, stem
-from .names import Scan, files_of, first_few, first_names, without_channel
+from .names import FORMATS, SUFFIXES, Scan, files_of, first_few, first_names, may_be_dicom, stem, without_channel
 from .volume import MissingPackage, dicom_room
 
 logger = logging.getLogger(__name__)

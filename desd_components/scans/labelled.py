@@ -19,9 +19,8 @@ from ..base.errors import UserError
 from ..base.files import read_json, write_json
 from .find import absence, existing, group_channels, note_links, scan_paths
 from .fingerprint import records_hash
-from .formats import stem
 from .lists import Sections, data_list_sections, fitting_split, is_decathlon, present, select_cases
-from .names import CaseNames, Scan, first_names, scan_files, with_background
+from .names import CaseNames, Scan, first_names, scan_files, stem, with_background
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,7 @@ from typing import Any
 from ..base.errors import UserError
 from ..base.files import read_json
 from .find import absence, existing, note_links, scans_in_folder
-from .formats import SUFFIXES, stem
-from .names import CaseNames, Scan, case_ids, files_of, first_few, first_names, scan_files
+from .names import SUFFIXES, CaseNames, Scan, case_ids, files_of, first_few, first_names, scan_files, stem
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from monai.utils import ensure_tuple
 from monai.utils.enums import MetaKeys, SpaceKeys
 
 from ..base.errors import UserError
-from .formats import ITK_SUFFIXES, NIFTI_SUFFIXES, is_dicom
+from .names import ITK_SUFFIXES, NIFTI_SUFFIXES, is_dicom
 from .volume import Volume, dicom_room, optional_module, to_ras
 
 # MONAI warns, at every loader, that a GPU decoder which nobody asked for is not there

@@ -20,9 +20,8 @@ from desd_components.pages.figures import to_svg
 from desd_components.pages.page import Section, html
 from desd_components.pages.runs import Run
 from desd_components.pages.slices import case_figure, window_words
-from desd_components.scans.formats import result_name, without_suffix
 from desd_components.scans.labelled import LabelledData
-from desd_components.scans.names import CaseNames, Scan, scan_files
+from desd_components.scans.names import CaseNames, Scan, result_name, scan_files, without_suffix
 from desd_components.scans.read import open_volume
 
 

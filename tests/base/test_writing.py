@@ -14,9 +14,9 @@ import torch
 from desd_components.base import files as writing
 from desd_components.base.errors import UserError
 from desd_components.base.files import disk_fault, save_tensors, write_atomically
-from desd_components.runs import plain
+from desd_components.runs import ending as plain
+from desd_components.runs.ending import ended_plainly
 from desd_components.runs.log import RunLog
-from desd_components.runs.plain import ended_plainly
 
 WRITERS = {
     "bytes": lambda path, value: write_atomically(path, bytes([value])),

@@ -10,9 +10,8 @@ import time
 import pytest
 
 from desd_components import exit_if_stopped
-from desd_components.runs import signals as stopping
-from desd_components.runs.plain import _print_plainly
-from desd_components.runs.signals import StopSignals
+from desd_components.runs import ending as stopping
+from desd_components.runs.ending import StopSignals, _print_plainly
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...base.errors import UserError
-from ..formats import may_be_dicom
+from ..names import may_be_dicom
 from ..volume import optional_module
 from .slices import TAGS, Slice, files_of, read_dicom, slices_of
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from desd_components.runs.plain import ended_plainly
+from desd_components.runs.ending import ended_plainly
 
 from ..machine import peak_memory
 
