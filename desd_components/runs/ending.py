@@ -75,7 +75,6 @@ def plain_errors() -> None:
 
 def print_user_errors() -> None:
     """The first half of `plain_errors`: in a bundle's own process, a `UserError` that ends it becomes one line."""
-
     if is_bundle_command(sys.argv):
         sys.excepthook = _print_plainly
         threading.excepthook = _print_of_thread
