@@ -10,16 +10,15 @@ from .base.draws import SampleKey
 from .base.encoders import refuse_small_maps, shape_table
 from .base.errors import UserError, none_if_null
 from .base.files import require_writable
-from .base.manifests import load_weights, read_manifest, save_weights
+from .base.manifests import agree_with_encoder, load_weights, read_manifest, save_weights
 from .base.processes import distributed_network, joined_processes, leave_processes
 from .base.steps import Steps
 from .base.version import __version__
 from .distillation.encoder import ResNet3DEncoder, pooled_stages
 from .distillation.handlers import FreezePrototypesHandler, TeacherEMAHandler
-from .distillation.learning_rate import LearningRateHandler
 from .distillation.loss import DeepSelfDistillationLoss, DistillationOutput
 from .distillation.network import DeepSelfDistillationNetwork, ProjectionHead
-from .distillation.schedules import CosineSchedule, decay_groups
+from .distillation.schedules import CosineSchedule, LearningRateHandler, decay_groups
 from .distillation.terms.coding_rate import CodingRateTerm
 from .distillation.terms.dense import (
     DenseDistillationLoss,
@@ -29,7 +28,7 @@ from .distillation.terms.dense import (
 )
 from .distillation.views.make import MultiViews, PrepareViews, ViewGeometry
 from .distillation.views.recipe import ViewRecipe, changed_view
-from .distillation.weights import agree_with_encoder, encoder_from, load_encoder
+from .distillation.weights import encoder_from, load_encoder
 from .health.evaluation import EncoderEvaluation, evaluated_manifest, probe_data
 from .health.features import SaveFeaturesHandler, StageInferer
 from .health.monitor import DistillationMonitor, log_start, starting_lines

@@ -22,10 +22,9 @@ from torch.utils.data import DataLoader
 from desd_components.base.errors import UserError
 from desd_components.distillation.encoder import ResNet3DEncoder
 from desd_components.distillation.handlers import TeacherEMAHandler
-from desd_components.distillation.learning_rate import LearningRateHandler
 from desd_components.distillation.loss import DeepSelfDistillationLoss
 from desd_components.distillation.network import DeepSelfDistillationNetwork
-from desd_components.distillation.schedules import CosineSchedule, decay_groups
+from desd_components.distillation.schedules import CosineSchedule, LearningRateHandler, decay_groups
 from desd_components.distillation.terms.coding_rate import CodingRateTerm
 from desd_components.distillation.terms.dense import (
     DenseDistillationLoss,

@@ -1,7 +1,4 @@
-"""Handlers: when something happens to the teacher and the prototypes; the network that they hold says what.
-
-Everything that the recipe counts in steps is counted in **optimiser steps**, as in `learning_rate`.
-"""
+"""Handlers: when something happens to the teacher and the prototypes; the network that they hold says what."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ from monai.engines.workflow import Workflow
 from torch.optim import Optimizer
 
 from ..base.errors import UserError
-from .learning_rate import Schedule, StepCounter
 from .network import DeepSelfDistillationNetwork
+from .schedules import Schedule, StepCounter
 
 
 class TeacherEMAHandler(StepCounter):

@@ -88,31 +88,3 @@ def inflate_channels(encoder: ResNet3DEncoder, in_channels: int) -> ResNet3DEnco
     tensors["stem.0.weight"] = tensors["stem.0.weight"].repeat(1, in_channels, 1, 1, 1) / in_channels
     inflated.load_state_dict(tensors)
     return inflated
-
-
-def agree_with_encoder(checkpoint: str | Path | None, settings: Mapping[str, Any], allow: bool | None = None) -> None:
-    """Refuse volumes that are preprocessed unlike those that an encoder was pre-trained on.
-
-    Args:
-        checkpoint: weights with a manifest, or None.
-        settings: as of `preprocessing_settings`.
-        allow: only log the differences; None where a run has no such setting.
-
-    Raises:
-        UserError: listing the differences.
-    """
-    checkpoint = none_if_null(checkpoint)
-    if checkpoint is None:
-        return
-    trained = read_manifest(checkpoint).get("preprocessing") or {}
-    differing = [
-        f"{key} was {trained[key]!r}, now {settings[key]!r}"
-        for key in settings
-        if key in trained and trained[key] != settings[key]
-    ]
-    if not differing:
-        return
-    if not allow:
-        remedy = "Use its settings." if allow is None else "Use its settings, or --allow_other_preprocessing true."
-        raise UserError(f"{checkpoint} was pre-trained on other volumes: {'; '.join(differing)}. {remedy}")
-    logger.warning("%s was pre-trained on other volumes, which is accepted: %s", checkpoint, "; ".join(differing))

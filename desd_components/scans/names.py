@@ -1,4 +1,4 @@
-"""What scans are called: in files of any format, in messages and split files, told apart in one data set; classes, too."""
+"""What scans are called in files, messages and split files, told apart in one data set; formats, and classes."""
 
 from __future__ import annotations
 

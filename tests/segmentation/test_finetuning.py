@@ -16,9 +16,9 @@ from desd_components import (
     LearningRateHandler,
     SegmentationNetwork,
     UserError,
+    agree_with_encoder,
     save_weights,
 )
-from desd_components.distillation.weights import agree_with_encoder
 from desd_components.scans.labelled import LabelledData
 from desd_components.scans.preprocess import preprocessing_settings
 from desd_components.segmentation.model import (
