@@ -34,7 +34,7 @@ from page_commands import (
     smoke_command,
     write_decathlon,
 )
-from random_weights import write_encoder
+from random_weights import write_encoder, write_model
 from scan_files import write_label, write_scan
 from torch.distributed.run import get_args_parser
 
@@ -181,7 +181,7 @@ def test_the_index_lists_every_page():
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Tiny data under the names that the pages use, and an encoder as pre-training leaves it."""
+    """Tiny data under the names that the pages use, and weights as trainings leave them."""
     folder = make_world(tmp_path_factory.mktemp("docs"))
     for name, labels in TASKS.items():
         write_decathlon(folder / "data" / name, labels)
@@ -191,14 +191,16 @@ def world(tmp_path_factory):
         write_label(case / "segmentation.nii.gz", (22, 20, 21))
     (folder / "data" / "kits19" / "data" / "case_00210").mkdir()  # the challenge's test cases have no label
     link_kits(folder)
-    write_encoder(folder / "pretrained" / "encoder.pt")
-    leave_encoder(folder)
+    encoder = write_encoder(folder / "pretrained" / "encoder.pt")
+    write_model(folder / "finetuned" / "model.pt", encoder)
+    leave_weights(folder)
     return folder
 
 
-def leave_encoder(world: Path) -> None:
-    """Put the encoder where a page's pre-training leaves it; that of another page has other preprocessing."""
-    shutil.copytree(world / "pretrained", world / "runs" / "desd_pretrain" / "default", dirs_exist_ok=True)
+def leave_weights(world: Path) -> None:
+    """Put weights where a page's trainings leave them; those of another page have other preprocessing and classes."""
+    for made, bundle in (("pretrained", "desd_pretrain"), ("finetuned", "desd_seg_finetune")):
+        shutil.copytree(world / made, world / "runs" / bundle / "default", dirs_exist_ok=True)
 
 
 def link_kits(folder: Path) -> None:
@@ -240,7 +242,7 @@ def _read(value):
 
 
 def run(line: str, world: Path) -> None:
-    leave_encoder(world)
+    leave_weights(world)
     command = smoke_command(line, world)
     succeed(command.run())
     assert any(command.settings["output_dir"].iterdir())
