@@ -11,7 +11,7 @@ import pytest
 from desd_components import ResNet3DEncoder, UserError, load_encoder, read_manifest, save_weights
 from desd_tools.pack.publish import publish
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FIGURES = {"trained": 0.4, "untrained": 0.1, "difference": 0.3, "interval_95": [0.2, 0.4], "per_volume": [0.0, 1.0]}
 
 
