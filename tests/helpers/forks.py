@@ -6,6 +6,7 @@ A forked process has nothing of the test's but what is imported, leaves nothing 
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -96,7 +97,11 @@ def fork(
     """Begin a process with these arguments that calls `start`, as if Python had just been started."""
     arguments = words, start, cwd, environment, out, err
     child = multiprocessing.get_context("fork").Process(target=_begin, args=arguments)
-    child.start()
+    gc.freeze()  # a process group among the garbage of this process would wait for its threads in the child
+    try:
+        child.start()
+    finally:
+        gc.unfreeze()
     return child
 
 
