@@ -1,4 +1,4 @@
-"""A forked process leaves the garbage of the process that began it alone: it may hold what only threads there can end."""
+"""A forked process leaves the garbage of its parent alone: only threads of the parent may be able to end it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from forks import exit_code, fork
 
 
