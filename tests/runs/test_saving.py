@@ -1,7 +1,7 @@
 """The weights of a run are written while it goes on, with what is said of them."""
 
 import torch
-from test_handlers import Run
+from tiny_pretraining import Run
 
 from desd_components import SaveWeightsHandler, read_manifest
 
