@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import os
+import weakref
 from typing import Any
 
 import ignite.distributed as idist
@@ -13,6 +14,9 @@ import torch.distributed as dist
 from torch import nn
 
 from .errors import UserError
+
+#: those of `distributed_network` that are still there
+_WRAPPERS: weakref.WeakSet[nn.parallel.DistributedDataParallel] = weakref.WeakSet()
 
 
 def distributed() -> bool:
@@ -103,12 +107,21 @@ def distributed_network(network: nn.Module, device: torch.device | str) -> nn.Mo
     on_gpu: dict[str, Any] = {}
     if device.type == "cuda":
         network, on_gpu = nn.SyncBatchNorm.convert_sync_batchnorm(network), {"device_ids": [device]}
-    return nn.parallel.DistributedDataParallel(network.to(device), find_unused_parameters=partly, **on_gpu)
+    wrapper = nn.parallel.DistributedDataParallel(network.to(device), find_unused_parameters=partly, **on_gpu)
+    _WRAPPERS.add(wrapper)
+    return wrapper
 
 
 def leave_processes() -> None:
-    """Leave the process group, where there is one, and let Ignite forget it too."""
+    """Leave the process group, where there is one, and let Ignite forget it too.
+
+    The networks of `distributed_network` let go of it as well, and train no more: a group ends its threads only with
+    its last owner, and a thread that wants Python while that is ending aborts the process, or makes it hang.
+    """
     if distributed():
+        while _WRAPPERS:  # before the group itself: what lets go last must not hold Python's lock
+            wrapper = _WRAPPERS.pop()
+            del wrapper.reducer, wrapper.logger, wrapper.process_group
         idist.finalize()  # leaves the group if Ignite knows of it
         if distributed():
             dist.destroy_process_group()

@@ -1,6 +1,9 @@
 """Small answers that the pre-training configs ask for."""
 
+import gc
 import os
+import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from desd_components import (
     TeacherEMAHandler,
     UserError,
     decay_groups,
+    distributed_network,
     joined_processes,
     leave_processes,
     scheduled_epochs,
@@ -79,20 +83,43 @@ def test_contexts_that_are_no_larger_than_a_view_are_warned_of(size, warned, cap
     assert ("nearly the same box" in caplog.text) is warned
 
 
-def test_after_leaving_its_processes_a_program_is_alone_again(monkeypatch):
-    for name, value in {
-        "LOCAL_RANK": 0,
-        "RANK": 0,
-        "WORLD_SIZE": 1,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": 29777,
-    }.items():
+@pytest.fixture
+def group_of_one(monkeypatch):
+    """What torchrun tells a single process."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    settings = {"LOCAL_RANK": 0, "RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in settings.items():
         monkeypatch.setenv(name, str(value))
+
+
+def test_after_leaving_its_processes_a_program_is_alone_again(group_of_one):
     joined_processes()
     assert Steps(1, 2, 1).volumes == 2  # with a group of one
     leave_processes()
     assert not torch.distributed.is_initialized()
     assert Steps(1, 2, 1).volumes == 2
+
+
+def group_threads():
+    """The native threads that work for process groups, by what PyTorch calls them."""
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
+
+
+def test_no_thread_of_the_group_is_left_although_its_network_is_kept(group_of_one, monkeypatch):
+    # such a thread may want Python while that is ending: the process then aborts, or hangs
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    gc.collect()
+    before = len(group_threads())
+    joined_processes()
+    network = distributed_network(torch.nn.Linear(3, 2), "cpu")
+    network(torch.randn(4, 3)).sum().backward()
+    assert len(group_threads()) > before
+    leave_processes()
+    assert len(group_threads()) == before
+    assert isinstance(network.module, torch.nn.Linear)
 
 
 def test_in_a_slurm_job_the_local_rank_stays_torchruns_and_not_sruns(monkeypatch):
