@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forks import desd
 
 import desd_components
 from desd_tools.__main__ import COMMANDS, main
@@ -84,8 +85,7 @@ def test_the_version_is_told(capsys):
 
 
 def test_python_dash_m_writes_a_phantom_family(tmp_path: Path):
-    command = [sys.executable, "-m", "desd_tools", "phantom", str(tmp_path / "f"), "--num-labelled", "4"]
-    done = subprocess.run([*command, "--num-unlabelled=0", "--size=24"], capture_output=True, text=True)
+    done = desd("phantom", tmp_path / "f", "--num-labelled", "4", "--num-unlabelled=0", "--size=24")
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "f" / "labelsTr").iterdir())) == 4
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from forks import exit_code, fork
 
 from desd_components.base.errors import UserError
 from desd_tools.studies.commands import quoted
@@ -82,18 +82,16 @@ def test_a_failed_step_shows_the_end_of_its_log_and_its_exit_code(tmp_path, runn
 
 
 def test_stopping_the_chain_stops_the_running_command(tmp_path):
-    chain = (
-        "from pathlib import Path; from desd_tools.studies.steps import Step, StepRunner; import sys; "
-        'f = Path(sys.argv[1]); code = \'import os, time; open("pid", "w").write(str(os.getpid())); time.sleep(60)\'; '
-        "StepRunner(f, f, {}).run([Step('long', 'sleep', ['python', '-c', code], f / 'never')])"
-    )
-    process = subprocess.Popen([sys.executable, "-c", chain, str(tmp_path)], stdout=subprocess.DEVNULL)
+    code = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
+    step = Step("long", "sleep", ["python", "-c", code], tmp_path / "never")
+    with open(tmp_path / "said.txt", "w") as said:
+        chain = fork([], lambda: StepRunner(tmp_path, tmp_path, {}).run([step]), tmp_path, {}, said, said)
     deadline = time.monotonic() + 60
     while not ((tmp_path / "pid").is_file() and (tmp_path / "pid").read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
     command = int((tmp_path / "pid").read_text())
-    process.terminate()
-    assert process.wait(30) == 143
+    chain.terminate()
+    assert exit_code(chain, [chain], timeout=30) == 143
     with pytest.raises(ProcessLookupError):
         os.kill(command, 0)
 
