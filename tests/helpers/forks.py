@@ -28,24 +28,48 @@ import torch
 import torch.utils.tensorboard  # what nearly every run imports late
 
 TIMEOUT = 300
+PACKAGES = ("desd_components", "desd_tools", "benchmarks")
 
 
 def bundle_command(words: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> CompletedProcess:
     """What ``python -m monai.bundle WORDS`` says, and its exit code."""
-    return _finished("monai.bundle", words, cwd, environment)
+    return _finished(_main("monai.bundle"), words, cwd, environment)
 
 
 def desd(*words: Any) -> CompletedProcess:
     """What ``desd WORDS`` says, and its exit code."""
-    return _finished("desd_tools", [str(word) for word in words], Path.cwd(), {})
+    return _finished(_main("desd_tools"), [str(word) for word in words], Path.cwd(), {})
 
 
-def _finished(module: str, words: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> CompletedProcess:
+def run_elsewhere(words: Sequence[str], cwd: Path, *folders: Path) -> CompletedProcess:
+    """What ``python WORDS`` says, -m or -c, where nothing of this project can be imported but from `folders`."""
+    option, what, *more = words
+    start = _main(what) if option == "-m" else lambda: exec(what, {"__name__": "__main__"})
+
+    def foreign() -> None:
+        _forget_project()
+        sys.path[:0] = map(str, folders)
+        start()
+
+    return _finished(foreign, more, cwd, {})
+
+
+def _forget_project() -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:
+        del sys.modules[name]
+    sys.path[:] = [folder for folder in sys.path if not any(Path(folder, name).is_dir() for name in PACKAGES)]
+    sys.path_importer_cache.clear()
+    sys.dont_write_bytecode = True
+
+
+def _finished(
+    start: Callable[[], Any], words: Sequence[str], cwd: Path, environment: Mapping[str, str]
+) -> CompletedProcess:
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        child = fork(words, _main(module), cwd, environment, out, err)
+        child = fork(words, start, cwd, environment, out, err)
         code = exit_code(child, [child], TIMEOUT)
         out.seek(0), err.seek(0)
-        return CompletedProcess([module, *words], code, out.read(), err.read())
+        return CompletedProcess(words, code, out.read(), err.read())
 
 
 def _main(module: str) -> Callable[[], Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from forks import exit_code, fork
+from forks import exit_code, fork, run_elsewhere
 
 
 class _Ring:
@@ -44,3 +44,12 @@ def test_a_forked_process_does_not_collect_the_garbage_of_its_parent(tmp_path: P
     assert (tmp_path / "said.txt").read_text() == "collected by []\n"
     gc.collect()
     assert collected_by == [os.getpid()]
+
+
+def test_elsewhere_nothing_of_this_project_can_be_imported_but_what_is_given(tmp_path: Path) -> None:
+    (tmp_path / "given" / "desd_components").mkdir(parents=True)
+    (tmp_path / "given" / "desd_components" / "__init__.py").write_text("print('the one that was given')")
+    ours = ["-c", "import desd_components"]
+    assert "No module named 'desd_components'" in run_elsewhere(ours, tmp_path).stderr
+    done = run_elsewhere(ours, tmp_path, tmp_path / "given")
+    assert (done.returncode, done.stdout) == (0, "the one that was given\n")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from bundle_runs import ENVIRONMENT, ROOT
+from bundle_runs import ROOT
 from dicom_files import hounsfield, write_series
+from forks import run_elsewhere
 from scan_files import oblique_affine, write_scan
 
 LINE = "needs the reader of DICOM series, which this copy of the package came without: install the whole package"
@@ -52,9 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def said(place: Path) -> dict[str, str]:
     """What a program answers that has this copy alone, and what it logged."""
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(place)}
-    command = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    done = run_elsewhere(["-c", PROGRAM], place, place)
     assert done.returncode == 0, done.stderr
     return {**json.loads(done.stdout.splitlines()[-1]), "log": done.stderr}
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bundle_runs import ENVIRONMENT, ROOT, error_line
+from bundle_runs import ROOT, error_line
+from forks import run_elsewhere
 from monai.bundle import ConfigParser
 
 from desd_components import (
@@ -246,7 +247,7 @@ for name, kind in (("train", "train"), ("inference", "infer")):
 
 def test_its_properties_are_complete_where_no_data_are_at_hand(packed, tmp_path):
     """As the Model Zoo's check of unpacked bundles asks: the data folder that the configs name does not exist."""
-    done = run_foreign(["-c", WITHOUT_DATA, str(packed)], tmp_path)
+    done = run_elsewhere(["-c", WITHOUT_DATA, str(packed)], tmp_path)
     assert done.returncode == 0, last_words(done)
     assert [line for line in done.stdout.splitlines() if line.endswith("]")] == ["train []", "inference []"]
     assert not list(tmp_path.iterdir()), "loading a bundle makes a folder"
@@ -255,7 +256,7 @@ def test_its_properties_are_complete_where_no_data_are_at_hand(packed, tmp_path)
 @pytest.mark.parametrize("name", ["train", "inference"])
 def test_a_run_without_data_ends_in_one_line_that_names_the_folder(name, packed, tmp_path):
     config = packed / "configs" / f"{name}.json"
-    line = error_line(run_foreign(run_command([str(config)], {"dataset_dir": tmp_path / "nowhere"}), tmp_path))
+    line = error_line(run_elsewhere(run_command([str(config)], {"dataset_dir": tmp_path / "nowhere"}), tmp_path))
     assert "\n" not in line
     assert line.startswith("dataset_dir '") and "nowhere' does not exist" in line
     assert not list(tmp_path.iterdir())
@@ -326,16 +327,8 @@ def test_another_version_of_the_package_is_refused_in_one_line(one_packed, tmp_p
     other = shutil.copytree(one_packed / "desd_components", tmp_path / "installed" / "desd_components")
     version = other / "base" / "version.py"
     version.write_text(version.read_text().replace('__version__ = "', '__version__ = "9.'))
-    command = [
-        sys.executable,
-        "-m",
-        "monai.bundle",
-        "run",
-        "--config_file",
-        str(one_packed / "configs" / "inference.json"),
-    ]
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path / "installed")}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    command = run_command([str(one_packed / "configs" / "inference.json")], {})
+    done = run_elsewhere(command, tmp_path, tmp_path / "installed")
     line = error_line(done)
     assert "\n" not in line
     assert f"was packed with desd_components {__version__}, but 9.{__version__} was found first" in line
