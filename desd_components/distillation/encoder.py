@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.networks.layers.factories import Act, Conv, Pool
+from monai.networks.layers.factories import Act, Pool
 from monai.networks.layers.utils import get_norm_layer
 from torch import nn
 
 from ..base.errors import UserError, require_one_of, require_whole
+from ..base.layout import ZFirstConv3d, z_first, z_last
 
 #: depth -> (kind of block, blocks per stage)
 DEPTHS: dict[int, tuple[str, tuple[int, int, int, int]]] = {
@@ -37,7 +38,7 @@ def _triple(value: int | Sequence[int]) -> Triple:
 
 
 def _convolution(in_channels: int, out_channels: int, kernel: int, stride: Triple) -> nn.Module:
-    return Conv[Conv.CONV, 3](in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return ZFirstConv3d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
 def _norm(norm: str, channels: int) -> nn.Module:
@@ -147,10 +148,10 @@ class ResNet3DEncoder(nn.Module):
 
     def stages(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The feature pyramid of a volume (B, C, X, Y, Z): four maps, shallow to deep."""
-        return self.pyramid(self.stem(x))
+        return [z_last(m) for m in self.pyramid(self.stem(z_first(x)))]
 
     def pyramid(self, stem_map: torch.Tensor) -> list[torch.Tensor]:
-        """The feature pyramid, from the map of the stem: for a decoder that uses that map too."""
+        """The four maps (B, C, Z, X, Y), from the map of the stem: for a decoder that uses that map too."""
         x = self.pool(stem_map)
         maps: list[torch.Tensor] = []
         for stage in self.stage_modules:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..base.encoders import refuse_small_maps
 from ..base.errors import UserError
+from ..base.layout import with_z_first, z_first, z_last
 from ..distillation.encoder import NORMS, ResNet3DEncoder
 
 #: how many channels a decoder level may have at most
@@ -120,11 +121,12 @@ class SegmentationNetwork(nn.Module):
         depth = len(skip_channels)
         widths = [min(decoder_width * 2 ** (depth - 1 - level), MAX_DECODER_CHANNELS) for level in range(depth)]
         self.encoder = encoder
-        self.decoder = SkipDecoder(encoder.stage_channels[3], skip_channels, widths, decoder_norm)
-        self.head = Convolution(3, widths[-1], out_channels, kernel_size=1, conv_only=True)
+        self.decoder = with_z_first(SkipDecoder(encoder.stage_channels[3], skip_channels, widths, decoder_norm))
+        self.head = with_z_first(Convolution(3, widths[-1], out_channels, kernel_size=1, conv_only=True))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Volume (B, C, X, Y, Z) -> logits (B, out_channels, X, Y, Z)."""
+        x = z_first(x)
         stem = self.encoder.stem(x)
         maps = self.encoder.pyramid(stem)
         skips = [maps[2], maps[1], maps[0]]
@@ -132,7 +134,7 @@ class SegmentationNetwork(nn.Module):
             skips.append(stem)
         if self.uses_volume:
             skips.append(x)
-        return self.head(self.decoder(maps[3], skips))
+        return z_last(self.head(self.decoder(maps[3], skips)))
 
 
 def _check_decoder(out_channels: int, decoder_width: int, decoder_norm: str) -> None:

@@ -9,6 +9,7 @@ from labelled_volumes import PROBED, labelled_volume
 from scan_files import write_json, write_pairs, write_scan
 
 from desd_components import DenseProbe, EncoderEvaluation, ResNet3DEncoder, UserError, evaluated_manifest, probe_data
+from desd_components.base.layout import z_first
 from desd_components.health.evaluation import compare, mean_over, rank_of_gram, rank_over, settle_batch_norms
 from desd_components.health.measures import effective_rank
 
@@ -62,7 +63,7 @@ def test_untrained_batch_norms_get_the_statistics_of_the_views():
     encoder = ResNet3DEncoder(**{**TINY, "norm": "batch"})
     views = [[5 + torch.randn(2, 1, 16, 16, 16) for _ in range(2)] for _ in range(2)]
     settle_batch_norms(encoder, views)
-    stem = torch.cat([encoder.stem[0](view) for batch in views for view in batch])
+    stem = torch.cat([encoder.stem[0](z_first(view)) for batch in views for view in batch])
     torch.testing.assert_close(encoder.stem[1].running_mean, stem.mean(dim=(0, 2, 3, 4)).detach(), rtol=1e-4, atol=1e-4)
 
 
