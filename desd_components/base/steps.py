@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
-from .errors import UserError, require_whole
+import math
+from typing import Any
+
+from .errors import UserError, none_if_null, require_whole
 from .processes import place
+
+
+def checked_minutes(minutes: Any) -> float | None:
+    """A budget in minutes; None for none.
+
+    Raises:
+        UserError: when it is no positive number.
+    """
+    minutes = none_if_null(minutes)
+    if minutes is None:
+        return None
+    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
+        raise UserError(f"minutes={minutes!r}: give a number above 0, such as 10, or null for no budget.")
+    return float(minutes)
 
 
 class Steps:

@@ -1,0 +1,115 @@
+"""Grid, window and strides: one decision, for a window must see the organ and a budget has room for so many voxels.
+
+Ours, after what nnU-Net (Isensee et al., Nature Methods 2021) does for a GPU's memory: here the grid gives way first.
+An axis is coarsened only as far as the finest ones have caught up with it, so thick slices stay as they are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+SAME = 0.05  # relative difference up to which two spacings count as equal
+NEARLY = 1.15  # a grid that would be so much coarser alone stays as it is, and the window sees a little less
+ANISOTROPIC = 3.0  # a spacing so many times the others', whose own tenth percentile is taken, as in nnU-Net
+LEAST_MAP = 4  # voxels that an axis keeps when it is halved; 2 at the deepest stage
+WIDE = 64  # voxels along two axes from which on the stem halves, too
+LEAST_SIDE = 8  # voxels of a window's axis, unless the volumes have fewer
+
+
+def own_spacing(spacings: np.ndarray) -> np.ndarray:
+    """The spacing that scans have, (3,) in mm: the median; of a thick-sliced axis the tenth percentile.
+
+    Args:
+        spacings: (N, 3).
+    """
+    found = np.median(spacings, axis=0)
+    coarsest = int(np.argmax(found))
+    if found[coarsest] > ANISOTROPIC * np.delete(found, coarsest).max():
+        found[coarsest] = max(np.percentile(spacings[:, coarsest], 10), np.delete(found, coarsest).max())
+    return found
+
+
+def alike(spacings: np.ndarray, spacing: np.ndarray) -> bool:
+    """Whether all scans have this spacing, to `SAME`."""
+    return bool((np.abs(spacings / spacing - 1) <= SAME).all())
+
+
+def fitted_spacing(own: np.ndarray, field: np.ndarray, voxels: float) -> np.ndarray:
+    """The finest spacing at which a window of `voxels` shows a field of view; never finer than the scans' own.
+
+    Args:
+        own: spacing of the scans, (3,) in mm.
+        field: what a window should show, (3,) in mm.
+        voxels: of a window.
+
+    Returns:
+        (3,) in mm: each axis its own spacing, or that of the coarsened ones where that is coarser.
+    """
+
+    def count(finest: float) -> float:
+        return float(np.prod(np.maximum(field / np.maximum(own, finest), 1.0)))
+
+    low, high = float(own.min()), float(max(field.max(), own.max()))
+    if count(low * NEARLY) <= voxels:
+        return own.copy()
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if count(middle) <= voxels else (middle, high)
+    return np.maximum(own, round(high, 2))
+
+
+def window_size(spacing: np.ndarray, field: np.ndarray, extent: np.ndarray, voxels: float) -> list[int]:
+    """Voxels (x, y, z) of a window: the field of view, widened up to the volume while there is room.
+
+    Args:
+        spacing: of the grid, (3,) in mm.
+        field: what the window should show, (3,) in mm.
+        extent: of a volume, (3,) in mm.
+        voxels: of a window, about.
+    """
+    most = np.maximum(np.round(extent / spacing), 1)
+
+    def sides(scale: float) -> np.ndarray:
+        return np.minimum(np.maximum(scale * field / spacing, np.minimum(LEAST_SIDE, most)), most)
+
+    low, high = 0.05, 50.0
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if sides(middle).prod() <= voxels else (low, middle)
+    return [_stepped(side) for side in sides(low)]
+
+
+def _stepped(side: float) -> int:
+    """To the nearest multiple of 8 from 28 voxels on, of 4 from 14 on, of 2 below."""
+    step = 8 if side >= 28 else 4 if side >= 14 else 2
+    return max(2, step * round(side / step))
+
+
+def strides(window: Sequence[int], spacing: np.ndarray) -> tuple[list[int], list[list[int]]]:
+    """Strides of the stem and of the four stages, (x, y, z) each.
+
+    Axes that are finer than the others are halved first, so that kernels see about as far in mm along each; an axis
+    keeps `LEAST_MAP` voxels, two at the deepest stage. The stem halves where windows are wide.
+    """
+    size, mm = np.array(window, dtype=float), np.array(spacing, dtype=float)
+    found: list[list[int]] = []
+    is_wide = sorted(window)[1] >= WIDE
+    for level in range(5):
+        rests = level == 1 or (level == 0 and not is_wide)  # stage 1 keeps the resolution of the stem
+        least = 2 if level == 4 else LEAST_MAP
+        halved = (mm <= 2 * mm[size >= 2 * least].min(initial=np.inf)) & (size >= 2 * least) & (not rests)
+        found.append([2 if axis else 1 for axis in halved])
+        size, mm = np.ceil(size / found[-1]), mm * found[-1]
+    return found[0], found[1:]
+
+
+def deepest(window: Sequence[int], all_strides: Sequence[Sequence[int]]) -> list[int]:
+    """Voxels of the map that strides, one after the other, leave of a window."""
+    return [
+        int(list(itertools.accumulate(steps, lambda size, step: -(-size // step), initial=side))[-1])
+        for side, steps in zip(window, zip(*all_strides, strict=True), strict=True)
+    ]

@@ -1,0 +1,188 @@
+"""What a machine gets through within a budget: voxels that training steps take in a second, and memory that is free."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...base.errors import UserError
+from ...base.files import read_json, write_json
+from ...base.processes import from_all_processes, place
+from ...base.steps import checked_minutes
+
+logger = logging.getLogger(__name__)
+
+SIDE, CHANNELS = 48, 16  # of the map on which the measuring is done
+LEAST_GAIN = 1.3  # of bfloat16 over float32, for which it is taken
+MEASURED = 8  # passes, after one that warms up
+STEP_SHARE = 0.08  # voxels of a crop through the network, of those through one convolution
+TRAINING_SHARE = 0.85  # of a budget; the rest is reading, preprocessing and saving
+MEMORY_SHARE = 0.5  # of what is free
+BYTES_PER_VOXEL = 2500  # of a crop, while the network is trained
+STEP_SECONDS = 0.05  # of a step beside its voxels: optimiser, random transforms, waiting
+LEAST_VOXELS = 2 * 32**3  # of a step: for less a grid is not made coarser, there are fewer steps instead
+MINUTES = 10.0  # that a plan is made for where no budget is given
+LEAST_STEPS = 50  # that a budget must have room for
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a device gets through within a budget.
+
+    Attributes:
+        seconds: of training.
+        speed: voxels of crops a second through a training step of the small network, forward and backward.
+        memory: bytes that are free.
+        name: of the device, for people.
+        minutes: the budget; None for none.
+        amp: whether bfloat16 is clearly faster than float32.
+    """
+
+    seconds: float
+    speed: float
+    memory: float
+    name: str
+    minutes: float | None
+    amp: bool
+
+    @classmethod
+    def of(cls, device: torch.device | str, cache_dir: str | Path | None, minutes: Any) -> Machine:
+        """Measure a device, or remember what was measured; in a process group the first process does, for all.
+
+        Raises:
+            UserError: when `minutes` is no budget.
+        """
+        budget = checked_minutes(minutes)
+        measured = [cls._measured(device, cache_dir, budget)] if place()[0] == 0 else []
+        return from_all_processes(measured)[0]
+
+    @classmethod
+    def _measured(cls, device: torch.device | str, cache_dir: str | Path | None, budget: float | None) -> Machine:
+        plain, mixed = (convolution_speed(device, cache_dir, amp) for amp in (False, True))
+        amp = mixed >= LEAST_GAIN * plain
+        seconds = 60 * TRAINING_SHARE * (budget or MINUTES)
+        speed = STEP_SHARE * (mixed if amp else plain)
+        return cls(seconds, speed, free_memory(device), device_name(device), budget, amp)
+
+    def window(self, steps: int, batch: int, cost: float = 1.0) -> float:
+        """Voxels of a window for so many steps of so many windows, each of which costs as much as `cost` crops.
+
+        Raises:
+            UserError: when the memory has no room for the smallest.
+        """
+        in_time = max((self.seconds / steps - STEP_SECONDS) * self.speed, LEAST_VOXELS)
+        in_memory = MEMORY_SHARE * self.memory / BYTES_PER_VOXEL
+        if in_memory < LEAST_VOXELS / 8:
+            raise UserError(
+                f"{self.name}: {self.memory / 1e6:.0f} MB of memory are free, too little for the smallest window: end "
+                "other programs, or take another device."
+            )
+        return min(in_time, in_memory) / (batch * cost)
+
+    def steps(self, batch: int, window: Sequence[int], cost: float = 1.0) -> int:
+        """Steps that the budget has room for.
+
+        Raises:
+            UserError: when they are fewer than `LEAST_STEPS`.
+        """
+        steps = self.seconds / (STEP_SECONDS + batch * math.prod(window) * cost / self.speed)
+        if self.minutes is not None and steps < LEAST_STEPS:
+            raise UserError(
+                f"minutes={self.minutes:g}: leaves about {steps:.0f} steps on {self.name}, and {LEAST_STEPS} are the "
+                f"least that learn: give {math.ceil(1.1 * self.minutes * LEAST_STEPS / steps)}."
+            )
+        return max(LEAST_STEPS, round(steps))
+
+
+def device_name(device: torch.device | str) -> str:
+    """A device as a person knows it: a GPU's name, or CPU threads."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' * (threads > 1)}"
+
+
+def convolution_speed(device: torch.device | str, cache_dir: str | Path | None, amp: bool) -> float:
+    """Voxels of a map a second that a block of a 3x3x3 convolution of 16 channels gets through, forward and backward.
+
+    Measured once for a machine and kept in `cache_dir`; rounded to a power of the square root of 2, so that a plan does
+    not follow what else ran meanwhile.
+
+    Args:
+        device: of the network.
+        cache_dir: where what was measured is kept; None keeps nothing.
+        amp: whether it computes in bfloat16.
+    """
+    path = None if cache_dir is None else Path(cache_dir).expanduser() / "speed.json"
+    known: dict[str, Any] = read_json(path) if path and path.is_file() else {}
+    name = device_name(device) + ", bfloat16" * amp
+    if name not in known:
+        measured = SIDE**3 / _seconds(torch.device(device), amp)
+        known[name] = 2 ** (round(2 * math.log2(measured)) / 2)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, known)
+        logger.info("%s: %.3g voxels a second through a convolution", name, measured)
+    return float(known[name])
+
+
+def _seconds(device: torch.device, amp: bool) -> float:
+    """Of a pass; on a CPU the work of one thread, shared among all, so that others who use the cores change little."""
+    layers = nn.Sequential(
+        *(nn.Conv3d(CHANNELS, CHANNELS, 3, padding=1, bias=False), nn.GroupNorm(8, CHANNELS), nn.LeakyReLU(0.01))
+    ).to(device)
+    volume = torch.ones(1, CHANNELS, SIDE, SIDE, SIDE, device=device, requires_grad=True)
+
+    def passed() -> None:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
+            result = layers(volume)
+        result.float().mean().backward()
+        float(result.detach().sum())  # waits for a GPU
+
+    if device.type != "cpu":
+        return min(_timed(passed, time.perf_counter))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return min(_timed(passed, time.thread_time)) / threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _timed(passed: Callable[[], None], clock: Callable[[], float]) -> list[float]:
+    seconds = []
+    for _ in range(MEASURED + 1):
+        start = clock()
+        passed()
+        seconds.append(clock() - start)
+    return seconds[1:]
+
+
+def free_memory(device: torch.device | str) -> float:
+    """Bytes that a process may still take, on the device where the network is."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    found = [float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))]
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            found = [float(line.split()[1]) * 1024]
+    limit, used = ("".join(_lines(f"/sys/fs/cgroup/memory.{name}")).strip() for name in ("max", "current"))
+    return min([*found, float(limit) - float(used)]) if limit.isdigit() and used.isdigit() else found[0]
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,177 @@
+"""Plans: the numbers of a recipe that suit a folder of scans, a machine and a budget of minutes, each with its reason.
+
+Grid, window, network and number of steps are one decision. A window must see the organ, a run needs some hundred steps,
+and a machine gets through so many voxels a minute; so the grid is as fine as these three leave it. The same folder, the
+same minutes and the same machine give the same plan. Ours; nnU-Net (Isensee et al., Nature Methods 2021) plans for a
+GPU's memory and a fixed number of steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...base.errors import UserError, none_if_null
+from ..names import Scan
+from .machine import Machine
+from .planner import GIVEN, Given, Plan, Planner, none_given, single_classes, turning
+from .survey import Survey, survey
+
+logger = logging.getLogger(__name__)
+
+EPOCHS = 20  # of a planned run: how often states, weights and the budget are looked after
+STEPS = 1000  # for which a window leaves room
+CROPS = 2  # of a fine-tuning step
+VIEWS, VIEW_STEPS = 8, 800  # volumes of a pre-training step, and steps for which a view leaves room
+VIEW_COST = 3.0  # of two views through student and teacher, in crops of that size
+PROTOTYPES = (64, 1024)
+CONTEXT = (1.2, 1.5)  # of a view: the box that both views come from
+
+
+def planning(plan: Any) -> bool:
+    """Whether there is to be a plan.
+
+    Raises:
+        UserError: when the word is neither "auto" nor null.
+    """
+    plan = none_if_null(plan)
+    if plan not in (None, "auto"):
+        raise UserError(f"plan={plan!r}: choose auto, or null for the numbers of the config.")
+    return plan is not None
+
+
+def mixed_precision(machine: Machine) -> tuple[bool, str]:
+    """Whether to compute in bfloat16, and why."""
+    return machine.amp, "bfloat16 is faster than float32 here" if machine.amp else "bfloat16 gains nothing here"
+
+
+def announce_plan(plan: Plan) -> None:
+    """Say in the log what was planned and why, and what a person should look at.
+
+    Raises:
+        UserError: when there is a plan that nothing asks.
+    """
+    if plan.numbers and all(reason == GIVEN for _, reason in plan.numbers.values()):
+        raise UserError(
+            "plan=auto, but the config gives every number itself: put small.yaml on top, or set plan: null."
+        )
+    for line in plan.lines():
+        logger.info("plan: %s", line)
+    for line in plan.remarks:
+        logger.warning("%s", line)
+
+
+def segmentation_plan(
+    plan: str | None,
+    found_scans: Any,
+    dataset_dir: str | Path,
+    minutes: float | None = None,
+    given: Given = none_given,
+    device: torch.device | str = "cpu",
+    cache_dir: str | Path = "runs/cache",
+    known: Mapping[str, Any] | None = None,
+    num_workers: int = 2,
+) -> Plan:
+    """A plan of a fine-tuning.
+
+    Args:
+        plan: "auto"; None plans nothing.
+        found_scans: of `find_labelled`; its training scans are surveyed.
+        dataset_dir: where they come from.
+        minutes: the budget; None plans windows for ten minutes, and sets no end.
+        given: config id -> [value] of what is not to be planned; such as `given_number`.
+        device: of the network.
+        cache_dir: where survey and speed are kept.
+        known: the manifest of pre-trained weights: their preprocessing and architecture hold.
+        num_workers: threads of the survey.
+
+    Raises:
+        UserError: when `plan` is neither, or the budget is too short for `LEAST_STEPS` steps.
+    """
+    if not planning(plan) or not found_scans.training:
+        return Plan()
+    machine = Machine.of(device, cache_dir, minutes)
+    seen = survey(found_scans.training, dataset_dir, cache_dir, num_workers)
+    return planned_segmentation(seen, machine, given, known)
+
+
+def planned_segmentation(
+    seen: Survey, machine: Machine, given: Given = none_given, known: Mapping[str, Any] | None = None
+) -> Plan:
+    """The plan of a fine-tuning on surveyed scans; see `segmentation_plan`."""
+    planner = Planner(seen, given, known or {}, machine.window(STEPS, CROPS))
+    window = planner.put("roi_size", *planner.window()) or planner.window()[0]  # null, where a manifest says it
+    planner.architecture("network_def#encoder#scratch_architecture", window)
+    batch = planner.put("batch_size", CROPS, "crops of a step")
+    steps = machine.steps(batch, window)
+    planner.put("samples_per_epoch", max(1, round(steps / EPOCHS)) * batch, f"crops; {steps} steps in all")
+    planner.put("max_epochs", EPOCHS, "as often are states, weights and the budget looked after")
+    planner.put("val_interval", EPOCHS // 2, "epochs")
+    planner.put("amp", *mixed_precision(machine))
+    why = "classes of one connected piece in the labels: smaller pieces are taken off"
+    planner.put("single", single_classes(seen), why)
+    planner.put("rotation", turning(planner.spacing), "radians about x, y, z; little where thin and thick axes mix")
+    return Plan(planner.numbers, planner.remarks)
+
+
+def pretraining_plan(
+    plan: str | None,
+    found_scans: Sequence[Scan],
+    dataset_dir: str | Path,
+    minutes: float | None = None,
+    given: Given = none_given,
+    device: torch.device | str = "cpu",
+    cache_dir: str | Path = "runs/cache",
+    known: Mapping[str, Any] | None = None,
+    num_workers: int = 2,
+) -> Plan:
+    """A plan of a pre-training: the grid and the encoder of a fine-tuning in the same folder and time, and views.
+
+    Args:
+        plan, dataset_dir, minutes, given, device, cache_dir, known, num_workers: see `segmentation_plan`.
+        found_scans: of `find_scans`.
+
+    Raises:
+        UserError: as `segmentation_plan`.
+    """
+    if not planning(plan) or not found_scans:
+        return Plan()
+    machine = Machine.of(device, cache_dir, minutes)
+    seen = survey(found_scans, dataset_dir, cache_dir, num_workers)
+    return planned_pretraining(seen, machine, given, known)
+
+
+def planned_pretraining(
+    seen: Survey, machine: Machine, given: Given = none_given, known: Mapping[str, Any] | None = None
+) -> Plan:
+    """The plan of a pre-training on surveyed scans; see `pretraining_plan`."""
+    planner = Planner(seen, given, known or {}, machine.window(STEPS, CROPS))
+    planner.architecture("network_def#scratch_architecture", planner.window()[0])
+    count = len(seen.scans)
+    batch = planner.put("batch_size", max(2, min(VIEWS, 2 ** int(math.log2(count)))), "volumes of a step")
+    view = planner.put("view_size", *planner.view(machine.window(VIEW_STEPS, batch, VIEW_COST)))
+    scales = context_scales(view, planner.small())
+    planner.put("context_scale", scales, "of the view, within the smallest volumes", "train#dataset#context_scale")
+    samples = batch * machine.steps(batch, view, VIEW_COST)
+    per_volume = max(1, round(samples / (EPOCHS * count)))
+    why, entry = "contexts of a volume in an epoch", "train#dataset#samples_per_volume"
+    per_volume = planner.put("samples_per_volume", per_volume, why, entry)
+    epochs = max(2, round(samples / (per_volume * count)))
+    planner.put("max_epochs", epochs, f"about {samples // batch} steps in all")
+    planner.put("val_interval", max(1, epochs // 4), "epochs between two label-free scores: four in all")
+    low, high = PROTOTYPES
+    prototypes = max(low, min(high, 2 ** int(math.log2(max(1, per_volume * count / 4)))))
+    planner.put("num_prototypes", prototypes, f"K: a quarter of an epoch's samples, from {low} to {high}")
+    return Plan(planner.numbers, planner.remarks)
+
+
+def context_scales(view: Sequence[int], small: np.ndarray) -> list[list[float]]:
+    """Per axis, how much larger than a view the box is that both views come from; never beyond the small volumes."""
+    highs = [min(CONTEXT[1], math.floor(20 * extent / size) / 20) for extent, size in zip(small, view, strict=True)]
+    return [[min(CONTEXT[0], max(high, 1.0)), max(high, 1.0)] for high in highs]

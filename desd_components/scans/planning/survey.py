@@ -1,0 +1,219 @@
+"""What a plan needs to know of a folder: the grid of every scan, by its header; values and labels of a sample.
+
+Ours. `monai.apps.auto3dseg.DataAnalyzer` and nnU-Net's fingerprint read every voxel of every case, minutes for a
+thousand scans; quantiles over cases are as good from two dozen of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...base.errors import UserError
+from ...base.files import read_json, write_json
+from ...base.processes import from_all_processes, place
+from ..check import UNREADABLE, file_problem, threaded
+from ..names import Scan, scan_files
+from ..read import open_volume, parts
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 2  # of a survey on disk
+SAMPLE = 24  # scans whose voxels are read
+SAMPLED_VOXELS = 200_000  # of a volume, for its percentiles
+PERCENTILES = (0.5, 50.0, 99.5)
+Box = tuple[int, int, int]  # voxels along right, anterior, superior
+ClassFacts = tuple[dict[int, Box], dict[int, int], dict[int, float]]
+AIR = -300.0  # HU below which only air, lung and bowel gas lie
+
+
+@dataclass(frozen=True)
+class Values:
+    """Of an image's first channel: the extremes, `PERCENTILES`, and the shares of voxels below -50 and below `AIR`."""
+
+    low: float
+    high: float
+    percentiles: tuple[float, float, float]
+    below_zero: float
+    air: float
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """A scan. Sizes are along right, anterior, superior.
+
+    Attributes:
+        shape: voxels.
+        spacing: mm.
+        values: of a sampled image.
+        boxes: of a sampled label: voxels along each axis of what is not background, under 0, and of each class.
+        counts: voxels of each class, likewise.
+        pieces: share of each class that its largest connected piece holds, likewise.
+    """
+
+    shape: Box
+    spacing: tuple[float, float, float]
+    values: Values | None = None
+    boxes: dict[int, Box] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
+    pieces: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def extent(self) -> np.ndarray:
+        """Of the volume, (3,) in mm."""
+        return np.array(self.shape) * np.array(self.spacing)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Of the scans that can be read, and what the data say themselves of how they were made.
+
+    Attributes:
+        scans: in their order.
+        modality: as ``dataset.json`` or DICOM has it, such as "CT" or "MRI"; None where nothing says it.
+    """
+
+    scans: list[Surveyed]
+    modality: str | None = None
+
+
+def survey(scans: Sequence[Scan], dataset_dir: str | Path, cache_dir: str | Path, num_workers: int = 2) -> Survey:
+    """Look at scans once; the result is kept in `cache_dir`, by path, size and time of the files.
+
+    In a process group the first process looks, and tells the others.
+
+    Args:
+        scans: ``{"image": path or [path per channel][, "label": path]}``; what cannot be read is left out, for the
+            checks of a run tell it.
+        dataset_dir: where they come from, whose ``dataset.json`` may say the modality.
+        cache_dir: where the survey is kept.
+        num_workers: threads.
+    """
+    found = [_surveyed_once(scans, cache_dir, num_workers)] if place()[0] == 0 else []
+    records = from_all_processes(found)[0]
+    return Survey([_from_record(record) for record in records], declared_modality(dataset_dir, scans))
+
+
+def declared_modality(dataset_dir: str | Path, scans: Sequence[Scan] = ()) -> str | None:
+    """The modality of the first channel: by ``modality`` or ``channel_names`` of a data list, or by DICOM; or None."""
+    path = Path(dataset_dir)
+    source = path if path.suffix == ".json" else path / "dataset.json"
+    content = read_json(source) if source.is_file() else {}
+    for key in ("modality", "channel_names"):
+        named = content.get(key) if isinstance(content, dict) else None
+        first = named.get("0") if isinstance(named, dict) else named
+        if isinstance(first, str) and first:
+            return first
+    first_files = parts(scan_files(scans[0])[0])[:1] if scans and os.path.exists(scan_files(scans[0])[0]) else []
+    return _dicom_modality(first_files[0]) if first_files else None
+
+
+def _dicom_modality(file: str) -> str | None:
+    from ..names import is_dicom
+
+    if not is_dicom(file):
+        return None
+    import pydicom
+
+    found = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality")
+    return str(found) if found else None
+
+
+def _surveyed_once(scans: Sequence[Scan], cache_dir: str | Path, num_workers: int) -> list[dict[str, Any]]:
+    states = [_state(scan) for scan in scans]
+    key = hashlib.sha256(json.dumps([FORMAT, SAMPLE, states]).encode()).hexdigest()[:24]
+    path = Path(cache_dir).expanduser() / "surveys" / f"{key}.json"
+    if path.is_file():
+        kept: list[dict[str, Any]] = read_json(path)
+        return kept
+    chosen = set(np.linspace(0, len(scans) - 1, min(SAMPLE, len(scans))).round().astype(int).tolist())
+    tasks = [(scan, position in chosen) for position, scan in enumerate(scans)]
+    seen = [scan for scan in threaded(lambda task: _look(*task), tasks, num_workers) if scan is not None]
+    records = [asdict(scan) for scan in seen]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, records)
+    logger.info("surveyed %d scans, the voxels of %d", len(seen), sum(scan.values is not None for scan in seen))
+    return records
+
+
+def _state(scan: Scan) -> list[list[Any]]:
+    """Path, size and time of each file of a scan, of the first part of a series."""
+    found = []
+    for file in scan_files(scan):
+        status = os.stat(file) if os.path.exists(file) else None
+        found.append([os.path.abspath(file), *([status.st_size, status.st_mtime_ns] if status else [])])
+    return found
+
+
+def _look(scan: Scan, voxels: bool) -> Surveyed | None:
+    image, labels = scan_files(scan, ("image",))[0], scan_files(scan, ("label",))
+    try:
+        if file_problem(image):
+            return None
+        volume = open_volume(image)
+        order = ras_order(volume.affine)
+        shape = tuple(int(volume.shape[axis]) for axis in order)
+        spacing = tuple(float(np.linalg.norm(volume.affine[:3, axis])) for axis in order)
+        if not voxels:
+            return Surveyed(shape, spacing)  # type: ignore[arg-type]
+        facts = _label_facts(labels[0]) if labels and not file_problem(labels[0]) else ({}, {}, {})
+        return Surveyed(shape, spacing, values_of(volume.read()), *facts)  # type: ignore[arg-type]
+    except (UserError, *UNREADABLE):
+        return None
+
+
+def ras_order(affine: np.ndarray) -> list[int]:
+    """A volume's axes in the order right, anterior, superior."""
+    from nibabel import io_orientation
+
+    return [int(axis) for axis in np.argsort(io_orientation(affine)[:, 0])]
+
+
+def values_of(voxels: np.ndarray) -> Values:
+    """Facts of the values of an image, (X, Y, Z) or (X, Y, Z, C), by a sample of its voxels."""
+    first = voxels[..., 0] if voxels.ndim == 4 else voxels
+    sample = first.ravel(order="K")[:: max(1, first.size // SAMPLED_VOXELS)].astype(np.float64)
+    low, middle, high = (float(value) for value in np.percentile(sample, PERCENTILES))
+    shares = float((sample < -50).mean()), float((sample < AIR).mean())
+    return Values(float(first.min()), float(first.max()), (low, middle, high), *shares)
+
+
+def _label_facts(file: str) -> ClassFacts:
+    volume = open_volume(file)
+    return class_facts(volume.read(), ras_order(volume.affine))
+
+
+def class_facts(voxels: np.ndarray, order: Sequence[int]) -> ClassFacts:
+    """`boxes`, `counts` and `pieces` of a label (X, Y, Z), its axes turned to `order`; empty without a class."""
+    from scipy import ndimage
+
+    labels = np.rint(voxels[..., 0] if voxels.ndim == 4 else voxels).astype(np.int32).transpose(order)
+    if labels.min() < 0 or not labels.any():
+        return {}, {}, {}
+    found = {value: box for value, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
+    boxes = {0: _box_size(ndimage.find_objects((labels > 0).view(np.int8))[0])}
+    boxes |= {value: _box_size(box) for value, box in found.items()}
+    pieces = {value: np.bincount(ndimage.label(labels[box] == value)[0].ravel())[1:] for value, box in found.items()}
+    counts = {value: int(sizes.sum()) for value, sizes in pieces.items()}
+    return boxes, counts, {value: float(sizes.max() / sizes.sum()) for value, sizes in pieces.items()}
+
+
+def _box_size(box: Sequence[slice]) -> Box:
+    x, y, z = (side.stop - side.start for side in box)
+    return x, y, z
+
+
+def _from_record(record: dict[str, Any]) -> Surveyed:
+    values = record["values"]
+    boxes = {int(value): tuple(box) for value, box in record["boxes"].items()}
+    counts, pieces = ({int(value): one for value, one in record[name].items()} for name in ("counts", "pieces"))
+    known = None if values is None else Values(**{**values, "percentiles": tuple(values["percentiles"])})
+    return Surveyed(tuple(record["shape"]), tuple(record["spacing"]), known, boxes, counts, pieces)

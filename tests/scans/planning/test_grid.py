@@ -1,0 +1,79 @@
+"""Grid, window and strides: windows that show the organ within the budget, thick slices left alone, maps that last."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from desd_components.scans.planning.grid import alike, deepest, fitted_spacing, own_spacing, strides, window_size
+
+# name: spacing in mm, what a window should show, and the volume's extent, in mm
+SETS = {
+    "heart in a crop": ([1.25, 1.25, 1.25], [100, 90, 55], [119, 89, 55]),
+    "13 organs in CT": ([2.7, 2.7, 3.0], [345, 345, 234], [345, 345, 234]),
+    "liver in thick slices": ([1.25, 1.25, 7.7], [260, 220, 250], [320, 320, 277]),
+    "heart in thick slices": ([1.5, 1.5, 10.0], [150, 150, 90], [324, 384, 90]),
+    "the thin axis first": ([8.0, 1.4, 1.4], [80, 150, 150], [80, 350, 350]),
+    "hippocampus": ([1.0, 1.0, 1.0], [30, 50, 37], [36, 50, 36]),
+    "whole-body CT": ([0.8, 0.8, 1.0], [400, 300, 900], [500, 500, 1800]),
+}
+BUDGETS = [32**3, 130_000, 400_000]
+
+
+def planned(name: str, voxels: float) -> tuple[np.ndarray, list[int]]:
+    own, field, extent = (np.array(sizes, dtype=float) for sizes in SETS[name])
+    spacing = fitted_spacing(own, np.minimum(field, extent), voxels)
+    return spacing, window_size(spacing, np.minimum(field, extent), extent, voxels)
+
+
+@pytest.mark.parametrize("voxels", BUDGETS)
+@pytest.mark.parametrize("name", SETS)
+def test_a_window_shows_nearly_all_that_it_should_within_the_budget(name, voxels):
+    spacing, window = planned(name, voxels)
+    _, field, extent = (np.array(sizes, dtype=float) for sizes in SETS[name])
+    assert (np.array(window) * spacing >= 0.8 * np.minimum(field, extent)).all()
+    assert math.prod(window) <= 1.4 * voxels  # sides are rounded to whole strides
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_more_room_never_makes_a_grid_coarser(name):
+    few, some, many = (planned(name, voxels)[0] for voxels in BUDGETS)
+    assert (few >= some).all() and (some >= many).all()
+    assert (many >= np.array(SETS[name][0]) - 1e-9).all()  # nor finer than the scans
+
+
+def test_thick_slices_stay_while_the_plane_is_made_coarser():
+    spacing, window = planned("liver in thick slices", 130_000)
+    assert spacing[0] == spacing[1] > 3 and spacing[2] == 7.7
+    assert window[2] in (32, 40)
+
+
+@pytest.mark.parametrize("voxels", BUDGETS)
+@pytest.mark.parametrize("name", SETS)
+def test_the_deepest_map_keeps_two_voxels_of_every_axis(name, voxels):
+    spacing, window = planned(name, voxels)
+    stem, stages = strides(window, spacing)
+    assert min(deepest(window, [stem, *stages])) >= 2
+
+
+def test_thin_axes_are_halved_before_thick_ones():
+    stem, stages = strides([96, 96, 8], np.array([1.5, 1.5, 10.0]))
+    assert stem == [2, 2, 1] and stages == [[1, 1, 1], [2, 2, 1], [2, 2, 2], [2, 2, 2]]
+
+
+def test_small_windows_keep_the_full_resolution_at_stage_1():
+    stem, stages = strides([32, 48, 32], np.ones(3))
+    assert stem == [1, 1, 1] and stages == [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
+
+
+def test_the_spacing_is_the_median_and_of_thick_slices_the_tenth_percentile():
+    spacings = np.array([[1.0, 1.0, z] for z in range(5, 16)], dtype=float)
+    assert own_spacing(spacings).tolist() == [1.0, 1.0, 6.0]
+    assert own_spacing(np.array([[1.0, 1, 1], [1, 1, 2], [1, 1, 3]])).tolist() == [1, 1, 2]
+
+
+def test_spacings_that_differ_by_rounding_are_alike():
+    spacings = np.array([[1.0, 1, 2], [1.02, 1, 2.05]])
+    assert alike(spacings, np.array([1.0, 1, 2])) and not alike(spacings, np.array([1.0, 1, 3]))

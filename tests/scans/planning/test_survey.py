@@ -1,0 +1,88 @@
+"""What is seen of a folder before anything is trained: grids in the patient's axes, values, boxes of classes, once."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scan_files import write_json, write_nifti
+
+from desd_components.scans.planning.survey import declared_modality, survey
+
+SHAPE = (12, 10, 6)
+
+
+def affine(order: tuple[int, int, int] = (0, 1, 2), spacing: tuple[float, ...] = (1.0, 2.0, 5.0)) -> np.ndarray:
+    """A grid whose array axes run along the given axes of the patient."""
+    found = np.zeros((4, 4))
+    for axis, (patient_axis, size) in enumerate(zip(order, spacing, strict=True)):
+        found[patient_axis, axis] = size
+    found[3, 3] = 1
+    return found
+
+
+def scan(folder, name="a", order=(0, 1, 2)):
+    image = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    label = np.zeros(SHAPE, np.uint8)
+    label[2:5, 1:9, 3] = 1
+    label[6:8, 4:5, 1:3] = 2
+    return {
+        "image": str(write_nifti(folder / f"{name}.nii.gz", image, affine(order))),
+        "label": str(write_nifti(folder / f"{name}_label.nii.gz", label, affine(order))),
+    }
+
+
+def test_sizes_are_along_the_patients_axes_whatever_the_order_of_the_file(tmp_path):
+    (seen,) = survey([scan(tmp_path, order=(2, 0, 1))], tmp_path, tmp_path / "cache").scans
+    assert seen.shape == (10, 6, 12) and seen.spacing == pytest.approx((2, 5, 1))
+    assert seen.boxes == {0: (8, 3, 6), 1: (8, 1, 3), 2: (1, 2, 2)}
+    assert seen.counts == {1: 24, 2: 4}
+
+
+def test_a_second_survey_opens_no_scan_and_says_the_same(tmp_path, monkeypatch):
+    scans = [scan(tmp_path, name) for name in ("a", "b")]
+    first = survey(scans, tmp_path, tmp_path / "cache")
+    monkeypatch.setattr("desd_components.scans.planning.survey.open_volume", None)
+    assert survey(scans, tmp_path, tmp_path / "cache") == first
+
+
+def test_a_changed_scan_is_looked_at_again(tmp_path):
+    survey([scan(tmp_path)], tmp_path, tmp_path / "cache")
+    changed = scan(tmp_path)
+    write_nifti(tmp_path / "a.nii.gz", np.full((4, 4, 40), 7.0, np.float32))
+    (seen,) = survey([changed], tmp_path, tmp_path / "cache").scans
+    assert sorted(seen.shape) == [4, 4, 40]
+
+
+def test_a_scan_that_cannot_be_read_is_left_to_the_checks(tmp_path):
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"no scan")
+    seen = survey([{"image": str(bad)}, {"image": str(tmp_path / "gone.nii.gz")}, scan(tmp_path)], tmp_path, tmp_path)
+    assert len(seen.scans) == 1
+
+
+def test_voxels_are_read_of_a_sample_alone(tmp_path):
+    scans = [scan(tmp_path, f"{number:02d}") for number in range(40)]
+    seen = survey(scans, tmp_path, tmp_path / "cache").scans
+    assert len(seen) == 40 and sum(one.values is not None for one in seen) == 24
+
+
+@pytest.mark.parametrize(
+    ("content", "modality"),
+    [
+        ({"modality": {"0": "MRI"}}, "MRI"),
+        ({"channel_names": {"0": "CT"}}, "CT"),
+        ({"modality": "PET"}, "PET"),
+        ({"labels": {}}, None),
+    ],
+)
+def test_the_modality_is_what_the_data_say(tmp_path, content, modality):
+    write_json(tmp_path / "dataset.json", content)
+    assert declared_modality(tmp_path) == modality
+
+
+def test_the_survey_is_kept_as_json_beside_the_cache(tmp_path):
+    survey([scan(tmp_path)], tmp_path, tmp_path / "cache")
+    (kept,) = (tmp_path / "cache" / "surveys").glob("*.json")
+    assert json.loads(kept.read_text())[0]["shape"] == list(SHAPE)
