@@ -67,7 +67,7 @@ def _weight_decay(run: TinyRun) -> None:
 
 def _teacher_momentum(value: float) -> Callable[[TinyRun], None]:
     def inject(run: TinyRun) -> None:
-        run.teacher.momentum = lambda step: value
+        run.teacher.schedule = lambda step: value
 
     return inject
 

@@ -23,7 +23,7 @@ class TeacherEMAHandler(StepCounter):
     def __init__(self, network: DeepSelfDistillationNetwork, momentum: Schedule) -> None:
         if not 0 <= momentum(0) <= 1:
             raise UserError(f"teacher_momentum={momentum(0):g}: it is what the teacher keeps of itself, from 0 to 1.")
-        self.network, self.momentum = network, momentum
+        self.network, self.schedule = network, momentum
         self._follows: Optimizer | None = None
 
     def attach(self, engine: Workflow) -> None:
@@ -38,13 +38,13 @@ class TeacherEMAHandler(StepCounter):
 
     def __call__(self, engine: Workflow) -> None:
         """Move the teacher once."""
-        engine.state.teacher_momentum = self.momentum(self.step)
+        engine.state.teacher_momentum = self.schedule(self.step)
         self.network.update_teacher(engine.state.teacher_momentum)
         self.step += 1
 
     def scalars(self) -> dict[str, float]:
         """The momentum of the last update."""
-        return {"teacher_momentum": self.momentum(max(self.step - 1, 0))}
+        return {"teacher_momentum": self.schedule(max(self.step - 1, 0))}
 
 
 class FreezePrototypesHandler:

@@ -1,0 +1,76 @@
+"""A budget: a training ends when its minutes are over, its schedules with it, however fast the machine turns out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+
+from desd_components import BudgetHandler, CosineSchedule, LearningRateHandler
+from desd_components.runs import budget as module
+
+STEPS = 4  # of an epoch
+
+
+class Clock:
+    """Seconds that pass only as told."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+
+
+def trained(clock: Clock, minutes: float | None, seconds: list[float], state: dict | None = None):
+    """A trainer of which each epoch takes the next of so many seconds, the last of them from then on."""
+    optimizer = torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), 0.1)
+    rate = LearningRateHandler(optimizer, CosineSchedule(1.0, 0.0, 8 * STEPS, warmup_steps=2))
+    handler = BudgetHandler(minutes, [rate], STEPS)
+    if state is not None:
+        handler.load_state_dict(state)
+    network = torch.nn.Linear(2, 1)
+    trainer = SupervisedTrainer(
+        device="cpu", max_epochs=8, train_data_loader=[{"image": torch.ones(1, 2), "label": torch.ones(1, 1)}] * STEPS,
+        network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), loss_function=torch.nn.MSELoss(),
+        train_handlers=[handler, rate], decollate=False,
+    )  # fmt: skip
+
+    @trainer.on(Events.EPOCH_STARTED)
+    def _pass() -> None:
+        clock.now += seconds[min(trainer.state.epoch, len(seconds)) - 1]
+
+    trainer.run()
+    return trainer, handler, rate
+
+
+@pytest.mark.parametrize(("seconds", "epochs"), [([10.0], 6), ([2.0], 29), ([30.0], 2), ([100.0], 1)])
+def test_as_many_epochs_as_fit_are_trained(monkeypatch, seconds, epochs):
+    trainer, handler, _ = trained(Clock(monkeypatch), 1, seconds)
+    assert trainer.state.epoch == epochs
+    assert handler.seconds <= 66 or epochs == 1
+
+
+def test_a_machine_that_slows_down_still_ends_in_time(monkeypatch):
+    _, handler, _ = trained(Clock(monkeypatch), 2, [5.0] * 8 + [12.0])
+    assert 0.9 * 120 <= handler.seconds <= 1.1 * 120
+
+
+def test_the_schedule_ends_with_the_run(monkeypatch):
+    trainer, _, rate = trained(Clock(monkeypatch), 1, [2.0])
+    assert rate.schedule.total_steps == trainer.state.epoch * STEPS
+    assert rate.schedule(rate.schedule.total_steps - 1) < 0.01
+
+
+def test_a_run_that_goes_on_counts_what_it_has_taken(monkeypatch):
+    trainer, handler, rate = trained(Clock(monkeypatch), 1, [10.0], {"seconds": 40.0, "epochs": 5})
+    assert trainer.state.epoch == 2 and handler.seconds == pytest.approx(60, abs=1)
+    assert rate.schedule.total_steps == 2 * STEPS
+
+
+def test_without_minutes_the_run_is_as_long_as_planned(monkeypatch):
+    trainer, _, rate = trained(Clock(monkeypatch), None, [1000.0])
+    assert trainer.state.epoch == 8 and rate.schedule.total_steps == 8 * STEPS
+
+
+def test_the_age_of_this_process_is_known():
+    assert 0 < module.process_age() < 24 * 3600
