@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from monai.losses import DiceCELoss, DiceLoss
 from torch import nn
@@ -105,22 +106,40 @@ def check_regions(regions: bool | Sequence[Sequence[int]], num_classes: int) -> 
         raise UserError(f"regions={regions!r}: label values run from 1 to {num_classes - 1}, {outside[0]} does not.")
 
 
-def decode(logits: torch.Tensor, regions: bool | Sequence = False) -> torch.Tensor:
+def decode(logits: torch.Tensor, regions: bool | Sequence = False, single: Sequence[int] = ()) -> torch.Tensor:
     """Logits to label values, the one rule of validation, inference and metadata.
 
     Args:
         logits: (..., C, X, Y, Z), channel 0 the background.
         regions: False: the channel with the largest logit. Otherwise classes may overlap: those whose sigmoid exceeds
             0.5 are present, and the later class wins.
+        single: classes of which each scan holds one connected piece; smaller pieces become background.
 
     Returns:
         (..., 1, X, Y, Z), int64.
     """
     if not regions:
-        return logits.argmax(dim=-4, keepdim=True)
+        return largest_pieces(logits.argmax(dim=-4, keepdim=True), single)
     present = logits.narrow(-4, 1, logits.shape[-4] - 1) > 0  # a sigmoid exceeds 0.5 where its logit exceeds 0
     classes = torch.arange(1, logits.shape[-4], device=logits.device).reshape(-1, 1, 1, 1)
     return (present * classes).amax(dim=-4, keepdim=True)
+
+
+def largest_pieces(labels: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
+    """Labels (..., X, Y, Z), of each class its largest connected piece alone; MONAI's own wants scikit-image."""
+    from scipy import ndimage
+
+    if not classes:
+        return labels
+    kept = labels.cpu().numpy().copy()
+    for volume in kept.reshape(-1, *kept.shape[-3:]):
+        for value, box in enumerate(ndimage.find_objects(volume), start=1):
+            if box is not None and value in classes:
+                part = volume[box]
+                pieces, _ = ndimage.label(part == value)
+                largest = np.argmax(np.bincount(pieces.ravel())[1:]) + 1
+                part[(pieces > 0) & (pieces != largest)] = 0
+    return torch.from_numpy(kept).to(labels.device)
 
 
 def probabilities(logits: torch.Tensor, activation: str) -> torch.Tensor:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 #: what a segmentation network's manifest holds, and of which type
 _MANIFEST_ENTRIES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("architecture", "decoder", "preprocessing"), (dict,)),
-    **dict.fromkeys(("class_names", "window"), (list,)),
+    **dict.fromkeys(("class_names", "window", "single"), (list,)),
     "activation": (str,),
     "regions": (bool, list),
 }
@@ -58,6 +58,7 @@ def segmentation_manifest(
     preprocessing: Mapping[str, Any],
     window: Sequence[int],
     encoder_checkpoint: str | None = None,
+    single: Sequence[int] = (),
 ) -> dict[str, Any]:
     """What ``model.json`` says beside ``model.pt``: enough to build the network and the way to its input again."""
     encoder_checkpoint = none_if_null(encoder_checkpoint)
@@ -68,6 +69,7 @@ def segmentation_manifest(
         "class_names": list(class_names),
         "activation": activation,
         "regions": regions if isinstance(regions, bool) else [list(members) for members in regions],
+        "single": list(single),
         "preprocessing": dict(preprocessing),
         "window": list(window),
         "encoder": "random" if encoder_checkpoint is None else Path(encoder_checkpoint).name,
@@ -90,6 +92,7 @@ def model_manifest(checkpoint: str | Path, **asked: Any) -> dict[str, Any]:
             f"{manifest_path(checkpoint)}: kind is {manifest.get('kind')!r}, not 'segmentation'. Give the model.pt of "
             "a fine-tuning run; an encoder.pt is fine-tuned first (--encoder_checkpoint)."
         )
+    manifest.setdefault("single", [])  # not known to the first version
     _refuse_odd_manifest(manifest_path(checkpoint), manifest)
     found = {**manifest["architecture"], **manifest["preprocessing"], **manifest}
     refuse_contradictions(checkpoint, found, _as_written(asked))

@@ -23,7 +23,7 @@ from desd_components import ScanReader, UserError
 from desd_components.pages.outlines import DrawOverlayd, draw_overlay, middle
 from desd_components.runs.guard import ScanDataset, SkipBadScans
 from desd_components.runs.layout import ScanLayout, refuse_overwriting, scans_root
-from desd_components.segmentation.inference import FlipInferer
+from desd_components.segmentation.inference import AutocastInferer, FlipInferer
 
 LOAD = Compose([LoadImaged(keys="image", ensure_channel_first=True)])
 OBLIQUE = np.array([[0.8, -0.9, 0.2, 5.0], [0.6, 1.2, 0.1, -7.0], [0.0, 0.3, 2.5, 3.0], [0.0, 0.0, 0.0, 1.0]])
@@ -254,3 +254,18 @@ def test_overlays_lie_under_the_names_of_the_scans(tmp_path):
     layout = ScanLayout(tmp_path / "out", tmp_path / "in", extension=".png")
     DrawOverlayd("pred", "image", layout)({"pred": labels, "image": labels.clone()})
     assert (tmp_path / "out" / "sub" / "a.png").is_file()
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_a_network_computes_in_bfloat16_where_it_is_asked_to_and_float32_comes_out(amp):
+    seen = []
+
+    def network(volume: torch.Tensor) -> torch.Tensor:
+        result = torch.nn.functional.conv3d(volume, torch.ones(1, 1, 1, 1, 1))
+        seen.append(result.dtype)
+        return result
+
+    volume = torch.rand(1, 1, 4, 4, 4)
+    found = AutocastInferer(SimpleInferer(), amp)(volume, network)
+    assert seen == [torch.bfloat16 if amp else torch.float32] and found.dtype == torch.float32
+    torch.testing.assert_close(found, volume, rtol=0, atol=0.004 if amp else 0)

@@ -206,3 +206,14 @@ def test_training_targets_are_decoded_back_to_their_labels():
 def test_argmax_of_probabilities_is_argmax_of_logits(activation):
     logits = torch.randn(3, 4, 4, 4)
     assert torch.equal(probabilities(logits, activation).argmax(0, keepdim=True), decode(logits))
+
+
+def test_of_a_class_of_one_piece_the_largest_is_kept_and_others_stay():
+    labels = torch.zeros(2, 1, 12, 4, 4, dtype=torch.int64)
+    labels[:, :, 0:5, 0:2], labels[:, :, 7:9, 0:2] = 1, 1  # two pieces of class 1
+    labels[:, :, 0:2, 3], labels[:, :, 7:8, 3] = 2, 2
+    logits = torch.nn.functional.one_hot(labels[:, 0], 3).movedim(-1, 1).float()
+    kept = decode(logits, single=[1])
+    assert torch.equal(kept[:, :, :6], labels[:, :, :6])
+    assert not kept[:, :, 7:9, 0:2].any() and torch.equal(kept[..., 3, :], labels[..., 3, :])
+    assert torch.equal(decode(logits), labels)
