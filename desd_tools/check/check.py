@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from desd_components.base.errors import UserError
 from desd_components.base.files import require_writable, write_json
+from desd_components.base.steps import checked_minutes
+from desd_components.scans.planning.machine import Machine
+from desd_components.scans.planning.plan import planned_pretraining, planned_segmentation
+from desd_components.scans.planning.planner import Plan
 from desd_components.scans.preprocess import INTENSITIES
 
 from .findings import FAULT, Finding
 from .folder import look
-from .overlay import head_of, propose, write_overlay
 from .survey import Survey, shown, survey
-from .timing import add_notes
 
 LISTED = 3  # rows of findings that are alike; more of them become one row, and the JSON holds all
 
@@ -34,9 +38,8 @@ def check(
     intensity: str = "auto",
     hu_window: Sequence[float] = (-1024.0, 1024.0),
     num_workers: int = 2,
-    overlay: str | None = None,
-    finetune_overlay: str | None = None,
-    steps: int = 3,
+    minutes: float | None = None,
+    cache_dir: str | None = None,
 ) -> int:
     """Look for faults in every volume of a data folder; exit code 0: none, 1: some, 2: could not be run.
 
@@ -46,59 +49,57 @@ def check(
         class_names: names of label values 1, 2, ..., where no dataset.json says them.
         in_channels: channels of an image.
         data_split: JSON with case ids under train, validation, test: the same case in two of them is a fault.
-        intensity: hu, zscore, or auto: what most images look like.
+        intensity: hu, zscore, or auto: as the plan chooses.
         hu_window: that images in HU are clipped to.
         num_workers: threads that read.
-        overlay: where to write settings that suit what was seen, as an overlay for pre-training.
-        finetune_overlay: the same for fine-tuning.
-        steps: of each network, to be timed for the estimate in the overlays; 0 leaves it out.
+        minutes: the budget of a training that the plan is shown for.
+        cache_dir: where a training keeps the speed of this machine, such as runs/cache; measured anew where not named.
 
     Raises:
         UserError: when the check cannot be run.
     """
     if intensity not in ("auto", *INTENSITIES):
         raise UserError(f"--intensity {intensity}: choose auto, hu or zscore.")
-    _refuse_odd_settings(hu_window, in_channels, num_workers, steps)
-    for place in filter(None, (output, overlay, finetune_overlay)):
-        require_writable(Path(place).parent, "output")  # before hours of reading
+    _refuse_odd_settings(hu_window, in_channels, num_workers)
+    try:
+        budget = checked_minutes(minutes)
+    except UserError as error:
+        raise UserError(f"--{error}") from error
+    if output:
+        require_writable(Path(output).parent, "output")  # before hours of reading
     folder = look(data, in_channels, data_split, class_names)
     seen = survey(folder, in_channels, intensity, hu_window, num_workers)
     faults = [finding for finding in seen.findings if finding.severity == FAULT]
     print_findings(seen)
     said = record(seen)
-    if overlay or finetune_overlay:
-        files = {"desd_pretrain": overlay, "desd_seg_finetune": finetune_overlay}
-        said["proposal"] = write_proposal(seen, in_channels, hu_window, files, steps)
+    plans = plans_of(seen, budget, cache_dir)
+    for name, plan in plans.items():
+        print(f"plan of {name}:", *plan.lines(), *(f"remark: {line}" for line in plan.remarks), sep="\n  ")
+    said["plans"] = {name: plan.settings() for name, plan in plans.items()}
     if output:
         write_json(Path(output), said)
         print(f"everything that was found: {output}")
     return 1 if faults else 0
 
 
-def _refuse_odd_settings(hu_window: Any, in_channels: Any, num_workers: Any, steps: Any) -> None:
+def plans_of(seen: Survey, minutes: float | None, cache_dir: str | None) -> dict[str, Plan]:
+    """What small.yaml plans for the usable scans: of a pre-training, and of a fine-tuning where there are labels."""
+    scans = seen.for_plan
+    if not scans.scans:
+        return {}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    machine = Machine.of(device, cache_dir, minutes)
+    plans = {"desd_pretrain": planned_pretraining(scans, machine)}
+    return plans | ({"desd_seg_finetune": planned_segmentation(scans, machine)} if seen.folder.labelled else {})
+
+
+def _refuse_odd_settings(hu_window: Any, in_channels: Any, num_workers: Any) -> None:
     window = list(hu_window) if isinstance(hu_window, Sequence) and not isinstance(hu_window, str) else []
     if len(window) != 2 or not all(isinstance(edge, int | float) for edge in window) or not window[0] < window[1]:
         raise UserError(f"--hu_window {hu_window}: give two numbers, the lower first, as [-1024,1024].")
-    for name, value, least in (("in_channels", in_channels, 1), ("num_workers", num_workers, 0), ("steps", steps, 0)):
+    for name, value, least in (("in_channels", in_channels, 1), ("num_workers", num_workers, 0)):
         if not isinstance(value, int) or value < least:
             raise UserError(f"--{name} {value}: give a whole number, at least {least}.")
-
-
-def write_proposal(
-    seen: Survey, in_channels: int, hu_window: Sequence[float], files: Mapping[str, str | None], steps: int
-) -> dict[str, Any]:
-    """Write the overlays that are asked for, say what they will cost, and return everything that is proposed."""
-    overlays = propose(seen, in_channels, hu_window)
-    classes = seen.folder.class_names or ["background", "class_1"]
-    estimates = add_notes(overlays, classes, in_channels, steps)
-    settings = {"desd_pretrain": overlays.pretrain, "desd_seg_finetune": overlays.finetune}
-    for bundle, path in files.items():
-        if path:
-            write_overlay(path, settings[bundle], head_of(bundle, path, seen, overlays))
-            print(f"proposed settings for {bundle}: {path}")
-    print(*overlays.notes, sep="\n")
-    plain = {bundle: {setting.name: setting.plain() for setting in part} for bundle, part in settings.items()}
-    return {**plain, "estimates": estimates}
 
 
 def print_findings(seen: Survey) -> None:

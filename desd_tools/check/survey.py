@@ -14,11 +14,13 @@ from pathlib import Path
 
 from desd_components.scans.check import grid_problem, threaded, with_bar
 from desd_components.scans.names import scan_files
+from desd_components.scans.planning import survey as planning
+from desd_components.scans.planning.intensity import chosen_intensity
 
 from .findings import REMARK, Finding, from_line
 from .folder import UNUSED, Case, DataFolder
-from .intensity import intensity_findings, intensity_of
-from .volume import Facts, FileReport, inspect
+from .intensity import intensity_findings
+from .volume import FileReport, inspect
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Survey:
         folder: what was looked at.
         reports: by file.
         findings: all of them, by file.
-        intensity: "hu" or "zscore": asked for, or what most images look like.
+        intensity: "hu" or "zscore": asked for, or as a plan chooses.
     """
 
     folder: DataFolder
@@ -37,12 +39,10 @@ class Survey:
     findings: list[Finding]
     intensity: str
 
-    def facts(self, key: str) -> list[Facts]:
-        """Of the usable files of all cases that a training may use, under "image" (first channel) or "label"."""
-        files = [scan_files(case.scan, (key,)) for case in self.folder.cases if case.section != UNUSED]
-        first = dict.fromkeys(names[0] for names in files if names)
-        reports = [self.reports[file] for file in first]
-        return [report.facts for report in reports if report.facts is not None and report.usable]
+    @property
+    def for_plan(self) -> planning.Survey:
+        """What a plan knows of the usable scans that a training may use."""
+        return _for_plan(self.folder, self.reports)
 
 
 def survey(
@@ -57,19 +57,32 @@ def survey(
     Args:
         folder: as of `look`.
         in_channels: channels of an image.
-        intensity: "hu", "zscore", or "auto": what most images look like.
+        intensity: "hu", "zscore", or "auto": as a plan chooses.
         hu_window: that images are clipped to with "hu".
         num_workers: threads.
     """
     reports = _read(folder, in_channels, num_workers)
-    images = {file: report.facts for file, report in reports.items() if report.usable and not report.is_label}
-    chosen = intensity_of([facts for facts in images.values() if facts]) if intensity == "auto" else intensity
+    chosen = chosen_intensity(_for_plan(folder, reports)).kind if intensity == "auto" else intensity
     findings = [finding for report in reports.values() for finding in report.findings]
     findings += [*folder.findings, *_grids(folder.cases, reports), *_twice_listed(folder.cases)]
     findings += _duplicates(folder.cases, reports)
-    findings += intensity_findings({file: facts for file, facts in images.items() if facts}, chosen, hu_window)
+    images = {file: report.facts.values for file, report in reports.items() if report.facts and not report.is_label}
+    findings += intensity_findings({file: values for file, values in images.items() if values}, chosen, hu_window)
     findings += _missing_classes(folder, reports)
     return Survey(folder, reports, sorted(findings, key=lambda finding: (finding.severity, finding.file)), chosen)
+
+
+def _for_plan(folder: DataFolder, reports: dict[str, FileReport]) -> planning.Survey:
+    scans = []
+    for case in folder.cases:
+        images, labels = (scan_files(case.scan, (key,))[:1] for key in ("image", "label"))
+        image, label = (next((reports[file] for file in files), None) for files in (images, labels))
+        if case.section != UNUSED and image and image.facts and image.usable:
+            classes = label.facts.classes if label and label.facts else ({}, {}, {})
+            grid = image.facts.ras_shape, image.facts.ras_spacing
+            scans.append(planning.Surveyed(*grid, image.facts.values, *classes))  # type: ignore[arg-type]
+    first = [case.scan for case in folder.cases if "image" in case.scan][:1]
+    return planning.Survey(scans, planning.declared_modality(folder.dataset_dir or folder.root, first))
 
 
 def _read(folder: DataFolder, in_channels: int, num_workers: int) -> dict[str, FileReport]:

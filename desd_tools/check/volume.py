@@ -12,14 +12,12 @@ import numpy as np
 
 from desd_components.base.errors import UserError
 from desd_components.scans.check import UNREADABLE, class_problem, header_problem, label_values, raw_problem, unreadable
+from desd_components.scans.planning.survey import ClassFacts, Values, class_facts, ras_order, values_of
 from desd_components.scans.read import open_volume
 from desd_components.scans.volume import Volume
 
 from .findings import REMARK, Finding, from_line
 from .geometry import geometry_findings
-
-SAMPLED_VOXELS = 200_000  # of a volume, for its percentiles
-PERCENTILES = (1, 50, 99)
 
 
 @dataclass
@@ -31,11 +29,9 @@ class Facts:
         affine: voxel to mm.
         ras_shape, ras_spacing: voxels and mm along right, anterior, superior.
         digest: of shape and values, the same for any storage type; None where the voxels were not read.
-        low, high: the least and the largest value.
-        percentiles: 1 %, 50 %, 99 % of the values.
-        share_below_zero: share of voxels below -50, which CT has of air and fat and magnitude images have not.
-        share_whole: share of voxels that are whole numbers.
+        values: what a plan knows of an image's values.
         class_voxels: of a label, voxels by value.
+        classes: of a label, what a plan knows of its classes.
     """
 
     shape: tuple[int, ...]
@@ -43,12 +39,9 @@ class Facts:
     ras_shape: tuple[int, ...]
     ras_spacing: tuple[float, ...]
     digest: str | None = None
-    low: float = 0.0
-    high: float = 0.0
-    percentiles: tuple[float, ...] = ()
-    share_below_zero: float = 0.0
-    share_whole: float = 0.0
+    values: Values | None = None
     class_voxels: dict[int, int] = field(default_factory=dict)
+    classes: ClassFacts = ({}, {}, {})
 
 
 @dataclass
@@ -99,28 +92,18 @@ def inspect(file: str, is_label: bool, channels: int = 1, class_count: int | Non
     if line := raw_problem(file, voxels, is_label):
         report.findings.append(from_line(line, [file], "voxels"))
         return report
-    _add_values(report.facts, voxels)
+    report.facts.digest = digest(voxels)
+    report.facts.values = values_of(voxels)
     if is_label:
+        report.facts.classes = class_facts(voxels, ras_order(volume.affine))
         report.findings += _label_findings(file, voxels, report.facts, class_count)
     return report
 
 
 def _grid_facts(volume: Volume) -> Facts:
-    from nibabel import io_orientation
-
-    affine, shape = volume.affine, volume.shape[:3]
+    affine, shape, order = volume.affine, volume.shape[:3], ras_order(volume.affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    order = np.argsort(io_orientation(affine)[:, 0])
     return Facts(shape, affine, tuple(shape[i] for i in order), tuple(float(spacing[i]) for i in order))
-
-
-def _add_values(facts: Facts, voxels: np.ndarray) -> None:
-    sample = voxels.ravel(order="K")[:: max(1, voxels.size // SAMPLED_VOXELS)].astype(np.float64)
-    facts.digest = digest(voxels)
-    facts.low, facts.high = float(voxels.min()), float(voxels.max())
-    facts.percentiles = tuple(float(value) for value in np.percentile(sample, PERCENTILES))
-    facts.share_below_zero = float((sample < -50).mean())
-    facts.share_whole = float((sample == np.rint(sample)).mean())
 
 
 def digest(voxels: np.ndarray) -> str:
