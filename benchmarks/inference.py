@@ -38,6 +38,7 @@ from desd_components import (
     save_weights,
     segmentation_manifest,
 )
+from desd_tools.pack.packed_configs import unplanned
 
 CONFIGS = Path(__file__).parents[1] / "bundles" / "desd_seg_finetune" / "configs"
 SCANS, SHAPE, SPACING = 2, (112, 96, 56), (0.9, 0.9, 1.6)
@@ -51,7 +52,7 @@ def prepare(folder: Path) -> None:
     for index in range(SCANS):
         volume = rng.normal(0, 100, SHAPE).astype(np.int16)
         nibabel.save(nibabel.Nifti1Image(volume, np.diag([*SPACING, 1.0])), folder / "scans" / f"scan_{index}.nii.gz")
-    config = ConfigParser.load_config_files([str(CONFIGS / "train.yaml"), str(CONFIGS / "small.yaml")])
+    config = unplanned(ConfigParser.load_config_files([str(CONFIGS / "train.yaml"), str(CONFIGS / "small.yaml")]))
     torch.manual_seed(0)
     encoder = ResNet3DEncoder(**config["network_def#encoder#scratch_architecture"])
     network = SegmentationNetwork(encoder, len(CLASSES), config["network_def#decoder_width"])

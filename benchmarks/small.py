@@ -52,7 +52,12 @@ def write_volumes(folder: Path) -> None:
 def workflow(bundle: str, data: Path, output: Path, **settings: Any) -> ConfigWorkflow:
     """A bundle's small recipe, ready to run."""
     configs = [str(BUNDLES / bundle / "configs" / f"{name}.yaml") for name in ("train", "small")]
-    places = {"dataset_dir": str(data), "output_dir": str(output / bundle), "cache_dir": str(output / "cache")}
+    places = {
+        "dataset_dir": str(data),
+        "output_dir": str(output / bundle),
+        "cache_dir": str(output / "cache"),
+        "plan": None,
+    }
     made = ConfigWorkflow(configs, run_id="training", bundle_root=str(BUNDLES / bundle), **places, **settings)
     made.initialize()
     return made

@@ -10,7 +10,7 @@ from .base.draws import SampleKey
 from .base.encoders import refuse_small_maps, shape_table
 from .base.errors import UserError, none_if_null
 from .base.files import require_writable
-from .base.manifests import agree_with_encoder, load_weights, read_manifest, save_weights
+from .base.manifests import agree_with_encoder, known_encoder, load_weights, read_manifest, save_weights
 from .base.processes import distributed_network, joined_processes, leave_processes
 from .base.steps import Steps
 from .base.version import __version__
@@ -37,7 +37,8 @@ from .health.skipping import SkipNonFiniteHandler
 from .pages.handlers import CasePictures, FeaturePictures, ScanPictures
 from .pages.outlines import DrawOverlayd, draw_overlay
 from .pages.run_end import finish_run
-from .runs.bundle import bundle_file, own_config_hash, require_version, run_or_bundle
+from .runs.budget import BudgetHandler
+from .runs.bundle import bundle_file, given_number, own_config_hash, require_version, run_or_bundle
 from .runs.config import shared
 from .runs.ending import exit_if_stopped, plain_errors
 from .runs.folder import RunFolder, SaveWeightsHandler, encoder_manifest
@@ -58,17 +59,19 @@ from .scans.labelled import LabelledData, find_labelled
 from .scans.lists import find_scans
 from .scans.loading import EpochSampler, ShareableCollate, sample_loader
 from .scans.names import CaseNames, with_background
+from .scans.planning.plan import Plan, announce_plan, pretraining_plan, segmentation_plan
 from .scans.preprocess import Preprocessing, preprocessing_settings, target_spacing
 from .scans.quarantine import usable_labelled, usable_records
 from .scans.read import ScanReader
 from .scans.volume import dicom_room
-from .segmentation.inference import FlipInferer
+from .segmentation.inference import AutocastInferer, FlipInferer
 from .segmentation.losses import DiceBCELoss, check_regions, class_targets, decode, probabilities, segmentation_loss
 from .segmentation.model import model_manifest, network_from_manifest, segmentation_classes, segmentation_manifest
 from .segmentation.network import SegmentationNetwork
 from .segmentation.scores import MetricsReportHandler, SegmentationScores
 from .segmentation.training import (
     EarlyStop,
+    FinalValidationHandler,
     announce_training,
     parameter_groups,
     section_of,

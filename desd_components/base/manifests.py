@@ -135,6 +135,12 @@ def built(path: str | Path, build: Callable[..., _Network], arguments: Mapping[s
     return network
 
 
+def known_encoder(checkpoint: str | Path | None) -> dict[str, Any]:
+    """The manifest of pre-trained weights; nothing where there are none."""
+    checkpoint = none_if_null(checkpoint)
+    return {} if checkpoint is None else read_manifest(checkpoint)
+
+
 def agree_with_encoder(checkpoint: str | Path | None, settings: Mapping[str, Any], allow: bool | None = None) -> None:
     """Refuse volumes that are preprocessed unlike those that an encoder was pre-trained on.
 

@@ -8,6 +8,8 @@ the same way, before this package can be imported; see `desd_tools.pack.packed_c
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import inspect
 import json
@@ -21,7 +23,7 @@ from monai.bundle import ConfigParser
 from monai.utils import ensure_tuple
 
 from ..base.errors import UserError
-from .config import content
+from .config import content, id_of, walk
 from .ending import print_user_errors
 
 logger = logging.getLogger(__name__)
@@ -110,11 +112,32 @@ def calling_parser() -> ConfigParser | None:
     return None
 
 
+def given_number(name: str) -> list[Any]:
+    """The value of an entry of the config that is being evaluated, as a list of one; none where it asks the plan."""
+    parser = calling_parser()
+    if parser is None or name not in parser or asks_plan(parser[name]):
+        return []
+    return [parser.get_parsed_content(name)]
+
+
+def asks_plan(value: Any) -> bool:
+    """Whether an entry of a config takes its value from the plan."""
+    return isinstance(value, str) and "@planned." in value
+
+
 def resolved_config(parser: ConfigParser) -> dict[str, Any]:
-    """The merged config of all files and overrides, without the metadata, and with the bundle's place spelt out."""
-    config = content(parser)
+    """The merged config of all files and overrides, without the metadata.
+
+    The bundle's place is spelt out, and so is what the config takes from the plan.
+    """
+    config = copy.deepcopy(content(parser))
     if config.get("bundle_root") == ".":  # of a packed bundle; the record lies elsewhere, and is to run from there
         config["bundle_root"] = str(bundle_path("."))
+    for place, value in list(walk(config)):
+        if asks_plan(value):
+            *above, key = place
+            holder = functools.reduce(lambda part, name: part[name], above, config)
+            holder[key] = parser.get_parsed_content(id_of(place))
     return config
 
 

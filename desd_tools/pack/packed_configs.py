@@ -9,6 +9,8 @@ refers to it (``$@desd_components.given(...)``) and every component requires it,
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ from monai.bundle import ConfigParser
 from desd_components.base.errors import UserError
 from desd_components.base.manifests import read_manifest
 from desd_components.base.version import __version__
+from desd_components.runs.bundle import asks_plan
 from desd_components.runs.config import content, id_of, merged, walk
+from desd_components.scans.planning.planner import Plan
 
 from .reached import OFF, PACKAGE
 
@@ -53,10 +57,24 @@ def referring(config: Any) -> Any:
 
 def self_contained(config: dict[str, Any]) -> dict[str, Any]:
     """A whole config, as a bundle that carries its part of the package needs it."""
-    told = referring(config) | {knob: False for knob in OFF if knob in config}
+    told = referring(unplanned(config)) | {knob: False for knob in OFF if knob in config}
     own = [f"$import {name}" for name in IMPORTS]
     imports = own + [line for line in told.pop("imports", []) if line not in own]
     return {"imports": imports, "bundle_folders": BUNDLE_FOLDERS, PACKAGE: FOUND_PACKAGE, **told}
+
+
+def unplanned(config: dict[str, Any]) -> dict[str, Any]:
+    """A config, or an overlay, with the numbers that hold without a plan, as the bundles' weights were trained."""
+    told = copy.deepcopy({key: value for key, value in config.items() if key.partition("#")[0] != "planned"})
+    told |= {"plan": None} if "plan" in config else {}
+    if "run" in told:
+        told["run"] = [line for line in told["run"] if "@planned" not in str(line)]
+    for place, value in list(walk(told)):
+        if asks_plan(value):
+            *above, key = place
+            holder = functools.reduce(lambda part, name: part[name], above, told)
+            holder[key] = ConfigParser({"planned": Plan(), "number": value}).get_parsed_content("number")
+    return told
 
 
 def packed_configs(bundle: Path, requirement: bool = False) -> dict[str, dict[str, Any]]:
@@ -92,7 +110,7 @@ def packed_configs(bundle: Path, requirement: bool = False) -> dict[str, dict[st
         overlays["evaluate"]["checkpoint"] = f"${PACKAGE}.run_or_bundle(@output_dir + '/model.pt', {model})"
     if not requirement:
         whole = {name: self_contained(config) for name, config in whole.items()}
-        overlays = {name: referring(config) for name, config in overlays.items()}
+        overlays = {name: referring(unplanned(config)) for name, config in overlays.items()}
     for name, config in (whole | overlays).items():
         refuse_numbers_as_text(bundle / "configs" / name, config)
     return {f"{name}.json": config for name, config in (whole | overlays).items()}

@@ -29,10 +29,11 @@ from .steps import Record, Step, StepRunner
 
 ARMS = {"encoder": "from the encoder", "scratch": "from scratch"}
 # What the synthetic CT needs beside small.yaml: Hounsfield units, a spacing, and minutes in place of an hour. [ours]
-CT = {"intensity": "hu", "hu_window": "[-160.0,240.0]", "spacing": "[3.0,3.0,4.0]"}
+NO_PLAN = {"plan": "null"}  # both arms on one grid
+CT = {**NO_PLAN, "intensity": "hu", "hu_window": "[-160.0,240.0]", "spacing": "[3.0,3.0,4.0]"}
 PHANTOM_PRETRAIN = {**CT, "max_epochs": 8}
 PHANTOM_FINETUNE = {**CT, "max_epochs": 16, "val_interval": 8}  # at 10 epochs, an arm may still take spleen for kidney
-REAL_PRETRAIN = {"max_epochs": 12}  # of small.yaml's 40: minutes here, too
+REAL_PRETRAIN = {**NO_PLAN, "max_epochs": 12}  # of small.yaml's 40: minutes here, too
 
 
 @dataclass
@@ -150,7 +151,7 @@ def _finetune(plan: Plan, arm: str, words: str) -> Step:
     name, run = "desd_seg_finetune", plan.output / f"finetune_{arm}"
     configs = _configs(plan, name, "train.yaml", *plan.overlays)
     settings = {**_common(plan, name, plan.data, run), "data_split": plan.split, "num_labels": plan.num_labels}
-    settings |= PHANTOM_FINETUNE if plan.synthetic and not plan.smoke else {}
+    settings |= PHANTOM_FINETUNE if plan.synthetic and not plan.smoke else NO_PLAN
     settings |= {"encoder_checkpoint": plan.output / "pretrain" / "encoder.pt"} if arm == "encoder" else {}
     command = bundle_command("training", configs, settings)
     reads = (plan.split, _inventory(plan), *configs)

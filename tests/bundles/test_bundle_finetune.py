@@ -94,7 +94,7 @@ def test_the_best_model_is_kept_and_described(scratch):
     manifest = read_manifest(scratch[0] / "model.pt")
     best = max(r["val_mean_dice"] for r in history(scratch[0]) if "val_mean_dice" in r)
     assert manifest["mean_dice"] == pytest.approx(best)
-    assert (manifest["class_names"], manifest["activation"]) == (["background", "organ", "tumour"], "sigmoid")
+    assert (manifest["class_names"], manifest["activation"]) == (["background", "organ", "tumour"], "softmax")
     assert (manifest["window"], manifest["preprocessing"]["intensity"]) == ([16, 16, 16], "zscore")
     load_weights(network_from_manifest(manifest), scratch[0] / "model.pt")
 

@@ -96,7 +96,7 @@ def test_the_network_exports_to_torchscript(bundle, place, tmp_path):
     ("config", "same"),
     [
         ("train", {"roi_size": "view_size", "spacing": "spacing", "hu_window": "hu_window"}),
-        ("small", {"spacing": "spacing", "intensity": "intensity"}),
+        ("small", {"spacing": "spacing", "intensity": "intensity", "hu_window": "hu_window"}),
     ],
 )
 def test_both_bundles_have_the_same_encoder_sizes_and_preprocessing(config, same):

@@ -24,6 +24,8 @@ SHORT = {"max_epochs": 1}
 UNIFORM = {"max_epochs": 10}  # smoke.yaml learns nothing in so many steps, and the monitor says so
 
 COMMON = {
+    "plan": Change("auto"),  # refused, for the config gives every number
+    "minutes": Change(0.01),
     "page": Change(True),
     "on_bad_volume": Change("skip"),
     "resume": Change("never", {}, earlier={"seed": 5}),
@@ -91,6 +93,8 @@ FINETUNE = {
     "num_labels": Change(1),
     "allow_other_preprocessing": Change(True, {**HU, "encoder_checkpoint": "ENCODER"}),
     "roi_size": Change([16, 16, 20]),
+    "rotation": Change([0.9, 0.9, 0.9]),
+    "single": Change([1]),
     "activation": Change("softmax"),
     "regions": Change([[1, 2], [2]]),
     "preset": Change("layerwise_decay"),
@@ -107,8 +111,8 @@ FINETUNE = {
     "optimizer#params#frozen_steps": Change("$@steps.share(0.5)", WARMUP),
     "optimizer#params#decay": Change(0.5, LAYERS),
     "optimizer#params#weight_decay": Change(0.5),
-    "validate#inferer#sw_batch_size": Same(1, why="speed and memory of validation"),
-    "validate#inferer#overlap": Change(0.75),
+    "validate#inferer#inferer#sw_batch_size": Same(1, why="speed and memory of validation"),
+    "validate#inferer#inferer#overlap": Change(0.75),
 }
 FEATURES = {
     "dataset_dir": Change("OTHER"),

@@ -109,8 +109,8 @@ CHANGES: dict[str, dict[str, Any]] = {
         "samples_per_epoch": 7,
         "val_interval": 2,
         "early_stop#patience": 3,
-        "validate#inferer#overlap": 0.5,
-        "train#augmentation#transforms#1#pos": 3,
+        "validate#inferer#inferer#overlap": 0.5,
+        "train#augmentation#transforms#1#num_samples": 2,
         "optimizer#betas": [0.8, 0.9],
     },
 }

@@ -39,14 +39,14 @@ FREE = {
 }
 #: the other knobs, which decide the steps of a run, or which of its weights are best
 FIXED = {
-    *("seed", "amp", "accumulation_steps", "in_channels", "spacing", "intensity", "hu_window"),
+    *("plan", "minutes", "seed", "amp", "accumulation_steps", "in_channels", "spacing", "intensity", "hu_window"),
     *("learning_rate", "final_learning_rate", "warmup_steps"),
     # pre-training
     *("init_checkpoint", "view_size", "num_prototypes", "student_stages", "teacher_target", "teacher_momentum"),
     "frozen_prototype_epochs",
     # fine-tuning
     *("encoder_checkpoint", "samples_per_epoch", "early_stopping", "roi_size", "activation", "regions", "preset"),
-    *("flip_axes", "augmentation_probability"),
+    *("flip_axes", "rotation", "augmentation_probability", "single"),
 }
 BUNDLES = ("desd_pretrain", "desd_seg_finetune")
 
