@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 SAME = 0.05  # relative difference up to which two spacings count as equal
-NEARLY = 1.15  # a grid that would be so much coarser alone stays as it is, and the window sees a little less
+NEARLY = 1.25  # a grid that would be so much coarser alone stays as it is, and the window sees a little less
 ANISOTROPIC = 3.0  # a spacing so many times the others', whose own tenth percentile is taken, as in nnU-Net
 LEAST_MAP = 4  # voxels that an axis keeps when it is halved; 2 at the deepest stage
 WIDE = 64  # voxels along two axes from which on the stem halves, too
@@ -84,8 +84,8 @@ def window_size(spacing: np.ndarray, field: np.ndarray, extent: np.ndarray, voxe
 
 
 def _stepped(side: float) -> int:
-    """To the nearest multiple of 8 from 28 voxels on, of 4 from 14 on, of 2 below."""
-    step = 8 if side >= 28 else 4 if side >= 14 else 2
+    """To the nearest multiple of 8 from 48 voxels on, of 4 from 14 on, of 2 below."""
+    step = 8 if side >= 48 else 4 if side >= 14 else 2
     return max(2, step * round(side / step))
 
 
