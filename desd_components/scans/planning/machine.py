@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ...base.errors import UserError
-from ...base.files import read_json, write_json
+from ...base.files import read_json, require_writable, write_json
 from ...base.processes import from_all_processes, place
 from ...base.steps import checked_minutes
 
@@ -130,7 +130,7 @@ def convolution_speed(device: torch.device | str, cache_dir: str | Path | None, 
         measured = SIDE**3 / _seconds(torch.device(device), amp)
         known[name] = 2 ** (round(2 * math.log2(measured)) / 2)
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            require_writable(path.parent, "cache_dir")
             write_json(path, known)
         logger.info("%s: %.3g voxels a second through a convolution", name, measured)
     return float(known[name])

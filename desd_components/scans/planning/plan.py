@@ -104,7 +104,9 @@ def segmentation_plan(
 def planned_segmentation(
     seen: Survey, machine: Machine, given: Given = none_given, known: Mapping[str, Any] | None = None
 ) -> Plan:
-    """The plan of a fine-tuning on surveyed scans; see `segmentation_plan`."""
+    """The plan of a fine-tuning on surveyed scans; see `segmentation_plan`. Empty where no scan can be read."""
+    if not seen.scans:
+        return Plan()
     planner = Planner(seen, given, known or {}, machine.window(STEPS, CROPS))
     window = planner.put("roi_size", *planner.window()) or planner.window()[0]  # null, where a manifest says it
     planner.architecture("network_def#encoder#scratch_architecture", window)
@@ -150,7 +152,9 @@ def pretraining_plan(
 def planned_pretraining(
     seen: Survey, machine: Machine, given: Given = none_given, known: Mapping[str, Any] | None = None
 ) -> Plan:
-    """The plan of a pre-training on surveyed scans; see `pretraining_plan`."""
+    """The plan of a pre-training on surveyed scans; see `pretraining_plan`. Empty where no scan can be read."""
+    if not seen.scans:
+        return Plan()
     planner = Planner(seen, given, known or {}, machine.window(STEPS, CROPS))
     planner.architecture("network_def#scratch_architecture", planner.window()[0])
     count = len(seen.scans)

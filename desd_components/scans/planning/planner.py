@@ -33,8 +33,8 @@ class Plan:
         remarks: what a person should look at.
     """
 
-    def __init__(self, numbers: Mapping[str, tuple[Any, str]] = {}, remarks: Sequence[str] = ()) -> None:
-        self.numbers, self.remarks = dict(numbers), list(remarks)
+    def __init__(self, numbers: Mapping[str, tuple[Any, str]] | None = None, remarks: Sequence[str] = ()) -> None:
+        self.numbers, self.remarks = dict(numbers or {}), list(remarks)
 
     def get(self, name: str, otherwise: Any = None) -> Any:
         """The planned value, or `otherwise` where nothing is planned."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...base.errors import UserError
-from ...base.files import read_json, write_json
+from ...base.files import read_json, require_writable, write_json
 from ...base.processes import from_all_processes, place
 from ..check import UNREADABLE, file_problem, threaded
 from ..names import Scan, scan_files
@@ -138,7 +139,7 @@ def _surveyed_once(scans: Sequence[Scan], cache_dir: str | Path, num_workers: in
     tasks = [(scan, position in chosen) for position, scan in enumerate(scans)]
     seen = [scan for scan in threaded(lambda task: _look(*task), tasks, num_workers) if scan is not None]
     records = [asdict(scan) for scan in seen]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(path.parent, "cache_dir")
     write_json(path, records)
     logger.info("surveyed %d scans, the voxels of %d", len(seen), sum(scan.values is not None for scan in seen))
     return records
@@ -156,16 +157,21 @@ def _state(scan: Scan) -> list[list[Any]]:
 def _look(scan: Scan, voxels: bool) -> Surveyed | None:
     image, labels = scan_files(scan, ("image",))[0], scan_files(scan, ("label",))
     try:
-        if file_problem(image):
+        volume = None if file_problem(image) else open_volume(image)
+        if volume is None or len(volume.shape) < 3:
             return None
-        volume = open_volume(image)
         order = ras_order(volume.affine)
         shape = tuple(int(volume.shape[axis]) for axis in order)
         spacing = tuple(float(np.linalg.norm(volume.affine[:3, axis])) for axis in order)
+        if not all(0 < size < math.inf for size in spacing):
+            return None
         if not voxels:
             return Surveyed(shape, spacing)  # type: ignore[arg-type]
+        values = values_of(volume.read())
+        if not math.isfinite(values.high - values.low):
+            return None
         facts = _label_facts(labels[0]) if labels and not file_problem(labels[0]) else ({}, {}, {})
-        return Surveyed(shape, spacing, values_of(volume.read()), *facts)  # type: ignore[arg-type]
+        return Surveyed(shape, spacing, values, *facts)  # type: ignore[arg-type]
     except (UserError, *UNREADABLE):
         return None
 

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from scan_files import write_json, write_nifti
 
+from desd_components.scans.planning.machine import Machine
+from desd_components.scans.planning.plan import planned_segmentation
 from desd_components.scans.planning.survey import declared_modality, survey
 
 SHAPE = (12, 10, 6)
+MACHINE = Machine(510, 5e5, 16e9, "a CPU", 10, False)
 
 
 def affine(order: tuple[int, int, int] = (0, 1, 2), spacing: tuple[float, ...] = (1.0, 2.0, 5.0)) -> np.ndarray:
@@ -58,8 +61,11 @@ def test_a_changed_scan_is_looked_at_again(tmp_path):
 def test_a_scan_that_cannot_be_read_is_left_to_the_checks(tmp_path):
     bad = tmp_path / "bad.nii.gz"
     bad.write_bytes(b"no scan")
-    seen = survey([{"image": str(bad)}, {"image": str(tmp_path / "gone.nii.gz")}, scan(tmp_path)], tmp_path, tmp_path)
-    assert len(seen.scans) == 1
+    flat = write_nifti(tmp_path / "flat.nii.gz", np.ones((4, 5), np.float32), affine())
+    nan = write_nifti(tmp_path / "nan.nii.gz", np.full(SHAPE, np.nan, np.float32), affine())
+    odd = [{"image": str(path)} for path in (bad, flat, nan, tmp_path / "gone.nii.gz")]
+    assert len(survey([*odd, scan(tmp_path)], tmp_path, tmp_path).scans) == 1
+    assert planned_segmentation(survey(odd, tmp_path, tmp_path), MACHINE).numbers == {}
 
 
 def test_voxels_are_read_of_a_sample_alone(tmp_path):
