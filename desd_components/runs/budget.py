@@ -60,14 +60,15 @@ class BudgetHandler:
         return self.before + time.monotonic() - self.started
 
     def _begin(self, engine: Workflow) -> None:
-        self._training_from, self._first_epoch = time.monotonic(), engine.state.epoch
+        self._training_from, self._first = time.monotonic(), engine.state.iteration
         if self.epochs is not None:
             self._set(engine, self.epochs)
 
     def _foresee(self, engine: Workflow) -> None:
         assert self.minutes is not None
         done = engine.state.epoch
-        epoch = (time.monotonic() - self._training_from) / (done - self._first_epoch)
+        share = max(1, engine.state.iteration - self._first) / engine.state.epoch_length  # less than 1 from within one
+        epoch = (time.monotonic() - self._training_from) / share
         left = 60 * self.minutes * (1 - RESERVE) - self.seconds
         epochs = from_all_processes([done + max(0, int(left / epoch + 0.5))])[0]
         if epochs != engine.state.max_epochs:

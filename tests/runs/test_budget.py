@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from ignite.engine import Events
@@ -65,6 +67,17 @@ def test_a_run_that_goes_on_counts_what_it_has_taken(monkeypatch):
     trainer, handler, rate = trained(Clock(monkeypatch), 1, [10.0], {"seconds": 40.0, "epochs": 5})
     assert trainer.state.epoch == 2 and handler.seconds == pytest.approx(60, abs=1)
     assert rate.schedule.total_steps == 2 * STEPS
+
+
+def test_a_run_that_goes_on_within_an_epoch_knows_how_long_a_whole_one_takes(monkeypatch):
+    clock = Clock(monkeypatch)
+    handler = BudgetHandler(1, [], STEPS)
+    state = SimpleNamespace(epoch=3, iteration=3 * STEPS - 1, epoch_length=STEPS, max_epochs=8)
+    handler._begin(SimpleNamespace(state=state))
+    clock.now += 2.5  # the last step of the third epoch
+    state.iteration += 1
+    handler._foresee(SimpleNamespace(state=state))
+    assert state.max_epochs == 3 + round((58.2 - 2.5) / 10)
 
 
 def test_without_minutes_the_run_is_as_long_as_planned(monkeypatch):
