@@ -139,7 +139,7 @@ def largest_pieces(labels: torch.Tensor, classes: Sequence[int]) -> torch.Tensor
                 pieces, _ = ndimage.label(part == value)
                 largest = np.argmax(np.bincount(pieces.ravel())[1:]) + 1
                 part[(pieces > 0) & (pieces != largest)] = 0
-    return torch.from_numpy(kept).to(labels.device)
+    return labels.clone().copy_(torch.from_numpy(kept))  # a MetaTensor remembers its scan
 
 
 def probabilities(logits: torch.Tensor, activation: str) -> torch.Tensor:

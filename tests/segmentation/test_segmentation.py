@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from monai.data import MetaTensor
 
 from desd_components import ResNet3DEncoder, UserError
 from desd_components.segmentation.losses import (
@@ -217,3 +218,6 @@ def test_of_a_class_of_one_piece_the_largest_is_kept_and_others_stay():
     assert torch.equal(kept[:, :, :6], labels[:, :, :6])
     assert not kept[:, :, 7:9, 0:2].any() and torch.equal(kept[..., 3, :], labels[..., 3, :])
     assert torch.equal(decode(logits), labels)
+    scan = MetaTensor(logits[0], affine=2 * torch.eye(4), meta={"filename_or_obj": "a.nii.gz"})
+    assert decode(scan, single=[1]).meta["filename_or_obj"] == "a.nii.gz"
+    assert torch.equal(decode(scan, single=[1]).affine, scan.affine)
