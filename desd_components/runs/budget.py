@@ -47,12 +47,14 @@ class BudgetHandler:
         self.started = time.monotonic() - (process_age() if is_bundle_command(sys.argv) else 0.0)
         self.before = 0.0
         self.epochs: int | None = None
+        self._after = 0.0  # the longest that what follows an epoch has taken: validation, weights, state
 
     def attach(self, engine: Workflow) -> None:
         """Serve a trainer."""
         if self.minutes is not None:
             engine.add_event_handler(Events.STARTED, self._begin)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._foresee)
+            engine.add_event_handler(Events.EPOCH_STARTED, self._look_back)
 
     @property
     def seconds(self) -> float:
@@ -61,15 +63,21 @@ class BudgetHandler:
 
     def _begin(self, engine: Workflow) -> None:
         self._training_from, self._first = time.monotonic(), engine.state.iteration
+        self._foreseen: float | None = None
         if self.epochs is not None:
             self._set(engine, self.epochs)
 
+    def _look_back(self) -> None:
+        if self._foreseen is not None:
+            self._after = max(self._after, time.monotonic() - self._foreseen)
+
     def _foresee(self, engine: Workflow) -> None:
         assert self.minutes is not None
+        self._foreseen = time.monotonic()
         done = engine.state.epoch
         share = max(1, engine.state.iteration - self._first) / engine.state.epoch_length  # less than 1 from within one
         epoch = (time.monotonic() - self._training_from) / share
-        left = 60 * self.minutes * (1 - RESERVE) - self.seconds
+        left = 60 * self.minutes * (1 - RESERVE) - self.seconds - self._after  # for the last epoch is validated, too
         epochs = from_all_processes([done + max(0, int(left / epoch + 0.5))])[0]
         if epochs != engine.state.max_epochs:
             told = "%s an epoch: %d epochs fit into the budget of %g minutes, not %d."

@@ -23,7 +23,7 @@ class Clock:
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
 
 
-def trained(clock: Clock, minutes: float | None, seconds: list[float], state: dict | None = None):
+def trained(clock: Clock, minutes: float | None, seconds: list[float], state: dict | None = None, validation=0.0):
     """A trainer of which each epoch takes the next of so many seconds, the last of them from then on."""
     optimizer = torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), 0.1)
     rate = LearningRateHandler(optimizer, CosineSchedule(1.0, 0.0, 8 * STEPS, warmup_steps=2))
@@ -41,6 +41,10 @@ def trained(clock: Clock, minutes: float | None, seconds: list[float], state: di
     def _pass() -> None:
         clock.now += seconds[min(trainer.state.epoch, len(seconds)) - 1]
 
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def _validate() -> None:
+        clock.now += validation * (trainer.state.epoch in (4, 8, trainer.state.max_epochs))
+
     trainer.run()
     return trainer, handler, rate
 
@@ -55,6 +59,12 @@ def test_as_many_epochs_as_fit_are_trained(monkeypatch, seconds, epochs):
 def test_a_machine_that_slows_down_still_ends_in_time(monkeypatch):
     _, handler, _ = trained(Clock(monkeypatch), 2, [5.0] * 8 + [12.0])
     assert 0.9 * 120 <= handler.seconds <= 1.1 * 120
+
+
+def test_the_validation_after_the_last_epoch_has_its_time(monkeypatch):
+    trainer, handler, _ = trained(Clock(monkeypatch), 2, [5.0], validation=18.0)
+    assert trainer.state.epoch > 4
+    assert 0.9 * 120 <= handler.seconds <= 1.05 * 120
 
 
 def test_the_schedule_ends_with_the_run(monkeypatch):
