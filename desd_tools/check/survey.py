@@ -78,8 +78,8 @@ def _for_plan(folder: DataFolder, reports: dict[str, FileReport]) -> planning.Su
         images, labels = (scan_files(case.scan, (key,))[:1] for key in ("image", "label"))
         image, label = (next((reports[file] for file in files), None) for files in (images, labels))
         if case.section != UNUSED and image and image.facts and image.usable:
-            classes = label.facts.classes if label and label.facts else ({}, {}, {})
-            grid = image.facts.ras_shape, image.facts.ras_spacing
+            classes = label.facts.classes if label and label.facts else ({}, {})
+            grid = images[0], image.facts.ras_shape, image.facts.ras_spacing
             scans.append(planning.Surveyed(*grid, image.facts.values, *classes))  # type: ignore[arg-type]
     first = [case.scan for case in folder.cases if "image" in case.scan][:1]
     return planning.Survey(scans, planning.declared_modality(folder.dataset_dir or folder.root, first))

@@ -41,7 +41,7 @@ class Facts:
     digest: str | None = None
     values: Values | None = None
     class_voxels: dict[int, int] = field(default_factory=dict)
-    classes: ClassFacts = ({}, {}, {})
+    classes: ClassFacts = ({}, {})
 
 
 @dataclass

@@ -9,8 +9,10 @@ import numpy as np
 
 from .grid import alike, deepest, fitted_spacing, own_spacing, strides, window_size
 from .intensity import chosen_intensity
+from .oddities import oddities
 from .survey import Survey
 
+EPOCHS = 20  # of a planned run
 SMALLER = 1.4  # how much larger than a view all but the smallest tenth of the volumes are, along each axis
 FIELD = 1.25  # of the box that holds all classes: what a window shows
 WHOLE = 0.9  # of a class that its largest connected piece holds, where the rest is specks
@@ -31,10 +33,16 @@ class Plan:
     Args:
         numbers: name -> (value, reason).
         remarks: what a person should look at.
+        entries: name -> id of the config's entry, where it is not the name.
     """
 
-    def __init__(self, numbers: Mapping[str, tuple[Any, str]] | None = None, remarks: Sequence[str] = ()) -> None:
-        self.numbers, self.remarks = dict(numbers or {}), list(remarks)
+    def __init__(
+        self,
+        numbers: Mapping[str, tuple[Any, str]] | None = None,
+        remarks: Sequence[str] = (),
+        entries: Mapping[str, str] | None = None,
+    ) -> None:
+        self.numbers, self.remarks, self.entries = dict(numbers or {}), list(remarks), dict(entries or {})
 
     def get(self, name: str, otherwise: Any = None) -> Any:
         """The planned value, or `otherwise` where nothing is planned."""
@@ -43,6 +51,10 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """The planned values by name, for manifests and records."""
         return {name: value for name, (value, _) in self.numbers.items()}
+
+    def overrides(self) -> dict[str, Any]:
+        """The planned values by the ids of a config's entries: with them and ``plan: null`` a run needs no plan."""
+        return {"plan": None, **{self.entries.get(name, name): value for name, value in self.settings().items()}}
 
     def lines(self) -> list[str]:
         """Name, value and reason of each number, for a log."""
@@ -62,7 +74,8 @@ class Planner:
     def __init__(self, seen: Survey, given: Given, known: Mapping[str, Any], budget: float) -> None:
         self.given = given
         self.numbers: dict[str, tuple[Any, str]] = {}
-        self.remarks: list[str] = []
+        self.entries: dict[str, str] = {}
+        self.remarks = oddities(seen)
         self.known, self.budget = known, budget
         self.spacings = np.array([scan.spacing for scan in seen.scans])
         self.extents = np.array([scan.extent for scan in seen.scans])
@@ -80,7 +93,8 @@ class Planner:
             why: the reason.
             entry: id of the config's entry, where it is not the name.
         """
-        given = self.given(entry or name)
+        self.entries[name] = entry or name
+        given = self.given(self.entries[name])
         self.numbers[name] = (given[0], GIVEN) if given else (value, why)
         return self.numbers[name][0]
 
@@ -126,6 +140,13 @@ class Planner:
         most = np.maximum(self.small() * self.spacing / SMALLER, self.spacing)
         size = window_size(self.spacing, np.minimum(self.field, most), most, voxels)
         return size, "voxels; the volumes are larger, so that two views of one differ"
+
+    def epochs(self, steps: int, batch: int, of_what: str) -> int:
+        """Samples of an epoch, of so many steps in all; planned with the number of epochs."""
+        samples = max(1, round(steps / EPOCHS)) * batch
+        samples = self.put("samples_per_epoch", samples, f"{of_what}; {steps} steps in all") or len(self.extents)
+        self.put("max_epochs", EPOCHS, "as often are states, weights and the budget looked after")
+        return int(samples)
 
     def architecture(self, entry: str, window: Sequence[int]) -> None:
         """The encoder: that of the weights, else the small one with strides that suit the window."""

@@ -27,12 +27,12 @@ from ..read import open_volume, parts
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # of a survey on disk
+FORMAT = 3  # of a survey on disk
 SAMPLE = 24  # scans whose voxels are read
 SAMPLED_VOXELS = 200_000  # of a volume, for its percentiles
 PERCENTILES = (0.5, 50.0, 99.5)
 Box = tuple[int, int, int]  # voxels along right, anterior, superior
-ClassFacts = tuple[dict[int, Box], dict[int, int], dict[int, float]]
+ClassFacts = tuple[dict[int, Box], dict[int, float]]
 AIR = -300.0  # HU below which only air, lung and bowel gas lie
 
 
@@ -52,19 +52,19 @@ class Surveyed:
     """A scan. Sizes are along right, anterior, superior.
 
     Attributes:
+        file: of the image, or of its first channel.
         shape: voxels.
         spacing: mm.
         values: of a sampled image.
         boxes: of a sampled label: voxels along each axis of what is not background, under 0, and of each class.
-        counts: voxels of each class, likewise.
         pieces: share of each class that its largest connected piece holds, likewise.
     """
 
+    file: str
     shape: Box
     spacing: tuple[float, float, float]
     values: Values | None = None
     boxes: dict[int, Box] = field(default_factory=dict)
-    counts: dict[int, int] = field(default_factory=dict)
     pieces: dict[int, float] = field(default_factory=dict)
 
     @property
@@ -166,12 +166,12 @@ def _look(scan: Scan, voxels: bool) -> Surveyed | None:
         if not all(0 < size < math.inf for size in spacing):
             return None
         if not voxels:
-            return Surveyed(shape, spacing)  # type: ignore[arg-type]
+            return Surveyed(image, shape, spacing)  # type: ignore[arg-type]
         values = values_of(volume.read())
         if not math.isfinite(values.high - values.low):
             return None
-        facts = _label_facts(labels[0]) if labels and not file_problem(labels[0]) else ({}, {}, {})
-        return Surveyed(shape, spacing, values, *facts)  # type: ignore[arg-type]
+        facts = _label_facts(labels[0]) if labels and not file_problem(labels[0]) else ({}, {})
+        return Surveyed(image, shape, spacing, values, *facts)  # type: ignore[arg-type]
     except (UserError, *UNREADABLE):
         return None
 
@@ -198,18 +198,17 @@ def _label_facts(file: str) -> ClassFacts:
 
 
 def class_facts(voxels: np.ndarray, order: Sequence[int]) -> ClassFacts:
-    """`boxes`, `counts` and `pieces` of a label (X, Y, Z), its axes turned to `order`; empty without a class."""
+    """`boxes` and `pieces` of a label (X, Y, Z), its axes turned to `order`; empty without a class."""
     from scipy import ndimage
 
     labels = np.rint(voxels[..., 0] if voxels.ndim == 4 else voxels).astype(np.int32).transpose(order)
     if labels.min() < 0 or not labels.any():
-        return {}, {}, {}
+        return {}, {}
     found = {value: box for value, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
     boxes = {0: _box_size(ndimage.find_objects((labels > 0).view(np.int8))[0])}
     boxes |= {value: _box_size(box) for value, box in found.items()}
     pieces = {value: np.bincount(ndimage.label(labels[box] == value)[0].ravel())[1:] for value, box in found.items()}
-    counts = {value: int(sizes.sum()) for value, sizes in pieces.items()}
-    return boxes, counts, {value: float(sizes.max() / sizes.sum()) for value, sizes in pieces.items()}
+    return boxes, {value: float(sizes.max() / sizes.sum()) for value, sizes in pieces.items()}
 
 
 def _box_size(box: Sequence[slice]) -> Box:
@@ -220,6 +219,6 @@ def _box_size(box: Sequence[slice]) -> Box:
 def _from_record(record: dict[str, Any]) -> Surveyed:
     values = record["values"]
     boxes = {int(value): tuple(box) for value, box in record["boxes"].items()}
-    counts, pieces = ({int(value): one for value, one in record[name].items()} for name in ("counts", "pieces"))
+    pieces = {int(value): share for value, share in record["pieces"].items()}
     known = None if values is None else Values(**{**values, "percentiles": tuple(values["percentiles"])})
-    return Surveyed(tuple(record["shape"]), tuple(record["spacing"]), known, boxes, counts, pieces)
+    return Surveyed(record["file"], tuple(record["shape"]), tuple(record["spacing"]), known, boxes, pieces)

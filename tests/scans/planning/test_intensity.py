@@ -23,7 +23,7 @@ def mr(low: float = 0, high: float = 1000) -> np.ndarray:
 
 
 def survey_of(volume: np.ndarray, modality: str | None = None) -> Survey:
-    return Survey([Surveyed((24, 24, 24), (1.0, 1.0, 1.0), values_of(volume))], modality)
+    return Survey([Surveyed("a.nii.gz", (24, 24, 24), (1.0, 1.0, 1.0), values_of(volume))], modality)
 
 
 SEEN = {
