@@ -59,7 +59,7 @@ from .scans.labelled import LabelledData, find_labelled
 from .scans.lists import find_scans
 from .scans.loading import EpochSampler, ShareableCollate, sample_loader
 from .scans.names import CaseNames, with_background
-from .scans.planning.plan import Plan, announce_plan, pretraining_plan, segmentation_plan
+from .scans.planning.plan import Plan, announce_plan, make_plan
 from .scans.preprocess import Preprocessing, preprocessing_settings, target_spacing
 from .scans.quarantine import usable_labelled, usable_records
 from .scans.read import ScanReader

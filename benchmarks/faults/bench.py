@@ -99,7 +99,7 @@ class Bench:
     def run(self, setting: Setting, fault: Fault | None = None, on_collapse: str = "warn") -> Finding:
         """One run, with a fault or without."""
         setting = replace(setting, **fault.setting) if fault else setting
-        dataset = contexts(self.records, self.cache, setting.seed, repeats=100)
+        dataset = contexts(self.records, self.cache, setting.seed)
         plain = setting == Setting(seed=setting.seed)
         known = self._known.get(setting.seed) if plain else None
         run = TinyRun(setting, dataset, self.judge, self.steps, known, on_collapse)

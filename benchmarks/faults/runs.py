@@ -82,16 +82,11 @@ def volumes(folder: Path, count: int, seed: int = 0) -> list[dict[str, str]]:
     return [{"image": str(path)} for path in sorted(folder.glob("images*/*.nii.gz"))]
 
 
-def contexts(records: list[dict[str, str]], cache: Path, seed: int, repeats: int = 1) -> ContextDataset:
-    """The bundle's dataset over them, in voxels of the scans, each with mean 0 and standard deviation 1.
-
-    With `repeats` of each in an epoch, a short run is one epoch, and its looks lie an interval apart as in a long one.
-    """
+def contexts(records: list[dict[str, str]], cache: Path, seed: int) -> ContextDataset:
+    """The bundle's dataset over them, in voxels of the scans, each with mean 0 and standard deviation 1."""
     load = [LoadImaged("image"), EnsureChannelFirstd("image"), Orientationd("image", axcodes="RAS", labels=None)]
     preprocessing = Compose([*load, NormalizeIntensityd("image")])
-    return ContextDataset(
-        records, VolumeCache(preprocessing, cache), VIEW_SIZE, [1.2, 1.5], samples_per_volume=repeats, seed=seed
-    )
+    return ContextDataset(records, VolumeCache(preprocessing, cache), VIEW_SIZE, [1.2, 1.5], seed=seed)
 
 
 def recipe() -> ViewRecipe:
@@ -196,8 +191,12 @@ class TinyRun:
         return torch.optim.AdamW(decay_groups(self.network.student, 0.01), self.setting.learning_rate)
 
     def run(self, fault: Callable[[TinyRun], None] | None = None, onset: int = 0) -> Finding:
-        """Train; after `onset` steps `fault` is called, once, to spoil any part of the run."""
-        sampler = EpochSampler(self.dataset, self.setting.batch_size, self.setting.seed)
+        """Train; after `onset` steps `fault` is called, once, to spoil any part of the run.
+
+        The run is one epoch, so that its looks lie an interval apart as in a long one.
+        """
+        batch_size = self.setting.batch_size
+        sampler = EpochSampler(self.dataset, batch_size, self.setting.seed, samples=self.steps * batch_size)
         loader = DataLoader(
             self.dataset,
             self.setting.batch_size,
@@ -207,7 +206,7 @@ class TinyRun:
         )
         self.trainer = SupervisedTrainer(
             device="cpu",
-            max_epochs=-(-self.steps // sampler.batches),
+            max_epochs=1,
             train_data_loader=loader,
             network=self.network,
             optimizer=self.optimizer,

@@ -14,7 +14,10 @@ ORDER_STREAM, CONTEXT_STREAM, AUGMENTATION_STREAM = 0x0D1, 0xC0D, 0xA06
 
 
 class SampleKey(NamedTuple):
-    """What a sample's draws are keyed by, beside the seed: the epoch (from 1, as Ignite counts) and the index."""
+    """What a sample's draws are keyed by, beside the seed: the pass over the dataset, and the index.
+
+    A pass is an epoch (from 1, as Ignite counts), unless epochs have a number of samples of their own.
+    """
 
     epoch: int
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a key

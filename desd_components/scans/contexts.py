@@ -91,7 +91,6 @@ class ContextDataset(Dataset):
         trim_wider_than: slices wider than that (voxels) lose their in-plane borders; None never trims.
         trim_fraction: of the width, taken off each in-plane border.
         one_slab: the middle slab of each volume only, as for a validation.
-        samples_per_volume: items per slab and epoch, each with a draw of its own.
         seed: of all draws.
 
     Raises:
@@ -111,18 +110,17 @@ class ContextDataset(Dataset):
         trim_wider_than: int | None = None,
         trim_fraction: float = 0.1,
         one_slab: bool = False,
-        samples_per_volume: int = 1,
         seed: int = 0,
     ) -> None:
-        if len(view_size) != 3 or min(view_size) < 1 or samples_per_volume < 1 or not 0 <= trim_fraction < 0.5:
+        if len(view_size) != 3 or min(view_size) < 1 or not 0 <= trim_fraction < 0.5:
             raise UserError(
-                f"view_size {list(view_size)} must be three positive sizes, samples_per_volume {samples_per_volume} at "
-                f"least 1, and trim_fraction {trim_fraction} from 0 to below 0.5."
+                f"view_size {list(view_size)} must be three positive sizes, and trim_fraction {trim_fraction} from 0 "
+                "to below 0.5."
             )
         if any(slices is not None and slices < 1 for slices in (slab_depth, slab_stride)):
             raise UserError(f"slab_depth {slab_depth} and slab_stride {slab_stride} must be at least 1 slice, or null.")
         self.view_size, self.context_scale = tuple(map(int, view_size)), axis_scales(context_scale)
-        self.data, self.samples_per_volume, self.seed = as_scans(data), samples_per_volume, seed
+        self.data, self.seed = as_scans(data), seed
         self.settings: dict[str, Any] = {
             **{"view_size": view_size, "context_scale": context_scale, "seed": seed},
             **{"slab_depth": slab_depth, "trim_wider_than": trim_wider_than, "trim_fraction": trim_fraction},
@@ -142,15 +140,15 @@ class ContextDataset(Dataset):
 
     def describe(self) -> str:
         """One line for the log."""
-        return f"{len(self.folders)} volumes, {len(self.slabs)} slabs, {len(self)} samples an epoch"
+        return f"{len(self.folders)} volumes, {len(self.slabs)} slabs"
 
     def __len__(self) -> int:
-        return len(self.slabs) * self.samples_per_volume
+        return len(self.slabs)
 
     def box(self, key: SampleKey | int) -> tuple[int, tuple[slice, slice, slice]]:
         """The volume and the context box of a sample, in voxels of that volume."""
         epoch, index = key_of(key)
-        volume, *place = self.slabs[index % len(self.slabs)].tolist()
+        volume, *place = self.slabs[index].tolist()
         draws = generator(self.seed, CONTEXT_STREAM, epoch, index)
         axes = []
         for first, extent, view, scale in zip(place[:3], place[3:], self.view_size, self.context_scale, strict=True):

@@ -17,7 +17,6 @@ from monai.transforms import Compose
 from torch.utils.data import Dataset
 
 from ..base.draws import AUGMENTATION_STREAM, SampleKey, generator, position_of
-from ..base.errors import UserError
 from .cache.cache import VolumeCache
 from .cache.entries import is_label, open_array, read_meta
 from .names import Scan, as_scans
@@ -37,11 +36,10 @@ class PreprocessedDataset(Dataset):
         data: scans ``{"image": ..., "label": ...}``.
         cache: of the preprocessed volumes; its keys are those of a sample.
         augmentation: stock MONAI transforms done per sample, random ones included: a Compose, a list, or None.
-        samples_per_volume: items per volume and epoch, each with a draw of its own.
         seed: of all draws.
 
     Raises:
-        UserError: when a setting or a scan cannot be used.
+        UserError: when a scan cannot be used.
     """
 
     def __init__(
@@ -49,24 +47,21 @@ class PreprocessedDataset(Dataset):
         data: Sequence[Scan],
         cache: VolumeCache,
         augmentation: Any = None,
-        samples_per_volume: int = 1,
         seed: int = 0,
     ) -> None:
-        if samples_per_volume < 1:
-            raise UserError(f"samples_per_volume is {samples_per_volume}: give at least 1.")
         self.data, self.keys = as_scans(data), cache.keys
-        self.samples_per_volume, self.seed = samples_per_volume, seed
+        self.seed = seed
         steps = augmentation if isinstance(augmentation, list | tuple) else [augmentation]
         self.augmentation = augmentation if isinstance(augmentation, Compose) else Compose([s for s in steps if s])
         self.folders = [str(folder) for folder in cache.prepare(self.data)]
-        logger.info("%d volumes, %d samples an epoch", len(self.folders), len(self))
+        logger.info("%d volumes", len(self.folders))
 
     def __len__(self) -> int:
-        return len(self.folders) * self.samples_per_volume
+        return len(self.folders)
 
     def __getitem__(self, key: SampleKey | int) -> Any:
         epoch, index = position_of(key, len(self))
-        sample = self._load(self.folders[index % len(self.folders)])
+        sample = self._load(self.folders[index])
         state = generator(self.seed, AUGMENTATION_STREAM, epoch, index).integers(2**32, dtype=np.uint32)
         self.augmentation.set_random_state(seed=int(state))
         return self.augmentation(sample)

@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from monai.data import MetaTensor, list_data_collate
 from torch.utils.data import DataLoader, DistributedSampler, get_worker_info
@@ -25,19 +24,21 @@ from ..base.processes import place
 class EpochSampler(DistributedSampler):
     """Yield a `SampleKey` per sample; the same global batches however many processes share them.
 
-    The order is a function of (seed, epoch). Rank r of w takes the positions r, r + w, ...: a global batch of one
-    process with 2B samples holds the same samples as that of two with B. The incomplete last global batch is dropped.
-    It is a ``DistributedSampler`` because MONAI's trainer then calls ``set_epoch``; no process group is needed.
+    Passes over the dataset follow one another, each in an order that is a function of (seed, pass); an epoch takes the
+    next `samples` of them, so that every item comes equally often, however long an epoch is. Rank r of w takes the
+    positions r, r + w, ...: a global batch of one process with 2B samples holds the same samples as that of two with B.
+    The incomplete last global batch of an epoch is dropped. It is a ``DistributedSampler`` because MONAI's trainer then
+    calls ``set_epoch``; no process group is needed.
 
     Args:
         dataset: anything with a length.
         batch_size: samples of a batch on one process, as the loader's.
         seed: of the order.
-        shuffle: otherwise the order is that of the dataset.
+        samples: of an epoch; None for one pass.
         num_replicas, rank: processes and this one's number; None asks the process group, or means one process.
 
     Raises:
-        UserError: when the dataset is smaller than a global batch; an empty one has no batch, and is none to refuse.
+        UserError: when an epoch is smaller than a global batch; an empty dataset has no batch, and is none to refuse.
     """
 
     def __init__(
@@ -45,39 +46,43 @@ class EpochSampler(DistributedSampler):
         dataset: Any,
         batch_size: int,
         seed: int = 0,
-        shuffle: bool = True,
+        samples: int | None = None,
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
         num_replicas = place()[1] if num_replicas is None else num_replicas
         rank = place()[0] if rank is None else rank
-        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed, drop_last=True)
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=seed, drop_last=True)
         self.batch_size = int(batch_size)
         global_batch = self.batch_size * num_replicas
-        if self.batch_size < 1 or 0 < len(dataset) < global_batch:
+        self._length, self._skipped = len(dataset), 0
+        self._samples = int(samples) if samples is not None and self._length else self._length
+        if self.batch_size < 1 or (self._length and self._samples < global_batch):
             raise UserError(
                 f"a step takes {global_batch} samples (batch_size {batch_size} on {num_replicas} processes), but an "
-                f"epoch has {len(dataset)}: lower `batch_size`, or draw more samples from each volume."
+                f"epoch has {self._samples}: lower `batch_size`, or raise `samples_per_epoch`."
             )
-        self.batches = len(dataset) // global_batch
+        self.batches = self._samples // global_batch
         self.num_samples, self.total_size = self.batches * self.batch_size, self.batches * global_batch
-        self._length, self._skipped = len(dataset), 0
 
     def skip(self, batches: int) -> None:
         """Leave out the first batches of the next pass only: those that a resumed epoch has already seen."""
         self._skipped = int(batches)
 
-    def order(self, epoch: int) -> np.ndarray:
-        """The sample indices of an epoch over all processes, in order, without the incomplete last batch."""
-        count = self._length
-        everything = generator(self.seed, ORDER_STREAM, epoch).permutation(count) if self.shuffle else np.arange(count)
-        return everything[: self.total_size]
+    def order(self, epoch: int) -> list[SampleKey]:
+        """The samples of an epoch over all processes, in order, without the incomplete last batch."""
+        first = epoch * self._samples
+        keys: list[SampleKey] = []
+        while len(keys) < self.total_size:
+            number, place_in_pass = divmod(first + len(keys), self._length)
+            order = generator(self.seed, ORDER_STREAM, number).permutation(self._length)[place_in_pass:]
+            keys += [SampleKey(number, index) for index in order[: self.total_size - len(keys)].tolist()]
+        return keys
 
     def __iter__(self) -> Iterator[SampleKey]:
-        epoch, skipped = self.epoch, self._skipped * self.batch_size
+        skipped = self._skipped * self.batch_size
         self._skipped = 0
-        for index in self.order(epoch)[self.rank :: self.num_replicas][skipped:].tolist():
-            yield SampleKey(epoch, index)
+        yield from self.order(self.epoch)[self.rank :: self.num_replicas][skipped:]
 
 
 NO_SPACE = (
@@ -159,6 +164,7 @@ def sample_loader(
     device: Any = "cpu",
     shuffle: bool = True,
     sampler: Any = None,
+    samples_per_epoch: int | None = None,
 ) -> DataLoader:
     """The loader of a training, whose batches are a function of (seed, epoch), or, without `shuffle`, of a validation.
 
@@ -170,13 +176,14 @@ def sample_loader(
         device: that the batches go to; memory is pinned for a GPU.
         shuffle: False gives every sample once, in order, on every process, or those of `sampler`.
         sampler: of a validation that processes share out.
+        samples_per_epoch: of a training; None for every item of the dataset once.
 
     Raises:
-        UserError: when a training's dataset is smaller than a batch of all processes.
+        UserError: when a training's epoch is smaller than a batch of all processes.
     """
     order: dict[str, Any] = {"sampler": sampler}
     if shuffle:
-        order = {"sampler": EpochSampler(dataset, batch_size, seed), "drop_last": True}
+        order = {"sampler": EpochSampler(dataset, batch_size, seed, samples_per_epoch), "drop_last": True}
     return DataLoader(
         dataset,
         batch_size,

@@ -67,7 +67,7 @@ def test_the_overlay_trains_the_encoder_of_the_small_recipe(tmp_path):
         write_scan(tmp_path / "scans" / f"case_{number}.nii.gz", (30, 32, 28), seed=number)
     files = [*config_files("desd_pretrain", "train", "small"), "results/reconstruction.yaml"]
     few = {"max_epochs": 2, "batch_size": 3, "warmup_steps": 0}
-    few |= {"train#dataset#samples_per_volume": 1, "run_folder#record_interval": 1}
+    few |= {"samples_per_epoch": 3, "run_folder#record_interval": 1}
     places = {"dataset_dir": tmp_path / "scans", "cache_dir": tmp_path / "cache", "output_dir": tmp_path / "run"}
     succeed(run_files(files, "training", **few, **places))
     losses = [record["loss"] for record in history(tmp_path / "run") if "loss" in record]

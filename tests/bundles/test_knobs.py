@@ -69,7 +69,7 @@ PRETRAIN = {
     "train#dataset#slab_depth": Change(18),
     "train#dataset#slab_stride": Change(2, SLABS),
     "train#dataset#trim_wider_than": Change(10),
-    "train#dataset#samples_per_volume": Change(2),
+    "samples_per_epoch": Change(8),
     "train#dataset#context_scale": Change([1.0, 1.2]),
     "network_def#scratch_architecture": Change(TINY),
     "distillation_def#head_hidden": Change(16),

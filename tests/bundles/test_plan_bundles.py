@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pretrained(folder, tmp_path_factory):
     place = tmp_path_factory.mktemp("pretrained")
-    few = {**SHORT, "batch_size": 2, "train#dataset#samples_per_volume": 1, "warmup_steps": 0}
+    few = {**SHORT, "batch_size": 2, "samples_per_epoch": len(SHAPES), "warmup_steps": 0}
     few |= {"dataset_dir": folder, "output_dir": place / "run", "cache_dir": place / "cache"}
     few |= {"train#trainer#prepare_batch#num_points": 4}
     done = succeed(run_bundle("desd_pretrain", "train small", "training", **few))

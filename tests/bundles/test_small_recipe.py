@@ -13,7 +13,7 @@ SHAPES = [(30, 32, 28), (28, 36, 31), (33, 30, 29), (29, 31, 34)]
 FEW = {
     "max_epochs": 1,
     "batch_size": 2,
-    "train#dataset#samples_per_volume": 1,
+    "samples_per_epoch": len(SHAPES),
     "train#trainer#prepare_batch#num_points": 4,
     "warmup_steps": 0,
 }

@@ -23,7 +23,6 @@ ODD = {
     "slab_depth": 1.5,
     "trim_wider_than": -1,
     "save_minutes": -1,
-    "samples_per_volume": 0,
     "overlap": 1.0,
     "weight_decay": float("nan"),
     "samples_per_epoch": float("inf"),

@@ -103,12 +103,11 @@ def test_a_context_scale_that_makes_no_sense_is_refused(scale):
         axis_scales(scale)
 
 
-def test_the_dataset_counts_slabs_and_repeats(scans, tmp_path):
+def test_the_dataset_counts_slabs(scans, tmp_path):
     dataset = contexts(scans, tmp_path)
     slabs = sum(len(slab_starts(z, 12, 6)) for _, _, z in SHAPES)
     assert (len(dataset), len(dataset.slabs)) == (slabs, slabs)
-    assert len(contexts(scans, tmp_path, samples_per_volume=4)) == 4 * slabs
-    assert dataset.describe() == f"3 volumes, {slabs} slabs, {slabs} samples an epoch"
+    assert dataset.describe() == f"3 volumes, {slabs} slabs"
 
 
 def test_a_context_is_the_box_of_its_volume(scans, tmp_path):
@@ -151,13 +150,12 @@ def test_slices_wider_than_the_limit_lose_a_tenth_of_each_border(scans, tmp_path
     assert rows[2][0:2] + rows[2][3:5] == [1, 4, 10, 32]
 
 
-def test_draws_differ_by_epoch_seed_and_repeat(scans, tmp_path):
-    one = contexts(scans, tmp_path, samples_per_volume=2)
+def test_draws_differ_by_pass_and_seed(scans, tmp_path):
+    one = contexts(scans, tmp_path)
     slabs = len(one.slabs)
     boxes = [
         [one.box(SampleKey(1, index))[1] for index in range(slabs)],
         [one.box(SampleKey(2, index))[1] for index in range(slabs)],
-        [one.box(SampleKey(1, index + slabs))[1] for index in range(slabs)],
         [contexts(scans, tmp_path, seed=4).box(SampleKey(1, index))[1] for index in range(slabs)],
     ]
     assert all(first != second for first, second in itertools.combinations(boxes, 2))
@@ -196,7 +194,6 @@ def test_a_second_dataset_takes_its_table_from_the_cache_alone(scans, tmp_path, 
     ("options", "words"),
     [
         ({"view_size": (10, 10)}, "view_size"),
-        ({"samples_per_volume": 0}, "samples_per_volume 0"),
         ({"slab_stride": 0}, "slab_stride 0"),
         ({"trim_fraction": 0.5}, "trim_fraction 0.5"),
     ],
@@ -301,14 +298,6 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index(pairs, tmp_path):
         assert torch.equal(first[key][0]["image"].as_tensor(), second[key][0]["image"].as_tensor())
     drawn = [first[key][0]["image"].sum().item() for key in (SampleKey(1, 0), SampleKey(2, 0), SampleKey(3, 0))]
     assert len(set(drawn)) == 3
-
-
-def test_repeats_of_a_volume_are_drawn_apart(pairs, tmp_path):
-    dataset = finetuning(pairs, tmp_path, random_steps(), samples_per_volume=3)
-    assert len(dataset) == 12
-    drawn = [dataset[SampleKey(1, index)][0]["image"] for index in (1, 5, 9)]
-    assert len({image.sum().item() for image in drawn}) == 3
-    assert {image.meta["filename_or_obj"] for image in drawn} == {pairs[1]["image"]}
 
 
 @pytest.mark.parametrize("workers", [1, 2])

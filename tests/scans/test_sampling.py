@@ -28,8 +28,15 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert first != [key.index for key in passes(23, 5, 1, seed=2)[0]]
 
 
-def test_without_shuffling_the_order_is_the_datasets():
-    assert [key.index for key in passes(7, 3, 1, shuffle=False)[0]] == [0, 1, 2, 3, 4, 5]
+@pytest.mark.parametrize(("count", "samples"), [(160, 16), (3, 20), (7, 7), (5, 12)])
+def test_epochs_of_any_length_take_every_item_equally_often(count, samples):
+    epochs = passes(count, 4, 2 * count, samples=samples)
+    assert [len(keys) for keys in epochs] == [samples // 4 * 4] * (2 * count)
+    keys = [key for keys in epochs for key in keys]
+    assert len(set(keys)) == len(keys), "a draw would come twice"
+    if samples % 4 == 0:
+        times = [[key.index for key in keys].count(index) for index in range(count)]
+        assert max(times) - min(times) <= 2
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -56,10 +63,10 @@ def test_the_length_is_the_samples_of_one_process():
 
 
 def test_a_global_batch_larger_than_the_dataset_is_refused_with_the_remedy():
-    with pytest.raises(
-        UserError, match=r"takes 16 samples \(batch_size 8 on 2 processes\), but an epoch has 10: lower `batch_size`"
-    ):
+    told = r"takes 16 samples \(batch_size 8 on 2 processes\), but an epoch has 10: lower `batch_size`"
+    with pytest.raises(UserError, match=told):
         EpochSampler(range(10), 8, num_replicas=2, rank=0)
+    assert EpochSampler(range(10), 8, num_replicas=2, rank=0, samples=16).batches == 1
 
 
 def test_collating_pads_at_the_far_end_and_keeps_the_true_sizes():

@@ -20,12 +20,11 @@ import torch
 from ...base.errors import UserError, none_if_null
 from ..names import Scan
 from .machine import Machine
-from .planner import GIVEN, Given, Plan, Planner, none_given, single_classes, turning
+from .planner import EPOCHS, GIVEN, Given, Plan, Planner, none_given, single_classes, turning
 from .survey import Survey, survey
 
 logger = logging.getLogger(__name__)
 
-EPOCHS = 20  # of a planned run: how often states, weights and the budget are looked after
 STEPS = 1000  # for which a window leaves room
 CROPS = 2  # of a fine-tuning step
 VIEWS, VIEW_STEPS = 8, 800  # volumes of a pre-training step, and steps for which a view leaves room
@@ -67,9 +66,10 @@ def announce_plan(plan: Plan) -> None:
         logger.warning("%s", line)
 
 
-def segmentation_plan(
+def make_plan(
+    kind: str,
     plan: str | None,
-    found_scans: Any,
+    scans: Sequence[Scan],
     dataset_dir: str | Path,
     minutes: float | None = None,
     given: Given = none_given,
@@ -78,11 +78,12 @@ def segmentation_plan(
     known: Mapping[str, Any] | None = None,
     num_workers: int = 2,
 ) -> Plan:
-    """A plan of a fine-tuning.
+    """The plan of a training. Pre-training and fine-tuning of one folder in one time agree on grid and encoder.
 
     Args:
+        kind: "pretraining" or "segmentation".
         plan: "auto"; None plans nothing.
-        found_scans: of `find_labelled`; its training scans are surveyed.
+        scans: to train on, which are surveyed.
         dataset_dir: where they come from.
         minutes: the budget; None plans windows for ten minutes, and sets no end.
         given: config id -> [value] of what is not to be planned; such as `given_number`.
@@ -94,65 +95,36 @@ def segmentation_plan(
     Raises:
         UserError: when `plan` is neither, or the budget is too short for `LEAST_STEPS` steps.
     """
-    if not planning(plan) or not found_scans.training:
+    if not planning(plan) or not scans:
         return Plan()
     machine = Machine.of(device, cache_dir, minutes)
-    seen = survey(found_scans.training, dataset_dir, cache_dir, num_workers)
-    return planned_segmentation(seen, machine, given, known)
+    planned = planned_pretraining if kind == "pretraining" else planned_segmentation
+    return planned(survey(scans, dataset_dir, cache_dir, num_workers), machine, given, known)
 
 
 def planned_segmentation(
     seen: Survey, machine: Machine, given: Given = none_given, known: Mapping[str, Any] | None = None
 ) -> Plan:
-    """The plan of a fine-tuning on surveyed scans; see `segmentation_plan`. Empty where no scan can be read."""
+    """The plan of a fine-tuning on surveyed scans; see `make_plan`. Empty where no scan can be read."""
     if not seen.scans:
         return Plan()
     planner = Planner(seen, given, known or {}, machine.window(STEPS, CROPS))
     window = planner.put("roi_size", *planner.window()) or planner.window()[0]  # null, where a manifest says it
     planner.architecture("network_def#encoder#scratch_architecture", window)
     batch = planner.put("batch_size", CROPS, "crops of a step")
-    steps = machine.steps(batch, window)
-    planner.put("samples_per_epoch", max(1, round(steps / EPOCHS)) * batch, f"crops; {steps} steps in all")
-    planner.put("max_epochs", EPOCHS, "as often are states, weights and the budget looked after")
+    planner.epochs(machine.steps(batch, window), batch, "crops")
     planner.put("val_interval", EPOCHS // 2, "epochs")
     planner.put("amp", *mixed_precision(machine))
     why = "classes of one connected piece in the labels: smaller pieces are taken off"
     planner.put("single", single_classes(seen), why)
     planner.put("rotation", turning(planner.spacing), "radians about x, y, z; little where thin and thick axes mix")
-    return Plan(planner.numbers, planner.remarks)
-
-
-def pretraining_plan(
-    plan: str | None,
-    found_scans: Sequence[Scan],
-    dataset_dir: str | Path,
-    minutes: float | None = None,
-    given: Given = none_given,
-    device: torch.device | str = "cpu",
-    cache_dir: str | Path = "runs/cache",
-    known: Mapping[str, Any] | None = None,
-    num_workers: int = 2,
-) -> Plan:
-    """A plan of a pre-training: the grid and the encoder of a fine-tuning in the same folder and time, and views.
-
-    Args:
-        plan, dataset_dir, minutes, given, device, cache_dir, known, num_workers: see `segmentation_plan`.
-        found_scans: of `find_scans`.
-
-    Raises:
-        UserError: as `segmentation_plan`.
-    """
-    if not planning(plan) or not found_scans:
-        return Plan()
-    machine = Machine.of(device, cache_dir, minutes)
-    seen = survey(found_scans, dataset_dir, cache_dir, num_workers)
-    return planned_pretraining(seen, machine, given, known)
+    return Plan(planner.numbers, planner.remarks, planner.entries)
 
 
 def planned_pretraining(
     seen: Survey, machine: Machine, given: Given = none_given, known: Mapping[str, Any] | None = None
 ) -> Plan:
-    """The plan of a pre-training on surveyed scans; see `pretraining_plan`. Empty where no scan can be read."""
+    """The plan of a pre-training on surveyed scans; see `make_plan`. Empty where no scan can be read."""
     if not seen.scans:
         return Plan()
     planner = Planner(seen, given, known or {}, machine.window(STEPS, CROPS))
@@ -162,17 +134,12 @@ def planned_pretraining(
     view = planner.put("view_size", *planner.view(machine.window(VIEW_STEPS, batch, VIEW_COST)))
     scales = context_scales(view, planner.small())
     planner.put("context_scale", scales, "of the view, within the smallest volumes", "train#dataset#context_scale")
-    samples = batch * machine.steps(batch, view, VIEW_COST)
-    per_volume = max(1, round(samples / (EPOCHS * count)))
-    why, entry = "contexts of a volume in an epoch", "train#dataset#samples_per_volume"
-    per_volume = planner.put("samples_per_volume", per_volume, why, entry)
-    epochs = max(2, round(samples / (per_volume * count)))
-    planner.put("max_epochs", epochs, f"about {samples // batch} steps in all")
-    planner.put("val_interval", max(1, epochs // 4), "epochs between two label-free scores: four in all")
+    samples = planner.epochs(machine.steps(batch, view, VIEW_COST), batch, "contexts")
+    planner.put("val_interval", EPOCHS // 4, "epochs between two label-free scores: four in all")
     low, high = PROTOTYPES
-    prototypes = max(low, min(high, 2 ** int(math.log2(max(1, per_volume * count / 4)))))
+    prototypes = max(low, min(high, 2 ** int(math.log2(max(1, samples / 4)))))
     planner.put("num_prototypes", prototypes, f"K: a quarter of an epoch's samples, from {low} to {high}")
-    return Plan(planner.numbers, planner.remarks)
+    return Plan(planner.numbers, planner.remarks, planner.entries)
 
 
 def context_scales(view: Sequence[int], small: np.ndarray) -> list[list[float]]:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from desd_components import LabelledData, Plan, UserError, announce_plan, segmentation_plan
+from desd_components import Plan, UserError, announce_plan, make_plan
 from desd_components.base.steps import checked_minutes
 from desd_components.scans.planning.machine import Machine
 from desd_components.scans.planning.plan import planned_pretraining, planned_segmentation, planning
@@ -25,7 +25,8 @@ def hearts(labelled: bool = True, count: int = 8) -> Survey:
     """Thick slices of a chest, the heart a third of each."""
     boxes = {0: (80, 80, 9), 1: (60, 60, 9), 2: (40, 40, 8)} if labelled else {}
     pieces = {1: 1.0, 2: 0.7} if labelled else {}
-    return Survey([Surveyed((216, 256, 9), (1.5, 1.5, 10.0), MR, boxes, {}, pieces) for _ in range(count)], "MRI")
+    heart = Surveyed("heart.nii.gz", (216, 256, 9), (1.5, 1.5, 10.0), MR, boxes, pieces)
+    return Survey([heart] * count, "MRI")
 
 
 def given(**numbers):
@@ -113,10 +114,8 @@ def test_the_plan_is_auto_or_null():
 
 
 def test_without_scans_or_without_a_plan_nothing_is_planned(tmp_path):
-    nothing = LabelledData(["background", "a"], [], [])
-    assert segmentation_plan("auto", nothing, tmp_path).get("spacing", "as written") == "as written"
-    with_scans = LabelledData(["background", "a"], [{"image": "a.nii.gz"}], [])
-    assert segmentation_plan(None, with_scans, tmp_path).numbers == {}
+    assert make_plan("segmentation", "auto", [], tmp_path).get("spacing", "as written") == "as written"
+    assert make_plan("segmentation", None, [{"image": "a.nii.gz"}], tmp_path).numbers == {}
 
 
 def test_a_plan_that_nothing_asks_for_is_refused():
