@@ -14,11 +14,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from desd_components.base.errors import UserError
+from desd_components.base.files import read_json, write_json
 from desd_components.scans.lists import read_split
+from desd_components.scans.names import Scan
+from desd_components.scans.planning.machine import Machine
+from desd_components.scans.planning.plan import planned_pretraining, planned_segmentation
+from desd_components.scans.planning.survey import survey
 
 from . import roles
 from .curve import page, tables
+from .curve.known_settings import FINETUNE, PRETRAIN
 from .curve.plan import Planner
 from .curve.pool import Clock, Pool
 from .curve.store import Store, code_hash
@@ -106,7 +114,28 @@ def planned(study: Study, places: Places) -> Planner:
     roles.write_if_new(places.output / "study.yaml", study.text)
     sizes = [len(part) for part in (labelled.training, labelled.validation, labelled.test)]
     scans = Scans(sizes[0], sizes[1], sizes[2], roles.scans_hash(images, labelled.sections)[:16])
-    return Planner(study, places, scans, code_hash(places.bundles, (*study.overlays, "evaluate")))
+    numbers = {} if study.minutes is None else planned_numbers(study.minutes, places, labelled.training, images)
+    return Planner(study, places, scans, code_hash(places.bundles, (*study.overlays, "evaluate")), numbers)
+
+
+def planned_numbers(minutes: float, places: Places, labelled: Sequence[Scan], images: Sequence[Any]) -> dict[str, Any]:
+    """One plan for all runs, by bundle: as a fine-tuning from scratch plans on one core, and pre-training on its grid.
+
+    It is kept in the output, so that a study that goes on, or moves, keeps its numbers.
+    """
+    if places.plan.is_file():
+        known: dict[str, Any] = read_json(places.plan)
+        return known
+    torch.set_num_threads(1)
+    machine = Machine.of("cpu", places.cache, minutes)
+    fine = planned_segmentation(survey(labelled, places.data, places.cache), machine)
+    grid = {name: fine.get(name) for name in ("spacing", "intensity")}
+    encoder = {"preprocessing": grid, "architecture": fine.get("architecture")}
+    seen = survey([{"image": image} for image in images], places.data, places.cache)
+    plans = {FINETUNE: fine, PRETRAIN: planned_pretraining(seen, machine, known=encoder)}
+    numbers = {bundle: plan.overrides() for bundle, plan in plans.items()}
+    write_json(places.plan, numbers)
+    return numbers
 
 
 def found(planner: Planner, store: Store) -> list[Record]:

@@ -28,10 +28,18 @@ class Planner:
         places: where everything lies.
         scans: cases by role.
         code: hash of the code, see `code_hash`.
+        numbers: by bundle, the settings that were planned for all runs, see `planned_numbers`.
     """
 
-    def __init__(self, study: Study, places: Places, scans: Scans, code: str) -> None:
-        self.study, self.places, self.scans, self.code = study, places, scans, code
+    def __init__(
+        self,
+        study: Study,
+        places: Places,
+        scans: Scans,
+        code: str,
+        numbers: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.study, self.places, self.scans, self.code, self.numbers = study, places, scans, code, numbers or {}
         self._known: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def key(self, unit: Unit) -> Key:
@@ -227,10 +235,10 @@ class Planner:
         return {"settings": settings, "seed": seed, "overlays": _stamps(self.study.overlays, part.overlays)}
 
     def _common(self, bundle: str, *configs: str) -> dict[str, Any]:
-        """The common settings that a bundle's config knows."""
+        """What was planned, and the common settings that a bundle's config knows."""
         if (bundle, *configs) not in self._known:
             parser = bundle_config(self.places.bundles / bundle, configs)
-            common = self.study.common.items()
+            common = {**self.numbers.get(bundle, {}), **self.study.common}.items()
             self._known[bundle, *configs] = {name: value for name, value in common if is_known(parser, name)}
         return self._known[bundle, *configs]
 

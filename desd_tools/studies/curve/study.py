@@ -16,11 +16,12 @@ from typing import Any
 import yaml
 
 from desd_components.base.errors import UserError
+from desd_components.base.steps import checked_minutes
 
 ALL = "all"  # every label of `train`
 KEYS = (
     *("labels", "seeds", "pretraining", "arms", "reference", "ours", "common", "evaluation", "tuning", "speed"),
-    *("probes", "predictions", "smoke"),
+    *("probes", "predictions", "minutes", "smoke"),
 )
 PRETRAINING_KEYS = ("seeds", "settings", "overlays")
 ARM_KEYS = ("pretraining", "encoder", "labels", "seeds", "settings", "overlays")
@@ -82,6 +83,7 @@ class Study:
     speed: Speed | None = None
     probes: tuple[str, ...] = ()
     predictions: tuple[Label, int] | None = None
+    minutes: float | None = None  # that each training is planned for, all on one grid; None takes the configs' numbers
     smoke: bool = False
     text: str = ""
 
@@ -141,6 +143,7 @@ def study_from(content: Any, where: str, folder: Path, text: str = "") -> Study:
         speed=_speed(content["speed"], arms, f"{where}: speed") if content.get("speed") else None,
         probes=tuple(_one_of(name, known, f"{where}: probes") for name in content.get("probes") or ()),
         predictions=_predictions(content.get("predictions"), labels, f"{where}: predictions"),
+        minutes=checked_minutes(content.get("minutes")),
         smoke=bool(content.get("smoke", False)),
         text=text,
     )

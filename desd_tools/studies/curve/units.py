@@ -29,6 +29,7 @@ class Places:
         cache: preprocessed volumes.
         predictions: label volumes of one run of each arm.
         scans: data list of the images that pre-training sees.
+        plan: the numbers that were planned for all runs.
         training_split: the split that trainings are given: the cases of `train`, and no others.
     """
 
@@ -38,6 +39,7 @@ class Places:
             output / name for name in ("runs", "work", "logs", "cache", "predictions")
         )
         self.scans, self.training_split = output / "pretraining_scans.json", output / "training_split.json"
+        self.plan = output / "plan.json"
 
     def encoder(self, pretraining: str, seed: int) -> Path:
         """The encoder that a pre-training leaves."""

@@ -362,6 +362,24 @@ def test_a_second_call_in_the_same_folder_is_kept_out(tmp_path):
         pass
 
 
+def test_all_runs_of_a_study_with_minutes_lie_on_one_planned_grid(family, tmp_path):
+    places = tool.prepare(str(family), str(tmp_path / "out"), str(ROOT / "bundles"))
+    study = _study(tmp_path, smoke=False, minutes=1, common={"batch_size": 4})
+    planner = tool.planned(study, places)
+    planner.check()
+    [pretraining] = [unit.settings["settings"] for unit in planner.pretrainings()]
+    pretrained, scratch = (unit.settings["finetuning"] for unit in planner.finals({}))
+    assert pretrained == scratch and scratch["plan"] is None and scratch["batch_size"] == 4
+    for name in ("spacing", "intensity"):
+        assert pretraining[name] == scratch[name]
+    encoder = "network_def#{}scratch_architecture"
+    assert pretraining[encoder.format("")] == scratch[encoder.format("encoder#")]
+    kept = json.loads(places.plan.read_text())
+    places.plan.write_text(json.dumps(kept | {"desd_seg_finetune": {"roi_size": [8, 8, 8]}}))
+    [first, _] = tool.planned(study, places).finals({})
+    assert first.settings["finetuning"]["roi_size"] == [8, 8, 8], "a study that goes on plans anew"
+
+
 @pytest.fixture(scope="module")
 def finished(family, tmp_path_factory) -> tuple[Path, Path]:
     """The smoke study as people start it: its output and its config. Bundles: a copy, lest an edit meanwhile counts."""
