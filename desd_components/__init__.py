@@ -64,7 +64,7 @@ from .scans.preprocess import Preprocessing, preprocessing_settings, target_spac
 from .scans.quarantine import usable_labelled, usable_records
 from .scans.read import ScanReader
 from .scans.volume import dicom_room
-from .segmentation.inference import AutocastInferer, FlipInferer
+from .segmentation.inference import AutocastInferer, DecodeOnScand, FlipInferer, SkipAirInferer
 from .segmentation.losses import DiceBCELoss, check_regions, class_targets, decode, probabilities, segmentation_loss
 from .segmentation.model import model_manifest, network_from_manifest, segmentation_classes, segmentation_manifest
 from .segmentation.network import SegmentationNetwork

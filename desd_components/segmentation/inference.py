@@ -1,15 +1,17 @@
-"""Inference with test-time flips; the sliding window, and the inverse of the preprocessing, are MONAI's."""
+"""Inference that spares time and memory; the sliding window, and the inverse of the preprocessing, are MONAI's."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from monai.inferers import Inferer
+from monai.transforms import Invertd, MapTransform
 
 from ..base.errors import UserError
+from .losses import decode_channels
 
 
 class FlipInferer(Inferer):
@@ -68,3 +70,71 @@ class AutocastInferer(Inferer):
 
         logits: torch.Tensor = self.inferer(inputs, cast if self.amp else network, *args, **kwargs)
         return logits
+
+
+class SkipAirInferer(Inferer):
+    """An inferer whose network sees of the windows that hold one value throughout only the first of each value.
+
+    Such are the windows of air, once preprocessing has clipped it; each gets the logits of the first.
+
+    Args:
+        inferer: what cuts the volume into windows, such as a `SlidingWindowInferer`.
+    """
+
+    def __init__(self, inferer: Inferer) -> None:
+        super().__init__()
+        self.inferer = inferer
+
+    def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Volume (B, C, X, Y, Z) -> logits of the same spatial shape."""
+        seen: dict[tuple[float, ...], torch.Tensor] = {}
+
+        def predicted(windows: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+            voxels = windows.flatten(2)
+            is_flat = (voxels == voxels[..., :1]).all(-1).all(-1).tolist()
+            if not any(is_flat):
+                logits: torch.Tensor = network(windows, *rest, **named)
+                return logits
+            values = [tuple(window) for window in voxels[..., 0].tolist()]
+            new = {value: number for number, value in enumerate(values) if is_flat[number] and value not in seen}
+            asked = [number for number, flat in enumerate(is_flat) if not flat or number in new.values()]
+            found = dict(zip(asked, network(windows[asked], *rest, **named), strict=True)) if asked else {}
+            seen.update({value: found[number] for value, number in new.items()})
+            return torch.stack(
+                [found[number] if number in found else seen[values[number]] for number in range(len(values))]
+            )
+
+        result: torch.Tensor = self.inferer(inputs, predicted, *args, **kwargs)
+        return result
+
+
+class DecodeOnScand(MapTransform):
+    """Logits of the network's grid to label values on the scan's own, class by class.
+
+    Interpolation acts on logits, as ``Invertd`` on all of them would; but only one class at a time lies in memory on
+    the scan's grid, beside the largest logit so far and the labels, however many classes there are.
+
+    Args:
+        keys: logits (C, X, Y, Z), which become (1, X, Y, Z) label values on the scan's grid.
+        orig_keys: the image that the network saw.
+        transform: its preprocessing, which is inverted.
+        regions, single: see `decode`.
+    """
+
+    def __init__(
+        self, keys: Any, orig_keys: Any, transform: Any, regions: Any = False, single: Sequence[int] = ()
+    ) -> None:
+        super().__init__(keys)
+        self.invert = Invertd(keys, transform, orig_keys, nearest_interp=False)
+        self.regions, self.single = regions, single
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """A dictionary with logits to one with labels."""
+        result = dict(data)
+        for key in self.keys:
+            result[key] = decode_channels(self._on_scan(result, key), self.regions, self.single)
+        return result
+
+    def _on_scan(self, data: Mapping[Hashable, Any], key: Hashable) -> Iterator[torch.Tensor]:
+        for channel in range(len(data[key])):
+            yield self.invert({**data, key: data[key][channel : channel + 1]})[key]

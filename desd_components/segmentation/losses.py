@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -116,13 +116,26 @@ def decode(logits: torch.Tensor, regions: bool | Sequence = False, single: Seque
         single: classes of which each scan holds one connected piece; smaller pieces become background.
 
     Returns:
-        (..., 1, X, Y, Z), int64.
+        (..., 1, X, Y, Z), int16.
     """
-    if not regions:
-        return largest_pieces(logits.argmax(dim=-4, keepdim=True), single)
-    present = logits.narrow(-4, 1, logits.shape[-4] - 1) > 0  # a sigmoid exceeds 0.5 where its logit exceeds 0
-    classes = torch.arange(1, logits.shape[-4], device=logits.device).reshape(-1, 1, 1, 1)
-    return (present * classes).amax(dim=-4, keepdim=True)
+    channels = (logits.narrow(-4, channel, 1) for channel in range(logits.shape[-4]))
+    return decode_channels(channels, regions, single)
+
+
+def decode_channels(
+    channels: Iterable[torch.Tensor], regions: bool | Sequence = False, single: Sequence[int] = ()
+) -> torch.Tensor:
+    """`decode` of logits that come class by class, (..., 1, X, Y, Z) each, the background's first."""
+    labels = largest = torch.empty(0)
+    for value, logits in enumerate(channels):
+        if value == 0:
+            labels, largest = torch.zeros_like(logits, dtype=torch.int16), logits.clone()
+            continue
+        wins = (logits > 0) if regions else (logits > largest)  # a sigmoid exceeds 0.5 where its logit exceeds 0
+        labels.masked_fill_(wins, value)
+        if not regions:
+            torch.maximum(largest, logits, out=largest)
+    return labels if regions else largest_pieces(labels, single)
 
 
 def largest_pieces(labels: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:

@@ -111,6 +111,7 @@ FINETUNE = {
     "optimizer#params#frozen_steps": Change("$@steps.share(0.5)", WARMUP),
     "optimizer#params#decay": Change(0.5, LAYERS),
     "optimizer#params#weight_decay": Change(0.5),
+    "amp": Change(True),
     "validate#inferer#inferer#sw_batch_size": Same(1, why="speed and memory of validation"),
     "validate#inferer#inferer#overlap": Change(0.75),
 }
@@ -142,10 +143,10 @@ SEGMENT = {
     "save_probabilities": Change(True),
     "dicom_seg": Same(True, why="these scans are NIfTI; test_scans_page has a series"),
     "outlines": Change(True),
-    "inferer#inferer#mode": Change("constant"),
+    "windows#mode": Change("constant"),
     "separate_folder": Change(True),
     "device": Same("cpu:0", why=GPU),
-    "amp": Same(True, why=GPU),
+    "amp": Change(True),
     "num_workers": Same(1, why="the speed of loading"),
 }
 TABLES = {
