@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from monai.inferers import Inferer
-from monai.transforms import Invertd, MapTransform
+from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
 
 from ..base.errors import UserError
+from ..base.grids import Resampling
 from .losses import decode_channels
 
 
@@ -111,30 +114,26 @@ class SkipAirInferer(Inferer):
 class DecodeOnScand(MapTransform):
     """Logits of the network's grid to label values on the scan's own, class by class.
 
-    Interpolation acts on logits, as ``Invertd`` on all of them would; but only one class at a time lies in memory on
-    the scan's grid, beside the largest logit so far and the labels, however many classes there are.
+    Interpolation acts on logits, as in MONAI's ``Invertd``; but only one class at a time lies in memory on the scan's
+    grid, beside the largest logit so far and the labels, however many classes there are.
 
     Args:
         keys: logits (C, X, Y, Z), which become (1, X, Y, Z) label values on the scan's grid.
-        orig_keys: the image that the network saw.
-        transform: its preprocessing, which is inverted.
+        orig_key: the image that the network saw, which remembers the grid of its scan.
         regions, single: see `decode`.
     """
 
-    def __init__(
-        self, keys: Any, orig_keys: Any, transform: Any, regions: Any = False, single: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, keys: Any, orig_key: str, regions: Any = False, single: Sequence[int] = ()) -> None:
         super().__init__(keys)
-        self.invert = Invertd(keys, transform, orig_keys, nearest_interp=False)
-        self.regions, self.single = regions, single
+        self.orig_key, self.regions, self.single = orig_key, regions, single
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """A dictionary with logits to one with labels."""
-        result = dict(data)
+        result, image = dict(data), data[self.orig_key]
+        affine, shape = torch.as_tensor(image.meta["original_affine"]), image.meta["spatial_shape"]
+        on_scan = Resampling(image.affine.cpu().numpy(), image.shape[1:], affine.numpy(), shape)
         for key in self.keys:
-            result[key] = decode_channels(self._on_scan(result, key), self.regions, self.single)
+            channels = (on_scan(channel)[None] for channel in convert_to_tensor(data[key], track_meta=False))
+            labels = decode_channels(channels, self.regions, self.single)
+            result[key] = MetaTensor(labels, affine=affine, meta={**image.meta, "affine": affine})
         return result
-
-    def _on_scan(self, data: Mapping[Hashable, Any], key: Hashable) -> Iterator[torch.Tensor]:
-        for channel in range(len(data[key])):
-            yield self.invert({**data, key: data[key][channel : channel + 1]})[key]

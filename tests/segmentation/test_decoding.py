@@ -13,18 +13,20 @@ from monai.inferers import SlidingWindowInferer
 from monai.transforms import Invertd
 
 from desd_components import Preprocessing
+from desd_components.segmentation import inference
 from desd_components.segmentation.inference import DecodeOnScand, SkipAirInferer
 
-OBLIQUE = np.array([[0.8, -0.9, 0.2, 5.0], [0.6, 1.2, 0.1, -7.0], [0.0, 0.3, 2.5, 3.0], [0.0, 0.0, 0.0, 1.0]])
+SHEARED = np.array([[0.8, -0.9, 0.2, 5.0], [0.6, 1.2, 0.1, -7.0], [0.0, 0.3, 2.5, 3.0], [0.0, 0.0, 0.0, 1.0]])
+OBLIQUE = np.array([[0.8, 0.9, 0.0, 5.0], [0.6, -1.2, 0.0, -7.0], [0.0, 0.0, 2.5, 3.0], [0.0, 0.0, 0.0, 1.0]])
 CLASSES = 6
 
 
-@pytest.fixture
-def network_output(tmp_path: Path):
+@pytest.fixture(params=[OBLIQUE, SHEARED], ids=["oblique", "tilted gantry"])
+def network_output(request, tmp_path: Path):
     """Logits on the network's grid, unlike that of the scan; and all that leads back."""
     path = tmp_path / "scan.nii.gz"
     voxels = np.random.default_rng(0).normal(size=(25, 22, 14)).astype(np.float32)
-    nibabel.save(nibabel.Nifti1Image(voxels, OBLIQUE), path)
+    nibabel.save(nibabel.Nifti1Image(voxels, request.param), path)
     preprocessing = Preprocessing("image", spacing=[2.0, 2.0, 3.0], intensity="zscore")
     sample = preprocessing({"image": str(path)})
     logits = torch.randn(CLASSES, *sample["image"].shape[1:], generator=torch.Generator().manual_seed(0))
@@ -37,20 +39,22 @@ def test_decoding_class_by_class_is_decoding_of_all_at_once(network_output, regi
     logits = Invertd("pred", preprocessing, "image", nearest_interp=False)(sample)["pred"]
     values = torch.arange(CLASSES).reshape(-1, 1, 1, 1)
     expected = ((logits > 0) * values).amax(0, keepdim=True) if regions else logits.argmax(0, keepdim=True)
-    labels = DecodeOnScand("pred", "image", preprocessing, regions)(sample)["pred"]
+    labels = DecodeOnScand("pred", "image", regions)(sample)["pred"]
     assert torch.equal(labels.as_tensor(), expected.as_tensor().to(labels.dtype)) and len(labels.unique()) == CLASSES
     assert labels.meta["filename_or_obj"] == sample["image"].meta["filename_or_obj"]
-    assert torch.equal(labels.affine, logits.affine) and labels.shape[1:] == (25, 22, 14)
+    torch.testing.assert_close(labels.affine, logits.affine)
+    assert labels.shape[1:] == (25, 22, 14)
 
 
 def test_of_the_scans_grid_one_class_at_a_time_is_made(network_output, monkeypatch):
-    preprocessing, sample = network_output
+    _, sample = network_output
     shapes = []
-    decode = DecodeOnScand("pred", "image", preprocessing)
-    invert = decode.invert
-    monkeypatch.setattr(decode, "invert", lambda data: shapes.append(data["pred"].shape[0]) or invert(data))
-    decode(sample)
-    assert shapes == [1] * CLASSES
+    resample = inference.Resampling.__call__
+    monkeypatch.setattr(
+        inference.Resampling, "__call__", lambda self, volume: shapes.append(volume.shape) or resample(self, volume)
+    )
+    DecodeOnScand("pred", "image")(sample)
+    assert shapes == [sample["image"].shape[1:]] * CLASSES
 
 
 class Counting:

@@ -1,0 +1,70 @@
+"""Volumes from one grid to another, such as from that of a network to a scan's own, by linear interpolation.
+
+Between grids of parallel axes it is separable: one axis after the other, each voxel a mean of two neighbours. That
+gives what ``grid_sample`` with clamped borders gives, to rounding, without a map of coordinates per voxel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+TOLERANCE = 1e-3  # voxels by which axes may be out of parallel at the far end; less is rounding in affines
+
+
+class Resampling:
+    """The way from a source grid to a target grid, each given by an affine (4, 4, voxels to mm) and a shape.
+
+    Args:
+        affine, shape: of the source.
+        target_affine, target_shape: of the target.
+
+    Attributes:
+        parallel: whether the axes are; if not, as of a scan with a tilted gantry, MONAI's affine grid does the work.
+    """
+
+    def __init__(
+        self, affine: np.ndarray, shape: Sequence[int], target_affine: np.ndarray, target_shape: Sequence[int]
+    ) -> None:
+        self.affine, self.target_affine, self.target_shape = affine, target_affine, [int(size) for size in target_shape]
+        way = np.linalg.solve(np.asarray(affine, dtype=float), np.asarray(target_affine, dtype=float))
+        reach = way[:3, :3] * np.array(self.target_shape)  # voxels of the source that an axis of the target spans
+        self.axes = [int(axis) for axis in np.abs(reach).argmax(axis=0)]
+        beside = reach.copy()
+        beside[self.axes, range(3)] = 0
+        self.parallel = sorted(self.axes) == [0, 1, 2] and bool(np.abs(beside).max() <= TOLERANCE)
+        self.places: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # by target axis: below, above, weight
+        for axis, source in enumerate(self.axes if self.parallel else ()):
+            last = shape[source] - 1
+            exact = way[source, axis] * np.arange(self.target_shape[axis]) + way[source, 3]
+            exact = np.round(exact, 6).clip(0, last)
+            below = np.floor(exact).astype(np.int64)
+            above, weight = np.minimum(below + 1, last), (exact - below).astype(np.float32)
+            self.places.append((torch.from_numpy(below), torch.from_numpy(above), torch.from_numpy(weight)))
+
+    def __call__(self, volume: torch.Tensor) -> torch.Tensor:
+        """A volume (X, Y, Z) of the source as one of the target, on the volume's device."""
+        return self._by_axes(volume) if self.parallel else self._by_affine(volume)
+
+    def _by_affine(self, volume: torch.Tensor) -> torch.Tensor:
+        from monai.data import MetaTensor
+        from monai.transforms import SpatialResample
+
+        source = MetaTensor(volume[None], affine=torch.as_tensor(self.affine))
+        resample = SpatialResample(mode="bilinear", padding_mode="border")
+        found: torch.Tensor = resample(source, torch.as_tensor(self.target_affine), self.target_shape)
+        return found.as_subclass(torch.Tensor)[0]
+
+    def _by_axes(self, volume: torch.Tensor) -> torch.Tensor:
+        volume = volume.permute(self.axes)
+        growth = [len(below) / size for (below, _, _), size in zip(self.places, volume.shape, strict=True)]
+        for axis in np.argsort(growth).tolist():  # what shrinks first leaves less to do
+            below, above, weight = (numbers.to(volume.device) for numbers in self.places[axis])
+            lower = volume.index_select(axis, below)
+            if weight.any():
+                shape = [-1 if own == axis else 1 for own in range(3)]
+                lower.lerp_(volume.index_select(axis, above), weight.reshape(shape).to(volume.dtype))
+            volume = lower
+        return volume
