@@ -6,7 +6,6 @@ import copy
 import json
 import logging
 import shutil
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd
 
 from ...base.errors import UserError, chain_of, innermost_user_error, one_line
+from ...base.files import beside
 from ..check import header_problem, label_values, raw_problem
 from ..names import Scan, scan_files
 from ..read import open_volume
@@ -124,13 +124,12 @@ class EntryMaker:
         return meta
 
     def _write(self, folder: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+        temporary = beside(folder)
         try:
+            temporary.mkdir(parents=True)
             for key, array in arrays.items():
                 np.save(temporary / f"{key}.npy", array)
             (temporary / META_FILE).write_text(json.dumps(meta), encoding="utf-8")
-            temporary.chmod(0o755)
             temporary.rename(folder)
         except OSError as error:
             if not folder.exists():  # else another process was faster, with the same result
