@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..base.errors import UserError
@@ -126,6 +126,27 @@ def is_mask(path: Path, root: Path) -> bool:
     return in_label_folder or any(map(_LABEL_TOKEN.fullmatch, re.split(r"[_\-. ]", stem(path))))
 
 
+def namesakes(paths: Iterable[Path]) -> list[tuple[Path, Path]]:
+    """Files that differ from an earlier one of their folder in the suffix alone, such as a.nii and a.nii.gz; the
+    earlier one stands first.
+    """
+    first: dict[Path, Path] = {}
+    pairs = [(first.setdefault(path.parent / stem(path), path), path) for path in sorted(paths)]
+    return [(known, path) for known, path in pairs if known != path]
+
+
+def refuse_namesakes(found: Sequence[tuple[Path, Path]]) -> None:
+    """Refuse `namesakes` where a scan is known by its name: one of them would be taken and the other not.
+
+    Raises:
+        UserError: naming the first two.
+    """
+    if found:
+        known, path = found[0]
+        more = f" (one of {len(found)} such files)" if len(found) > 1 else ""
+        raise UserError(f"{path}: has the name of {known.name} beside it{more}: keep one of the two, or rename one.")
+
+
 def group_channels(images: Sequence[Path], in_channels: int) -> list[Scan]:
     """Scans of files; for several channels, nnU-Net's ``case_0000, case_0001, ...`` become one scan."""
     if in_channels == 1:
@@ -140,7 +161,7 @@ def scans_in_folder(folder: Path, in_channels: int) -> list[Scan]:
     """All scans below a folder but masks, which are counted in the log.
 
     Raises:
-        UserError: when there is none.
+        UserError: when there is none, or when two files may be the same channel.
     """
     files = scan_paths(folder)
     masks = [path for path in files if is_mask(path, folder)]
@@ -152,6 +173,8 @@ def scans_in_folder(folder: Path, in_channels: int) -> list[Scan]:
     if not images:
         found = f"all {len(masks)} files in it are labels or masks by their names" if masks else "no such file"
         raise UserError(f"{folder}: no scan found ({found}): dataset_dir is searched recursively for {FORMATS}.")
+    if in_channels > 1:
+        refuse_namesakes(namesakes(images))
     return group_channels(images, in_channels)
 
 

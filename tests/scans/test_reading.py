@@ -68,6 +68,25 @@ def test_channels_of_a_file_and_files_of_channels_give_channels(tmp_path):
         np.testing.assert_array_equal(image.numpy(), both.transpose(3, 0, 1, 2))
 
 
+@pytest.mark.parametrize("axes", [(1, 2), (2, 1), (1, 1, 2)])
+def test_channels_of_a_nifti_may_stand_behind_axes_of_one_voxel_as_itk_writes_them(tmp_path, axes):
+    both = np.stack([VOXELS, VOXELS + 1], axis=-1).astype(np.float32)
+    path = write_nifti(tmp_path / "both.nii.gz", both.reshape(*VOXELS.shape, *axes))
+    check_records([{"image": str(path)}], in_channels=2, voxels=True)
+    np.testing.assert_array_equal(LOADING({"image": str(path)})["image"].numpy(), both.transpose(3, 0, 1, 2))
+
+
+def test_a_vector_image_of_itk_is_the_same_in_every_format(tmp_path):
+    image = sitk.GetImageFromArray(np.stack([VOXELS, VOXELS + 1], axis=-1).transpose(2, 1, 0, 3), isVector=True)
+    for name in ("a.nii.gz", "a.nrrd", "a.mha"):
+        sitk.WriteImage(image, str(tmp_path / name))
+    volumes = [open_volume(tmp_path / name) for name in ("a.nii.gz", "a.nrrd", "a.mha")]
+    assert len({volume.shape for volume in volumes}) == 1
+    for volume in volumes:
+        np.testing.assert_allclose(volume.affine, volumes[1].affine)
+        np.testing.assert_array_equal(volume.read(), volumes[1].read())
+
+
 def test_what_is_refused_is_not_handed_to_another_reader(tmp_path):
     folder = write_series(tmp_path / "gap", hounsfield(), AFFINE, leave_out=(2, 3, 4, 5))
     with pytest.raises(UserError, match="too wide to be filled"):
