@@ -74,7 +74,7 @@ def _opened(path: str) -> Volume:
 
 
 def parts(path: str) -> list[str]:
-    """All files that a scan consists of: those of a series, a header with its data file, or the file alone."""
+    """All files that a scan consists of: those of a series, a header with its data files, or the file alone."""
     if path.endswith(ITK_SUFFIXES):
         return [path, *data_files(path)]
     if path.endswith(NIFTI_SUFFIXES) or not (os.path.isdir(path) or is_dicom(path)):
@@ -88,7 +88,7 @@ def _nifti(path: str) -> Volume:
 
     try:
         image: Any = nibabel.load(path)
-        affine, dtype = np.asarray(image.affine, dtype=np.float64), np.dtype(image.get_data_dtype())
+        affine, dtype = np.array(image.affine, dtype=np.float64), np.dtype(image.get_data_dtype())
     except Exception as error:
         raise refused_as("NIfTI", path, error) from error
     stored = tuple(int(size) for size in image.shape)
