@@ -12,7 +12,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..base.errors import UserError
-from .names import FORMATS, SUFFIXES, Scan, files_of, first_few, first_names, may_be_dicom, stem, without_channel
+from .names import (
+    FORMATS,
+    SUFFIXES,
+    UNREAD_SUFFIXES,
+    Scan,
+    files_of,
+    first_few,
+    first_names,
+    may_be_dicom,
+    stem,
+    without_channel,
+)
 from .volume import MissingPackage, dicom_room
 
 logger = logging.getLogger(__name__)
@@ -94,10 +105,12 @@ def scan_paths(folder: Path) -> list[Path]:
     """
     found: list[Path] = []
     miscased: list[str] = []
+    unread: list[str] = []
     missing: MissingPackage | None = None
     for directory, names in _walk(folder):
         found += [Path(directory, name) for name in names if name.endswith(SUFFIXES)]
         miscased += filter(is_miscased, names)
+        unread += [name for name in names if name.lower().endswith(UNREAD_SUFFIXES)]
         if any(may_be_dicom(os.path.join(directory, name)) for name in names):
             try:
                 found += dicom_room(directory).series_paths(directory)
@@ -107,6 +120,11 @@ def scan_paths(folder: Path) -> list[Path]:
         logger.warning(
             "%s: %d files are left out, for their suffix is not in small letters; rename them: %s",
             folder, len(miscased), first_few(sorted(miscased)),
+        )  # fmt: skip
+    if unread:
+        logger.warning(
+            "%s: %d files are left out, for their format is not read; convert them to NIfTI: %s",
+            folder, len(unread), first_few(sorted(unread)),
         )  # fmt: skip
     if missing is not None:
         if not found:

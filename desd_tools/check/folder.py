@@ -23,7 +23,7 @@ from desd_components.scans.lists import (
     read_split,
     split_faults,
 )
-from desd_components.scans.names import Scan, case_ids, scan_files, with_background
+from desd_components.scans.names import UNREAD_SUFFIXES, Scan, case_ids, scan_files, with_background
 
 from .findings import REMARK, Finding
 
@@ -91,7 +91,7 @@ def look(data: str | Path, in_channels: int = 1, data_split: str | None = None, 
         find_scans(path, in_channels)  # which says what was looked for, and where
     found.dataset_dir = str(path)
     if path.is_dir():
-        found.findings += [*_junk(path), *_miscased(path)]
+        found.findings += [*_junk(path), *_miscased(path), *_unread(path)]
     if class_names is not None:
         found.class_names = with_background(class_names)
     if data_split is not None:
@@ -222,6 +222,13 @@ def _miscased(folder: Path) -> list[Finding]:
         for path in files
         if not path.name.startswith(".")
     ]
+
+
+def _unread(folder: Path) -> list[Finding]:
+    """Volumes of formats that are not read."""
+    files = sorted(path for path in folder.rglob("*") if path.name.lower().endswith(UNREAD_SUFFIXES))
+    what, remedy = "is not read, for its format", "convert it to NIfTI"
+    return [Finding(str(path), what, remedy, "format") for path in files if not path.name.startswith(".")]
 
 
 def _apply_split(found: DataFolder, data_split: str) -> None:
