@@ -68,6 +68,7 @@ from .segmentation.inference import AutocastInferer, DecodeOnScand, FlipInferer,
 from .segmentation.losses import DiceBCELoss, check_regions, class_targets, decode, probabilities, segmentation_loss
 from .segmentation.model import model_manifest, network_from_manifest, segmentation_classes, segmentation_manifest
 from .segmentation.network import SegmentationNetwork
+from .segmentation.results import ScanWriter
 from .segmentation.scores import MetricsReportHandler, SegmentationScores
 from .segmentation.training import (
     EarlyStop,

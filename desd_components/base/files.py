@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -79,6 +80,14 @@ def torch_save(content: Any, file: WitnessedFile) -> None:
         raise file.failure from error
 
 
+def beside(path: Path) -> Path:
+    """A new name beside `path`, for what is to take its place once it is whole.
+
+    `tempfile` gives private files and folders, and whoever renames them has to guess what the umask would have given.
+    """
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside, flush, rename: a reader sees the old file or the new one, never a part.
 
@@ -87,16 +96,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     with told_if_unwritable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        temporary = beside(path)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with open(temporary, "xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
 

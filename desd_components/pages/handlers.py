@@ -27,6 +27,7 @@ from ..distillation.encoder import ResNet3DEncoder
 from ..health.features import draw_feature_maps
 from ..runs.layout import ScanLayout
 from ..scans.names import CaseNames
+from ..scans.read import ScanReader
 from ..scans.volume import scan_path, voxel_size
 from ..segmentation.scores import dice_score
 from .outlines import ras
@@ -272,7 +273,7 @@ class FeaturePictures(_Pictures):
 
 def scan_as_stored(path: str) -> MetaTensor:
     """The voxels of a scan as its file holds them, turned to RAS."""
-    return ras(LoadImage(ensure_channel_first=True)(path))
+    return ras(LoadImage(ScanReader(), ensure_channel_first=True)(path))
 
 
 def _voxels(volume: torch.Tensor) -> np.ndarray:

@@ -8,11 +8,22 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..base.errors import UserError
-from .names import FORMATS, SUFFIXES, Scan, files_of, first_few, first_names, may_be_dicom, stem, without_channel
+from .names import (
+    FORMATS,
+    SUFFIXES,
+    UNREAD_SUFFIXES,
+    Scan,
+    files_of,
+    first_few,
+    first_names,
+    may_be_dicom,
+    stem,
+    without_channel,
+)
 from .volume import MissingPackage, dicom_room
 
 logger = logging.getLogger(__name__)
@@ -94,10 +105,12 @@ def scan_paths(folder: Path) -> list[Path]:
     """
     found: list[Path] = []
     miscased: list[str] = []
+    unread: list[str] = []
     missing: MissingPackage | None = None
     for directory, names in _walk(folder):
         found += [Path(directory, name) for name in names if name.endswith(SUFFIXES)]
         miscased += filter(is_miscased, names)
+        unread += [name for name in names if name.lower().endswith(UNREAD_SUFFIXES)]
         if any(may_be_dicom(os.path.join(directory, name)) for name in names):
             try:
                 found += dicom_room(directory).series_paths(directory)
@@ -107,6 +120,11 @@ def scan_paths(folder: Path) -> list[Path]:
         logger.warning(
             "%s: %d files are left out, for their suffix is not in small letters; rename them: %s",
             folder, len(miscased), first_few(sorted(miscased)),
+        )  # fmt: skip
+    if unread:
+        logger.warning(
+            "%s: %d files are left out, for their format is not read; convert them to NIfTI: %s",
+            folder, len(unread), first_few(sorted(unread)),
         )  # fmt: skip
     if missing is not None:
         if not found:
@@ -126,6 +144,27 @@ def is_mask(path: Path, root: Path) -> bool:
     return in_label_folder or any(map(_LABEL_TOKEN.fullmatch, re.split(r"[_\-. ]", stem(path))))
 
 
+def namesakes(paths: Iterable[Path]) -> list[tuple[Path, Path]]:
+    """Files that differ from an earlier one of their folder in the suffix alone, such as a.nii and a.nii.gz; the
+    earlier one stands first.
+    """
+    first: dict[Path, Path] = {}
+    pairs = [(first.setdefault(path.parent / stem(path), path), path) for path in sorted(paths)]
+    return [(known, path) for known, path in pairs if known != path]
+
+
+def refuse_namesakes(found: Sequence[tuple[Path, Path]]) -> None:
+    """Refuse `namesakes` where a scan is known by its name: one of them would be taken and the other not.
+
+    Raises:
+        UserError: naming the first two.
+    """
+    if found:
+        known, path = found[0]
+        more = f" (one of {len(found)} such files)" if len(found) > 1 else ""
+        raise UserError(f"{path}: has the name of {known.name} beside it{more}: keep one of the two, or rename one.")
+
+
 def group_channels(images: Sequence[Path], in_channels: int) -> list[Scan]:
     """Scans of files; for several channels, nnU-Net's ``case_0000, case_0001, ...`` become one scan."""
     if in_channels == 1:
@@ -140,7 +179,7 @@ def scans_in_folder(folder: Path, in_channels: int) -> list[Scan]:
     """All scans below a folder but masks, which are counted in the log.
 
     Raises:
-        UserError: when there is none.
+        UserError: when there is none, or when two files may be the same channel.
     """
     files = scan_paths(folder)
     masks = [path for path in files if is_mask(path, folder)]
@@ -152,6 +191,8 @@ def scans_in_folder(folder: Path, in_channels: int) -> list[Scan]:
     if not images:
         found = f"all {len(masks)} files in it are labels or masks by their names" if masks else "no such file"
         raise UserError(f"{folder}: no scan found ({found}): dataset_dir is searched recursively for {FORMATS}.")
+    if in_channels > 1:
+        refuse_namesakes(namesakes(images))
     return group_channels(images, in_channels)
 
 

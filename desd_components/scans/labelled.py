@@ -17,7 +17,7 @@ import numpy as np
 
 from ..base.errors import UserError
 from ..base.files import read_json, write_json
-from .find import absence, existing, group_channels, note_links, scan_paths
+from .find import absence, existing, group_channels, namesakes, note_links, refuse_namesakes, scan_paths
 from .fingerprint import records_hash
 from .lists import Sections, data_list_sections, fitting_split, is_decathlon, present, select_cases
 from .names import CaseNames, Scan, first_names, scan_files, stem, with_background
@@ -197,11 +197,12 @@ def _tell_left_out(source: Path, what: str, files: Sequence[str], among: Iterabl
 
 @dataclass
 class FolderPairs:
-    """What a folder of images and one of labels hold: complete pairs, and what has no partner of its name."""
+    """What a folder of images and one of labels hold: complete pairs, and what has no partner of its name, or two."""
 
     pairs: list[Scan]
     lonely_images: list[Scan]
     lonely_labels: list[Path]
+    namesakes: list[tuple[Path, Path]]
 
 
 def pair_folders(folder: Path) -> tuple[str, str] | None:
@@ -211,16 +212,18 @@ def pair_folders(folder: Path) -> tuple[str, str] | None:
 
 def pairs_by_name(images_dir: Path, labels_dir: Path, in_channels: int = 1) -> FolderPairs:
     """Pair the images of one folder with the labels of another by their names, sorted."""
-    found = group_channels(scan_paths(images_dir), in_channels)
-    images = {_pair_name(scan, images_dir): scan for scan in found}
-    labels = {_relative_stem(path, labels_dir): path for path in scan_paths(labels_dir)}
+    image_files, label_files = scan_paths(images_dir), scan_paths(labels_dir)
+    images = {_pair_name(scan, images_dir): scan for scan in group_channels(image_files, in_channels)}
+    labels = {_relative_stem(path, labels_dir): path for path in label_files}
     # nnU-Net writes one channel, too, as case_0000 beside the label case
     for name in [name for name in images if name not in labels and name.endswith("_0000")]:
-        images[name.removesuffix("_0000")] = images.pop(name)
+        if name.removesuffix("_0000") not in images:
+            images[name.removesuffix("_0000")] = images.pop(name)
     return FolderPairs(
         [{**images[name], "label": str(labels[name])} for name in sorted(images) if name in labels],
         [images[name] for name in images if name not in labels],
         [labels[name] for name in labels if name not in images],
+        [*namesakes(image_files), *namesakes(label_files)],
     )
 
 
@@ -232,6 +235,7 @@ def _pairs_in_folder(folder: Path, in_channels: int) -> list[Scan]:
             'folders, or give the path of a data list: {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}.'
         )
     found = pairs_by_name(folder / names[0], folder / names[1], in_channels)
+    refuse_namesakes(found.namesakes)
     _tell_left_out(folder, "images without a label", _images(found.lonely_images), _images(found.pairs))
     labels = [str(path) for path in found.lonely_labels]
     _tell_left_out(folder, "labels without an image", labels, [scan["label"] for scan in found.pairs])

@@ -199,7 +199,9 @@ def split_faults(scans: Sequence[Scan], cases: Sequence[str]) -> list[tuple[str,
         if len(fits) > 1:
             names = CaseNames(fits)
             files = ", ".join(names.file(scan_files(scan, ("image",))[0]) for scan in fits[:2])
-            faults.append((f"{case!r} fits {len(fits)} scans ({files})", "write folder/name instead"))
+            alike = all(case_ids(scan) == case_ids(fits[0]) for scan in fits)
+            remedy = "keep one of them, or rename one" if alike else "write folder/name instead"
+            faults.append((f"{case!r} fits {len(fits)} scans ({files})", remedy))
         elif fits and (other := said.setdefault(tuple(scan_files(fits[0])), case)) != case:
             faults.append((f"{other!r} and {case!r} are one scan", "keep one of them"))
     return faults

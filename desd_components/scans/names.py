@@ -154,6 +154,8 @@ def _names_from_dictionary(labels: dict[Any, Any], source: str) -> list[str]:
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
+#: volumes of formats that are not read; the .hdr of an .img is told with it
+UNREAD_SUFFIXES = (".img", ".mgz", ".mgh", ".mnc", ".nii.bz2", ".nii.zst")
 FORMATS = ".nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd or DICOM series"
 _SUFFIX = re.compile(r"\.(nii(\.gz)?|nrrd|nhdr|mha|mhd|dcm|ima)$", re.IGNORECASE)
 _DICOM_SUFFIXES = (".dcm", ".ima")

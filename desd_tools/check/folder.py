@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from desd_components.base.files import read_json
-from desd_components.scans.find import existing, group_channels, is_mask, is_miscased, scan_paths
+from desd_components.scans.find import existing, group_channels, is_mask, is_miscased, namesakes, scan_paths
 from desd_components.scans.labelled import pair_folders, pairs_by_name
 from desd_components.scans.lists import (
     SECTION_NAMES,
@@ -23,7 +23,7 @@ from desd_components.scans.lists import (
     read_split,
     split_faults,
 )
-from desd_components.scans.names import Scan, case_ids, scan_files, with_background
+from desd_components.scans.names import UNREAD_SUFFIXES, Scan, case_ids, scan_files, with_background
 
 from .findings import REMARK, Finding
 
@@ -91,7 +91,7 @@ def look(data: str | Path, in_channels: int = 1, data_split: str | None = None, 
         find_scans(path, in_channels)  # which says what was looked for, and where
     found.dataset_dir = str(path)
     if path.is_dir():
-        found.findings += [*_junk(path), *_miscased(path)]
+        found.findings += [*_junk(path), *_miscased(path), *_unread(path)]
     if class_names is not None:
         found.class_names = with_background(class_names)
     if data_split is not None:
@@ -174,13 +174,14 @@ def _pairs(folder: Path, in_channels: int) -> DataFolder:
     found.cases = [Case(scan, "train") for scan in [*paired.pairs, *paired.lonely_images]]
     found.cases += [Case({"label": str(path)}, "train") for path in paired.lonely_labels]
     found.findings = [*_lonely_images(paired.lonely_images), *_lonely_labels(paired.lonely_labels)]
+    found.findings += _namesakes(paired.namesakes)
     _add_unlisted(found, {file for case in found.cases for file in scan_files(case.scan)}, in_channels)
     return found
 
 
 def _plain(root: Path, files: Sequence[Path], in_channels: int) -> DataFolder:
     """Images and masks by their names alone, without pairs."""
-    found = DataFolder(root, str(root))
+    found = DataFolder(root, str(root), findings=_namesakes(namesakes(files)) if in_channels > 1 else [])
     masks = {path for path in files if len(files) > 1 and is_mask(path, root)}
     for scan in group_channels([path for path in files if path not in masks], in_channels):
         found.cases.append(Case(scan, section_of_path(Path(scan_files(scan)[0]), root)))
@@ -196,6 +197,11 @@ def _lonely_images(scans: Iterable[Scan]) -> list[Finding]:
 def _lonely_labels(paths: Iterable[Path]) -> list[Finding]:
     remedy = "add an image of its name, or remove it"
     return [Finding(str(path), "is a label without an image", remedy, "no image") for path in paths]
+
+
+def _namesakes(pairs: Sequence[tuple[Path, Path]]) -> list[Finding]:
+    remedy = "keep one of the two, or rename one"
+    return [Finding(str(path), f"has the name of {known.name} beside it", remedy, "name") for known, path in pairs]
 
 
 def _junk(folder: Path) -> list[Finding]:
@@ -216,6 +222,13 @@ def _miscased(folder: Path) -> list[Finding]:
         for path in files
         if not path.name.startswith(".")
     ]
+
+
+def _unread(folder: Path) -> list[Finding]:
+    """Volumes of formats that are not read."""
+    files = sorted(path for path in folder.rglob("*") if path.name.lower().endswith(UNREAD_SUFFIXES))
+    what, remedy = "is not read, for its format", "convert it to NIfTI"
+    return [Finding(str(path), what, remedy, "format") for path in files if not path.name.startswith(".")]
 
 
 def _apply_split(found: DataFolder, data_split: str) -> None:

@@ -37,7 +37,8 @@ TRACED = (2, 32, 48, 40)
 def write_safetensors(network: nn.Module, path: Path) -> None:
     """The tensors, flat, under the names that they have in the ``.pt``."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
-    optional_package("safetensors.torch", "use a .pt file").save_file(tensors, path)
+    # its own writer of files makes them private, whatever the umask
+    path.write_bytes(optional_package("safetensors.torch", "use a .pt file").save(tensors))
 
 
 def write_torchscript(network: nn.Module, path: Path) -> None:

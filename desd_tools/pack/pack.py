@@ -44,10 +44,11 @@ def copy_parts(source: Path, target: Path) -> None:
     """The parts of a bundle that are packed as they are, and its README in the packed form."""
     (target / "configs").mkdir(parents=True)
     for name in COPIED:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns("*.part"))
-        else:
-            shutil.copyfile(source / name, target / name)
+        for file in sorted_files(source / name) or [source / name]:
+            copy = target / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if file.suffix != ".part":
+                shutil.copyfile(file, copy)  # its rights are those of any new file
     readme = target / "docs" / "README.md"
     readme.write_text(re.sub(r"<!--.*?-->\n", "", TWO_FORMS.sub(r"\1", readme.read_text()), flags=re.DOTALL))
 

@@ -21,6 +21,7 @@ from pydicom.dataset import Dataset
 from scan_files import oblique_affine, write_nifti
 
 from desd_components import read_manifest
+from desd_components.pages.handlers import scan_as_stored
 from desd_tools.__main__ import main
 
 TEXT = (ROOT / "docs" / "scans.md").read_text()
@@ -173,3 +174,10 @@ def test_check_names_the_fault_and_remarks_what_is_interpolated(world, monkeypat
 def test_deeplesion_becomes_volumes(world, monkeypatch):
     assert run_here(command_with("deeplesion"), world, monkeypatch) == 0
     assert [path.name for path in (world / "data" / "deeplesion").iterdir()] == ["000001_01_02_098-103.nii.gz"]
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_pictures_show_a_scan_of_any_format_as_it_is_stored(world, name):
+    shown, nifti = (scan_as_stored(str(world / "data" / "scans" / "one" / one)) for one in (name, SAME[0]))
+    np.testing.assert_array_equal(shown.numpy(), nifti.numpy())
+    np.testing.assert_allclose(shown.affine, nifti.affine, atol=1e-4)

@@ -3,13 +3,15 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from pathlib import Path
 
 import pytest
 from scan_files import write_json, write_label, write_pairs, write_scan
 
-from desd_components import UserError, find_labelled, with_background
+from desd_components import UserError, find_labelled, find_scans, with_background
 from desd_components.scans.labelled import label_subset
 from desd_components.scans.names import case_ids
+from desd_tools.check.folder import look
 
 CASES = [f"case_{number:02d}" for number in range(10)]
 
@@ -208,3 +210,35 @@ def test_the_dirty_folder_has_no_pair_and_says_what_was_left_out(real_data, capl
     with pytest.raises(UserError, match="no image has a label"):
         find_labelled(real_data / "dirty", ["x"])
     assert "hippocampus_118.nii.gz" in caplog.text and "hippocampus_010.nii.gz" in caplog.text
+
+
+@pytest.mark.parametrize("twin", ["imagesTr/b.nii", "labelsTr/b.nii", "imagesTr/b.nrrd"])
+def test_of_two_files_of_one_name_none_is_taken_in_silence(tmp_path, twin):
+    write_pairs(tmp_path, ["a", "b", "c"])
+    (tmp_path / twin).write_bytes((tmp_path / twin).parent.joinpath("b.nii.gz").read_bytes())
+    first, second = sorted([twin[9:], "b.nii.gz"])
+    with pytest.raises(
+        UserError, match=rf"{second}: has the name of {first} beside it: keep one of the two"
+    ) as refusal:
+        find_labelled(tmp_path, ["one", "two"])
+    assert "\n" not in str(refusal.value)
+    found = look(tmp_path).findings
+    assert ("name", "keep one of the two, or rename one") in [(finding.kind, finding.remedy) for finding in found]
+
+
+def test_a_case_beside_its_name_as_a_channel_keeps_its_label(tmp_path, caplog):
+    write_pairs(tmp_path, ["a", "b"])
+    write_scan(tmp_path / "imagesTr" / "a_0000.nii.gz")
+    paired = {Path(scan["image"]).name for scan in find_labelled(tmp_path, ["one", "two"]).training}
+    assert "a_0000.nii.gz" not in paired and "a_0000.nii.gz" in caplog.text
+
+
+def test_two_files_that_may_be_one_channel_are_refused(tmp_path):
+    for name in ("p_0000.nii.gz", "p_0000.nii"):
+        write_scan(tmp_path / name)
+    assert len(find_scans(tmp_path)) == 2
+    with pytest.raises(UserError, match=r"p_0000.nii.gz: has the name of p_0000.nii beside it"):
+        find_scans(tmp_path, in_channels=2)
+    split = write_json(tmp_path / "split.json", {"train": ["p_0000"]})
+    with pytest.raises(UserError, match=r"fits 2 scans .*: keep one of them, or rename one"):
+        find_scans(tmp_path, data_split=split)

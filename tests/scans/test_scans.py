@@ -13,6 +13,7 @@ from scan_files import oblique_affine, write_json, write_nifti, write_scan
 from desd_components import UserError, data_fingerprint, find_scans, records_hash
 from desd_components.scans.find import is_mask
 from desd_components.scans.lists import read_split
+from desd_tools.check.folder import look
 
 
 def names(scans: list[dict]) -> list[str]:
@@ -76,6 +77,17 @@ def test_files_that_macos_leaves_behind_are_ignored(tmp_path):
     (tmp_path / ".hidden").mkdir()
     write_scan(tmp_path / ".hidden" / "b.nii.gz")
     assert names(find_scans(tmp_path)) == ["a.nii.gz"]
+
+
+def test_volumes_of_formats_that_are_not_read_are_told(tmp_path, caplog):
+    write_scan(tmp_path / "a.nii.gz")
+    for name in ("b.img", "b.hdr", "c.mgz", "d.nii.bz2"):
+        (tmp_path / name).write_bytes(b"voxels")
+    assert names(find_scans(tmp_path)) == ["a.nii.gz"]
+    told = "3 files are left out, for their format is not read; convert them to NIfTI: b.img, c.mgz, d.nii.bz2"
+    assert told in caplog.text
+    found = [Path(finding.file).name for finding in look(tmp_path).findings if finding.kind == "format"]
+    assert found == ["b.img", "c.mgz", "d.nii.bz2"]
 
 
 def decathlon(folder: Path) -> Path:

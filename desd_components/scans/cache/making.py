@@ -6,7 +6,6 @@ import copy
 import json
 import logging
 import shutil
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,9 +17,11 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd
 
 from ...base.errors import UserError, chain_of, innermost_user_error, one_line
-from ..check import header_problem, label_values, raw_problem, unreadable
+from ...base.files import beside
+from ..check import header_problem, label_values, raw_problem
 from ..names import Scan, scan_files
 from ..read import open_volume
+from ..volume import damaged
 from .entries import META_FILE, is_label
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class EntryMaker:
         except Exception as error:
             refused = innermost_user_error(error)
             files = scan_files(scan, self.keys)
-            raise UserError(str(refused) if refused else unreadable(_named_file(error, files), error)) from error
+            raise UserError(str(refused or damaged(_named_file(error, files), error))) from error
         for key in self.keys:
             value = loaded[key]
             if not isinstance(value, np.ndarray | torch.Tensor):
@@ -123,13 +124,12 @@ class EntryMaker:
         return meta
 
     def _write(self, folder: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+        temporary = beside(folder)
         try:
+            temporary.mkdir(parents=True)
             for key, array in arrays.items():
                 np.save(temporary / f"{key}.npy", array)
             (temporary / META_FILE).write_text(json.dumps(meta), encoding="utf-8")
-            temporary.chmod(0o755)
             temporary.rename(folder)
         except OSError as error:
             if not folder.exists():  # else another process was faster, with the same result

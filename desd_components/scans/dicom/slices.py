@@ -18,7 +18,8 @@ from ..volume import MissingPackage, optional_module
 #: what `slices_of` reads of a header
 TAGS = [
     "SOPInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
-    "SamplesPerPixel", "NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 #: where a slice lies: the functional group, and the element, which in a classic header stands alone
 _PLACE = (
@@ -41,7 +42,7 @@ class Slice(NamedTuple):
         orientation: unit vectors along a row and down a column, LPS+.
         spacing: mm between rows, mm between columns.
         size: rows, columns.
-        samples: values of a pixel.
+        is_grey: whether a pixel is one value, and that no number of a colour in a palette.
         syntax: transfer syntax, that is, how its pixels are compressed.
         has_pixels: whether there are any.
     """
@@ -53,7 +54,7 @@ class Slice(NamedTuple):
     orientation: tuple[float, ...] | None
     spacing: tuple[float, ...] | None
     size: tuple[int, int]
-    samples: int
+    is_grey: bool
     syntax: str
     has_pixels: bool
 
@@ -97,7 +98,7 @@ def _slice(file: str, header: Any, frame: int | None, has_pixels: bool) -> Slice
         _numbers(orientation, 6, _perpendicular),
         _numbers(spacing, 2, lambda values: min(values) > 0),
         (int(header.Rows), int(header.Columns)),
-        int(header.get("SamplesPerPixel") or 1),
+        int(header.get("SamplesPerPixel") or 1) == 1 and header.get("PhotometricInterpretation") != "PALETTE COLOR",
         str(meta.get("TransferSyntaxUID") or ""),
         has_pixels,
     )

@@ -146,8 +146,8 @@ def _mixed(slices: Sequence[Slice]) -> str | None:
 
 def _not_readable(slices: Sequence[Slice]) -> str | None:
     """Colours, and pixels that no installed package can decode, in any of the slices."""
-    if any(one.samples > 1 for one in slices):
-        return "holds RGB pixels, not one value per pixel: leave it out."
+    if not all(one.is_grey for one in slices):
+        return "holds pixels of colours, not one value per pixel: leave it out."
     pydicom = optional_module("pydicom", slices[0].file, "reading DICOM")
     for uid in map(pydicom.uid.UID, dict.fromkeys(one.syntax for one in slices)):
         try:

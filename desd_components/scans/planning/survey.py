@@ -21,9 +21,11 @@ import numpy as np
 from ...base.errors import UserError
 from ...base.files import read_json, require_writable, write_json
 from ...base.processes import from_all_processes, place
-from ..check import UNREADABLE, file_problem, threaded
+from ..check import file_problem, threaded
+from ..fingerprint import file_states
 from ..names import Scan, scan_files
 from ..read import open_volume, parts
+from ..volume import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +131,7 @@ def _dicom_modality(file: str) -> str | None:
 
 
 def _surveyed_once(scans: Sequence[Scan], cache_dir: str | Path, num_workers: int) -> list[dict[str, Any]]:
-    states = [_state(scan) for scan in scans]
+    states = [[scan_files(scan), file_states(scan)] for scan in scans]
     key = hashlib.sha256(json.dumps([FORMAT, SAMPLE, states]).encode()).hexdigest()[:24]
     path = Path(cache_dir).expanduser() / "surveys" / f"{key}.json"
     if path.is_file():
@@ -143,15 +145,6 @@ def _surveyed_once(scans: Sequence[Scan], cache_dir: str | Path, num_workers: in
     write_json(path, records)
     logger.info("surveyed %d scans, the voxels of %d", len(seen), sum(scan.values is not None for scan in seen))
     return records
-
-
-def _state(scan: Scan) -> list[list[Any]]:
-    """Path, size and time of each file of a scan, of the first part of a series."""
-    found = []
-    for file in scan_files(scan):
-        status = os.stat(file) if os.path.exists(file) else None
-        found.append([os.path.abspath(file), *([status.st_size, status.st_mtime_ns] if status else [])])
-    return found
 
 
 def _look(scan: Scan, voxels: bool) -> Surveyed | None:

@@ -275,7 +275,7 @@ def test_an_interrupted_entry_is_made_again(tmp_path):
     scans = written(tmp_path / "data", 1)
     cache = VolumeCache(preprocessing(), tmp_path / "cache")
     expected = cache.folder(scans[0])
-    (expected.parent / ".making-dead").mkdir(parents=True)
+    (expected.parent / f"{expected.name}.dead.part").mkdir(parents=True)
     assert cache.prepare(scans) == [expected]
     assert (expected / "meta.json").exists() and (expected / "image.npy").exists()
 

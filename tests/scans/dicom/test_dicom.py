@@ -160,6 +160,10 @@ def colored(dataset: Dataset, number: int) -> None:
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
 
 
+def by_palette(dataset: Dataset, number: int) -> None:
+    dataset.PhotometricInterpretation = "PALETTE COLOR"
+
+
 def aimless(dataset: Dataset, number: int) -> None:
     del dataset.ImageOrientationPatient, dataset.PixelSpacing
 
@@ -201,7 +205,8 @@ def compressed(dataset: Dataset, number: int) -> None:
         (two_times, r"4 of 8 slices lie where another one lies"),
         (two_directions, r"mixes slices of several orientations"),
         (nowhere, r"8 of 8 slices .* do not say where they lie"),
-        (colored, r"holds RGB pixels"),
+        (colored, r"holds pixels of colours"),
+        (by_palette, r"holds pixels of colours"),
         (aimless, r"8 of 8 slices .* do not say where they lie"),
         (nowhere_in_numbers, r"1 of 8 slices \(first: 3.dcm\) do not say where they lie"),
         (skewed, r"8 of 8 slices .* do not say where they lie"),
