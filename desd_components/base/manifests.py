@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from .encoders import canary_features
-from .errors import UserError, none_if_null
+from .errors import UserError
 from .files import json_text, save_tensors, write_json
 from .tensors import contents, differences, flat_tensors, load_tensors
 
@@ -151,7 +151,6 @@ def built(path: str | Path, build: Callable[..., _Network], arguments: Mapping[s
 
 def known_encoder(checkpoint: str | Path | None) -> dict[str, Any]:
     """The manifest of pre-trained weights; nothing where there are none."""
-    checkpoint = none_if_null(checkpoint)
     return {} if checkpoint is None else read_manifest(checkpoint)
 
 
@@ -166,7 +165,6 @@ def agree_with_encoder(checkpoint: str | Path | None, settings: Mapping[str, Any
     Raises:
         UserError: listing the differences.
     """
-    checkpoint = none_if_null(checkpoint)
     if checkpoint is None:
         return
     trained = read_manifest(checkpoint).get("preprocessing") or {}

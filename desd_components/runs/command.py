@@ -122,9 +122,9 @@ def settle(parser: ConfigParser, written: ConfigParser) -> None:
         UserError: for the first setting whose value means nothing.
     """
     config = parser.get()
-    config |= {name: none_if_null(plain(value)) for name, value in content(parser).items()}
+    config |= plain(content(parser))
     parser.parse()
-    plainly = {name: none_if_null(plain(value)) for name, value in content(written).items()}
+    plainly = plain(content(written))
     refuse_odd_values(plainly)
     literal = {name: value for name, value in plainly.items() if _is_literal(value)}
     literal |= {name: os.path.expanduser(literal[name]) for name in PATHS if isinstance(literal.get(name), str)}

@@ -41,14 +41,15 @@ def shared(handler: Handler) -> Handler:
 def plain(value: Any) -> Any:
     """`value` as a config file says it, where one can: what programs hand over is not always text, a number or a list.
 
-    Paths and devices become text, arrays and tuples lists, a dtype the expression for it.
+    Paths and devices become text, arrays and tuples lists, a dtype the expression for it; an entry of a mapping that is
+    the text null, as a command line hands it over, becomes None.
     """
     if isinstance(value, Enum):
         return plain(value.value)
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         return plain(value.tolist())
     if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
+        return {plain(key): none_if_null(plain(part)) for key, part in value.items()}
     if isinstance(value, list | tuple | range):
         return [plain(part) for part in value]
     if isinstance(value, torch.dtype):

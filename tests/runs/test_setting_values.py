@@ -134,6 +134,7 @@ GIVEN = {
     "kind": (torch.float16, "$torch.float16"),
     "activation": (Word.SOFTMAX, "softmax"),
     "nested": ({"size": torch.tensor([1, 2]), "places": (Path("a"),)}, {"size": [1, 2], "places": ["a"]}),
+    "words": ({"slab_depth": "null", "names": ["null"]}, {"slab_depth": None, "names": ["null"]}),
 }
 
 
