@@ -39,8 +39,9 @@ from .pages.outlines import DrawOverlayd, draw_overlay
 from .pages.run_end import finish_run
 from .runs.budget import BudgetHandler
 from .runs.bundle import bundle_file, given_number, own_config_hash, require_version, run_or_bundle
+from .runs.command import plain_errors
 from .runs.config import shared
-from .runs.ending import exit_if_stopped, plain_errors
+from .runs.ending import exit_if_stopped
 from .runs.folder import RunFolder, SaveWeightsHandler, encoder_manifest
 from .runs.guard import ScanDataset, SkipBadScans
 from .runs.history import RunRecordHandler

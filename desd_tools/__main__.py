@@ -83,6 +83,7 @@ def _run(words: list[str]) -> int:
     name, arguments = words[0], words[1:]
     function = _find(name)
     _refuse_unknown_flags(name, function, arguments)
+    _refuse_other_arguments(name, function, arguments)
     _read_by_annotations(name, function)
     try:
         result = fire.Fire(function, command=arguments, name=f"desd {name}", serialize=lambda _: None)
@@ -145,6 +146,22 @@ def _refuse_unknown_flags(name: str, function: Callable, arguments: list[str]) -
         alone = argument.startswith("--") and "=" not in argument and following.startswith("--")
         if alone and hints.get(parameter, bool) is not bool:
             raise UserError(f"desd {name}: flag {flag} has no value. Say {flag}=VALUE.")
+
+
+def _refuse_other_arguments(name: str, function: Callable, words: list[str]) -> None:
+    """Refuse a command without an argument that it needs, or with one too many: Fire prints pages, or runs it first."""
+    flags = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+    values = [word for before, word in itertools.pairwise(["", *words]) if not before.startswith("--") or "=" in before]
+    values = [word for word in values if not word.startswith("-")]
+    parameters = inspect.signature(function).parameters.values()
+    free = [each for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD and each.name not in flags]
+    named = [each for each in parameters if each.kind is each.KEYWORD_ONLY and each.name not in flags]
+    if "help" in flags or {"-h", "--"} & {*words}:
+        return
+    if missing := [each.name for each in [*free[len(values) :], *named] if each.default is each.empty]:
+        raise UserError(f"desd {name}: {missing[0].upper()} is missing. Give --{missing[0].replace('_', '-')} VALUE.")
+    if len(values) > len(free) and not any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        raise UserError(f"desd {name}: {values[len(free)]} is one argument too many. See desd {name} --help.")
 
 
 if __name__ == "__main__":

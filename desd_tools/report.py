@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from desd_components.base.errors import UserError
@@ -17,8 +18,9 @@ def report(*runs: str, output: str = "", title: str = "") -> None:
     if not runs:
         raise UserError("desd report: no run was named. Say: desd report RUN_DIR [RUN_DIR ...] --output page.html")
     found = [read_run(folder) for folder in runs]
+    alike = Counter(run.name for run in found)
     for run in found:
-        run.name = run.name if [r.name for r in found].count(run.name) == 1 else f"{run.folder.parent.name}/{run.name}"
+        run.name = run.name if alike[run.name] == 1 else f"{run.folder.parent.name}/{run.name}"
     single = len(found) == 1
     target = Path(str(output)) if output else (found[0].folder if single else Path()) / PAGE
     target.parent.mkdir(parents=True, exist_ok=True)

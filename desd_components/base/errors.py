@@ -15,6 +15,12 @@ from monai.utils import optional_import
 class UserError(ValueError):
     """Something the user can mend; its message names the thing, the place and the remedy."""
 
+    def __str__(self) -> str:
+        """The message, without the trace that a `DataLoader` writes into an error of one of its worker processes."""
+        text = super().__str__()
+        _, in_worker, message = text.rpartition(f"{type(self).__name__}: ")
+        return message.strip() if in_worker and "Original Traceback" in text else text
+
 
 def require_whole(least: int, **settings: Any) -> None:
     """Refuse settings that are not whole numbers of at least `least`.
@@ -66,13 +72,6 @@ def chain_of(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-
-
-def plain_message(error: UserError) -> str:
-    """Its message, without the trace that a `DataLoader` writes into an error of one of its worker processes."""
-    text = str(error)
-    _, in_worker, message = text.rpartition(f"{UserError.__name__}: ")
-    return message.strip() if in_worker and "Original Traceback" in text else text
 
 
 def one_line(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from .errors import UserError, chain_of
 
 _AGAIN = "start the same command again; a training goes on from its last state."
 MAKE_ROOM, MEND = f"Make room there and {_AGAIN}", f"Mend that, or give another place, and {_AGAIN}"
+SHORTEN = f"Shorten the name of the scan, or of the folder, and {_AGAIN}"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -28,18 +29,21 @@ def told_if_unwritable(path: Path, remedy: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = remedy or (MAKE_ROOM if error.errno in _FULL else MEND)
+        by_reason = {**dict.fromkeys(_FULL, MAKE_ROOM), errno.ENAMETOOLONG: SHORTEN}
+        remedy = remedy or by_reason.get(error.errno or 0, MEND)
         raise UserError(f"{path}: cannot be written ({error.strerror or error}). {remedy}") from error
 
 
 def disk_fault(error: BaseException | None) -> str | None:
-    """The line for an error whose chain says that a disk is full or takes nothing; None for others.
+    """The line for an error whose chain says that a disk is full or takes nothing, or no such name; None for others.
 
     Writers that we do not own, TensorBoard's and matplotlib's among them, say no more than the system does.
     """
     for each in chain_of(error):
         if isinstance(each, OSError) and each.errno in _FULL:
             return f"{each.filename or 'a file of this run'}: cannot be written ({each.strerror}). {MAKE_ROOM}"
+        if isinstance(each, OSError) and each.errno == errno.ENAMETOOLONG:
+            return f"{each.filename}: cannot be a path ({each.strerror}). Give a shorter one."
     return None
 
 

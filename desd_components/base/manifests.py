@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from .encoders import canary_features
-from .errors import UserError, none_if_null
-from .files import save_tensors, write_json
+from .errors import UserError
+from .files import json_text, save_tensors, write_json
 from .tensors import contents, differences, flat_tensors, load_tensors
 
 logger = logging.getLogger(__name__)
@@ -34,12 +34,23 @@ def manifest_path(path: str | Path) -> Path:
     return Path(path).with_suffix(".json")
 
 
-def save_weights(module: nn.Module, path: str | Path, manifest: Mapping[str, Any]) -> None:
-    """Write the tensors of `module` to `path`, flat, and `manifest` beside it, an encoder's with canary features."""
+def save_weights(module: nn.Module, path: str | Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the tensors of `module` to `path`, flat, and `manifest` beside it, an encoder's with canary features.
+
+    Returns:
+        What was written, for `write_weights`: "tensors", on the CPU, and "manifest", plain.
+    """
     canary = {"canary": canary_features(module)} if hasattr(module, "stages") else {}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    told = json.loads(json_text({"axis_order": AXIS_ORDER, **manifest, **canary}))
+    write_weights(path, tensors, told)
+    return {"tensors": tensors, "manifest": told}
+
+
+def write_weights(path: str | Path, tensors: Mapping[str, torch.Tensor], manifest: Mapping[str, Any]) -> None:
+    """Write a flat file of weights, and its manifest beside it."""
     save_tensors(Path(path), tensors)
-    write_json(manifest_path(path), {"axis_order": AXIS_ORDER, **manifest, **canary})
+    write_json(manifest_path(path), manifest)
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
@@ -49,7 +60,10 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         UserError: when the weights or their manifest are missing, or the manifest is none, or of another axis order.
     """
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such weights file.")
+        raise UserError(
+            f"{path}: no such weights file, seen from {Path.cwd()}. Give the encoder.pt or model.pt of a run; a "
+            "bundle's own weights are found with its folder as --bundle_root."
+        )
     beside = manifest_path(path)
     if not beside.is_file():
         raise UserError(
@@ -137,7 +151,6 @@ def built(path: str | Path, build: Callable[..., _Network], arguments: Mapping[s
 
 def known_encoder(checkpoint: str | Path | None) -> dict[str, Any]:
     """The manifest of pre-trained weights; nothing where there are none."""
-    checkpoint = none_if_null(checkpoint)
     return {} if checkpoint is None else read_manifest(checkpoint)
 
 
@@ -152,7 +165,6 @@ def agree_with_encoder(checkpoint: str | Path | None, settings: Mapping[str, Any
     Raises:
         UserError: listing the differences.
     """
-    checkpoint = none_if_null(checkpoint)
     if checkpoint is None:
         return
     trained = read_manifest(checkpoint).get("preprocessing") or {}

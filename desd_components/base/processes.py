@@ -82,14 +82,16 @@ def joined_processes() -> str:
         This process's device: "cuda:<local rank>" or "cpu".
 
     Raises:
-        UserError: when the process was not started by `torchrun`.
+        UserError: when the process was not started by `torchrun`, or has no GPU where others have one.
     """
     if "LOCAL_RANK" not in os.environ:
         raise UserError("multi_gpu_train.yaml needs torchrun: torchrun --nproc_per_node=N -m monai.bundle run ...")
     # In a SLURM job Ignite would take srun's local rank for this process's: 0 for all that torchrun starts on a node.
     os.environ.pop("SLURM_JOB_ID", None)
-    on_gpu = torch.cuda.is_available()
-    device = f"cuda:{os.environ['LOCAL_RANK']}" if on_gpu else "cpu"
+    on_gpu, number = torch.cuda.is_available(), int(os.environ["LOCAL_RANK"])
+    if on_gpu and number >= (count := torch.cuda.device_count()):
+        raise UserError(f"More processes than GPUs: {count} are here. Give torchrun --nproc_per_node={count}.")
+    device = f"cuda:{number}" if on_gpu else "cpu"
     if on_gpu:
         torch.cuda.set_device(device)
     if not distributed():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .errors import UserError, none_if_null, require_whole
+from .errors import UserError, require_whole
 from .processes import place
 
 
@@ -15,7 +15,6 @@ def checked_minutes(minutes: Any) -> float | None:
     Raises:
         UserError: when it is no positive number.
     """
-    minutes = none_if_null(minutes)
     if minutes is None:
         return None
     if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < math.inf:

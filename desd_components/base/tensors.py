@@ -129,13 +129,16 @@ def refuse_odd_tensors(path: str | Path, tensors: Iterable[tuple[str, torch.Tens
     """Refuse tensors that networks do not hold.
 
     Raises:
-        UserError: naming the first: sparse, quantised, complex or without values, or larger than what is stored of it.
+        UserError: naming the first: sparse, quantised, complex, without values or with NaN among them, or larger than
+            what is stored of it.
     """
     for name, tensor in tensors:
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
             raise UserError(f"{path}: {name} is no ordinary tensor ({tensor.dtype}, {tensor.layout}, {tensor.device}).")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise UserError(f"{path}: {name} declares the shape {tuple(tensor.shape)}, but holds far fewer values.")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"{path}: {name} holds NaN or infinite values, of which no network makes sense.")
 
 
 def differences(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> list[str]:

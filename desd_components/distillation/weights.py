@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.encoders import refuse_other_features
-from ..base.errors import UserError, none_if_null
+from ..base.errors import UserError
 from ..base.manifests import AXIS_ORDER, built, manifest_path, read_manifest, refuse_contradictions
 from .encoder import ResNet3DEncoder
 
@@ -34,7 +34,6 @@ def encoder_from(
     Raises:
         UserError: when the checkpoint is missing, contradicts what is asked for, or does not fit.
     """
-    checkpoint = none_if_null(checkpoint)
     if checkpoint is None:
         channels = {} if in_channels is None else {"in_channels": in_channels}
         settings = {**(scratch_architecture or {}), **channels, **(architecture or {})}

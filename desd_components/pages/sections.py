@@ -50,18 +50,22 @@ PICTURE_TITLES = {
 
 def alarms_section(run: Run) -> Section:
     """When which alarm sounded, and what it said; further warnings of the log below."""
-    rows, said = [], list(dict.fromkeys(warning for part in run.parts for warning in part.warnings))
+    rows, said = [], dict.fromkeys(warning for part in run.parts for warning in part.warnings)
+    by_iteration: dict[str, list[str]] = {}
+    for warning in reversed(said):
+        if found := re.search(r"\biteration (\d+)\b", warning):
+            by_iteration.setdefault(found[1], []).append(warning)
     for onset, name in alarm_onsets(run.history):
         step, epoch = onset.get("step", 0), onset.get("epoch", "")
-        words = next((w for w in said if re.search(rf"\biteration {onset.get('iteration', step):g}\b", w)), "")
-        said = [warning for warning in said if warning != words]
-        rows.append([f"{step:g}", epoch, name.replace("_", " "), words or "the log has no words for it"])
+        there = by_iteration.get(f"{onset.get('iteration', step):.0f}")
+        words = there.pop() if there else ""
+        said.pop(words, None)
+        rows.append([f"{step:.0f}", epoch, name.replace("_", " "), words or "the log has no words for it"])
     parts = [html.table(["step", "epoch", "alarm", "what was seen, and what to do"], rows)] if rows else []
-    parts += [html.note(warning, warn=True) for warning in said[:WARNINGS_SHOWN]]
-    if len(said) > WARNINGS_SHOWN:
-        parts.append(
-            html.folded(f"{len(said) - WARNINGS_SHOWN} more warnings", "\n".join(said[WARNINGS_SHOWN:]), wrap=True)
-        )
+    shown, more = list(said)[:WARNINGS_SHOWN], list(said)[WARNINGS_SHOWN:]
+    parts += [html.note(warning, warn=True) for warning in shown]
+    if more:
+        parts.append(html.folded(f"{len(more)} more warnings", "\n".join(more), wrap=True))
     watched = any(key.startswith("alarm_") for row in run.history for key in row)
     if watched and not rows:
         parts.insert(0, html.note("No alarm sounded: neither side of a collapse was seen."))

@@ -21,7 +21,7 @@ from monai.engines.workflow import Workflow
 
 from ..base.processes import from_all_processes
 from ..base.steps import checked_minutes
-from .command import is_bundle_command
+from .ending import is_bundle_command
 from .progress import spoken_time
 
 logger = logging.getLogger(__name__)

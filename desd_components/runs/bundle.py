@@ -15,11 +15,12 @@ import inspect
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
 from monai.utils import ensure_tuple
 
 from ..base.errors import UserError
@@ -29,15 +30,18 @@ from .ending import print_user_errors
 logger = logging.getLogger(__name__)
 
 
-def config_folder() -> Path | None:
-    """The folder of the config that is being evaluated; None where no caller knows it."""
+def _callers() -> Iterator[FrameType]:
+    """The calls that led here, the innermost first."""
     frame = inspect.currentframe()
     while frame is not None:
-        place = _place(frame.f_locals)
-        if place is not None:
-            return place
+        yield frame
         frame = frame.f_back
-    return None
+
+
+def config_folder() -> Path | None:
+    """The folder of the config that is being evaluated; None where no caller knows it."""
+    places = (_place(frame.f_locals) for frame in _callers())
+    return next((place for place in places if place is not None), None)
 
 
 def _place(names: dict[str, Any]) -> Path | None:
@@ -57,9 +61,13 @@ def own_bundle() -> Path | None:
 
 
 def bundle_path(bundle_root: str | Path) -> Path:
-    """`bundle_root`, where "." stands for the bundle whose config is being evaluated, from any working directory."""
+    """`bundle_root`; the bundle whose config is being evaluated for ".", and for a relative path that is not there.
+
+    So a bundle is found from any working directory.
+    """
     root = Path(bundle_root)
-    return (own_bundle() or root) if str(root) == "." else root
+    is_there = str(root) != "." and (root.is_absolute() or root.is_dir())
+    return root if is_there else own_bundle() or root
 
 
 def bundle_file(bundle_root: str | Path, name: str) -> str:
@@ -103,12 +111,22 @@ def calling_parser() -> ConfigParser | None:
 
     `monai.bundle` hands its config to no expression, so the parser is looked for among the callers.
     """
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, ConfigParser):
-            return caller
-        frame = frame.f_back
+    callers = (frame.f_locals.get("self") for frame in _callers())
+    return next((caller for caller in callers if isinstance(caller, ConfigParser)), None)
+
+
+def calling_run() -> tuple[ConfigWorkflow, Any, dict[str, Any]] | None:
+    """What `monai.bundle.run` was called with, from the command line or a program; None outside of it.
+
+    Returns:
+        The workflow that it made, the config files, and name -> value of all else, with those of ``args_file``. MONAI
+        passes over settings that are None; they are among them.
+    """
+    for frame in _callers():
+        if frame.f_code is create_workflow.__code__:
+            names = frame.f_locals
+            nothing = {name: None for name, value in names["kwargs"].items() if value is None}
+            return names["workflow_"], names["config_file"], nothing | names["_args"]
     return None
 
 
@@ -131,8 +149,8 @@ def resolved_config(parser: ConfigParser) -> dict[str, Any]:
     The bundle's place is spelt out, and so is what the config takes from the plan.
     """
     config = copy.deepcopy(content(parser))
-    if config.get("bundle_root") == ".":  # of a packed bundle; the record lies elsewhere, and is to run from there
-        config["bundle_root"] = str(bundle_path("."))
+    if "bundle_root" in config:  # the record lies elsewhere, and is to run from there
+        config["bundle_root"] = str(bundle_path(config["bundle_root"]))
     for place, value in list(walk(config)):
         if asks_plan(value):
             *above, key = place

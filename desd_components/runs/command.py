@@ -1,91 +1,187 @@
-"""Refuse settings that no config knows: `monai.bundle run` takes a mistyped one in silence and ignores it.
+"""Settings as people and programs give them: made plain, and refused where no config knows them or they mean nothing.
 
-So are keys of overlays that none of the configs before it has and nothing refers to, words in the place of numbers, and
-values that mean nothing.
+`monai.bundle.run` takes a mistyped setting in silence and ignores it. Refused are also keys of overlays that no config
+before it has and nothing refers to, words in the place of numbers, and paths that MONAI reads as something else.
 """
 
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-import fire
-import torch
-from monai.bundle import ConfigParser, ReferenceResolver
-from monai.bundle import run as bundle_run
+from monai.bundle import ConfigParser, ConfigWorkflow, ReferenceResolver
 
-from ..base.errors import UserError, none_if_null
-from .config import ENTRIES, all_references, id_of, is_argument, is_known, merged, place_of, unknown_setting, walk
+from ..base.errors import UserError, innermost_user_error, none_if_null, one_line
+from .bundle import calling_parser, calling_run
+from .config import (
+    DEVICES,
+    ENTRIES,
+    PATHS,
+    all_references,
+    content,
+    is_argument,
+    is_known,
+    is_number,
+    is_plain,
+    merged,
+    place_of,
+    plain,
+    refuse_odd_values,
+    unknown_setting,
+)
+from .ending import is_bundle_command, print_user_errors
 
-_FLAG = re.compile(r"-[A-Za-z]|--.")
-#: taken from the command line by `--tracking mlflow`, not by the config
+#: taken by `--tracking mlflow`, not by the config
 TRACKING_SETTINGS = ("tracking_uri", "experiment_name", "run_name", "save_execute_config", "output_dir")
+#: what a value means that begins so; MONAI puts in what ``%`` names before any code of ours is loaded
+SIGNS = {"$": "is evaluated as Python", "@": "stands for an entry of the config"}
 
 
-def given_settings(arguments: Sequence[str]) -> dict[str, Any]:
-    """``--name value``, ``--name=value`` and ``--flag`` of a command line, values read as Fire reads them.
+def plain_errors() -> None:
+    """The first item of every ``initialize``: errors in one line, and settings that are plain and mean something.
 
-    One dash does as well as two for Fire.
+    Raises:
+        UserError: for the first setting that does not, or a run that the config has not.
     """
-    found: dict[str, Any] = {}
-    words = list(arguments)
-    for place, word in enumerate(words):
-        if not _FLAG.match(word):
-            continue
-        name, has_value, value = word.removeprefix("-").removeprefix("-").partition("=")
-        if not has_value:
-            following = words[place + 1] if place + 1 < len(words) else "--"
-            value = "True" if following == "--" or _FLAG.match(following) else following
-        found[name] = fire.parser.DefaultParseValue(value)
-    return found
+    print_user_errors()
+    parser, call = calling_parser(), calling_run()
+    if parser is None:
+        return
+    written = parser
+    if call is not None:
+        workflow, files, given = call
+        written = refuse_odd_call(files, given)
+        refuse_unknown_run(workflow.parser, workflow.run_id)
+    settle(parser, written)
 
 
-def is_bundle_command(arguments: Sequence[str]) -> bool:
-    """Whether a command line is that of ``python -m monai.bundle run``."""
-    program = arguments[0].replace("\\", "/") if arguments else ""
-    return program.endswith("monai/bundle/__main__.py") and arguments[1:2] == ["run"]
+def refuse_odd_call(files: Any, given: Mapping[str, Any]) -> ConfigParser:
+    """Check what `monai.bundle.run` was called with.
 
+    Args:
+        files: of configs, each laid over those before it.
+        given: name -> value, those of MONAI's own arguments among them.
 
-def refuse_unknown_settings(arguments: Sequence[str]) -> None:
-    """Check the command line of a bundle's run; any other is none of our business.
+    Returns:
+        The config as it was written.
 
     Raises:
         UserError: naming the first setting that no config has, and the nearest one that exists; or one that is a word
-            where the config has a number, or a value that means nothing.
+            where the config has a number, or that no config can hold.
     """
-    if not is_bundle_command(arguments):
-        return
-    given = given_settings(arguments[2:])
-    own = set(inspect.signature(bundle_run).parameters) - {"override"}
-    if isinstance(given.get("args_file"), str):
-        given = {**ConfigParser.load_config_file(given["args_file"]), **given}
-    allowed = own | (set(TRACKING_SETTINGS) if given.get("tracking") else set())
-    if "config_file" not in given:
-        return
-    files = given["config_file"]
-    files = files.split(",") if isinstance(files, str) else list(files)
+    files = files.split(",") if isinstance(files, str) else files
+    files = [str(file) for file in (files if isinstance(files, list | tuple) else [files])]
     parser = merged(files)
+    own = set(inspect.signature(ConfigWorkflow).parameters) | (
+        set(TRACKING_SETTINGS) if given.get("tracking") else set()
+    )
     for name, value in given.items():
-        if name not in allowed and not is_known(parser, name):
+        if name in own:
+            continue
+        if not is_known(parser, name):
             raise UserError(unknown_setting(parser, name))
-        if name not in allowed:
-            _refuse_mere_word(parser, f"--{name}", name, value)
+        if value is None and parser.get(name) is not None:
+            raise UserError(f"--{name} None: MONAI passes over it. Give null, in a program 'null', or leave it out.")
+        if not is_plain(plain(value)):
+            kind = type(value).__name__
+            raise UserError(f"--{name}: a config holds no {kind}. Give text, a number, a list, a mapping or 'null'.")
+        _refuse_mere_word(parser, f"--{name}", name, plain(value))
+        _refuse_comment(name, value)
+        parser.set(value, name)
     refuse_unknown_keys(files)
-    refuse_odd_values({**parser.get(), **given})
+    return parser
+
+
+def refuse_unknown_run(parser: ConfigParser, name: str) -> None:
+    """Refuse to run what is no list of expressions: MONAI builds a part of the config in its place, and ends well.
+
+    Raises:
+        UserError: naming what can be run.
+    """
+    lines = parser.get(name)
+    lines = lines if isinstance(lines, list) else [lines]
+    if not all(isinstance(line, str) and line.startswith("$") for line in lines):
+        known = [entry for entry in ("run", "training", "inference") if entry in parser]
+        raise UserError(f"run {name}: the config has nothing of that name to run. Give {' or '.join(known)}.")
+
+
+def settle(parser: ConfigParser, written: ConfigParser) -> None:
+    """Let the config that is being evaluated hold plain values, paths with their home's ``~`` put in.
+
+    MONAI reads each ``#`` of a text as ``::``, that of a path, too: here texts are as written. Paths and devices are
+    looked at as they will be used.
+
+    Args:
+        parser: of the run; changed.
+        written: the same, before MONAI read it.
+
+    Raises:
+        UserError: for the first setting whose value means nothing.
+    """
+    config = parser.get()
+    config |= plain(content(parser))
+    parser.parse()
+    plainly = plain(content(written))
+    refuse_odd_values(plainly)
+    literal = {name: value for name, value in plainly.items() if _is_literal(value)}
+    literal |= {name: os.path.expanduser(literal[name]) for name in PATHS if isinstance(literal.get(name), str)}
+    config |= literal
+    parser.ref_resolver.resolved_content |= literal
+    for name in (*PATHS, *DEVICES):
+        if isinstance(value := plainly.get(name), str) and value[:1] in SIGNS:
+            found = _evaluated(parser, name, value)
+            refuse_odd_values({name: found})
+            parser.ref_resolver.resolved_content[name] = found
+
+
+def _is_literal(value: Any) -> bool:
+    """Whether a value is text, or a list of texts, that says nothing to MONAI."""
+    texts = value if isinstance(value, list) else [value]
+    return all(isinstance(text, str) and text[:1] not in (*SIGNS, "%") for text in texts)
+
+
+def _evaluated(parser: ConfigParser, name: str, value: str) -> Any:
+    try:
+        return plain(parser.get_parsed_content(name))
+    except Exception as error:
+        if innermost_user_error(error) is not None:
+            raise
+        is_there = value[0] == "$" or value[1:] in parser
+        reason = one_line(error) if is_there else "there is none of that name"
+        raise UserError(
+            f"{name}: {value!r} begins with {value[0]}, so it {SIGNS[value[0]]}, which fails ({reason}). "
+            f"Write {'./' + value!r} for a path of that name, or the whole path where a variable was meant."
+        ) from error
+
+
+def _refuse_comment(name: str, value: Any) -> None:
+    """Fire reads words as Python does where it can, and so what follows ``#`` as a comment."""
+    for word in sys.argv if is_bundle_command(sys.argv) else []:
+        before, sign, _ = (written := word.removeprefix(f"--{name}=")).partition("#")
+        if sign and before.strip() == value:
+            raise UserError(f"--{name}: of {written} only {value} arrives, for # begins a comment. Write ./{written}.")
 
 
 def _refuse_mere_word(parser: ConfigParser, told: str, name: str, value: Any) -> None:
     name = ReferenceResolver.normalize_id(name)
     before = parser.get(name, None)
-    if not isinstance(value, str) or value[:1] in ("$", "@", "%"):
+    if isinstance(value, str) and value[:1] in ("$", "@", "%"):
         return
-    if isinstance(before, bool) and value not in ("true", "True"):  # any word would count as true
+    if isinstance(before, bool) and value not in (
+        True,
+        False,
+        None,
+        "true",
+        "True",
+    ):  # anything else would count as true
         raise UserError(
             f"{told} {value}: True or False stands there in the config ({before}): give one, as written here."
         )
-    if isinstance(before, int | float) and not isinstance(before, bool) and none_if_null(value) is not None:
+    may_be_list = "::" in name and not isinstance(value, str)  # as many arguments may
+    if is_number(before) and not may_be_list and not is_number(value) and none_if_null(value) is not None:
         raise UserError(f"{told} {value}: a number stands there in the config ({before}): give one.")
 
 
@@ -133,83 +229,3 @@ def _is_one_of_many(name: str, value: Any, before: ConfigParser) -> bool:
 
 def _is_section(value: Any) -> bool:
     return isinstance(value, Mapping) and "_target_" not in value
-
-
-class Rule(NamedTuple):
-    """What a setting may be: whether a value is that, and how it is called."""
-
-    holds: Callable[[Any], bool]
-    words: str
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _whole(least: int) -> Rule:
-    return Rule(
-        lambda value: _is_number(value) and float(value).is_integer() and value >= least,
-        f"a whole number of at least {least}",
-    )
-
-
-def _between(low: float, high: float = float("inf")) -> Rule:
-    words = f"a number from {low:g} to {high:g}" if high < float("inf") else f"a number of at least {low:g}"
-    return Rule(lambda value: _is_number(value) and low <= value <= high, words)
-
-
-def _list(count: int, entry: Rule) -> Rule:
-    return Rule(
-        lambda value: isinstance(value, list | tuple) and len(value) == count and all(map(entry.holds, value)),
-        f"a list of {count}, each {entry.words}",
-    )
-
-
-def _or_null(rule: Rule) -> Rule:
-    return Rule(lambda value: value is None or rule.holds(value), f"{rule.words}, or null")
-
-
-def _is_device(value: Any) -> bool:
-    try:
-        torch.device(value)
-    except (RuntimeError, TypeError):
-        return False
-    return True
-
-
-_SIZE, _WINDOW = _list(3, _whole(1)), _list(2, _between(-float("inf")))
-_INCREASING = Rule(lambda value: _WINDOW.holds(value) and value[0] < value[1], "[low, high] in HU")
-_PATH = Rule(lambda value: isinstance(value, str | None), "a path, one that looks like a number as ./2024")
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(("bundle_root", "dataset_dir", "output_dir", "cache_dir", "data_split"), _PATH),
-    **dict.fromkeys(("init_checkpoint", "encoder_checkpoint", "checkpoint"), _PATH),
-    **dict.fromkeys(("num_workers", "seed", "frozen_prototype_epochs"), _whole(0)),
-    **dict.fromkeys(("val_interval", "patience", "sw_batch_size"), _whole(1)),
-    **dict.fromkeys(("samples_per_epoch", "trim_wider_than", "slab_depth", "slab_stride"), _or_null(_whole(1))),
-    **dict.fromkeys(("learning_rate", "final_learning_rate", "weight_decay"), _between(0)),
-    "augmentation_probability": _between(0, 1),
-    "save_minutes": _or_null(_between(0)),
-    "overlap": _between(0, 0.99),
-    "roi_size": _or_null(_SIZE),
-    "hu_window": _or_null(_INCREASING),
-    "device": Rule(_is_device, "a device of PyTorch's, such as cpu or cuda:0"),
-}
-
-
-def refuse_odd_values(settings: Mapping[str, Any]) -> None:
-    """Check the settings of a config for which there is a rule, at the top or where they are used.
-
-    Expressions and references are passed over.
-
-    Args:
-        settings: name -> value, as the configs and the command line say.
-
-    Raises:
-        UserError: naming the first that is odd, and what it may be.
-    """
-    for place, value in walk(settings):
-        rule, value = RULES.get(place_of(place[-1])[-1]), none_if_null(value)
-        if rule is None or (isinstance(value, str) and value[:1] in ("$", "@", "%")):
-            continue
-        if not rule.holds(value):
-            raise UserError(f"{id_of(place)}: {value!r} means nothing: give {rule.words}.")

@@ -1,4 +1,4 @@
-"""Configs as data: laid over one another, walked, and asked for what they refer to and what they know.
+"""Configs as data: laid over one another, walked, and asked for what they refer to, what they know, and what it may be.
 
 Nothing here is evaluated; of what a config names, only the modules of targets are imported. A `Place` is the keys, and
 numbers in lists, that lead to an item; ids join them by ``#``, as people write them.
@@ -9,13 +9,20 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import os
 import pydoc
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+import torch
 from monai.bundle import ConfigComponent, ConfigParser, ReferenceResolver
+
+from ..base.errors import UserError, none_if_null
 
 Handler = TypeVar("Handler")
 Place = tuple[str, ...]
@@ -29,6 +36,30 @@ def shared(handler: Handler) -> Handler:
     MONAI reads ``_target_`` of each entry of ``train#handlers``, so none of them may be a mere reference.
     """
     return handler
+
+
+def plain(value: Any) -> Any:
+    """`value` as a config file says it, where one can: what programs hand over is not always text, a number or a list.
+
+    Paths and devices become text, arrays and tuples lists, a dtype the expression for it; an entry of a mapping that is
+    the text null, as a command line hands it over, becomes None.
+    """
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {plain(key): none_if_null(plain(part)) for key, part in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [plain(part) for part in value]
+    if isinstance(value, torch.dtype):
+        return f"${value}"
+    return str(value) if isinstance(value, str | os.PathLike | torch.device) else value
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a config file can say `value`, and says it just so."""
+    return all(type(part) in (dict, list, str, int, float, bool, NoneType) for _, part in walk({"": value}))
 
 
 def merged(files: Sequence[str | Path]) -> ConfigParser:
@@ -125,3 +156,99 @@ def unknown_setting(parser: ConfigParser, name: str, dashes: str = "--") -> str:
     told = f"{dashes}{name.replace('::', '#')}"
     where = "Settings stand at the top of the config file, or where they are used."
     return f"{told}: the config has no such setting.{hint} {where}"
+
+
+class Rule(NamedTuple):
+    """What a setting may be: whether a value is that, and how it is called, which may take a look at the machine."""
+
+    holds: Callable[[Any], bool]
+    words: str | Callable[[], str]
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one; a bool is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(least: int) -> Rule:
+    return Rule(
+        lambda value: is_number(value) and float(value).is_integer() and value >= least,
+        f"a whole number of at least {least}",
+    )
+
+
+def _between(low: float, high: float = float("inf")) -> Rule:
+    words = f"a number from {low:g} to {high:g}" if high < float("inf") else f"a number of at least {low:g}"
+    return Rule(lambda value: is_number(value) and low <= value <= high, words)
+
+
+def _list(count: int, entry: Rule) -> Rule:
+    return Rule(
+        lambda value: isinstance(value, list | tuple) and len(value) == count and all(map(entry.holds, value)),
+        f"a list of {count}, each {entry.words}",
+    )
+
+
+def _or_null(rule: Rule) -> Rule:
+    return Rule(lambda value: value is None or rule.holds(value), f"{rule.words}, or null")
+
+
+def _is_device(value: Any) -> bool:
+    """Whether PyTorch can put a number there, and get it back."""
+    try:
+        torch.zeros(1, device=value).item()
+    except Exception:  # each kind of device has its own
+        return False
+    return isinstance(value, str)  # MONAI's engines take no numbers
+
+
+def _devices() -> str:
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    more = [] if here is None else [f"{here.type}:{number}" for number in range(torch.accelerator.device_count())]
+    return f"a device that PyTorch {torch.__version__} finds here: {', '.join(['cpu', *more])}"
+
+
+_SIZE, _WINDOW = _list(3, _whole(1)), _list(2, _between(-float("inf")))
+_AXES = Rule(lambda value: isinstance(value, list) and all(axis in (0, 1, 2) for axis in value), "a list of 0, 1, 2")
+_INCREASING = Rule(lambda value: _WINDOW.holds(value) and value[0] < value[1], "[low, high] in HU")
+_PATH = Rule(lambda value: isinstance(value, str), "a path, one that looks like a number as ./2024")
+FOLDERS = ("bundle_root", "dataset_dir", "output_dir", "cache_dir")
+PATHS = (*FOLDERS, "data_split", "resume", "init_checkpoint", "encoder_checkpoint", "checkpoint")
+DEVICES = ("device", "stitch_device")
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(PATHS, _or_null(_PATH)),
+    **dict.fromkeys(FOLDERS, _PATH),
+    **dict.fromkeys(DEVICES, Rule(_is_device, _devices)),
+    **dict.fromkeys(("num_workers", "seed", "frozen_prototype_epochs"), _whole(0)),
+    **dict.fromkeys(("val_interval", "patience", "sw_batch_size"), _whole(1)),
+    **dict.fromkeys(("flip_axes", "test_flip_axes"), _AXES),
+    "num_labels": _or_null(_whole(1)),
+    "val_fraction": _between(0, 1),
+    **dict.fromkeys(("samples_per_epoch", "trim_wider_than", "slab_depth", "slab_stride"), _or_null(_whole(1))),
+    **dict.fromkeys(("learning_rate", "final_learning_rate", "weight_decay"), _between(0)),
+    "augmentation_probability": _between(0, 1),
+    "save_minutes": _or_null(_between(0)),
+    "overlap": _between(0, 0.99),
+    "roi_size": _or_null(_SIZE),
+    "hu_window": _or_null(_INCREASING),
+}
+
+
+def refuse_odd_values(settings: Mapping[str, Any]) -> None:
+    """Check the settings of a config for which there is a rule, at the top or where they are used.
+
+    Expressions and references are passed over.
+
+    Args:
+        settings: name -> value, as the configs and the command line say.
+
+    Raises:
+        UserError: naming the first that is odd, and what it may be.
+    """
+    for place, value in walk(settings):
+        rule, value = RULES.get(place_of(place[-1])[-1]), none_if_null(value)
+        if rule is None or (isinstance(value, str) and value[:1] in ("$", "@", "%")):
+            continue
+        if not rule.holds(value):
+            words = rule.words() if callable(rule.words) else rule.words
+            raise UserError(f"{id_of(place)}: {value!r} is not possible: give {words}.")

@@ -13,14 +13,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
 import ignite.distributed as idist
 
-from ..base.errors import innermost_user_error, plain_message
-from .command import is_bundle_command
+from ..base.errors import innermost_user_error
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ def known_cause(error: BaseException) -> str | None:
     from ..scans.loading import loader_fault
 
     cause = innermost_user_error(error)
-    return loader_fault(error) or disk_fault(error) if cause is None else plain_message(cause)
+    return loader_fault(error) or disk_fault(error) if cause is None else str(cause)
 
 
 def ended_plainly(command: Callable[[], int]) -> int:
@@ -61,20 +60,17 @@ def ended_plainly(command: Callable[[], int]) -> int:
         return 2
 
 
-def plain_errors() -> None:
-    """In a process that ``python -m monai.bundle`` started: print a `UserError` that ends it as one line.
-
-    The whole trace goes to the log at level DEBUG. The command line is compared with the configs, too; see
-    `refuse_unknown_settings`. A program that merely loads a bundle keeps its own way with errors.
-    """
-    from .command import refuse_unknown_settings
-
-    print_user_errors()
-    refuse_unknown_settings(sys.argv)
+def is_bundle_command(arguments: Sequence[str]) -> bool:
+    """Whether a command line is that of ``python -m monai.bundle run``."""
+    program = arguments[0].replace("\\", "/") if arguments else ""
+    return program.endswith("monai/bundle/__main__.py") and arguments[1:2] == ["run"]
 
 
 def print_user_errors() -> None:
-    """The first half of `plain_errors`: in a bundle's own process, a `UserError` that ends it becomes one line."""
+    """In a process that ``python -m monai.bundle`` started: print a `UserError` that ends it as one line.
+
+    The whole trace goes to the log at level DEBUG. A program that merely loads a bundle keeps its own way with errors.
+    """
     if is_bundle_command(sys.argv):
         sys.excepthook = _print_plainly
         threading.excepthook = _print_of_thread

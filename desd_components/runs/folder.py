@@ -16,7 +16,7 @@ from ignite.engine import Events
 from monai.engines.workflow import Workflow
 from torch import nn
 
-from ..base.manifests import save_weights
+from ..base.manifests import save_weights, write_weights
 from ..base.version import __version__
 from .history import RunRecordHandler
 from .log import record_run, start_log
@@ -97,7 +97,10 @@ class RunFolder:
 
 
 class SaveWeightsHandler:
-    """Write a module's weights and manifest at the end of epochs.
+    """Write a module's weights and manifest at the end of epochs; no run that ends well is without.
+
+    With a metric, the best weights are part of its state: a run that goes on from that writes them to its own folder.
+    While the metric is no number, those of the last epoch count as the best.
 
     Args:
         module: what is saved, e.g. the teacher's encoder.
@@ -118,36 +121,49 @@ class SaveWeightsHandler:
         self.module, self.path, self.manifest = module, Path(path), manifest
         self.metric, self.interval = metric, interval
         self.best = -math.inf
+        self._written: dict[str, Any] | None = None
 
     def attach(self, engine: Workflow) -> None:
         """Save at the end of an epoch of `engine`, a trainer or an evaluator."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        if self.metric is None:
+            engine.add_event_handler(Events.COMPLETED, self._end)
 
     def __call__(self, engine: Workflow) -> None:
         """Save if it is time."""
         if idist.get_rank() == 0 and self._due(engine):
-            manifest = self.manifest() if callable(self.manifest) else self.manifest
-            progress: dict[str, Any] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
-            if self.metric is not None:
-                progress = {"epoch": engine.state.epoch, self.metric: self.best}
-            save_weights(self.module, self.path, {**manifest, **progress})
+            self._save(engine)
+
+    def _save(self, engine: Workflow) -> None:
+        manifest = self.manifest() if callable(self.manifest) else self.manifest
+        progress: dict[str, Any] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+        if self.metric is not None:
+            progress = {"epoch": engine.state.epoch, self.metric: self.best}
+        self._written = save_weights(self.module, self.path, {**manifest, **progress})
+        if self.metric is not None:  # on a CPU they are the module's own, which goes on learning
+            self._written["tensors"] = {name: tensor.clone() for name, tensor in self._written["tensors"].items()}
+
+    def _end(self, engine: Workflow) -> None:
+        if idist.get_rank() == 0 and self._written is None and not engine.should_terminate:  # nothing was left to do
+            self._save(engine)
 
     def _due(self, engine: Workflow) -> bool:
         if self.metric is None:
             return engine.state.epoch % self.interval == 0 or engine.state.epoch == engine.state.max_epochs
-        value = float(engine.state.metrics[self.metric])
-        if not value > self.best:
-            return False
-        self.best = value
-        return True
+        value, before = float(engine.state.metrics[self.metric]), self.best
+        if value > before:
+            self.best = value
+        return value > before or before == -math.inf
 
-    def state_dict(self) -> dict[str, float]:
-        """The best metric so far."""
-        return {"best": self.best}
+    def state_dict(self) -> dict[str, Any]:
+        """The best metric so far, and the weights that had it."""
+        return {"best": self.best, "weights": None if self.metric is None else self._written}
 
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the best of `state`."""
-        self.best = state["best"]
+        self.best, self._written = state["best"], state["weights"]
+        if idist.get_rank() == 0 and self._written is not None:
+            write_weights(self.path, **self._written)
 
 
 def encoder_manifest(

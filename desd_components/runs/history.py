@@ -64,7 +64,7 @@ class HistoryFile:
             write_atomically(self.path, b"".join(line + b"\n" for line in lines))
         if len(lines) < kept:
             logger.warning(
-                "%s: %d of the %d records that the run had written are gone or damaged, so its curves have a gap.",
+                "%s: %d of the %d records that the run had written are not there or damaged, so its curves have a gap.",
                 self.path, kept - len(lines), kept,
             )  # fmt: skip
         records = [json.loads(line) for line in lines]

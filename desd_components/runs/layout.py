@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from monai.data import FolderLayoutBase
 
 from ..base.errors import UserError
+from ..base.files import told_if_unwritable
 from ..scans.lists import data_list_sections, is_decathlon
 from ..scans.names import CaseNames, Scan, result_name, scan_files, stem
 
@@ -64,11 +66,18 @@ class ScanLayout(FolderLayoutBase):
         self.postfix, self.separate_folder, self.extension = postfix, separate_folder, extension
 
     def filename(self, subject: Any = "subject", idx: Any = None, **kwargs: Any) -> str:
-        """The path for the result of the scan `subject`; its folder is made."""
+        """The path for the result of the scan `subject`; its folder is made.
+
+        Raises:
+            UserError: when it cannot be, or the path is longer than the system takes.
+        """
         scan = _absolute(str(subject))
         folder = self.output_dir / self._inside(scan) / (stem(scan) if self.separate_folder else "")
-        folder.mkdir(parents=True, exist_ok=True)
-        return str(folder / result_name(scan, f"_{self.postfix}" if self.postfix else "", self.extension))
+        path = folder / result_name(scan, f"_{self.postfix}" if self.postfix else "", self.extension)
+        with told_if_unwritable(path), contextlib.suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+            path.lstat()
+        return str(path)
 
     def image(self, scan: str | Path) -> str:
         """What a scan is called, as `CaseNames.image` does: its sub-folder and name, which its results have, too."""

@@ -23,7 +23,7 @@ from ignite.engine import Events
 from monai.engines.workflow import Workflow
 from torch import nn
 
-from ..base.errors import UserError, none_if_null, require_whole
+from ..base.errors import UserError, require_whole
 from .ending import StopSignals
 from .same_run import known_extension, misfit, refuse_other_settings, refuse_other_tensors
 from .state import FORMAT, StatePair, state_to_resume
@@ -79,7 +79,7 @@ class ResumeHandler:
         self.objects = {name: thing for name, thing in objects.items() if thing is not None}
         self.settings, self.resume, self.extend = dict(settings), str(resume), known_extension(extend)
         require_whole(1, save_interval=interval)
-        self.interval, self.minutes = interval, none_if_null(minutes)
+        self.interval, self.minutes = interval, minutes
         self.signals = StopSignals()
         self._found: tuple[Path, dict[str, Any]] | None = None
         self._saved_at, self._stopped_by = time.monotonic(), 0

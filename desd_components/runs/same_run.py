@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..base.errors import UserError, none_if_null, require_whole
+from ..base.errors import UserError, require_whole
 from ..base.tensors import differences
 from .bundle import calling_parser, resolved_config
 from .config import Place, id_of, parts_of, walk
@@ -70,7 +70,6 @@ def known_extension(extend: str | None) -> str | None:
     Raises:
         UserError: when it is no such word.
     """
-    extend = none_if_null(extend)
     if extend not in EXTENSIONS:
         raise UserError(f"extend={extend!r}: choose null, keep or stretch.")
     return extend
@@ -176,4 +175,4 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
-    return none_if_null(value if isinstance(value, bool | int | float | None) else str(value))
+    return value if isinstance(value, bool | int | float | None) else str(value)

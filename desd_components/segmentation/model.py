@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import UserError, none_if_null
+from ..base.errors import UserError
 from ..base.files import read_json
 from ..base.manifests import manifest_path, read_manifest, refuse_contradictions
 from ..distillation.encoder import ResNet3DEncoder
@@ -61,7 +61,6 @@ def segmentation_manifest(
     single: Sequence[int] = (),
 ) -> dict[str, Any]:
     """What ``model.json`` says beside ``model.pt``: enough to build the network and the way to its input again."""
-    encoder_checkpoint = none_if_null(encoder_checkpoint)
     return {
         "kind": "segmentation",
         "architecture": network.encoder.architecture,

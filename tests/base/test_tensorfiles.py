@@ -54,6 +54,7 @@ ODD = {
     "a dict": (lambda weight: {"weight": weight}, "not a flat dict of tensors"),
     "another shape": (lambda weight: weight[:4].clone(), "another shape"),
     "a huge shape": (lambda weight: torch.ones(1).expand(10**6, 10**6), r"declares the shape \(1000000, 1000000\)"),
+    "an infinite value": (lambda weight: weight.index_fill(0, torch.tensor(0), torch.inf), "holds NaN or infinite"),
     "one value for all": (lambda weight: torch.ones(1).expand_as(weight), "holds far fewer values"),
 }
 

@@ -65,6 +65,13 @@ def test_the_errors_of_foreign_writers_become_a_line_too(number, capsys):
     assert said.startswith(f"error: events.out: cannot be written ({os.strerror(number)})") and said.count("\n") == 1
 
 
+def test_a_path_that_is_too_long_is_a_line_whoever_meets_it(tmp_path):
+    with pytest.raises(OSError, match="too long") as met:
+        (tmp_path / ("x" * 256)).stat()
+    assert disk_fault(RuntimeError()) is None
+    assert "cannot be a path (File name too long). Give a shorter one." in disk_fault(met.value)
+
+
 def test_other_errors_are_no_fault_of_the_disk():
     assert disk_fault(FileNotFoundError(errno.ENOENT, "no such file", "scan.nii")) is None
     assert disk_fault(ValueError("No space left on device")) is None

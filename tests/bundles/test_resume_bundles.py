@@ -81,6 +81,13 @@ def test_loader_processes_go_on_at_the_same_batch(train, whole, tmp_path, bundle
     assert ends_like(whole[bundle], run)
 
 
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_a_state_of_another_folder_brings_the_weights_along(train, whole, tmp_path, bundle):
+    assert train(bundle, tmp_path / "run", resume=whole[bundle] / "state.pt") == [0]
+    [weights] = [path for path in whole[bundle].glob("*.pt") if not path.name.startswith("state")]
+    assert (tmp_path / "run" / weights.name).read_bytes() == weights.read_bytes()
+
+
 OTHER = {"a setting": {"weight_decay": 0.5}, "the length of an epoch": {"batch_size": 4}, "tensors": {}}
 OTHER_TENSORS = {"desd_pretrain": {"head_hidden": 16}, "desd_seg_finetune": {"decoder_width": 4}}
 

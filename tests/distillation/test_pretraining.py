@@ -64,6 +64,14 @@ def test_several_processes_want_torchrun(monkeypatch):
     assert not torch.distributed.is_initialized()
 
 
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=r"2 are here\. Give torchrun --nproc_per_node=2"):
+        joined_processes()
+
+
 class Boxes:
     """A dataset of contexts, all of one size."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import fire
 from forks import bundle_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +69,15 @@ def run_files(
     launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
     start = [sys.executable, "-m", *(launcher if processes > 1 else []), "monai.bundle", *command]
     return subprocess.run(start, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+
+
+def words_to_settings(*words: str) -> tuple[Any, dict[str, Any]]:
+    """What MONAI's ``run`` takes from the words that follow it: the config files, and name -> value of all else."""
+
+    def run(run_id: Any = None, config_file: Any = None, **given: Any) -> tuple[Any, dict[str, Any]]:
+        return config_file, given
+
+    return fire.Fire(run, command=list(words), serialize=lambda _: None)
 
 
 def succeed(done: CompletedProcess) -> CompletedProcess:

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import resource
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from run_folders import write_pretraining
 from desd_components import CasePictures, finish_run
 from desd_components.pages import charts, sections
 from desd_components.pages.run_page import run_page, write_run_page
-from desd_components.pages.runs import read_run
+from desd_components.pages.runs import Part, Run, read_run
 
 EVIL = "<script>alert(1)</script>"
 
@@ -121,6 +122,16 @@ def test_an_alarm_is_listed_once_with_the_step_at_which_it_began(page, folder):
     assert (record["step"], record["iteration"], name) == (4, 8, "uniform_collapse")
     row = re.search(r"<tr><td>4</td><td>1</td><td>uniform collapse</td><td>(.*?)</td>", page)
     assert row and "the teacher &lt;says&gt; the same." in row[1]
+
+
+def test_each_of_many_alarms_has_its_own_words_before_long(tmp_path):
+    steps = range(2_000_000, 2_020_000)
+    found = Run(tmp_path, "run", parts=[Part("", warnings=[f"iteration {step}: says {step}" for step in steps[::2]])])
+    found.history = [{"step": step, "iteration": step, "alarm_odd": float(step % 2 == 0)} for step in steps]
+    started = time.process_time()
+    section = sections.alarms_section(found)
+    assert time.process_time() - started < 5
+    assert section.parts[0].count("says 2") == 10_000 and "no words" not in section.parts[0] and len(section.parts) == 1
 
 
 def test_a_figure_that_no_one_foresaw_is_drawn_beside_its_siblings(folder, page):

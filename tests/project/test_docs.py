@@ -20,7 +20,7 @@ from pathlib import Path
 import monai.bundle
 import pytest
 import torch
-from bundle_runs import ENVIRONMENT, ROOT, succeed
+from bundle_runs import ENVIRONMENT, ROOT, succeed, words_to_settings
 from monai.bundle import ConfigParser
 from page_commands import (
     BUNDLE_PAGES,
@@ -38,7 +38,8 @@ from random_weights import write_encoder, write_model
 from scan_files import write_label, write_scan
 from torch.distributed.run import get_args_parser
 
-from desd_components.runs.command import refuse_unknown_settings
+from desd_components.runs.command import refuse_odd_call
+from desd_components.runs.config import refuse_odd_values
 from desd_tools.__main__ import _find, _refuse_unknown_flags
 
 SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "slurm").glob("*.sbatch"))
@@ -53,7 +54,7 @@ SAMPLE = next(line for line in OTHERS if "Task03_Liver" in line)
 def check_bundle_run(words: list[str]) -> None:
     """What follows ``monai.bundle``: configs that exist and settings that they have, or another command of MONAI's."""
     if words[0] == "run":
-        refuse_unknown_settings(["monai/bundle/__main__.py", *words])
+        refuse_odd_values(refuse_odd_call(*words_to_settings(*words[1:])).get())
     else:
         command = getattr(monai.bundle, words[0])
         inspect.signature(command).bind(words[1], **{flag[2:]: None for flag in words[2::2]})

@@ -29,12 +29,13 @@ def found(bundle, **settings):
     return workflow.parser.get_parsed_content("file")
 
 
-def test_a_dot_is_the_bundle_of_the_config_when_a_workflow_asks(bundle, tmp_path, monkeypatch):
+@pytest.mark.parametrize("root", [".", "bundles/some_bundle"])
+def test_the_bundle_of_the_config_is_meant_when_a_workflow_asks(bundle, tmp_path, monkeypatch, root):
     monkeypatch.chdir(tmp_path)
     path = bundle / "configs" / "train.yaml"
     config = path.read_text() + "\ninitialize: ['$desd_components.run_or_bundle(@file, @file)']"
     path.write_text(config)
-    workflow = ConfigWorkflow(str(path), logging_file=False)
+    workflow = ConfigWorkflow(str(path), logging_file=False, bundle_root=root)
     assert workflow.initialize() == [str(bundle / "models" / "model.pt")]
 
 

@@ -172,5 +172,5 @@ def test_records_that_a_power_cut_took_are_counted_and_the_run_goes_on(tiny_enco
     again = RunRecordHandler(tmp_path, interval=2)
     Run(tiny_encoder, epochs=2).train(GoOn(again, lines=3), again)
     lost = 3 if damage == "gone" else 1
-    assert f"history.jsonl: {lost} of the 3 records that the run had written are gone or damaged" in caplog.text
+    assert f"history.jsonl: {lost} of the 3 records that the run had written are not there or damaged" in caplog.text
     assert [step for _, step in steps(tmp_path)] == [*[1, 2, 4][: 3 - lost], 6, 8]

@@ -106,7 +106,7 @@ def test_lists_of_components_are_taken_apart_and_references_count_as_written():
 
 
 def test_a_value_counts_the_same_from_yaml_and_from_the_command_line(tmp_path):
-    assert settings_of(a=(1, 2), b="null", c=tmp_path) == settings_of(a=[1, 2], b=None, c=str(tmp_path))
+    assert settings_of(a=(1, 2), c=tmp_path) == settings_of(a=[1, 2], c=str(tmp_path))
 
 
 def test_facts_stand_in_the_place_of_entries():

@@ -214,6 +214,12 @@ def test_results_of_a_decathlon_folder_are_not_sorted_into_its_folders(tmp_path)
     assert scans_root(tmp_path, [{"image": str(path)}]) == (tmp_path / "imagesTr").resolve()
 
 
+@pytest.mark.parametrize(("name", "folder"), [("x" * 251 + ".mha", "out"), ("a.nii", "out" + "/long" * 900)])
+def test_a_result_whose_path_is_too_long_is_refused_with_the_reason(tmp_path, name, folder):
+    with pytest.raises(UserError, match=r"cannot be written \(File name too long\)\. Shorten the name of the scan"):
+        refuse_overwriting([{"image": str(tmp_path / name)}], [ScanLayout(tmp_path / folder, tmp_path)])
+
+
 def test_an_output_folder_that_holds_the_scans_is_refused(tmp_path):
     scans = [{"image": str(scan(tmp_path / "a.nii.gz"))}]
     with pytest.raises(UserError, match="overwrite"):

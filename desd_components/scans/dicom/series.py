@@ -99,8 +99,7 @@ def series_at(path: str | Path) -> Series:
         if volumes:
             return volumes[0]
         raise UserError(f"{path}: holds no DICOM series that can be read: name a file, or a folder with one series.")
-    name = os.path.abspath(path)
-    found = next((series for series in known if name in series.files), None)
+    found = _series_by_file(*_state_of(folder)).get(os.path.abspath(path))
     if found is None:
         raise UserError(f"{path}: is no slice of a DICOM series (or cannot be read as one): copy it again or leave it.")
     return found
@@ -108,8 +107,17 @@ def series_at(path: str | Path) -> Series:
 
 def series_in(folder: str | Path) -> list[Series]:
     """All series of a folder, its sub-folders not looked at, by their first file's name."""
+    return list(_series_in(*_state_of(folder)))
+
+
+def _state_of(folder: str | Path) -> tuple[str, int]:
     absolute = os.path.abspath(folder)
-    return list(_series_in(absolute, os.stat(absolute).st_mtime_ns))
+    return absolute, os.stat(absolute).st_mtime_ns
+
+
+@functools.lru_cache(maxsize=_REMEMBERED_FOLDERS)
+def _series_by_file(folder: str, changed: int) -> dict[str, Series]:
+    return {file: series for series in _series_in(folder, changed) for file in series.files}
 
 
 @functools.lru_cache(maxsize=_REMEMBERED_FOLDERS)

@@ -141,6 +141,10 @@ SPOILT = {
         lambda c: c["teacher"].pop("module.backbone.layer4.2.conv3.weight"),
         "1 of 159 tensors are absent",
     ),
+    "NaN": (
+        lambda c: spoil_teacher(c, "module.backbone.layer1.0.norm2.bias", torch.full((8,), torch.nan)),
+        "holds NaN or infinite values",
+    ),
     "another kernel": (
         lambda c: spoil_teacher(c, "module.backbone.layer1.0.conv2.weight", torch.ones(8, 8, 1, 1, 1)),
         "another shape",
