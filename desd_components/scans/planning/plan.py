@@ -97,7 +97,7 @@ def segmentation_plan(
     if not planning(plan) or not found_scans.training:
         return Plan()
     machine = Machine.of(device, cache_dir, minutes)
-    seen = survey(found_scans.training, dataset_dir, cache_dir, num_workers)
+    seen = survey(found_scans.training, dataset_dir, cache_dir, num_workers, found_scans.ignore)
     return planned_segmentation(seen, machine, given, known)
 
 
