@@ -117,7 +117,8 @@ def decode(logits: torch.Tensor, regions: Regions = False, single: Sequence[int]
     present = logits.narrow(-4, 1, logits.shape[-4] - 1) > 0  # a sigmoid exceeds 0.5 where its logit exceeds 0
     classes = torch.arange(1, logits.shape[-4], device=logits.device).reshape(-1, 1, 1, 1)
     last = (present * classes).amax(dim=-4, keepdim=True)
-    return torch.tensor(written_values(logits.shape[-4], regions), device=logits.device)[last.as_subclass(torch.Tensor)]
+    values = torch.tensor(written_values(logits.shape[-4], regions), device=logits.device)
+    return last.copy_(values[last.as_subclass(torch.Tensor)])  # a MetaTensor remembers its scan
 
 
 def largest_pieces(labels: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:

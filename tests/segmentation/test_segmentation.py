@@ -259,3 +259,8 @@ def test_regions_leave_the_label_values_that_no_later_one_covers():
     logits = torch.full((4, 4, 1, 1), -1.0)  # kidney [1, 2, 3], mass [2, 3], tumour [2]
     logits[1, 1:], logits[2, 2:], logits[3, 3:] = 1.0, 1.0, 1.0
     assert decode(logits, [[1, 2, 3], [2, 3], [2]]).flatten().tolist() == [0, 1, 3, 2]
+
+
+def test_labels_of_regions_remember_their_scan():
+    logits = MetaTensor(torch.randn(3, 4, 4, 4), meta={"filename_or_obj": "a.nii.gz"})
+    assert decode(logits, [[1, 2], [2]]).meta["filename_or_obj"] == "a.nii.gz"
