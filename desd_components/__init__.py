@@ -69,6 +69,7 @@ from .segmentation.inference import AutocastInferer, FlipInferer
 from .segmentation.losses import DiceBCELoss, class_targets, decode, probabilities, segmentation_loss
 from .segmentation.model import model_manifest, network_from_manifest, segmentation_classes, segmentation_manifest
 from .segmentation.network import SegmentationNetwork
+from .segmentation.results import ScanWriter
 from .segmentation.scores import MetricsReportHandler, SegmentationScores
 from .segmentation.training import (
     EarlyStop,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..base.classes import IGNORE
-from ..base.errors import UserError, one_line
+from ..base.errors import UserError
 from ..base.files import is_lfs_pointer
 from .label_maps import are_whole
 from .names import FORMATS, SUFFIXES, Scan, scan_files
@@ -26,7 +25,6 @@ from .volume import Volume
 
 LISTED = 10  # problems named in one message; the rest is a count
 GRID_TOLERANCE = 0.1  # in voxels: image and label grids may differ by that much at any corner (headers are rounded)
-UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error)  # what reading voxels may raise
 
 
 def raise_problems(problems: Sequence[str], checked: int) -> None:
@@ -194,19 +192,12 @@ def voxels_problem(scan: Scan, class_count: int | None = None) -> str | None:
                 voxels = open_volume(file).read()
             except UserError as error:
                 return str(error)
-            except UNREADABLE as error:
-                return unreadable(file, error)
             found = raw_problem(file, voxels, is_label=key == "label")
             if found is None and key == "label":
                 found = class_problem(file, label_values(voxels), class_count)
             if found:
                 return found
     return None
-
-
-def unreadable(file: str, error: BaseException) -> str:
-    """The line for a file whose header is good and whose voxels are not."""
-    return f"{file}: is truncated or damaged ({one_line(error)}): copy or download it again, or leave it out."
 
 
 def raw_problem(file: str, voxels: np.ndarray, is_label: bool) -> str | None:

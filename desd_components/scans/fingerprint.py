@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .names import Scan, files_of, scan_files
 from .read import parts
@@ -37,6 +38,16 @@ def data_fingerprint(sections: Mapping[str, Sequence[Scan]]) -> str:
         for part in (whole[0], whole[len(whole) // 2], whole[-1]):
             found.update(_sample(part))
     return f"{sum(map(len, sections.values()))} scans, contents {found.hexdigest()[:12]}"
+
+
+def file_states(scan: Scan, keys: Sequence[str] = ("image", "label")) -> list[list[Any]]:
+    """Path, size and time of every file that a scan consists of: what is kept of it is kept under these."""
+    states = []
+    for file in filter(os.path.exists, scan_files(scan, keys)):
+        for part in parts(file):
+            status = os.stat(part)
+            states.append([os.path.abspath(part), status.st_size, status.st_mtime_ns])
+    return states
 
 
 def _sample(file: str) -> bytes:

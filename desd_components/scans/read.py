@@ -7,12 +7,13 @@ MONAI's ``LoadImaged``, all go through it. Differs from MONAI's readers: a DICOM
 
 from __future__ import annotations
 
+import gzip
 import logging
 import math
 import os
-import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,15 @@ from monai.utils import ensure_tuple
 from monai.utils.enums import MetaKeys, SpaceKeys
 
 from ..base.errors import UserError
+from .itk import data_files, itk_volume
 from .names import ITK_SUFFIXES, NIFTI_SUFFIXES, is_dicom
-from .volume import Volume, dicom_room, optional_module, to_ras
+from .volume import UNREADABLE, Volume, damaged, dicom_room, refused_as
 
 # MONAI warns, at every loader, that a GPU decoder which nobody asked for is not there
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 _DEFLATE_LIMIT = 1032  # gzip makes nothing smaller than by that factor
-_DETACHED = (".mhd", ".nhdr")  # headers that keep their voxels in a file beside them: MetaImage's and NRRD's
-_DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)[ \t]*([^\r\n]+)", re.MULTILINE | re.IGNORECASE)
+_MM = {1: 1e3, 3: 1e-3}  # of a meter and a micron, by NIfTI's codes; any other unit is taken for mm
 
 
 def open_volume(path: str | Path) -> Volume:
@@ -43,13 +44,26 @@ def open_volume(path: str | Path) -> Volume:
     Raises:
         UserError: when it is none of these, or is refused; one line that names it.
     """
-    path = str(path)
+    volume = _opened(str(path))
+
+    def read() -> np.ndarray:
+        try:
+            return volume.read()
+        except UserError:
+            raise
+        except UNREADABLE as error:
+            raise damaged(volume.path, error) from error
+
+    return replace(volume, read=read)
+
+
+def _opened(path: str) -> Volume:
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise UserError(f"{path}: is a pipe or a device, not a file: leave it out.")
     if path.endswith(NIFTI_SUFFIXES):
         return _nifti(path)
     if path.endswith(ITK_SUFFIXES):
-        return _itk(path)
+        return itk_volume(path)
     if os.path.isdir(path) or is_dicom(path):
         room = dicom_room(path)
         volume: Volume = room.dicom_volume(room.series_at(path))
@@ -61,43 +75,48 @@ def open_volume(path: str | Path) -> Volume:
 
 def parts(path: str) -> list[str]:
     """All files that a scan consists of: those of a series, a header with its data file, or the file alone."""
-    if path.endswith(_DETACHED):
-        beside = os.path.join(os.path.dirname(path), _data_file(path))
-        return [path, beside] if os.path.isfile(beside) else [path]
-    if path.endswith((*NIFTI_SUFFIXES, *ITK_SUFFIXES)) or not (os.path.isdir(path) or is_dicom(path)):
+    if path.endswith(ITK_SUFFIXES):
+        return [path, *data_files(path)]
+    if path.endswith(NIFTI_SUFFIXES) or not (os.path.isdir(path) or is_dicom(path)):
         return [path]
     files: list[str] = dicom_room(path).series_at(path).files
     return files
-
-
-def _data_file(path: str) -> str:
-    """What a header calls the file with its voxels, relative to its own folder; "" where it names none."""
-    with open(path, "rb") as stream:
-        found = _DATA_FILE.search(stream.read(1 << 16))
-    return os.fsdecode(found[1].strip()) if found else ""
-
-
-def _refuse_voxels_elsewhere(path: str) -> None:
-    """Refuse a header whose voxels are missing, or outside of its folder: it has no business there, see SECURITY.md."""
-    named = _data_file(path) if path.endswith(_DETACHED) and os.path.isfile(path) else ""
-    if os.path.isabs(named) or ".." in Path(named).parts:
-        raise UserError(f"{path}: its voxels are said to lie in {named!r}, outside of its folder: put them beside it.")
-    plain = named and " " not in named and named.upper() not in ("LOCAL", "LIST")  # a pattern or a list is ITK's matter
-    if plain and not os.path.isfile(os.path.join(os.path.dirname(path), named)):
-        raise UserError(f"{path}: its voxels, {named}, are not there: copy both files, or leave it out.")
 
 
 def _nifti(path: str) -> Volume:
     import nibabel
 
     try:
-        header: Any = nibabel.load(path)
-        affine, dtype = np.asarray(header.affine, dtype=np.float64), np.dtype(header.get_data_dtype())
+        image: Any = nibabel.load(path)
+        affine, dtype = np.asarray(image.affine, dtype=np.float64), np.dtype(image.get_data_dtype())
     except Exception as error:
-        raise _unreadable(path, "NIfTI", error) from error
-    shape = tuple(int(size) for size in header.shape)
-    _refuse_impossible_size(path, shape, dtype)
-    return Volume(path, "NIfTI", shape, affine, dtype, lambda: np.asanyarray(header.dataobj), header=header)
+        raise refused_as("NIfTI", path, error) from error
+    stored = tuple(int(size) for size in image.shape)
+    _refuse_impossible_size(path, stored, dtype)
+    shape = _with_channels_last(stored)
+
+    def read() -> np.ndarray:
+        if not path.endswith(".gz"):
+            return np.asanyarray(image.dataobj).reshape(shape, order="F")
+        with gzip.open(path) as stream:
+            voxels = np.asanyarray(type(image).from_stream(stream).dataobj)
+            while stream.read(1 << 20):
+                pass  # the checksum stands behind the last byte, and gzip compares it there
+        return voxels.reshape(shape, order="F")
+
+    affine[:3] *= nifti_unit(image.header)
+    return Volume(path, "NIfTI", shape, affine, dtype, read, header=image)
+
+
+def _with_channels_last(stored: tuple[int, ...]) -> tuple[int, ...]:
+    """(X, Y, Z) or (X, Y, Z, C) of a NIfTI's axes, where one at most holds channels: ITK writes (X, Y, Z, 1, C)."""
+    space, *more = stored[:3], *stored[3:]
+    return (*space, math.prod(more)) if more and sum(size > 1 for size in more) <= 1 else stored
+
+
+def nifti_unit(header: Any) -> float:
+    """How many mm one unit of a NIfTI header's affines is."""
+    return _MM.get(int(header["xyzt_units"]) & 7, 1.0)
 
 
 def _refuse_impossible_size(path: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -110,40 +129,6 @@ def _refuse_impossible_size(path: str, shape: tuple[int, ...], dtype: np.dtype) 
             f"{path}: is truncated or damaged (its header says {shape} voxels, {promised} bytes, and the file's {held} "
             "cannot hold them): copy or download it again, or leave it out."
         )
-
-
-def _itk(path: str) -> Volume:
-    kind = "MetaImage" if path.endswith((".mha", ".mhd")) else "NRRD"
-    sitk = optional_module("SimpleITK", path, f"reading {kind}")
-    _refuse_voxels_elsewhere(path)
-    header = sitk.ImageFileReader()
-    header.SetFileName(path)
-    try:
-        header.ReadImageInformation()
-    except RuntimeError as error:
-        raise _unreadable(path, kind, error) from error
-    size, channels = header.GetSize(), header.GetNumberOfComponents()
-    shape = (*size, channels) if channels > 1 else tuple(size)
-
-    def read() -> np.ndarray:
-        try:
-            array = sitk.GetArrayFromImage(sitk.ReadImage(path))  # (Z, Y, X), then channels
-        except RuntimeError:  # which says in what line of its source, and calls any cause a missing file
-            raise OSError("SimpleITK cannot read its voxels to their end") from None
-        return array.transpose(*reversed(range(len(size))), *range(len(size), array.ndim))
-
-    affine = np.eye(4)
-    if len(size) >= 3:  # the fourth axis of a file holds channels; a picture of two is refused for its shape
-        direction = np.reshape(header.GetDirection(), (len(size), len(size)))[:3, :3]
-        affine[:3, :3], affine[:3, 3] = direction * header.GetSpacing()[:3], header.GetOrigin()[:3]
-    one_voxel = sitk.Image([1] * len(size), header.GetPixelID(), channels)  # it tells the type of the values
-    return Volume(path, kind, shape, to_ras(affine), sitk.GetArrayViewFromImage(one_voxel).dtype, read)
-
-
-def _unreadable(path: str, kind: str, error: BaseException) -> UserError:
-    # its last line: SimpleITK begins with where in its source it happened
-    reason = ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1][:160]
-    return UserError(f"{path}: cannot be read as {kind} ({reason}): copy or download it again, or leave it out.")
 
 
 class ScanReader(ImageReader):

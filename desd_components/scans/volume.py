@@ -6,6 +6,7 @@ nothing else does, so that it happens once.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ import torch
 from monai.data import MetaTensor
 from monai.utils import optional_import
 
-from ..base.errors import UserError
+from ..base.errors import UserError, one_line
 
+UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error)  # what reading voxels may raise
 INSTALL = "pip install pydicom highdicom SimpleITK pillow"
 
 
@@ -35,7 +37,8 @@ class Volume:
         shape: voxels (X, Y, Z), or (X, Y, Z, C) where a file holds channels.
         affine: (4, 4), voxel to RAS+ in mm.
         dtype: of the values.
-        read: gives the values, of that shape; rescaled (DICOM: to HU) where the format says how.
+        read: gives the values, of that shape; rescaled (DICOM: to HU) where the format says how. From `open_volume` it
+            raises a `UserError` that names the file where they cannot be read, or fail a checksum of the format.
         warnings: what a user should know of how it was read, one phrase each.
         header: nibabel's image, of NIfTI alone.
     """
@@ -53,6 +56,20 @@ class Volume:
 def to_ras(affine: np.ndarray) -> np.ndarray:
     """An affine (4, 4) from voxels to LPS+ as one from voxels to RAS+; or the other way round."""
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, dtype=np.float64)
+
+
+def refused_as(kind: str, path: str, error: BaseException) -> UserError:
+    """The refusal of a file whose header is none of its `kind`, with the last line of what its reader says."""
+    # SimpleITK begins with where in its source it happened
+    reason = ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1][:160]
+    return UserError(f"{path}: cannot be read as {kind} ({reason}): copy or download it again, or leave it out.")
+
+
+def damaged(path: str, error: BaseException) -> UserError:
+    """The refusal of a file whose header is good and whose voxels are not."""
+    return UserError(
+        f"{path}: is truncated or damaged ({one_line(error)}): copy or download it again, or leave it out."
+    )
 
 
 def optional_module(module: str, path: str, purpose: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from desd_components.scans.check import GRID_TOLERANCE, corner_gap
+from desd_components.scans.read import nifti_unit
 from desd_components.scans.volume import Volume
 
 from .findings import REMARK, Finding
@@ -48,7 +49,7 @@ def _stored_spacing(file: str, header: Any) -> np.ndarray:
 
     with Opener(file) as stream:
         stored = type(header.header).from_fileobj(stream, check=False)
-    return np.asarray(stored["pixdim"][1:4], dtype=np.float64)
+    return np.asarray(stored["pixdim"][1:4], dtype=np.float64) * nifti_unit(stored)
 
 
 def _two_affines(file: str, header: Any, shape: tuple[int, ...]) -> Finding | None:
@@ -58,8 +59,9 @@ def _two_affines(file: str, header: Any, shape: tuple[int, ...]) -> Finding | No
     sform = header.get_sform(coded=True)[0] if get_qform else None
     if qform is None or sform is None:
         return None
-    gap = corner_gap(shape, sform, qform)
-    if gap <= GRID_TOLERANCE * np.linalg.norm(sform[:3, :3], axis=0).min():
+    unit = nifti_unit(header.header)
+    gap = corner_gap(shape, sform, qform) * unit
+    if gap <= GRID_TOLERANCE * np.linalg.norm(sform[:3, :3], axis=0).min() * unit:
         return None
     what = f"its qform and its sform place a corner {gap:.2f} mm apart"
     return Finding(file, what, "set the wrong one to the other: programs differ in which they believe", "affine")

@@ -12,7 +12,7 @@ import numpy as np
 
 from desd_components.base.classes import IGNORE, Classes, label_count
 from desd_components.base.errors import UserError
-from desd_components.scans.check import UNREADABLE, class_problem, header_problem, label_values, raw_problem, unreadable
+from desd_components.scans.check import class_problem, header_problem, label_values, raw_problem
 from desd_components.scans.label_maps import looks_like_labels
 from desd_components.scans.planning.survey import ClassFacts, Values, class_facts, ras_order, values_of
 from desd_components.scans.read import open_volume
@@ -88,9 +88,6 @@ def inspect(file: str, is_label: bool, channels: int = 1, classes: Classes | Non
         voxels = volume.read()
     except UserError as error:
         report.findings.append(from_line(str(error), [file], "damaged"))
-        return report
-    except UNREADABLE as error:
-        report.findings.append(from_line(unreadable(file, error), [file], "damaged"))
         return report
     if line := raw_problem(file, voxels, is_label):
         report.findings.append(from_line(line, [file], "voxels"))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
+import re
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from itk_files import sitk, write_itk
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Spacingd
 from scan_files import oblique_affine, write_nifti
 
-from desd_components import ScanReader, UserError, VolumeCache, check_records
+from desd_components import ScanDataset, ScanReader, UserError, VolumeCache, check_records
 from desd_components.scans.cache.entries import read_meta
 from desd_components.scans.read import open_volume, parts
 from desd_tools.__main__ import main
@@ -87,6 +90,82 @@ def test_a_truncated_file_is_refused_when_its_voxels_are_read(tmp_path, name):
         check_records([{"image": str(path)}], voxels=True)
 
 
+def deflated(folder: Path, name: str) -> tuple[Path, Path]:
+    """A scan and its compressed file, whose stream holds the voxels as they are: its checksum alone tells damage."""
+    path = written(folder, name)
+    beside = path.with_suffix(".raw")
+    content = path.read_bytes()
+    if name == "a.nii.gz":
+        path.write_bytes(gzip.compress(gzip.decompress(content), 0))
+    elif name == "a.nrrd":
+        header, _, stream = content.partition(b"\n\n")
+        path.write_bytes(header + b"\n\n" + gzip.compress(gzip.decompress(stream), 0))
+    elif name == "a.nhdr":
+        path.write_bytes(content.replace(b"encoding: raw", b"encoding: gzip"))
+        beside.write_bytes(gzip.compress(beside.read_bytes(), 0))
+    else:
+        header, mark, voxels = content.partition(b"LOCAL\n")
+        stream = zlib.compress(voxels if mark else beside.read_bytes(), 0)
+        size = b"CompressedData = True\nCompressedDataSize = %d" % len(stream)
+        path.write_bytes(header.replace(b"CompressedData = False", size) + mark + (stream if mark else b""))
+        if not mark:
+            beside.write_bytes(stream)
+    return path, beside if beside.exists() else path
+
+
+COMPRESSED = ["a.nii.gz", "a.nrrd", "a.nhdr", "a.mha", "a.mhd"]
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1000] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_a_bit_that_has_flipped_is_told_by_the_checksum(tmp_path, name):
+    path, file = deflated(tmp_path, name)
+    np.testing.assert_array_equal(open_volume(path).read(), VOXELS)
+    flip_a_bit(file)
+    scan, damage = {"image": str(path)}, rf"{name}: is truncated or damaged \(.*\): copy or download it again"
+    with pytest.raises(UserError, match=damage):
+        check_records([scan], voxels=True)
+    with pytest.raises(UserError, match=damage):
+        VolumeCache(LOADING, tmp_path / "cache").prepare([scan])
+    assert re.search(damage, ScanDataset([scan], LOADING)[0]["error"])
+
+
+@pytest.mark.parametrize("lost", [1, 4, 8, 3000])
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_a_stream_that_ends_too_soon_is_refused_even_within_its_checksum(tmp_path, name, lost):
+    path, file = deflated(tmp_path, name)
+    file.write_bytes(file.read_bytes()[:-lost])
+    with pytest.raises(UserError, match=rf"{name}: is truncated or damaged"):
+        open_volume(path).read()
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_streams_may_follow_one_another_and_bytes_may_be_swapped(tmp_path, flipped):
+    path = written(tmp_path, "a.nrrd")
+    header, _, stream = path.read_bytes().partition(b"\n\n")
+    voxels = np.frombuffer(gzip.decompress(stream), "<f4").astype(">f4").tobytes()
+    header = header.replace(b"endian: little", b"endian: big")
+    path.write_bytes(header + b"\n\n" + gzip.compress(voxels[:2000], 0) + gzip.compress(voxels[2000:], 0))
+    if flipped:
+        flip_a_bit(path)
+        with pytest.raises(UserError, match="truncated or damaged"):
+            open_volume(path).read()
+    else:
+        np.testing.assert_array_equal(open_volume(path).read(), VOXELS)
+
+
+def test_a_stream_of_which_simpleitk_reads_a_part_is_refused(tmp_path):
+    path, _ = deflated(tmp_path, "a.mha")
+    path.write_bytes(re.sub(rb"CompressedDataSize = \d+\n", b"", path.read_bytes()))
+    with pytest.raises(UserError, match="SimpleITK reads other voxels than it holds"):
+        open_volume(path).read()
+
+
 def test_a_file_of_no_known_format_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(b"a picture")
     with pytest.raises(UserError, match=r"a.png: is not a scan: give .nii, .nii.gz, .nrrd"):
@@ -108,7 +187,7 @@ def test_a_header_without_its_voxels_says_so_and_one_with_a_part_of_them_is_dama
     with pytest.raises(UserError, match=damaged):
         check_records([{"image": str(path)}], voxels=True)
     path.with_suffix(".raw").unlink()
-    with pytest.raises(UserError, match=rf"{name}: its voxels, a.raw, are not there: copy both files"):
+    with pytest.raises(UserError, match=rf"{name}: its voxels, a.raw, are not there: copy all of its files"):
         open_volume(path)
 
 

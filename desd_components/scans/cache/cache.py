@@ -25,8 +25,8 @@ from ...base.errors import UserError
 from ...base.files import require_writable
 from ...base.processes import patiently_gathered, place
 from ..check import class_problem, file_problem, raise_problems, threaded, with_bar
+from ..fingerprint import file_states
 from ..names import Scan, first_names, scan_files
-from ..read import parts
 from .entries import is_label, read_meta
 from .fingerprint import describe, flat_transforms
 from .making import EntryMaker
@@ -34,7 +34,7 @@ from .making import EntryMaker
 logger = logging.getLogger(__name__)
 
 
-FORMAT = 1  # of an entry on disk; part of its key
+FORMAT = 2  # of an entry on disk; part of its key
 _SAMPLED_HEADERS = 200  # headers read for the estimate of the disk need
 
 
@@ -82,14 +82,10 @@ class VolumeCache:
         Raises:
             UserError: when one of its files is not there.
         """
-        state = []
         for file in scan_files(scan, self.keys):
             if not os.path.exists(file):  # what else may be wrong with it is told with the faults of the others
                 raise UserError(file_problem(file) or f"{file}: is gone.")
-            for part in parts(file):
-                status = os.stat(part)
-                state.append([os.path.abspath(part), status.st_size, status.st_mtime_ns])
-        name = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:24]
+        name = hashlib.sha256(json.dumps(file_states(scan, self.keys)).encode()).hexdigest()[:24]
         return self.cache_dir / self.transform_hash / name
 
     def prepare(self, scans: Sequence[Scan]) -> list[Path]:

@@ -18,10 +18,11 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd
 
 from ...base.errors import UserError, chain_of, innermost_user_error, one_line
-from ..check import header_problem, label_values, raw_problem, unreadable
+from ..check import header_problem, label_values, raw_problem
 from ..label_maps import looks_like_labels
 from ..names import Scan, scan_files
 from ..read import open_volume
+from ..volume import damaged
 from .entries import META_FILE, is_label
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class EntryMaker:
         except Exception as error:
             refused = innermost_user_error(error)
             files = scan_files(scan, self.keys)
-            raise UserError(str(refused) if refused else unreadable(_named_file(error, files), error)) from error
+            raise UserError(str(refused or damaged(_named_file(error, files), error))) from error
         for key in self.keys:
             value = loaded[key]
             if not isinstance(value, np.ndarray | torch.Tensor):

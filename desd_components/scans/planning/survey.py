@@ -21,14 +21,16 @@ import numpy as np
 from ...base.errors import UserError
 from ...base.files import read_json, require_writable, write_json
 from ...base.processes import from_all_processes, place
-from ..check import UNREADABLE, file_problem, threaded
+from ..check import file_problem, threaded
+from ..fingerprint import file_states
 from ..label_maps import looks_like_labels
 from ..names import Scan, scan_files
 from ..read import open_volume, parts
+from ..volume import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # of a survey on disk
+FORMAT = 3  # of a survey on disk
 SAMPLE = 24  # scans whose voxels are read
 SAMPLED_VOXELS = 200_000  # of a volume, for its percentiles
 PERCENTILES = (0.5, 50.0, 99.5)
@@ -139,7 +141,7 @@ def _dicom_modality(file: str) -> str | None:
 def _surveyed_once(
     scans: Sequence[Scan], cache_dir: str | Path, num_workers: int, ignore: int | None
 ) -> list[dict[str, Any]]:
-    states = [_state(scan) for scan in scans]
+    states = [[scan_files(scan), file_states(scan)] for scan in scans]
     key = hashlib.sha256(json.dumps([FORMAT, SAMPLE, ignore, states]).encode()).hexdigest()[:24]
     path = Path(cache_dir).expanduser() / "surveys" / f"{key}.json"
     if path.is_file():
@@ -153,15 +155,6 @@ def _surveyed_once(
     write_json(path, records)
     logger.info("surveyed %d scans, the voxels of %d", len(seen), sum(scan.values is not None for scan in seen))
     return records
-
-
-def _state(scan: Scan) -> list[list[Any]]:
-    """Path, size and time of each file of a scan, of the first part of a series."""
-    found = []
-    for file in scan_files(scan):
-        status = os.stat(file) if os.path.exists(file) else None
-        found.append([os.path.abspath(file), *([status.st_size, status.st_mtime_ns] if status else [])])
-    return found
 
 
 def _look(scan: Scan, voxels: bool, ignore: int | None) -> Surveyed | None:

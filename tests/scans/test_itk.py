@@ -1,0 +1,118 @@
+"""Promises of `desd_components.scans.itk`: whatever a header calls its files, they lie in its folder, and all count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+
+from desd_components import ScanReader, UserError, VolumeCache, data_fingerprint
+from desd_components.scans.planning.survey import survey
+from desd_components.scans.read import open_volume, parts
+
+pytest.importorskip("SimpleITK")
+
+VOXELS = np.arange(120, dtype="<i2").reshape(4, 5, 6)
+META = (
+    "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nDimSize = 6 5 4\n"
+    "ElementType = MET_SHORT\n"
+)
+NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 6 5 4\nencoding: raw\nendian: little\n"
+WAYS = {
+    "a file": ("a.mhd", META + "ElementDataFile = {0}all.raw\n"),
+    "a file, under a name of files without": ("a.mha", META + "ElementDataFile = {0}all.raw\n"),
+    "a file, after a colon": ("a.mhd", META + "  ElementDataFile : {0}all.raw\n"),
+    "a file, far behind": ("a.mhd", META + "".join(f"Note{n} = {'x' * 90}\n" for n in range(999))
+                           + "ElementDataFile = {0}all.raw\n"),
+    "a list": ("a.mhd", META + "ElementDataFile = LIST\n{0}s0.raw\n{0}s1.raw\n{0}s2.raw\n{0}s3.raw\n"),
+    "a list with its dimension": ("a.mhd", META + "ElementDataFile = LIST 2\n{0}s0.raw\n{0}s1.raw\n"
+                                  "{0}s2.raw\n{0}s3.raw"),
+    "a list, as Windows writes it": ("a.mhd", META + "ElementDataFile = LIST\r\n{0}s0.raw\r\n{0}s1.raw\r\n{0}s2.raw\r\n"
+                                     "{0}s3.raw\r\n"),
+    "a pattern": ("a.mhd", META + "ElementDataFile = {0}s%01d.raw 0 3 1\n"),
+    "a file of NRRD": ("a.nhdr", NRRD + "data file: {0}all.raw\n"),
+    "a file of NRRD, under the name of one without": ("a.nrrd", NRRD + "DATAFILE: {0}all.raw\n"),
+    "a list of NRRD": ("a.nhdr", NRRD + "data file: LIST\n{0}s0.raw\n{0}s1.raw\n{0}s2.raw\n{0}s3.raw\n"),
+    "a pattern of NRRD": ("a.nhdr", NRRD + "data file: {0}s%d.raw 0 3 1 2\n"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Voxels beside the headers, as one file and as four, and the same in another folder."""
+    for place in (tmp_path / "scans", tmp_path / "elsewhere"):
+        place.mkdir()
+        (place / "all.raw").write_bytes(VOXELS.tobytes())
+        for number, plane in enumerate(VOXELS):
+            (place / f"s{number}.raw").write_bytes(plane.tobytes())
+    return tmp_path / "scans"
+
+
+def header(folder: Path, name: str, text: str, place: str = "") -> Path:
+    (folder / name).write_bytes(text.replace("{0}", place).encode())
+    return folder / name
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_voxels_are_read_from_the_headers_own_folder_alone(folder, way):
+    np.testing.assert_array_equal(open_volume(header(folder, *WAYS[way])).read().T, VOXELS)
+    for place in ("../elsewhere/", f"{folder.parent / 'elsewhere'}/", "./../elsewhere/"):
+        with pytest.raises(UserError, match="outside of its folder: put them beside it"):
+            open_volume(header(folder, *WAYS[way], place))
+    with pytest.raises(UserError, match=r"its voxels, not_\w+\.raw, are not there: copy all of its files"):
+        open_volume(header(folder, *WAYS[way], "not_"))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_that_changes_changes_what_is_kept_of_its_scan(folder, way):
+    path = header(folder, *WAYS[way])
+    scan, cache = (
+        {"image": str(path)},
+        VolumeCache(
+            Compose([LoadImaged("image", ScanReader()), EnsureChannelFirstd("image")]), folder.parent / "cache"
+        ),
+    )
+    voxels = [Path(part) for part in parts(str(path))[1:]]
+    assert len(voxels) in (1, 4)
+    for file in voxels:
+        before = cache.folder(scan)
+        file.write_bytes(file.read_bytes())
+        assert cache.folder(scan) != before
+
+
+def test_a_survey_sees_a_slice_that_has_changed(folder, tmp_path):
+    scan = {"image": str(header(folder, *WAYS["a list"]))}
+    first = survey([scan], folder, tmp_path / "cache").scans[0].values
+    (folder / "s3.raw").write_bytes((VOXELS[3] + 1000).tobytes())
+    second = survey([scan], folder, tmp_path / "cache").scans[0].values
+    assert first and second and second.high == first.high + 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ElementDataFile = LIST\ns0.raw\ns1.raw\ns2.raw\n", "names 3 files for 4 slices"),
+        ("ElementDataFile = LIST 3\nall.raw\n", "names 1 files for 4 slices"),
+        ("ElementDataFile = s%d.raw\n", "'s%d.raw' is no pattern of files with the first number"),
+        ("ElementDataFile = %s%n.raw 0 3 1\n", "is no pattern of files"),
+        ("a word\nElementDataFile = all.raw\nElementDataFile = ../elsewhere/all.raw\n", "b'a word' is no field"),
+        ("Comment = a\rElementDataFile = ../elsewhere/all.raw\nElementDataFile = all.raw\n", "is no field"),
+        ("elementdatafile = all.raw\nElementDataFile = ../elsewhere/all.raw\n", "outside of its folder"),
+    ],
+)
+def test_what_would_be_read_otherwise_than_it_looks_is_refused(folder, text, words):
+    with pytest.raises(UserError, match=words) as refusal:
+        open_volume(header(folder, "a.mhd", META + text))
+    assert "\n" not in str(refusal.value)
+
+
+def test_bzip2_is_named_as_the_reason(folder):
+    with pytest.raises(UserError, match="is compressed with bzip2, which SimpleITK does not read: write it with gzip"):
+        open_volume(header(folder, "a.nhdr", NRRD.replace("raw", "bzip2") + "data file: all.raw\n"))
+
+
+def test_a_header_that_cannot_be_read_has_its_own_file_alone(folder):
+    assert parts(str(header(folder, "a.mha", "nothing of the kind\n"))) == [str(folder / "a.mha")]
+    assert data_fingerprint({"train": [{"image": str(folder / "a.mha")}]}).startswith("1 scans")
