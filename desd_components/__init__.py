@@ -6,6 +6,7 @@ Segmentation", MICCAI 2022. This is an independent implementation, written from 
 
 from typing import Any
 
+from .base.classes import Classes, check_regions, label_count, value_names, with_background
 from .base.draws import SampleKey
 from .base.encoders import refuse_small_maps, shape_table
 from .base.errors import UserError, none_if_null
@@ -51,6 +52,7 @@ from .runs.progress import ProgressHandler, TerminalProgress, TimeEstimateHandle
 from .runs.resume import ResumeHandler
 from .runs.same_run import run_settings, scheduled_epochs
 from .scans.cache.cache import VolumeCache
+from .scans.cache.quarantine import usable_labelled, usable_records
 from .scans.check import check_records
 from .scans.contexts import ContextDataset, collate_contexts, middle_slabs, warn_of_equal_boxes
 from .scans.datasets import PreprocessedDataset
@@ -59,14 +61,13 @@ from .scans.fingerprint import data_fingerprint, records_hash
 from .scans.labelled import LabelledData, find_labelled
 from .scans.lists import find_scans
 from .scans.loading import EpochSampler, ShareableCollate, sample_loader
-from .scans.names import CaseNames, with_background
+from .scans.names import CaseNames
 from .scans.planning.plan import Plan, announce_plan, make_plan
 from .scans.preprocess import Preprocessing, preprocessing_settings, target_spacing
-from .scans.quarantine import usable_labelled, usable_records
 from .scans.read import ScanReader
 from .scans.volume import dicom_room
 from .segmentation.inference import AutocastInferer, DecodeOnScand, FlipInferer, SkipAirInferer
-from .segmentation.losses import DiceBCELoss, check_regions, class_targets, decode, probabilities, segmentation_loss
+from .segmentation.losses import DiceBCELoss, class_targets, decode, probabilities, segmentation_loss
 from .segmentation.model import model_manifest, network_from_manifest, segmentation_classes, segmentation_manifest
 from .segmentation.network import SegmentationNetwork
 from .segmentation.results import ScanWriter

@@ -17,6 +17,7 @@ from monai.utils.enums import CommonKeys
 from torch import nn
 from torch.nn import functional
 
+from ..base.classes import IGNORE
 from ..base.errors import UserError
 from ..distillation.encoder import ResNet3DEncoder, pooled_stages
 from .measures import effective_rank, retrieved
@@ -115,7 +116,7 @@ def probed_box(labels: torch.Tensor, size: Sequence[int]) -> tuple[slice, slice,
         labels: label values (X, Y, Z).
         size: voxels (x, y, z).
     """
-    labelled = labels.nonzero()
+    labelled = (labels > 0).nonzero()
     middle = labelled.float().mean(dim=0).tolist() if len(labelled) else [extent / 2 for extent in labels.shape]
     starts = [
         max(0, min(round(center - most / 2), extent - most))
@@ -192,6 +193,7 @@ class DenseProbe:
         for number in range(len(judged)):
             image, label = self._part(judged[number])
             chosen = self._draw(label.numel(), self.judged_voxels, 1, number)
+            chosen = chosen[label.flatten()[chosen] != IGNORE]
             features, truth = self._features(encoder, image, label, chosen)
             predicted = [self._vote(b, f, classes) for b, f in zip(banks, features, strict=True)]
             scores.append(torch.tensor([self._dice(p, truth) for p in predicted]))

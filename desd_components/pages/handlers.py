@@ -29,7 +29,7 @@ from ..runs.layout import ScanLayout
 from ..scans.names import CaseNames
 from ..scans.read import ScanReader
 from ..scans.volume import scan_path, voxel_size
-from ..segmentation.scores import dice_score
+from ..segmentation.scores import dice_score, judged
 from .outlines import ras
 from .pictures import Album
 from .run_end import comfort
@@ -52,7 +52,8 @@ class KeptCase:
     @classmethod
     def of(cls, path: str, prediction: torch.Tensor, truth: torch.Tensor) -> KeptCase:
         """Keep label maps (1, X, Y, Z) on one grid."""
-        maps = [np.asarray(volume[0].cpu()).round().astype(np.int16) for volume in (truth, prediction)]
+        plain = judged(*(volume[0].cpu().round().to(torch.int16) for volume in (prediction, truth)))
+        maps = [np.asarray(volume) for volume in reversed(plain)]
         scores = [
             dice_score(torch.from_numpy(maps[1] == value), torch.from_numpy(maps[0] == value))
             for value in np.union1d(maps[0], maps[1])

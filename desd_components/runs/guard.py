@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import Dataset, MetaTensor
 
+from ..base.classes import Regions, class_members, label_count
 from ..base.errors import UserError, innermost_user_error
 from ..base.files import write_json
 from ..scans.check import header_problem
@@ -81,14 +82,15 @@ class SkipBadScans:
 
     Args:
         report: the JSON file.
-        class_names: name of each label value, the background first; none where no label maps are made.
+        class_names: of the classes, the background first; none where no label maps are made.
+        regions: the label values that each class but the background covers; a bool: its own alone.
 
     Raises:
         UserError: at the end, when every scan failed.
     """
 
-    def __init__(self, report: str | Path, class_names: Sequence[str] = ()) -> None:
-        self.report, self.class_names = Path(report), list(class_names)
+    def __init__(self, report: str | Path, class_names: Sequence[str] = (), regions: Regions = False) -> None:
+        self.report, self.class_names, self.regions = Path(report), list(class_names), regions
         self.segmented: list[str] = []
         self.scans: list[dict[str, Any]] = []
         self.failed: list[dict[str, str]] = []
@@ -108,7 +110,7 @@ class SkipBadScans:
             logger.warning("%s: %s", path, reading)
         try:
             output = engine._iteration(engine, batch)
-            facts = scan_facts(path, image, engine.state.output, self.class_names)
+            facts = scan_facts(path, image, engine.state.output, self.class_names, self.regions)
         except Exception as error:
             if loader_fault(error):  # it says nothing about this scan, and there will be no further one
                 raise
@@ -157,14 +159,16 @@ def _of_one(image: Any, key: str) -> str:
     return str(value[0] if isinstance(value, list | tuple) else value)
 
 
-def scan_facts(path: str, image: torch.Tensor, output: Any, class_names: Sequence[str]) -> dict[str, Any]:
+def scan_facts(
+    path: str, image: torch.Tensor, output: Any, class_names: Sequence[str], regions: Regions = False
+) -> dict[str, Any]:
     """What there is to say of a scan and of the label map that was made of it.
 
     Args:
         path: its file.
         image: the batch (1, C, X, Y, Z) that the network saw.
         output: of the engine: a decollated [{"pred": (1, X, Y, Z)}] on the scan's own grid, or anything without labels.
-        class_names: name of each label value, the background first.
+        class_names, regions: as of `SkipBadScans`.
 
     Returns:
         "image"; "shape" and "spacing_mm" of the scan as stored; "volumes_ml" of each class; "warnings", in words.
@@ -173,9 +177,12 @@ def scan_facts(path: str, image: torch.Tensor, output: Any, class_names: Sequenc
     if not class_names or not isinstance(output, list):
         return facts
     labels = output[0]["pred"]
-    counts = np.bincount(np.asarray(labels[0].cpu()).round().astype(int).ravel(), minlength=len(class_names))
+    counts = np.bincount(
+        np.asarray(labels[0].cpu()).round().astype(int).ravel(), minlength=label_count(class_names, regions)
+    )
     ml = float(np.prod(voxel_size(labels))) / 1000
-    facts["volumes_ml"] = {name: round(int(counts[i]) * ml, 3) for i, name in enumerate(class_names) if i}
+    named = list(zip(class_names, class_members(len(class_names), regions), strict=True))[1:]
+    facts["volumes_ml"] = {name: round(int(counts[members].sum()) * ml, 3) for name, members in named}
     if not counts[1:].any():
         facts["warnings"].append("nothing was found: every voxel is background")
     elif sides := _cut_off(labels[0]):

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from ..base.classes import IGNORE
 from ..base.errors import UserError
 from ..base.files import is_lfs_pointer
+from .label_maps import are_whole
 from .names import FORMATS, SUFFIXES, Scan, scan_files
 from .read import open_volume
 from .volume import Volume
@@ -51,7 +53,7 @@ def check_records(
 
     Args:
         scans: ``{"image": path or [path per channel][, "label": path]}``.
-        class_count: number of classes with the background; None leaves label values unchecked.
+        class_count: number of label values with the background's; None leaves them unchecked.
         in_channels: channels an image must have; a 4D file holds them in its last dimension.
         voxels: also read every voxel (NaN, truncated files, label values); otherwise headers only.
         num_workers: threads.
@@ -95,19 +97,23 @@ def header_problem(scan: Scan, in_channels: int = 1) -> str | None:
     for file in scan_files(scan):
         if found := file_problem(file):
             return found
-    images = scan_files(scan, ("image",))
+    images, labels = scan_files(scan, ("image",)), scan_files(scan, ("label",))
     grids: list[Grid] = []
     try:
         headers = {file: open_volume(file) for file in scan_files(scan)}
     except UserError as error:
         return str(error)
     for file, header in headers.items():
-        channels = in_channels if images == [file] else 1
-        if found := _grid_problem(file, header, channels):
+        what = "label" if file in labels else "image" if images == [file] else "channel"
+        if found := _grid_problem(file, header, in_channels if what == "image" else 1, what):
             return found
         grids.append((file, header.shape[:3], header.affine))
     if len(images) not in (0, 1, in_channels):
-        return f"{images[0]}: comes with {len(images)} files, but in_channels is {in_channels}: set `--in_channels`."
+        told = ", ".join(os.path.basename(file) for file in images)
+        return (
+            f"{images[0]}: comes with {len(images)} files ({told}), but in_channels is {in_channels}: set "
+            f"`--in_channels {len(images)}` if they are its channels, else rename them."
+        )
     return next(filter(None, (grid_problem(grids[0], grid) for grid in grids[1:])), None)
 
 
@@ -127,7 +133,7 @@ def file_problem(file: str) -> str | None:
     return None if os.path.getsize(file) else f"{file}: is empty (0 bytes): copy or download it again."
 
 
-def _grid_problem(file: str, header: Volume, channels: int) -> str | None:
+def _grid_problem(file: str, header: Volume, channels: int, what: str) -> str | None:
     if header.dtype.names is not None:
         return f"{file}: holds RGB voxels, not one value per voxel: convert it to a scalar volume or leave it out."
     if np.issubdtype(header.dtype, np.complexfloating):
@@ -140,12 +146,18 @@ def _grid_problem(file: str, header: Volume, channels: int) -> str | None:
             return f"{file}: its affine is not a grid in space ({affine[:3].round(3).tolist()}): mend the header."
         return None
     if len(shape) == 3:
-        return f"{file}: is 3D {shape}, one channel, but in_channels is {channels}: give files of {channels} channels."
+        remedy = "give its other channels, too, or set `--in_channels 1`."
+        return f"{file}: is 3D {shape}, one channel, but in_channels is {channels}: {remedy}"
     if len(shape) == 4:
-        remedy = f"split it into 3D files, or set `--in_channels {shape[3]}` if that dimension holds channels."
-        return (
-            f"{file}: is 4D {shape}, and its last dimension is not {channels} channel{'s' * (channels > 1)}: {remedy}"
-        )
+        odd = f"is 4D {shape}, and its last dimension is not {channels} channel{'s' * (channels > 1)}"
+        if what == "image":
+            remedy = f"split it into 3D files, or set `--in_channels {shape[3]}` if that dimension holds channels."
+        elif what == "channel":
+            remedy = "split it into 3D files, one for each channel."
+        else:
+            odd = f"is a 4D label {shape}, and a label is 3D, with one class number for each voxel"
+            remedy = "where its last dimension holds a map of each class, background first, save its argmax(-1)."
+        return f"{file}: {odd}: {remedy}"
     return f"{file}: has {len(shape)} dimensions {shape}, not a 3D volume: convert it or leave it out."
 
 
@@ -197,10 +209,10 @@ def raw_problem(file: str, voxels: np.ndarray, is_label: bool) -> str | None:
                 f"{file}: {bad} of {voxels.size} voxels are NaN or infinite: set them to the background value and save "
                 "the file again, or leave it out."
             )
-        if is_label and not np.array_equal(voxels, np.rint(voxels)):
-            example = float(voxels[voxels != np.rint(voxels)].flat[0])
+        if is_label and not are_whole(voxels):
+            example = float(voxels.flat[np.argmax(np.abs(voxels - np.rint(voxels)))])
             return (
-                f"{file}: is not integer-valued (a voxel holds {example:.4g}): a label holds class numbers; was it "
+                f"{file}: is not integer-valued (a voxel holds {example:.6g}): a label holds class numbers; was it "
                 "resampled with linear interpolation? Resample the original with nearest neighbour."
             )
     if not is_label and (voxels.size == 0 or voxels.min() == voxels.max()):
@@ -209,15 +221,17 @@ def raw_problem(file: str, voxels: np.ndarray, is_label: bool) -> str | None:
 
 
 def label_values(voxels: np.ndarray) -> list[int]:
-    """The distinct values of an integer-valued label, sorted."""
-    return sorted({int(value) for value in np.unique(voxels)})
+    """The distinct values of an integer-valued label, sorted; what is next to a whole number is rounded."""
+    return sorted({int(value) for value in np.rint(np.unique(voxels))})
 
 
 def class_problem(file: str, values: Sequence[int], class_count: int | None) -> str | None:
-    """Label values outside 0 .. class_count - 1, in one line, or None."""
+    """Label values outside 0 .. class_count - 1, or none but `IGNORE`, in one line, or None."""
+    if list(values) == [IGNORE]:
+        return f"{file}: holds the label value to ignore alone: there is nothing to learn; leave it out."
     if class_count is None:
         return None
-    outside = [value for value in values if not 0 <= value < class_count]
+    outside = [value for value in values if not 0 <= value < class_count and value != IGNORE]
     if not outside:
         return None
     shown = f"{outside[:8]}" + (f" and {len(outside) - 8} more" if len(outside) > 8 else "")

@@ -1,17 +1,20 @@
 """Looking for scans below a folder: files of the formats that are read, and folders with DICOM series in them.
 
-Label folders, masks and the ``._*`` files that macOS leaves behind are left out.
+Label maps, told by name or header, results of this package, and the ``._*`` files of macOS are left out.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ..base.errors import UserError
+from .label_maps import is_mask, own_results, segmented_by
 from .names import (
     FORMATS,
     SUFFIXES,
@@ -21,17 +24,18 @@ from .names import (
     first_few,
     first_names,
     may_be_dicom,
+    scan_files,
     stem,
     without_channel,
 )
+from .read import open_volume
 from .volume import MissingPackage, dicom_room
 
 logger = logging.getLogger(__name__)
 
+_Kind = TypeVar("_Kind")
 
-_LABEL_WORD = r"(gm|wm|sc|lesion)?(seg|segs|segmentation|segmentations|label|labels|labelmap|mask|masks|gt)\d*"
-_LABEL_FOLDER = re.compile(rf"({_LABEL_WORD}|labels?t[rs]|annotations?|ground[_-]?truth)", re.IGNORECASE)
-_LABEL_TOKEN = re.compile(_LABEL_WORD, re.IGNORECASE)
+FOLDER_PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"))
 
 
 def absence(dataset_dir: str | Path) -> str | None:
@@ -94,11 +98,15 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
             yield directory, [name for name in files if not name.startswith(".")]
 
 
-def scan_paths(folder: Path) -> list[Path]:
+def scan_paths(folder: Path, results: bool = False) -> list[Path]:
     """All scans below a folder, sorted; hidden files and folders (``._*``) are ignored.
 
     Links are followed, those to folders too, each folder once.
     A DICOM series is named by its folder, or by its first slice where a folder holds several series.
+
+    Args:
+        folder: that is searched.
+        results: False leaves out, and counts in the log, what an inference of this package wrote there.
 
     Raises:
         UserError: when there are DICOM files alone, and what reads them is not installed.
@@ -106,11 +114,14 @@ def scan_paths(folder: Path) -> list[Path]:
     found: list[Path] = []
     miscased: list[str] = []
     unread: list[str] = []
+    segmented: dict[Path, set[str]] = {}
     missing: MissingPackage | None = None
     for directory, names in _walk(folder):
         found += [Path(directory, name) for name in names if name.endswith(SUFFIXES)]
         miscased += filter(is_miscased, names)
         unread += [name for name in names if name.lower().endswith(UNREAD_SUFFIXES)]
+        if known := segmented_by(Path(directory), names):
+            segmented[Path(directory)] = known
         if any(may_be_dicom(os.path.join(directory, name)) for name in names):
             try:
                 found += dicom_room(directory).series_paths(directory)
@@ -130,18 +141,11 @@ def scan_paths(folder: Path) -> list[Path]:
         if not found:
             raise missing
         logger.warning("DICOM files are left out: %s", missing)
-    return sorted(found)
-
-
-def is_mask(path: Path, root: Path) -> bool:
-    """Whether a file below ``root`` is a label by its name (``x_seg.nii.gz``) or by a folder's (``labelsTr``).
-
-    A DICOM series never is: its headers have said already that it holds slices.
-    """
-    if not path.name.endswith(SUFFIXES):
-        return False
-    in_label_folder = any(map(_LABEL_FOLDER.fullmatch, path.relative_to(root).parts[:-1]))
-    return in_label_folder or any(map(_LABEL_TOKEN.fullmatch, re.split(r"[_\-. ]", stem(path))))
+    own = [] if results else own_results(found, segmented)
+    if own:
+        told = first_names(own, found)
+        logger.warning("%s: %d results of inferences left out of %d files (%s)", folder, len(own), len(found), told)
+    return sorted(set(found).difference(own))
 
 
 def namesakes(paths: Iterable[Path]) -> list[tuple[Path, Path]]:
@@ -166,13 +170,85 @@ def refuse_namesakes(found: Sequence[tuple[Path, Path]]) -> None:
 
 
 def group_channels(images: Sequence[Path], in_channels: int) -> list[Scan]:
-    """Scans of files; for several channels, nnU-Net's ``case_0000, case_0001, ...`` become one scan."""
+    """Scans of files; for several channels, nnU-Net's ``case_0000, case_0001, ...`` become one scan.
+
+    Unless one of these files holds all channels itself: then each is a scan, which is said.
+    """
     if in_channels == 1:
         return [{"image": str(path)} for path in images]
     cases: dict[tuple[Path, str], list[str]] = {}
     for path in images:
         cases.setdefault((path.parent, without_channel(stem(path))), []).append(str(path))
-    return [{"image": files if len(files) > 1 else files[0]} for files in cases.values()]
+    whole = [files for files in cases.values() if len(files) > 1 and any(_channels(f) == in_channels for f in files)]
+    if whole:
+        count, first = sum(map(len, whole)), first_few([Path(file).name for file in whole[0]])
+        logger.info("%d numbered files are scans of %d channels each, not channels: %s", count, in_channels, first)
+    alone = {file for files in whole for file in files}
+    groups = [[file] for file in alone] + [files for files in cases.values() if files[0] not in alone]
+    return [{"image": files if len(files) > 1 else files[0]} for files in sorted(groups)]
+
+
+def _channels(file: str) -> int:
+    """How many channels a file holds by its header; 0 where it cannot be read."""
+    try:
+        return math.prod(open_volume(file).shape[3:])
+    except UserError:
+        return 0
+
+
+@dataclass
+class FolderPairs:
+    """What a folder of images and one of labels hold: complete pairs, and what has no partner of its name, or two.
+
+    `others` are files of another ending than was asked for.
+    """
+
+    pairs: list[Scan]
+    lonely_images: list[Scan]
+    lonely_labels: list[Path]
+    others: list[Path]
+    namesakes: list[tuple[Path, Path]]
+
+
+def pair_folders(folder: Path) -> tuple[str, str] | None:
+    """The names of the folders of images and of labels in `folder`, or None."""
+    return next((pair for pair in FOLDER_PAIRS if all((folder / name).is_dir() for name in pair)), None)
+
+
+def pairs_by_name(images_dir: Path, labels_dir: Path, in_channels: int = 1, ending: str = "") -> FolderPairs:
+    """Pair the images of one folder with the labels of another by their names, sorted; of files with that ending."""
+    every = scan_paths(images_dir), scan_paths(labels_dir, results=True)  # a model's may be learnt from
+    others = [path for paths in every for path in paths if not path.name.endswith(ending)]
+    image_files, label_files = ([path for path in paths if path.name.endswith(ending)] for paths in every)
+    labels, same_labels = _by_first((_relative_stem(path, labels_dir), path) for path in label_files)
+    scans = [(_pair_name(scan, images_dir), scan) for scan in group_channels(image_files, in_channels)]
+    taken = {name for name, _ in scans}
+    # nnU-Net writes one channel, too, as case_0000 beside the label case
+    short = {name: name.removesuffix("_0000") for name in taken if name.removesuffix("_0000") in labels.keys() - taken}
+    images, same_images = _by_first((name if name in labels else short.get(name, name), scan) for name, scan in scans)
+    return FolderPairs(
+        [{**images[name], "label": str(labels[name])} for name in sorted(images) if name in labels],
+        [*(scan for name, scan in images.items() if name not in labels), *same_images],
+        [*(path for name, path in labels.items() if name not in images), *same_labels],
+        others,
+        [*namesakes(image_files), *namesakes(label_files)],
+    )
+
+
+def _by_first(named: Iterable[tuple[str, _Kind]]) -> tuple[dict[str, _Kind], list[_Kind]]:
+    """The first thing of each name, and those whose name was taken."""
+    first: dict[str, _Kind] = {}
+    return first, [thing for name, thing in named if first.setdefault(name, thing) is not thing]
+
+
+def _pair_name(scan: Scan, root: Path) -> str:
+    files = scan_files(scan)
+    name = _relative_stem(Path(files[0]), root)
+    return name[:-5] if len(files) > 1 else name  # case_0000, case_0001, ... are called case
+
+
+def _relative_stem(path: Path, root: Path) -> str:
+    return str(path.relative_to(root).parent / stem(path))
 
 
 def scans_in_folder(folder: Path, in_channels: int) -> list[Scan]:

@@ -8,24 +8,25 @@ split file.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..base.classes import Classes, classes_of, ignored_value, label_count
 from ..base.errors import UserError
 from ..base.files import read_json, write_json
-from .find import absence, existing, group_channels, namesakes, note_links, refuse_namesakes, scan_paths
+from .find import absence, existing, note_links, pair_folders, pairs_by_name, refuse_namesakes
 from .fingerprint import records_hash
 from .lists import Sections, data_list_sections, fitting_split, is_decathlon, present, select_cases
-from .names import CaseNames, Scan, first_names, scan_files, stem, with_background
+from .names import SUFFIXES, CaseNames, Scan, first_names, scan_files
 
 logger = logging.getLogger(__name__)
 
 
-FOLDER_PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"))
+_READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient")  # nnU-Net's, of volumes: read alike here
 _SPLIT_STREAM, _SUBSET_STREAM = 0x5B17, 0x5B5E  # two draws of one seed must not be the same draw
 
 
@@ -34,10 +35,11 @@ class LabelledData:
     """Labelled scans by use, and their classes.
 
     Attributes:
-        class_names: names by label value; index 0 is ``background``.
+        class_names: of the classes; index 0 is ``background``.
         training, validation, test: scans ``{"image": ..., "label": ...}``; ``test`` may be empty.
         origin: how the sections came about, in words.
         case_names: what cases are called, told from all that the data hold, whatever is used of them.
+        ignore: the label value of voxels that were not annotated; None where all were.
     """
 
     class_names: list[str]
@@ -46,6 +48,7 @@ class LabelledData:
     test: list[Scan] = field(default_factory=list)
     origin: str = ""
     case_names: CaseNames = field(default_factory=CaseNames, compare=False)
+    ignore: int | None = None
 
     @property
     def sections(self) -> Sections:
@@ -90,7 +93,7 @@ def find_labelled(
     Args:
         dataset_dir: a Medical Segmentation Decathlon folder, a folder with ``imagesTr``/``labelsTr`` or
             ``images``/``labels`` (equal names, or images ``case_0000`` beside a label ``case``), or a data list.
-        class_names: see `with_background`; needed where no ``dataset.json`` names the labels, and wins over it.
+        class_names: see `classes_of`; needed where no ``dataset.json`` names the labels, and wins over it.
         val_fraction: share of the training scans drawn for validation where neither the list nor the split has any.
         seed: of that draw and of the label subset.
         data_split: JSON with case ids under ``train``, ``validation``, ``test``; cases in none of them are not used.
@@ -103,10 +106,10 @@ def find_labelled(
     """
     if nothing := absence(dataset_dir):
         logger.warning(nothing)
-        return LabelledData([] if class_names is None else with_background(class_names), [], [], origin="no data")
+        return LabelledData([] if class_names is None else classes_of(class_names).names, [], [], origin="no data")
     path = existing(dataset_dir)
-    sections, labels = _labelled_sections(path, in_channels, base_dir)
-    names = _class_names(class_names, labels, path)
+    sections = _labelled_sections(path, in_channels, base_dir)
+    classes = classes_of_data(path, class_names)
     if not any(sections.values()):
         raise UserError(f"{path}: no image has a label: fine-tuning needs pairs of equal names, or a data-list JSON.")
     origin = "sections of the data"
@@ -124,7 +127,8 @@ def find_labelled(
     if num_labels is not None:
         training = label_subset(training, num_labels, seed)
         origin += f", {num_labels} training labels drawn with seed={seed}"
-    data = LabelledData(names, training, validation, sections.get("test", []), origin, CaseNames(everything))
+    names, test = CaseNames(everything), sections.get("test", [])
+    data = LabelledData(classes.names, training, validation, test, origin, names, classes.ignore)
     logger.info("%s: %s", path, data.summary())
     if path.is_dir():
         note_links([scan for part in data.sections.values() for scan in part], path)
@@ -164,19 +168,75 @@ def _seeded_split(scans: Sequence[Scan], fraction: float, seed: int) -> tuple[li
     return training, [ordered[position] for position in sorted(chosen)]
 
 
-def _labelled_sections(path: Path, in_channels: int, base_dir: str | Path | None) -> tuple[Sections, Any]:
-    """Labelled scans by section, and the labels that a ``dataset.json`` or the list itself names."""
-    source = path if path.is_file() else path / "dataset.json"
-    if source.suffix != ".json":
+def _labelled_sections(path: Path, in_channels: int, base_dir: str | Path | None) -> Sections:
+    """Labelled scans by section."""
+    if path.is_file() and path.suffix != ".json":
         raise UserError(f"{path}: is one file: give a folder of pairs, or a data-list JSON.")
-    content = read_json(source) if source.is_file() else {}
-    labels = content.get("labels") if isinstance(content, dict) else None
+    source, content = said_of_data(path)
+    _refuse_unread(source, content, in_channels)
     if path.is_file():
-        return _labelled_only(data_list_sections(path, base_dir), path), labels
+        return _labelled_only(data_list_sections(path, base_dir), path)
     if is_decathlon(path):
         listed = data_list_sections(source, within=True)
-        return _labelled_only({name: present(part, source) for name, part in listed.items()}, source), labels
-    return {"train": _pairs_in_folder(path, in_channels)}, labels
+        return _labelled_only({name: present(part, source) for name, part in listed.items()}, source)
+    return {"train": _pairs_in_folder(path, in_channels, file_ending(content))}
+
+
+# what dataset.json, or a data list, says of the data
+
+
+def said_of_data(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The data list, or the folder's ``dataset.json``, and its content: nothing where there is none."""
+    source = path if path.is_file() else path / "dataset.json"
+    content = read_json(source) if source.is_file() and source.suffix == ".json" else {}
+    return source, content if isinstance(content, dict) else {}
+
+
+def classes_of_data(path: Path, class_names: Any = None) -> Classes:
+    """The classes as asked for, else as the data say, who alone say which label value is ignored.
+
+    Raises:
+        UserError: when nothing names them, or the names or values are odd.
+    """
+    source, content = said_of_data(path)
+    labels = content.get("labels")
+    if class_names is None and not labels:
+        raise UserError(
+            f'{path}: nothing names the classes (no dataset.json with "labels"): add '
+            "`--class_names \"['liver','tumour']\"`, in the order of the label values 1, 2, ..."
+        )
+    if class_names is None:
+        return classes_of(labels, f"{source}, labels", content.get("regions_class_order"))
+    asked, ignore = classes_of(class_names), ignored_value(labels)
+    free = ignore is not None and ignore not in range(label_count(asked.names, asked.regions))
+    return replace(asked, ignore=ignore) if free and asked.ignore is None else asked
+
+
+def file_ending(content: Mapping[str, Any]) -> str:
+    """``file_ending`` of nnU-Net's ``dataset.json``, "" where it says none: no other file belongs to the data."""
+    return str(content.get("file_ending") or "")
+
+
+def _refuse_unread(source: Path, content: Mapping[str, Any], in_channels: int) -> None:
+    """Refuse a ``dataset.json`` that asks for what is not done here, by the name of its entry."""
+    ending, reader = file_ending(content), content.get("overwrite_image_reader_writer")
+    if ending and ending not in SUFFIXES:
+        raise UserError(
+            f"{source}: file_ending {ending!r} is not read: convert the files to .nii.gz, and say so there."
+        )
+    if reader and reader not in _READERS:
+        raise UserError(
+            f"{source}: overwrite_image_reader_writer {reader!r} is not known: files are read by their suffix, "
+            f"{', '.join(SUFFIXES)}; convert them, and take the entry out."
+        )
+    for key in ("channel_names", "modality"):
+        named = content.get(key)
+        if isinstance(named, dict | list) and len(named) > in_channels:
+            told = ", ".join(map(str, named.values() if isinstance(named, dict) else named))
+            raise UserError(
+                f"{source}: {key} lists {len(named)} channels ({told}), but in_channels is {in_channels}: set "
+                f"`--in_channels {len(named)}`."
+            )
 
 
 def _labelled_only(sections: Sections, source: Path) -> Sections:
@@ -195,69 +255,17 @@ def _tell_left_out(source: Path, what: str, files: Sequence[str], among: Iterabl
         logger.warning("%s: %d %s left out: %s", source, len(files), what, first_names(files, among))
 
 
-@dataclass
-class FolderPairs:
-    """What a folder of images and one of labels hold: complete pairs, and what has no partner of its name, or two."""
-
-    pairs: list[Scan]
-    lonely_images: list[Scan]
-    lonely_labels: list[Path]
-    namesakes: list[tuple[Path, Path]]
-
-
-def pair_folders(folder: Path) -> tuple[str, str] | None:
-    """The names of the folders of images and of labels in `folder`, or None."""
-    return next((pair for pair in FOLDER_PAIRS if all((folder / name).is_dir() for name in pair)), None)
-
-
-def pairs_by_name(images_dir: Path, labels_dir: Path, in_channels: int = 1) -> FolderPairs:
-    """Pair the images of one folder with the labels of another by their names, sorted."""
-    image_files, label_files = scan_paths(images_dir), scan_paths(labels_dir)
-    images = {_pair_name(scan, images_dir): scan for scan in group_channels(image_files, in_channels)}
-    labels = {_relative_stem(path, labels_dir): path for path in label_files}
-    # nnU-Net writes one channel, too, as case_0000 beside the label case
-    for name in [name for name in images if name not in labels and name.endswith("_0000")]:
-        if name.removesuffix("_0000") not in images:
-            images[name.removesuffix("_0000")] = images.pop(name)
-    return FolderPairs(
-        [{**images[name], "label": str(labels[name])} for name in sorted(images) if name in labels],
-        [images[name] for name in images if name not in labels],
-        [labels[name] for name in labels if name not in images],
-        [*namesakes(image_files), *namesakes(label_files)],
-    )
-
-
-def _pairs_in_folder(folder: Path, in_channels: int) -> list[Scan]:
+def _pairs_in_folder(folder: Path, in_channels: int, ending: str) -> list[Scan]:
     names = pair_folders(folder)
     if names is None:
         raise UserError(
             f"{folder}: has neither dataset.json, nor imagesTr and labelsTr, nor images and labels: rename the "
             'folders, or give the path of a data list: {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}.'
         )
-    found = pairs_by_name(folder / names[0], folder / names[1], in_channels)
+    found = pairs_by_name(folder / names[0], folder / names[1], in_channels, ending)
     refuse_namesakes(found.namesakes)
+    labels, others = ([str(path) for path in paths] for paths in (found.lonely_labels, found.others))
+    _tell_left_out(folder, f"files that do not end in {ending} (file_ending)", others, others)
     _tell_left_out(folder, "images without a label", _images(found.lonely_images), _images(found.pairs))
-    labels = [str(path) for path in found.lonely_labels]
     _tell_left_out(folder, "labels without an image", labels, [scan["label"] for scan in found.pairs])
     return found.pairs
-
-
-def _pair_name(scan: Scan, root: Path) -> str:
-    files = scan_files(scan)
-    name = _relative_stem(Path(files[0]), root)
-    return name[:-5] if len(files) > 1 else name  # case_0000, case_0001, ... are called case
-
-
-def _relative_stem(path: Path, root: Path) -> str:
-    return str(path.relative_to(root).parent / stem(path))
-
-
-def _class_names(asked: Any, labels: Any, path: Path) -> list[str]:
-    if asked is not None:
-        return with_background(asked)
-    if labels:
-        return with_background(labels, f"{path}, labels")
-    raise UserError(
-        f'{path}: nothing names the classes (no dataset.json with "labels"): add '
-        "`--class_names \"['liver','tumour']\"`, in the order of the label values 1, 2, ..."
-    )

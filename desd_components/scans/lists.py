@@ -19,7 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 Sections = dict[str, list[Scan]]  # under "train", "validation" and "test"
-SECTION_NAMES = {"train": "train", "training": "train", "validation": "validation", "val": "validation", "test": "test"}
+SECTION_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "val"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 
 def find_scans(
@@ -100,10 +104,16 @@ def data_list_sections(path: Path, base_dir: str | Path | None = None, within: b
         UserError: when it lists nothing, an entry has no image, or a path leads where it may not.
     """
     base = Path(base_dir).expanduser() if base_dir else path.parent
+    content = read_json(path)
+    content = content if isinstance(content, dict) else {}
     sections = {
         section: [_entry_scan(entry, base, path, within) for entry in entries]
-        for section, entries in _by_section(read_json(path)).items()
+        for section, entries in _by_section(content).items()
     }
+    if unused := [name for name, entries in content.items() if name not in SECTION_NAMES and _lists_scans(entries)]:
+        logger.warning("%s: the scans under %s are not used: its sections are %s", path, unused, list(SECTION_NAMES))
+    if "validation" in sections and not {"validation", "val"} & content.keys():
+        logger.info("%s: its fold 0 is for validation, all others for training, as in Auto3DSeg", path)
     if not any(sections.values()):
         raise UserError(
             f'{path}: has no list of scans: write {{"training": [{{"image": "a.nii.gz", "label": "a_seg.nii.gz"}}], '
@@ -112,12 +122,31 @@ def data_list_sections(path: Path, base_dir: str | Path | None = None, within: b
     return sections
 
 
+def _lists_scans(entries: Any) -> bool:
+    """Whether this is a list of scans, whatever its name."""
+    listed = entries if isinstance(entries, list) else []
+    images = [entry.get("image") if isinstance(entry, dict) else entry for entry in listed]
+    return any(isinstance(image, list) or str(image).endswith(SUFFIXES) for image in images)
+
+
 def _by_section(content: Any) -> dict[str, list[Any]]:
-    """The lists of a JSON file under the names of sections, whichever of these it writes."""
+    """The lists of a JSON file under the names of sections, whichever of these it writes.
+
+    Cases of nnU-Net's entry ``dataset`` train; Auto3DSeg's fold 0 validates, as it does there, where nothing else does.
+    """
+    content = content if isinstance(content, dict) else {}
     sections: dict[str, list[Any]] = {}
-    for name, entries in content.items() if isinstance(content, dict) else ():
+    for name, entries in content.items():
         if name in SECTION_NAMES and isinstance(entries, list):
             sections.setdefault(SECTION_NAMES[name], []).extend(entries)
+    if isinstance(cases := content.get("dataset"), dict):
+        pairs = [case if isinstance(case, dict) else {} for case in cases.values()]
+        sections.setdefault("train", []).extend({"image": c.get("images"), "label": c.get("label")} for c in pairs)
+    training = sections.get("train", [])
+    folds = [str(entry.get("fold")) if isinstance(entry, dict) else "" for entry in training]
+    if "validation" not in sections and "0" in folds and len(set(folds)) > 1:
+        for name, judged in (("train", False), ("validation", True)):
+            sections[name] = [entry for entry, fold in zip(training, folds, strict=True) if (fold == "0") is judged]
     return sections
 
 

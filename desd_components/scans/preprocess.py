@@ -5,6 +5,7 @@ The settings that configs give (grid and intensities) are what manifests carry a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from monai.transforms import (
     Compose,
     EnsureChannelFirstd,
+    Lambdad,
     LoadImaged,
     NormalizeIntensityd,
     Orientationd,
@@ -20,6 +22,7 @@ from monai.transforms import (
 )
 from monai.utils import ensure_tuple
 
+from ..base.classes import mark_ignored
 from ..base.errors import UserError
 from .cache.entries import is_label
 from .check import file_problem, raise_problems
@@ -88,6 +91,7 @@ class Preprocessing(Compose):
         hu_window: lower and upper end in HU; unused with "zscore".
         orientation: of the axes.
         turn_labels: whether labels come along to the new grid; False leaves them as they are stored.
+        ignore: the label value that becomes `IGNORE`; None where all voxels were annotated.
 
     Attributes:
         settings: what a manifest says of it.
@@ -104,6 +108,7 @@ class Preprocessing(Compose):
         hu_window: Sequence[float] | None = None,
         orientation: str = "RAS",
         turn_labels: bool = True,
+        ignore: int | None = None,
     ) -> None:
         self.settings = preprocessing_settings(spacing, intensity, hu_window, orientation)
         keys = ensure_tuple(keys)
@@ -112,6 +117,8 @@ class Preprocessing(Compose):
         # channels in a step of its own, for MONAI Deploy loads the scan itself and leaves LoadImaged out
         reader: Any = ScanReader()  # of all formats
         steps: list[Any] = [LoadImaged(keys, reader, image_only=True), EnsureChannelFirstd(keys)]
+        if ignore is not None:
+            steps.append(Lambdad([key for key in keys if is_label(key)], functools.partial(mark_ignored, value=ignore)))
         steps.append(Orientationd(turned, axcodes=orientation, labels=None))  # the scan's own space, whichever it names
         if spacing is not None:
             modes = ["nearest" if is_label(key) else "bilinear" for key in turned]

@@ -154,10 +154,10 @@ class ScanReader(ImageReader):
         """
         volumes = [open_volume(path) for path in img]
         arrays = [volume.read() for volume in volumes]
-        first, single = volumes[0], len(volumes[0].shape) == 3
-        stacked = single and len(arrays) > 1
-        array = np.stack(arrays) if stacked else arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
-        channel_dim = 0 if stacked else float("nan") if single else -1
+        first, array = volumes[0], arrays[0]
+        if len(arrays) > 1:  # some of which may have a trailing axis of 1
+            array = np.concatenate([each.reshape(*each.shape[:3], -1) for each in arrays], axis=-1)
+        channel_dim = float("nan") if array.ndim == 3 else -1
         told = dict.fromkeys(warning for volume in volumes for warning in volume.warnings)
         return array, {
             MetaKeys.AFFINE: first.affine,

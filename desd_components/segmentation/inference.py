@@ -134,6 +134,6 @@ class DecodeOnScand(MapTransform):
         on_scan = Resampling(image.affine.cpu().numpy(), image.shape[1:], affine.numpy(), shape)
         for key in self.keys:
             channels = (on_scan(channel)[None] for channel in convert_to_tensor(data[key], track_meta=False))
-            labels = decode_channels(channels, self.regions, self.single)
+            labels = decode_channels(channels, len(data[key]), self.regions, self.single)
             result[key] = MetaTensor(labels, affine=affine, meta={**image.meta, "affine": affine})
         return result

@@ -10,15 +10,10 @@ from monai.losses import DiceCELoss, DiceLoss
 from torch import nn
 from torch.nn import functional as F
 
+from ..base.classes import IGNORE, Regions, check_regions, class_members, written_values
 from ..base.errors import UserError
 
 ACTIVATIONS = ("sigmoid", "softmax")
-
-
-def class_members(num_classes: int, regions: bool | Sequence[Sequence[int]] | None = None) -> list[list[int]]:
-    """The label values that each channel covers, the background's first: its own alone, or what `regions` says."""
-    own = [[value] for value in range(1, num_classes)]
-    return [[0], *(own if regions is None or isinstance(regions, bool) else map(list, regions))]
 
 
 def class_targets(
@@ -34,6 +29,17 @@ def class_targets(
     values = labels.round().long()
     members = class_members(num_classes, regions)
     return torch.cat([torch.isin(values, values.new_tensor(own)) for own in members], dim=1).float()
+
+
+def annotated(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (B, C, X, Y, Z) and labels (B, 1, X, Y, Z) of the N voxels that are not `IGNORE`, as (1, C, N), (1, 1, N).
+
+    Both come back as they are where all voxels were annotated: losses over a whole batch do not mind the shape.
+    """
+    known = labels[:, 0] != IGNORE
+    if known.all():
+        return logits, labels
+    return logits.movedim(1, -1)[known].T[None], labels[:, 0][known][None, None]
 
 
 class DiceBCELoss(nn.Module):
@@ -53,8 +59,10 @@ class DiceBCELoss(nn.Module):
         self.dice = DiceLoss(include_background=False, sigmoid=True, batch=True)
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C, X, Y, Z) and label values (B, 1, X, Y, Z) -> a scalar."""
-        logits = logits.float()
+        """Logits (B, C, X, Y, Z) and label values (B, 1, X, Y, Z), `IGNORE` without effect -> a scalar."""
+        logits, labels = annotated(logits.float(), labels)
+        if not labels.numel():
+            return logits.sum()  # 0, and no gradient
         targets = class_targets(labels, logits.shape[1], self.regions)
         return self.dice(logits, targets) + F.binary_cross_entropy_with_logits(logits, targets)
 
@@ -63,12 +71,13 @@ class _DiceCELoss(DiceCELoss):
     """MONAI's `DiceCELoss` on softmax, in float32."""
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C, X, Y, Z) and label values (B, 1, X, Y, Z) -> a scalar."""
-        return super().forward(input.float(), target)
+        """Logits (B, C, X, Y, Z) and label values (B, 1, X, Y, Z), `IGNORE` without effect -> a scalar."""
+        logits, labels = annotated(input.float(), target)
+        return super().forward(logits, labels) if labels.numel() else logits.sum()  # 0, and no gradient
 
 
 def segmentation_loss(
-    activation: str = "sigmoid", regions: bool | Sequence[Sequence[int]] = False, num_classes: int | None = None
+    activation: str = "sigmoid", regions: Regions = False, num_classes: int | None = None
 ) -> nn.Module:
     """The loss of one `activation`: "sigmoid", Dice + binary cross-entropy as in the paper; "softmax", Dice + CE.
 
@@ -91,44 +100,30 @@ def segmentation_loss(
     return DiceBCELoss(regions=None if isinstance(regions, bool) else regions)
 
 
-def check_regions(regions: bool | Sequence[Sequence[int]], num_classes: int) -> None:
-    """Refuse regions that are not one list of label values for each class but the background.
-
-    Raises:
-        UserError: naming the number found and the number wanted, or the value outside the classes.
-    """
-    if isinstance(regions, bool):
-        return
-    if len(regions) != num_classes - 1:
-        raise UserError(f"regions={regions!r}: {len(regions)} lists for {num_classes - 1} classes. Give one for each.")
-    outside = [value for members in regions for value in members if not 0 < value < num_classes]
-    if outside:
-        raise UserError(f"regions={regions!r}: label values run from 1 to {num_classes - 1}, {outside[0]} does not.")
-
-
-def decode(logits: torch.Tensor, regions: bool | Sequence = False, single: Sequence[int] = ()) -> torch.Tensor:
+def decode(logits: torch.Tensor, regions: Regions = False, single: Sequence[int] = ()) -> torch.Tensor:
     """Logits to label values, the one rule of validation, inference and metadata.
 
     Args:
         logits: (..., C, X, Y, Z), channel 0 the background.
         regions: False: the channel with the largest logit. Otherwise classes may overlap: those whose sigmoid exceeds
-            0.5 are present, and the later class wins.
+            0.5 are present, and the later class wins; each leaves the first label value that no later one covers.
         single: classes of which each scan holds one connected piece; smaller pieces become background.
 
     Returns:
         (..., 1, X, Y, Z), int16.
     """
     channels = (logits.narrow(-4, channel, 1) for channel in range(logits.shape[-4]))
-    return decode_channels(channels, regions, single)
+    return decode_channels(channels, logits.shape[-4], regions, single)
 
 
 def decode_channels(
-    channels: Iterable[torch.Tensor], regions: bool | Sequence = False, single: Sequence[int] = ()
+    channels: Iterable[torch.Tensor], count: int, regions: Regions = False, single: Sequence[int] = ()
 ) -> torch.Tensor:
-    """`decode` of logits that come class by class, (..., 1, X, Y, Z) each, the background's first."""
+    """`decode` of logits that come class by class, `count` times (..., 1, X, Y, Z), the background's first."""
+    values = written_values(count, regions) if regions else list(range(count))
     labels = largest = torch.empty(0)
-    for value, logits in enumerate(channels):
-        if value == 0:
+    for value, logits in zip(values, channels, strict=True):
+        if not len(labels):
             labels, largest = torch.zeros_like(logits, dtype=torch.int16), logits.clone()
             continue
         wins = (logits > 0) if regions else (logits > largest)  # a sigmoid exceeds 0.5 where its logit exceeds 0

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..base.classes import Classes, Regions, classes_of, with_background
 from ..base.errors import UserError
 from ..base.files import read_json
 from ..base.manifests import manifest_path, read_manifest, refuse_contradictions
 from ..distillation.encoder import ResNet3DEncoder
-from ..scans.labelled import find_labelled
-from ..scans.names import with_background
+from ..scans.labelled import classes_of_data
 from ..scans.preprocess import target_spacing
 from .network import SegmentationNetwork
 
@@ -28,8 +28,8 @@ _MANIFEST_ENTRIES: dict[str, tuple[type, ...]] = {
 }
 
 
-def segmentation_classes(dataset_dir: str | Path, class_names: Any, metadata: str | Path) -> list[str]:
-    """Names of the classes, the background first: as asked for, else as the data say.
+def segmentation_classes(dataset_dir: str | Path, class_names: Any, metadata: str | Path) -> Classes:
+    """The classes, their regions, and the label value to ignore: as asked for, else as the data say.
 
     Without data (a network built only to be looked at, exported or loaded into) the classes of the bundle's own
     ``metadata.json`` are taken, and the log says so.
@@ -37,24 +37,21 @@ def segmentation_classes(dataset_dir: str | Path, class_names: Any, metadata: st
     Raises:
         UserError: when the data are there but name no classes.
     """
-    if class_names is not None:
-        return with_background(class_names)
     path = Path(dataset_dir).expanduser()
-    if not path.exists():
-        channels = read_json(Path(metadata))["network_data_format"]["outputs"]["pred"]["channel_def"]
-        logger.warning("%s does not exist: the classes are those of %s.", path, metadata)
-        return with_background(channels, str(metadata))
-    source = path if path.is_file() else path / "dataset.json"
-    labels = read_json(source).get("labels") if source.is_file() else None
-    # where nothing names them, the search for labelled scans refuses in its own words
-    return with_background(labels, f"{source}, labels") if labels else find_labelled(path).class_names
+    if path.exists():
+        return classes_of_data(path, class_names)
+    if class_names is not None:
+        return classes_of(class_names)
+    channels = read_json(Path(metadata))["network_data_format"]["outputs"]["pred"]["channel_def"]
+    logger.warning("%s does not exist: the classes are those of %s.", path, metadata)
+    return classes_of(channels, str(metadata))
 
 
 def segmentation_manifest(
     network: SegmentationNetwork,
     class_names: Sequence[str],
     activation: str,
-    regions: bool | Sequence[Sequence[int]],
+    regions: Regions,
     preprocessing: Mapping[str, Any],
     window: Sequence[int],
     encoder_checkpoint: str | None = None,
@@ -67,7 +64,7 @@ def segmentation_manifest(
         "decoder": network.decoder_architecture,
         "class_names": list(class_names),
         "activation": activation,
-        "regions": regions if isinstance(regions, bool) else [list(members) for members in regions],
+        "regions": regions if isinstance(regions, bool) else [list(members) for members in regions or ()],
         "single": list(single),
         "preprocessing": dict(preprocessing),
         "window": list(window),

@@ -50,7 +50,10 @@ class ScanWriter(NibabelWriter):
         voxels = np.asarray(self.data_obj).astype(self.output_dtype)
         voxels = voxels[..., 0] if voxels.shape[-1] == 1 else voxels
         affine = np.eye(4) if self.affine is None else np.asarray(self.affine, dtype=np.float64)
-        nibabel.save(_like_scan(voxels, affine, self.scan) or _by_affine(voxels, affine), filename)
+        image = _like_scan(voxels, affine, self.scan) or _by_affine(voxels, affine)
+        if np.issubdtype(voxels.dtype, np.integer):
+            image.header.set_intent("label")  # by which it is known wherever it is copied to
+        nibabel.save(image, filename)
 
 
 def _by_affine(voxels: np.ndarray, affine: np.ndarray) -> Any:

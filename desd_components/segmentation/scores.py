@@ -20,11 +20,11 @@ from ignite.metrics import Metric
 from monai.data import MetaTensor
 from monai.metrics import compute_hausdorff_distance
 
+from ..base.classes import IGNORE, Regions, class_members
 from ..base.files import write_json
 from ..base.processes import from_all_processes
 from ..scans.names import CaseNames
 from ..scans.volume import scan_path, voxel_size
-from .losses import class_members
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +54,12 @@ def case_scores(
     reference: torch.Tensor,
     class_names: Sequence[str],
     spacing: Sequence[float],
-    regions: bool | Sequence[Sequence[int]] = False,
+    regions: Regions = False,
 ) -> Scores:
     """Dice and HD95 of each class but the background.
 
     Args:
-        prediction, reference: label values (1, X, Y, Z) on one grid.
+        prediction, reference: label values (1, X, Y, Z) on one grid; where the reference is `IGNORE` nothing counts.
         class_names: name of label value 0 (background), 1, 2, ...
         spacing: voxel size in mm (x, y, z).
         regions: the label values that each class but the background covers, as it was trained; a bool: its own alone.
@@ -67,13 +67,19 @@ def case_scores(
     Returns:
         {"dice": {class: score or None}, "hd95": {class: mm or None}}.
     """
-    prediction, reference = _plain(prediction), _plain(reference)
+    prediction, reference = judged(_plain(prediction), _plain(reference))
     scores: Scores = {"dice": {}, "hd95": {}}
     for name, members in list(zip(class_names, class_members(len(class_names), regions), strict=True))[1:]:
         found, true = (torch.isin(labels, torch.tensor(members)) for labels in (prediction, reference))
         scores["dice"][name] = dice_score(found, true)
         scores["hd95"][name] = hd95_score(found, true, spacing)
     return scores
+
+
+def judged(prediction: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both label maps, background where the reference is `IGNORE`."""
+    unknown = reference == IGNORE
+    return prediction.masked_fill(unknown, 0), reference.masked_fill(unknown, 0)
 
 
 def _plain(labels: torch.Tensor) -> torch.Tensor:
@@ -111,7 +117,7 @@ class SegmentationScores(Metric):
     def __init__(
         self,
         class_names: Sequence[str],
-        regions: bool | Sequence[Sequence[int]] = False,
+        regions: Regions = False,
         output_transform: Callable = lambda output: output,
     ) -> None:
         self.class_names, self.regions = list(class_names), regions

@@ -12,9 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from desd_components.base.files import read_json
-from desd_components.scans.find import existing, group_channels, is_mask, is_miscased, namesakes, scan_paths
-from desd_components.scans.labelled import pair_folders, pairs_by_name
+from desd_components.base.classes import Classes
+from desd_components.scans.find import (
+    existing,
+    group_channels,
+    is_miscased,
+    namesakes,
+    pair_folders,
+    pairs_by_name,
+    scan_paths,
+)
+from desd_components.scans.label_maps import is_mask
+from desd_components.scans.labelled import classes_of_data, file_ending, said_of_data
 from desd_components.scans.lists import (
     SECTION_NAMES,
     data_list_sections,
@@ -23,7 +32,7 @@ from desd_components.scans.lists import (
     read_split,
     split_faults,
 )
-from desd_components.scans.names import UNREAD_SUFFIXES, Scan, case_ids, scan_files, with_background
+from desd_components.scans.names import UNREAD_SUFFIXES, Scan, case_ids, scan_files
 
 from .findings import REMARK, Finding
 
@@ -49,7 +58,7 @@ class DataFolder:
         source: what says which scans there are, for findings about all of them.
         cases: all scans.
         findings: about files that have no partner, are missing, or are not scans.
-        class_names: names by label value, background first; None where nothing names them.
+        classes: of the labels; None where nothing names them.
         dataset_dir: what was asked for, as a training takes it.
     """
 
@@ -57,7 +66,7 @@ class DataFolder:
     source: str
     cases: list[Case] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    class_names: list[str] | None = None
+    classes: Classes | None = None
     dataset_dir: str = ""
 
     @property
@@ -73,7 +82,7 @@ def look(data: str | Path, in_channels: int = 1, data_split: str | None = None, 
         data: as ``dataset_dir`` of a training.
         in_channels: channels of an image.
         data_split: as of a training; cases in none of its sections are looked at, too.
-        class_names: see `with_background`; wins over what ``dataset.json`` says.
+        class_names: see `classes_of`; wins over what ``dataset.json`` says.
 
     Raises:
         UserError: when there is nothing to look at, or a list or split cannot be read.
@@ -92,8 +101,8 @@ def look(data: str | Path, in_channels: int = 1, data_split: str | None = None, 
     found.dataset_dir = str(path)
     if path.is_dir():
         found.findings += [*_junk(path), *_miscased(path), *_unread(path)]
-    if class_names is not None:
-        found.class_names = with_background(class_names)
+    if class_names is not None or said_of_data(path)[1].get("labels"):
+        found.classes = classes_of_data(path, class_names)
     if data_split is not None:
         _apply_split(found, data_split)
     return found
@@ -106,8 +115,7 @@ def section_of_path(path: Path, root: Path) -> str:
 
 
 def _from_list(path: Path, within: bool = False) -> DataFolder:
-    content = read_json(path)
-    found = DataFolder(path.parent, str(path), class_names=_named_classes(content, path))
+    found = DataFolder(path.parent, str(path))
     sections = data_list_sections(path, within=within)
     found.cases = [Case(scan, name) for name, scans in sections.items() for scan in scans]
     if found.labelled:
@@ -117,11 +125,6 @@ def _from_list(path: Path, within: bool = False) -> DataFolder:
 
 def _lacks_label(case: Case) -> bool:
     return "label" not in case.scan and case.section != "test"
-
-
-def _named_classes(content: Any, source: Path) -> list[str] | None:
-    labels = content.get("labels") if isinstance(content, dict) else None
-    return with_background(labels, f"{source}, labels") if labels else None
 
 
 def _decathlon(folder: Path, in_channels: int) -> DataFolder:
@@ -168,9 +171,8 @@ def _add_unlisted(found: DataFolder, known: set[str], in_channels: int) -> None:
 
 def _pairs(folder: Path, in_channels: int) -> DataFolder:
     images, labels = pair_folders(folder) or ("", "")
-    paired = pairs_by_name(folder / images, folder / labels, in_channels)
-    content = read_json(folder / "dataset.json") if (folder / "dataset.json").is_file() else None
-    found = DataFolder(folder, str(folder), class_names=_named_classes(content, folder / "dataset.json"))
+    paired = pairs_by_name(folder / images, folder / labels, in_channels, file_ending(said_of_data(folder)[1]))
+    found = DataFolder(folder, str(folder))
     found.cases = [Case(scan, "train") for scan in [*paired.pairs, *paired.lonely_images]]
     found.cases += [Case({"label": str(path)}, "train") for path in paired.lonely_labels]
     found.findings = [*_lonely_images(paired.lonely_images), *_lonely_labels(paired.lonely_labels)]

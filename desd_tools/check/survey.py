@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from desd_components.base.classes import class_members
 from desd_components.scans.check import grid_problem, threaded, with_bar
 from desd_components.scans.names import scan_files
 from desd_components.scans.planning import survey as planning
@@ -77,7 +78,8 @@ def _for_plan(folder: DataFolder, reports: dict[str, FileReport]) -> planning.Su
     for case in folder.cases:
         images, labels = (scan_files(case.scan, (key,))[:1] for key in ("image", "label"))
         image, label = (next((reports[file] for file in files), None) for files in (images, labels))
-        if case.section != UNUSED and image and image.facts and image.usable:
+        mistaken = image is not None and image.looks_like_labels and not labels
+        if case.section != UNUSED and image and image.facts and image.usable and not mistaken:
             classes = label.facts.classes if label and label.facts else ({}, {})
             grid = images[0], image.facts.ras_shape, image.facts.ras_spacing
             scans.append(planning.Surveyed(*grid, image.facts.values, *classes))  # type: ignore[arg-type]
@@ -86,13 +88,14 @@ def _for_plan(folder: DataFolder, reports: dict[str, FileReport]) -> planning.Su
 
 
 def _read(folder: DataFolder, in_channels: int, num_workers: int) -> dict[str, FileReport]:
-    count = len(folder.class_names) if folder.class_names else None
     tasks: dict[str, tuple[bool, int]] = {}
     for case in folder.cases:
         images = scan_files(case.scan, ("image",))
         tasks |= {file: (False, 1 if len(images) > 1 else in_channels) for file in images}
         tasks |= {file: (True, 1) for file in scan_files(case.scan, ("label",))}
-    reports = threaded(lambda task: inspect(task[0], task[1][0], task[1][1], count), tasks.items(), num_workers)
+    reports = threaded(
+        lambda task: inspect(task[0], task[1][0], task[1][1], folder.classes), tasks.items(), num_workers
+    )
     return {report.file: report for report in with_bar(reports, len(tasks), "checking", "file")}
 
 
@@ -159,14 +162,15 @@ def _missing_classes(folder: DataFolder, reports: dict[str, FileReport]) -> Iter
         seen |= set(facts.class_voxels) if facts else set()
     if not seen:
         return
-    if folder.class_names is None:
+    if folder.classes is None:
         values = sorted(seen)
         what = f"nothing names the classes; its labels hold the values {values[:20]}{' ...' * (len(values) > 20)}"
         yield Finding(folder.source, what, "name them: `--class_names \"['liver']\"`", "classes", REMARK)
         return
-    for value, name in enumerate(folder.class_names):
-        if value > 0 and value not in seen:
-            what = f"class {value} ({name}) occurs in none of {len(set(files))} labels"
+    names = folder.classes.names
+    for number, members in enumerate(class_members(len(names), folder.classes.regions)):
+        if number > 0 and not seen & set(members):
+            what = f"class {number} ({names[number]}) occurs in none of {len(set(files))} labels"
             yield Finding(folder.source, what, "add labels that hold it, or leave the class out", "missing class")
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from desd_components.base.classes import IGNORE, Classes, label_count
 from desd_components.base.errors import UserError
 from desd_components.scans.check import class_problem, header_problem, label_values, raw_problem
+from desd_components.scans.label_maps import looks_like_labels
 from desd_components.scans.planning.survey import ClassFacts, Values, class_facts, ras_order, values_of
 from desd_components.scans.read import open_volume
 from desd_components.scans.volume import Volume
@@ -46,12 +48,13 @@ class Facts:
 
 @dataclass
 class FileReport:
-    """A file, its findings, and its facts where its header could be read."""
+    """A file, its findings, its facts where its header could be read, and whether an image looks like a label map."""
 
     file: str
     is_label: bool
     findings: list[Finding]
     facts: Facts | None = None
+    looks_like_labels: bool = False
 
     @property
     def usable(self) -> bool:
@@ -64,14 +67,14 @@ class FileReport:
         return [finding for finding in self.findings if finding.severity != REMARK]
 
 
-def inspect(file: str, is_label: bool, channels: int = 1, class_count: int | None = None) -> FileReport:
+def inspect(file: str, is_label: bool, channels: int = 1, classes: Classes | None = None) -> FileReport:
     """Look at a file's header, then at its voxels, which are read this once.
 
     Args:
         file: its path.
         is_label: whether it holds class numbers.
         channels: that an image must have in its last dimension.
-        class_count: classes with the background; None leaves label values unchecked.
+        classes: of a label; None leaves its values unchecked.
     """
     report = FileReport(file, is_label, [])
     if line := header_problem({"label" if is_label else "image": file}, channels):
@@ -92,8 +95,14 @@ def inspect(file: str, is_label: bool, channels: int = 1, class_count: int | Non
     report.facts.digest = digest(voxels)
     report.facts.values = values_of(voxels)
     if is_label:
-        report.facts.classes = class_facts(voxels, ras_order(volume.affine))
-        report.findings += _label_findings(file, voxels, report.facts, class_count)
+        ignore = classes.ignore if classes else None
+        report.facts.classes = class_facts(voxels, ras_order(volume.affine), ignore)
+        report.findings += _label_findings(file, voxels, report.facts, classes)
+    elif looks_like_labels(voxels):
+        report.looks_like_labels = True
+        what = "looks like a label map (a few whole numbers in patches, and zero): a pre-training leaves it out"
+        remedy = "name it as one, such as x_seg.nii.gz; or, if it is a scan, name it in a data list"
+        report.findings.append(Finding(file, what, remedy, "label map", REMARK))
     return report
 
 
@@ -111,14 +120,18 @@ def digest(voxels: np.ndarray) -> str:
     return known.hexdigest()
 
 
-def _label_findings(file: str, voxels: np.ndarray, facts: Facts, class_count: int | None) -> list[Finding]:
-    values, counts = np.unique(voxels, return_counts=True)
+def _label_findings(file: str, voxels: np.ndarray, facts: Facts, classes: Classes | None) -> list[Finding]:
+    whole = np.rint(voxels)
+    rounded = int(np.count_nonzero(whole != voxels))
+    values, counts = np.unique(whole, return_counts=True)
     facts.class_voxels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
     findings = []
     if np.issubdtype(voxels.dtype, np.floating):
-        what = f"holds whole numbers stored as {voxels.dtype}"
+        what = f"holds whole numbers stored as {voxels.dtype}" + f", {rounded} of them to be rounded" * (rounded > 0)
         findings.append(Finding(file, what, "nothing; as uint8 it would be smaller", "float label", REMARK))
-    if line := class_problem(file, label_values(values), class_count):
+    known = [IGNORE if classes and value == classes.ignore else value for value in label_values(values)]
+    count = label_count(classes.names, classes.regions) if classes else None
+    if line := class_problem(file, known, count):
         findings.append(from_line(line, [file], "label values"))
     if not np.any(values):
         remedy = "leave it out, or mend it, unless the scan shows none of the classes"

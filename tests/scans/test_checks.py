@@ -7,9 +7,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
+from monai.transforms import LoadImaged
 from scan_files import SPACING, oblique_affine, write_label, write_nifti, write_scan
 
-from desd_components import UserError, check_records, require_writable
+from desd_components import ScanReader, UserError, check_records, require_writable
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 12345\n"
 
@@ -83,7 +85,7 @@ def test_a_3d_file_is_refused_where_several_channels_are_asked(tmp_path):
 def test_as_many_files_as_channels_pass_and_another_number_is_refused(tmp_path):
     scan = {"image": [str(write_scan(tmp_path / f"a_{name}.nii.gz")) for name in ("t1", "t2")]}
     check_records([scan], in_channels=2)
-    with pytest.raises(UserError, match="comes with 2 files, but in_channels is 3"):
+    with pytest.raises(UserError, match=r"comes with 2 files \(a_t1.nii.gz, a_t2.nii.gz\), but in_channels is 3"):
         check_records([scan], in_channels=3)
 
 
@@ -136,7 +138,7 @@ def test_an_affine_that_differs_by_rounding_passes(tmp_path):
     check_records([scan])
 
 
-def label_refused(folder: Path, voxels: np.ndarray, words: str, class_count: int) -> None:
+def label_refused(folder: Path, voxels: np.ndarray, words: str, class_count: int = 3) -> None:
     scan = {**pair(folder), "label": str(write_nifti(folder / "b_seg.nii.gz", voxels))}
     with pytest.raises(UserError, match=words):
         check_records([scan], class_count=class_count, voxels=True)
@@ -161,6 +163,27 @@ def test_a_label_that_was_interpolated_is_refused(tmp_path):
     voxels = np.zeros((6, 7, 5), np.float32)
     voxels[3, 3, 3] = 0.5
     label_refused(tmp_path, voxels, r"is not integer-valued \(a voxel holds 0.5\).*nearest neighbour", class_count=2)
+
+
+def test_a_label_next_to_whole_numbers_passes_as_they_are(tmp_path):
+    near = np.where(np.arange(210).reshape(6, 7, 5) % 2, np.float32(0.99999994), 2.0001).astype(np.float32)
+    label_refused(tmp_path, near, r"holds the label values \[2\], but the classes are 0 to 1", class_count=2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((6, 7, 5, 3), "is a 4D label .* save its argmax"), ((6, 7, 5, 1, 2, 2), "has 6 dimensions")],
+    ids=str,
+)
+def test_a_label_of_a_map_for_each_class_is_refused_with_what_to_save(tmp_path, shape, words):
+    label_refused(tmp_path, np.zeros(shape, np.uint8), words)
+
+
+def test_channels_of_which_one_has_a_trailing_axis_of_one_are_read_together(tmp_path):
+    files = [str(write_scan(tmp_path / f"a_{number}.nii.gz", (6, 7, 5) + (1,) * number)) for number in range(2)]
+    check_records([{"image": files}], in_channels=2, voxels=True)
+    image = LoadImaged("image", ScanReader(), ensure_channel_first=True)({"image": files})["image"]
+    assert image.shape == (2, 6, 7, 5) and torch.equal(image[0], image[1])
 
 
 def test_all_bad_files_are_listed_up_to_ten_and_then_counted(tmp_path):

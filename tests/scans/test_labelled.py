@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import time
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def test_a_value_without_a_name_keeps_its_place():
     assert with_background({"0": "background", "3": "c", "1": "a"}) == ["background", "a", "class_2", "c"]
 
 
-@pytest.mark.parametrize("asked", [[], ["background"], ["liver", "Liver"], 0, True, {"whole": [1, 2]}, [1, 2]])
+@pytest.mark.parametrize("asked", [[], ["background"], ["liver", "Liver"], 0, True, {"a": 1.5}, [1, 2]])
 def test_class_names_that_cannot_be_are_refused(asked):
     with pytest.raises(UserError, match="class_names"):
         with_background(asked)
@@ -134,6 +135,99 @@ def test_an_nnunet_folder_pairs_numbered_channels_with_the_label(tmp_path):
     write_json(tmp_path / "dataset.json", {"labels": {"background": 0, "x": 1}, "channel_names": {"0": "t1"}})
     data = find_labelled(tmp_path, in_channels=2, val_fraction=0)
     assert ids(data.training) == ["a", "b"] and all(len(scan["image"]) == 2 for scan in data.training)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"file_ending": ".tif"}, "file_ending '.tif' is not read"),
+        ({"overwrite_image_reader_writer": "Tiff3DIO"}, "overwrite_image_reader_writer 'Tiff3DIO' is not known"),
+        ({"channel_names": {"0": "T1", "1": "T2"}}, r"channel_names lists 2 channels \(T1, T2\), .*`--in_channels 2`"),
+        ({"modality": {"0": "T1", "1": "T2"}}, "modality lists 2 channels"),
+        ({"labels": {"a": 1, "mean": 2}}, "a class cannot be called 'mean'"),
+    ],
+    ids=str,
+)
+def test_what_a_dataset_json_asks_for_in_vain_is_refused_by_name(tmp_path, said, words):
+    write_pairs(tmp_path, ["a", "b"])
+    write_json(tmp_path / "dataset.json", {"labels": {"background": 0, "x": 1, "y": 2}, **said})
+    with pytest.raises(UserError, match=rf"dataset.json.*{words}"):
+        find_labelled(tmp_path)
+
+
+def test_the_data_say_what_is_ignored_whatever_the_classes_are_called(tmp_path):
+    write_pairs(tmp_path, ["a", "b"])
+    write_json(
+        tmp_path / "dataset.json", {"labels": {"background": 0, "mean": 1, "ignore": 2}, "file_ending": ".nii.gz"}
+    )
+    data = find_labelled(tmp_path, ["liver"])
+    assert (data.class_names, data.ignore) == (["background", "liver"], 2)
+    assert find_labelled(tmp_path, ["liver", "tumour"]).ignore is None  # asked for as a class
+
+
+def test_files_of_another_ending_do_not_belong_to_the_data(tmp_path, caplog):
+    write_pairs(tmp_path, ["a", "b"])
+    write_scan(tmp_path / "imagesTr" / "a.nii")
+    write_json(tmp_path / "dataset.json", {"labels": {"x": 1, "y": 2}, "file_ending": ".nii.gz"})
+    assert all(scan["image"].endswith(".nii.gz") for scan in find_labelled(tmp_path, val_fraction=0).training)
+    assert "1 files that do not end in .nii.gz (file_ending) left out: a.nii" in caplog.text
+
+
+@pytest.mark.parametrize("other", ["a.nii", "a_0000.nii.gz"])
+def test_of_two_images_for_one_label_the_other_is_said_to_have_none(tmp_path, caplog, other):
+    write_pairs(tmp_path, ["a", "b"])
+    write_scan(tmp_path / "imagesTr" / other)
+    assert len(find_labelled(tmp_path, ["x", "y"], val_fraction=0).training) == 2
+    assert "1 images without a label left out" in caplog.text
+
+
+def test_numbered_files_that_hold_all_channels_are_cases_each(tmp_path, caplog):
+    for number in range(1, 4):
+        write_scan(tmp_path / "imagesTr" / f"case_{number:04d}.nii.gz", (6, 7, 5, 2))
+        write_label(tmp_path / "labelsTr" / f"case_{number:04d}.nii.gz")
+    with caplog.at_level(logging.INFO):
+        data = find_labelled(tmp_path, ["x", "y"], in_channels=2, val_fraction=0)
+    assert ids(data.training) == ["case_0001", "case_0002", "case_0003"]
+    assert "3 numbered files are scans of 2 channels each, not channels" in caplog.text
+
+
+def test_the_cases_that_an_nnunet_dataset_json_lists_are_taken(tmp_path):
+    write_pairs(tmp_path, ["a", "b"], "here", "there")
+    cases = {name: {"images": [f"here/{name}.nii.gz"], "label": f"there/{name}.nii.gz"} for name in "ab"}
+    write_json(tmp_path / "dataset.json", {"labels": {"x": 1, "y": 2}, "dataset": cases})
+    assert ids(find_labelled(tmp_path, val_fraction=0).training) == ["a", "b"]
+
+
+def folds(*numbers: int | None) -> list[dict]:
+    return [
+        {"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz", "fold": number}
+        for name, number in zip("abcd", numbers, strict=False)
+    ]
+
+
+def test_of_an_auto3dseg_list_fold_0_validates_and_testing_tests(tmp_path, caplog):
+    write_pairs(tmp_path, list("abcd"))
+    listed = {"labels": {"1": "x", "2": "y"}, "training": folds(1, 0, 1), "testing": folds(0, 0, 0, 0)[3:]}
+    with caplog.at_level(logging.INFO):
+        data = find_labelled(write_json(tmp_path / "list.json", listed))
+    assert [ids(part) for part in data.sections.values()] == [["a", "c"], ["b"], ["d"]]
+    assert "its fold 0 is for validation" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content", [{"training": folds(0, 0, 0)}, {"training": folds(0, 1), "validation": folds(0, 1, 2)[2:]}]
+)
+def test_folds_that_split_nothing_or_beside_a_validation_of_its_own_are_left_alone(tmp_path, content):
+    write_pairs(tmp_path, list("abc"))
+    path = write_json(tmp_path / "list.json", {"labels": {"1": "x", "2": "y"}, **content})
+    assert len(find_labelled(path, val_fraction=0).training) == len(content["training"])
+
+
+def test_scans_under_a_name_that_is_no_section_are_said_not_to_be_used(tmp_path, caplog):
+    write_pairs(tmp_path, ["a", "b"])
+    path = write_json(tmp_path / "list.json", {"labels": ["x", "y"], "training": folds(0), "holdout": folds(0, 0)[1:]})
+    assert len(find_labelled(path).training) == 1
+    assert "the scans under ['holdout'] are not used" in caplog.text
 
 
 def test_one_numbered_channel_finds_its_label_too(tmp_path):

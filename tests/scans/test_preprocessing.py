@@ -12,10 +12,12 @@ import torch
 from bundle_runs import ROOT, config_files
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, Invertd, NormalizeIntensityd, Orientationd, ScaleIntensityRanged, Spacingd
-from scan_files import loading, oblique_affine, write_label, write_scan
+from scan_files import loading, oblique_affine, write_label, write_nifti, write_scan
 
-from desd_components import Preprocessing, UserError
+from desd_components import Preprocessing, UserError, VolumeCache
+from desd_components.base.classes import IGNORE
 from desd_components.base.errors import innermost_user_error
+from desd_components.scans.cache.entries import open_array
 from desd_components.scans.preprocess import preprocessing_settings, target_spacing
 
 
@@ -25,6 +27,27 @@ def written(path: Path, zooms: tuple[float, float, float], swap: bool = False) -
         affine = affine[[1, 0, 2, 3]]
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.float32), affine), path)
     return {"image": str(path)}
+
+
+def test_labels_are_rounded_and_what_is_to_be_ignored_is_marked(tmp_path, caplog) -> None:
+    values = np.zeros((6, 7, 5), np.float32)
+    values[2:4], values[4:] = 0.99999994, 2.9999998
+    scan = {"image": str(write_scan(tmp_path / "a.nii")), "label": str(write_nifti(tmp_path / "l.nii", values))}
+    keys = ["image", "label"]
+    preprocessing = Preprocessing(keys, [1.0, 1.0, 1.0], "zscore", ignore=3)
+    cache = VolumeCache(preprocessing, tmp_path / "cache", keys, class_count=2)
+    [folder] = cache.prepare([scan])
+    assert sorted(np.unique(open_array(folder, "label"))) == [IGNORE, 0, 1]
+    cache.prepare([scan])
+    assert caplog.text.count("1 of 1 labels hold numbers next to whole ones, which are rounded: l.nii") == 1
+
+
+def test_a_label_to_be_ignored_as_a_whole_is_refused(tmp_path) -> None:
+    scan = {"image": str(write_scan(tmp_path / "a.nii"))}
+    scan["label"] = str(write_nifti(tmp_path / "l.nii", np.full((6, 7, 5), 3, np.uint8)))
+    preprocessing = Preprocessing(["image", "label"], None, "zscore", ignore=3)
+    with pytest.raises(UserError, match="holds the label value to ignore alone"):
+        VolumeCache(preprocessing, tmp_path / "cache", ["image", "label"], class_count=2).prepare([scan])
 
 
 def test_median_spacing_is_taken_along_anatomical_axes(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from scan_files import oblique_affine, write_json, write_nifti, write_scan
 
 from desd_components import UserError, data_fingerprint, find_scans, records_hash
-from desd_components.scans.find import is_mask
+from desd_components.scans.label_maps import is_mask
 from desd_components.scans.lists import read_split
 from desd_tools.check.folder import look
 
@@ -45,6 +45,19 @@ def test_a_folder_is_searched_recursively_and_gives_sorted_records(tmp_path):
         "a_seg117.nii.gz",
         "a_seg117_fast.nii.gz",
         "case_0/segmentation.nii.gz",
+        "sub-01_dseg.nii.gz",
+        "sub-01_label-GM_probseg.nii.gz",
+        "sub-01_desc-brain_mask.nii.gz",
+        "sub-01_ses-0001_msk.nii.gz",
+        "sub-01_lesion-msk.nii.gz",
+        "Segmentation.nii.gz",
+        "ct.seg.nrrd",
+        "CT-label.nrrd",
+        "aparc+aseg.nii.gz",
+        "s0001/segmentations/liver.nii.gz",
+        "labelsVa/amos_0001.nii.gz",
+        "BraTS-GLI-00000-000-seg.nii.gz",
+        "case_prob.nii.gz",
     ],
 )
 def test_labels_and_masks_are_recognised_by_folder_or_name(name):
@@ -52,7 +65,15 @@ def test_labels_and_masks_are_recognised_by_folder_or_name(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["imagesTr/a.nii.gz", "t2s.nii.gz", "ct_cropped.nii.gz", "segmented_flow.nii.gz", "unmasked.nii.gz"]
+    "name",
+    [
+        "imagesTr/a.nii.gz",
+        "t2s.nii.gz",
+        "ct_cropped.nii.gz",
+        "segmented_flow.nii.gz",
+        "unmasked.nii.gz",
+        "sub-01_asl.nii.gz",
+    ],
 )
 def test_scans_are_not_taken_for_masks(name):
     assert not is_mask(Path("/data") / name, Path("/data"))

@@ -100,12 +100,12 @@ def metadata(tmp_path: Path) -> Path:
 
 def test_classes_asked_for_win_over_those_of_the_data(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "liver"}}))
-    assert segmentation_classes(tmp_path, None, metadata(tmp_path)) == ["background", "liver"]
-    assert segmentation_classes(tmp_path, ["kidney"], metadata(tmp_path)) == ["background", "kidney"]
+    assert segmentation_classes(tmp_path, None, metadata(tmp_path)).names == ["background", "liver"]
+    assert segmentation_classes(tmp_path, ["kidney"], metadata(tmp_path)).names == ["background", "kidney"]
 
 
 def test_without_data_the_classes_are_those_of_the_bundle(tmp_path):
-    assert segmentation_classes(tmp_path / "absent", None, metadata(tmp_path)) == ["background", "spleen"]
+    assert segmentation_classes(tmp_path / "absent", None, metadata(tmp_path)).names == ["background", "spleen"]
 
 
 def test_data_without_class_names_are_refused(tmp_path):

@@ -14,7 +14,7 @@ from itk_files import sitk, write_itk
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd, SaveImaged, Spacingd
 from scan_files import oblique_affine
 
-from desd_components import Preprocessing, ScanLayout, ScanReader, ScanWriter
+from desd_components import Preprocessing, ScanLayout, ScanReader, ScanWriter, find_scans
 from desd_components.scans.read import open_volume
 
 AFFINE = oblique_affine()
@@ -135,3 +135,13 @@ def test_spacing_is_in_mm_whatever_the_unit(tmp_path):
     np.testing.assert_allclose(open_volume(scan).affine, np.diag([1, 1.1, 2.5, 1]), rtol=1e-6)
     load = Compose([LoadImaged("image", ScanReader()), EnsureChannelFirstd("image"), Spacingd("image", (1, 1.1, 2.5))])
     assert load({"image": str(scan)})["image"].shape == torch.Size([1, 9, 8, 7])
+
+
+@pytest.mark.parametrize(("dtype", "found"), [("uint8", 1), ("int16", 1), ("float32", 2)])
+def test_a_label_map_says_what_it_is_wherever_it_is_copied_to(tmp_path, dtype, found):
+    scan = written(tmp_path / "a.nii.gz", HEADERS["neither"])
+    writer = ScanWriter(output_dtype=dtype)
+    writer.set_data_array(torch.ones(1, 9, 8, 7))
+    writer.set_metadata({"filename_or_obj": str(scan)}, resample=False)
+    writer.write(tmp_path / "elsewhere.nii.gz")
+    assert len(find_scans(tmp_path)) == found

@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
+from desd_components.base.classes import IGNORE
 from desd_components.scans.volume import voxel_size
 from desd_components.segmentation.scores import (
     MetricsReportHandler,
@@ -169,3 +170,11 @@ def test_no_case_at_all_is_zero_dice():
     metric = SegmentationScores(NAMES)
     metric.reset()
     assert metric.compute() == 0.0
+
+
+def test_where_the_reference_is_ignored_nothing_counts():
+    reference = torch.zeros(1, 6, 4, 4)
+    reference[:, :2], reference[:, 4:] = 1, IGNORE
+    prediction = torch.ones(1, 6, 4, 4)
+    scores, known = (case_scores(prediction[:, :n], reference[:, :n], ["background", "a"], SPACING) for n in (6, 4))
+    assert scores["dice"] == known["dice"] == {"a": pytest.approx(2 / 3)} and scores["hd95"] == known["hd95"]

@@ -10,6 +10,7 @@ import torch
 from monai.data import MetaTensor
 
 from desd_components import ResNet3DEncoder, UserError
+from desd_components.base.classes import IGNORE
 from desd_components.segmentation.losses import (
     DiceBCELoss,
     check_regions,
@@ -163,7 +164,16 @@ def test_regions_join_label_values():
     assert targets.tolist() == [[1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 1, 0]]
 
 
-@pytest.mark.parametrize(("regions", "words"), [([[1]], "1 lists for 2"), ([[1, 2], [3]], "from 1 to 2")], ids=str)
+@pytest.mark.parametrize(
+    ("regions", "words"),
+    [
+        ([[1]], "1 lists for 2"),
+        ([[1, 2], 2], "1 lists for 2"),
+        ([[1, 2], [0]], "whole numbers from 1, 0 is none"),
+        ([[2], [1, 2]], r"all of \[2\] belongs to later regions"),
+    ],
+    ids=str,
+)
 def test_regions_that_do_not_fit_the_classes_are_refused(regions, words):
     with pytest.raises(UserError, match=words):
         check_regions(regions, 3)
@@ -221,3 +231,36 @@ def test_of_a_class_of_one_piece_the_largest_is_kept_and_others_stay():
     scan = MetaTensor(logits[0], affine=2 * torch.eye(4), meta={"filename_or_obj": "a.nii.gz"})
     assert decode(scan, single=[1]).meta["filename_or_obj"] == "a.nii.gz"
     assert torch.equal(decode(scan, single=[1]).affine, scan.affine)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_voxels_that_are_ignored_change_no_loss_and_get_no_gradient(activation):
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 3, 4, 4, 6), torch.randint(0, 3, (2, 1, 4, 4, 6)).float()
+    loss = segmentation_loss(activation, num_classes=3)
+    known, half = loss(logits[..., :3], labels[..., :3]), labels.clone()
+    half[..., 3:] = IGNORE
+    logits.requires_grad_()
+    found = loss(logits, half)
+    found.backward()
+    torch.testing.assert_close(found, known)
+    assert (logits.grad[..., 3:] == 0).all() and (logits.grad[..., :3] != 0).any()
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_a_crop_of_ignored_voxels_alone_teaches_nothing(activation):
+    logits = torch.randn(1, 3, 2, 2, 2, requires_grad=True)
+    loss = segmentation_loss(activation, num_classes=3)(logits, torch.full((1, 1, 2, 2, 2), float(IGNORE)))
+    loss.backward()
+    assert loss.item() == 0 and (logits.grad == 0).all()
+
+
+def test_regions_leave_the_label_values_that_no_later_one_covers():
+    logits = torch.full((4, 4, 1, 1), -1.0)  # kidney [1, 2, 3], mass [2, 3], tumour [2]
+    logits[1, 1:], logits[2, 2:], logits[3, 3:] = 1.0, 1.0, 1.0
+    assert decode(logits, [[1, 2, 3], [2, 3], [2]]).flatten().tolist() == [0, 1, 3, 2]
+
+
+def test_labels_of_regions_remember_their_scan():
+    logits = MetaTensor(torch.randn(3, 4, 4, 4), meta={"filename_or_obj": "a.nii.gz"})
+    assert decode(logits, [[1, 2], [2]]).meta["filename_or_obj"] == "a.nii.gz"

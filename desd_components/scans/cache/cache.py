@@ -26,7 +26,7 @@ from ...base.files import require_writable
 from ...base.processes import patiently_gathered, place
 from ..check import class_problem, file_problem, raise_problems, threaded, with_bar
 from ..fingerprint import file_states
-from ..names import Scan, scan_files
+from ..names import Scan, first_names, scan_files
 from .entries import is_label, read_meta
 from .fingerprint import describe, flat_transforms
 from .making import EntryMaker
@@ -47,7 +47,7 @@ class VolumeCache:
         keys: entries of a scan to keep; those whose name starts with "label" are stored as whole numbers.
         dtype: of stored images, "float32" or "float16" (half the disk, three decimal digits).
         in_channels: channels every image must have.
-        class_count: classes with the background; None leaves label values unchecked.
+        class_count: label values with the background's; None leaves them unchecked.
         num_workers: threads that make entries; 0 works in the caller's.
 
     Raises:
@@ -157,7 +157,13 @@ class VolumeCache:
             return {}
         made = threaded(lambda item: self.maker.make(*item), wanted.items(), self.num_workers)
         bar = with_bar(made, len(wanted), "preprocessing", show=show)
-        return {folder: found for folder, found in zip(wanted, bar, strict=True) if found}
+        problems = {folder: found for folder, found in zip(wanted, bar, strict=True) if found}
+        good = [(folder, key) for folder in wanted if folder not in problems for key in self.keys if is_label(key)]
+        rounded = [scan_files(wanted[folder], (key,))[0] for folder, key in good if read_meta(folder)[key]["rounded"]]
+        if rounded:
+            told = "%d of %d labels hold numbers next to whole ones, which are rounded: %s"
+            logger.warning(told, len(rounded), len(good), first_names(rounded))
+        return problems
 
     def _disk_problem(self, scans: Sequence[Scan], say: bool) -> list[str]:
         """Say how much disk the entries will take; a list with one line when it is not there."""

@@ -19,6 +19,7 @@ from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd
 from ...base.errors import UserError, chain_of, innermost_user_error, one_line
 from ...base.files import beside
 from ..check import header_problem, label_values, raw_problem
+from ..label_maps import looks_like_labels
 from ..names import Scan, scan_files
 from ..read import open_volume
 from ..volume import damaged
@@ -49,9 +50,11 @@ class EntryMaker:
         """Make the entry of a scan as `folder`; one line about what is wrong with it, or None."""
         scan = {key: scan[key] for key in self.keys}
         try:
-            result = self._preprocessed(scan, self._loaded(scan))
+            loaded = self._loaded(scan)
+            seen = {key: self._seen(loaded[key], is_label(key)) for key in self.keys}
+            result = self._preprocessed(scan, loaded)
             arrays = {key: self._stored(_first_file(scan, key), key, _to_numpy(result[key])) for key in self.keys}
-            meta = {key: self._described(scan, key, arrays[key], result[key]) for key in self.keys}
+            meta = {key: seen[key] | self._described(scan, key, arrays[key], result[key]) for key in self.keys}
             self._write(folder, arrays, meta)
         except UserError as refused:
             return str(refused)
@@ -84,6 +87,15 @@ class EntryMaker:
                 raise UserError(found)
         return loaded
 
+    def _seen(self, value: Any, label: bool) -> dict[str, Any]:
+        """What the voxels as stored in the file tell: of a label whether it was rounded, of an image if it is one."""
+        if not isinstance(value, np.ndarray | torch.Tensor):
+            return {}
+        voxels = _to_numpy(value)
+        if label:
+            return {"rounded": not np.array_equal(voxels, np.rint(voxels))}
+        return {"looks_like_labels": looks_like_labels(voxels)}
+
     def _preprocessed(self, scan: Scan, loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
         try:
             return dict(self.steps()[1](loaded))
@@ -101,7 +113,8 @@ class EntryMaker:
         if found := raw_problem(file, array, is_label(key)):
             raise UserError(f"{found[:-1]} (seen after the preprocessing).")
         if is_label(key):
-            return array.astype(_smallest_kind(array))
+            whole = np.rint(array)
+            return whole.astype(_smallest_kind(whole))
         with np.errstate(over="ignore"):  # found below
             stored = array.astype(self.dtype)
         if not np.isfinite(stored).all():

@@ -77,6 +77,7 @@ def make_plan(
     cache_dir: str | Path = "runs/cache",
     known: Mapping[str, Any] | None = None,
     num_workers: int = 2,
+    ignore: int | None = None,
 ) -> Plan:
     """The plan of a training. Pre-training and fine-tuning of one folder in one time agree on grid and encoder.
 
@@ -91,6 +92,7 @@ def make_plan(
         cache_dir: where survey and speed are kept.
         known: the manifest of pre-trained weights: their preprocessing and architecture hold.
         num_workers: threads of the survey.
+        ignore: label value of voxels that were not annotated.
 
     Raises:
         UserError: when `plan` is neither, or the budget is too short for `LEAST_STEPS` steps.
@@ -99,7 +101,7 @@ def make_plan(
         return Plan()
     machine = Machine.of(device, cache_dir, minutes)
     planned = planned_pretraining if kind == "pretraining" else planned_segmentation
-    return planned(survey(scans, dataset_dir, cache_dir, num_workers), machine, given, known)
+    return planned(survey(scans, dataset_dir, cache_dir, num_workers, ignore), machine, given, known)
 
 
 def planned_segmentation(

@@ -23,6 +23,7 @@ from ...base.files import read_json, require_writable, write_json
 from ...base.processes import from_all_processes, place
 from ..check import file_problem, threaded
 from ..fingerprint import file_states
+from ..label_maps import looks_like_labels
 from ..names import Scan, scan_files
 from ..read import open_volume, parts
 from ..volume import UNREADABLE
@@ -88,7 +89,13 @@ class Survey:
     modality: str | None = None
 
 
-def survey(scans: Sequence[Scan], dataset_dir: str | Path, cache_dir: str | Path, num_workers: int = 2) -> Survey:
+def survey(
+    scans: Sequence[Scan],
+    dataset_dir: str | Path,
+    cache_dir: str | Path,
+    num_workers: int = 2,
+    ignore: int | None = None,
+) -> Survey:
     """Look at scans once; the result is kept in `cache_dir`, by path, size and time of the files.
 
     In a process group the first process looks, and tells the others.
@@ -99,8 +106,9 @@ def survey(scans: Sequence[Scan], dataset_dir: str | Path, cache_dir: str | Path
         dataset_dir: where they come from, whose ``dataset.json`` may say the modality.
         cache_dir: where the survey is kept.
         num_workers: threads.
+        ignore: the label value of voxels that were not annotated.
     """
-    found = [_surveyed_once(scans, cache_dir, num_workers)] if place()[0] == 0 else []
+    found = [_surveyed_once(scans, cache_dir, num_workers, ignore)] if place()[0] == 0 else []
     records = from_all_processes(found)[0]
     return Survey([_from_record(record) for record in records], declared_modality(dataset_dir, scans))
 
@@ -130,15 +138,17 @@ def _dicom_modality(file: str) -> str | None:
     return str(found) if found else None
 
 
-def _surveyed_once(scans: Sequence[Scan], cache_dir: str | Path, num_workers: int) -> list[dict[str, Any]]:
+def _surveyed_once(
+    scans: Sequence[Scan], cache_dir: str | Path, num_workers: int, ignore: int | None
+) -> list[dict[str, Any]]:
     states = [[scan_files(scan), file_states(scan)] for scan in scans]
-    key = hashlib.sha256(json.dumps([FORMAT, SAMPLE, states]).encode()).hexdigest()[:24]
+    key = hashlib.sha256(json.dumps([FORMAT, SAMPLE, ignore, states]).encode()).hexdigest()[:24]
     path = Path(cache_dir).expanduser() / "surveys" / f"{key}.json"
     if path.is_file():
         kept: list[dict[str, Any]] = read_json(path)
         return kept
     chosen = set(np.linspace(0, len(scans) - 1, min(SAMPLE, len(scans))).round().astype(int).tolist())
-    tasks = [(scan, position in chosen) for position, scan in enumerate(scans)]
+    tasks = [(scan, position in chosen, ignore) for position, scan in enumerate(scans)]
     seen = [scan for scan in threaded(lambda task: _look(*task), tasks, num_workers) if scan is not None]
     records = [asdict(scan) for scan in seen]
     require_writable(path.parent, "cache_dir")
@@ -147,7 +157,7 @@ def _surveyed_once(scans: Sequence[Scan], cache_dir: str | Path, num_workers: in
     return records
 
 
-def _look(scan: Scan, voxels: bool) -> Surveyed | None:
+def _look(scan: Scan, voxels: bool, ignore: int | None) -> Surveyed | None:
     image, labels = scan_files(scan, ("image",))[0], scan_files(scan, ("label",))
     try:
         volume = None if file_problem(image) else open_volume(image)
@@ -160,10 +170,11 @@ def _look(scan: Scan, voxels: bool) -> Surveyed | None:
             return None
         if not voxels:
             return Surveyed(image, shape, spacing)  # type: ignore[arg-type]
-        values = values_of(volume.read())
-        if not math.isfinite(values.high - values.low):
+        image_voxels = volume.read()
+        values = values_of(image_voxels)
+        if not math.isfinite(values.high - values.low) or (not labels and looks_like_labels(image_voxels)):
             return None
-        facts = _label_facts(labels[0]) if labels and not file_problem(labels[0]) else ({}, {})
+        facts = _label_facts(labels[0], ignore) if labels and not file_problem(labels[0]) else ({}, {})
         return Surveyed(image, shape, spacing, values, *facts)  # type: ignore[arg-type]
     except (UserError, *UNREADABLE):
         return None
@@ -185,16 +196,17 @@ def values_of(voxels: np.ndarray) -> Values:
     return Values(float(first.min()), float(first.max()), (low, middle, high), *shares)
 
 
-def _label_facts(file: str) -> ClassFacts:
+def _label_facts(file: str, ignore: int | None) -> ClassFacts:
     volume = open_volume(file)
-    return class_facts(volume.read(), ras_order(volume.affine))
+    return class_facts(volume.read(), ras_order(volume.affine), ignore)
 
 
-def class_facts(voxels: np.ndarray, order: Sequence[int]) -> ClassFacts:
+def class_facts(voxels: np.ndarray, order: Sequence[int], ignore: int | None = None) -> ClassFacts:
     """`boxes` and `pieces` of a label (X, Y, Z), its axes turned to `order`; empty without a class."""
     from scipy import ndimage
 
     labels = np.rint(voxels[..., 0] if voxels.ndim == 4 else voxels).astype(np.int32).transpose(order)
+    labels = labels if ignore is None else np.where(labels == ignore, 0, labels)
     if labels.min() < 0 or not labels.any():
         return {}, {}
     found = {value: box for value, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}

@@ -456,3 +456,21 @@ def test_real_ct_is_taken_for_ct(real_data, tmp_path):
     output = tmp_path / "check.json"
     assert main(["check", str(real_data / "ct_tcia_2p5mm"), f"--output={output}"]) == 0
     assert json.loads(output.read_text())["intensity"] == "hu"
+
+
+def test_a_label_map_by_another_name_is_remarked_upon(tmp_path):
+    folder = tmp_path / "data"
+    for number in range(3):
+        scan(folder, f"p{number}", seed=number)
+    write_nifti(folder / "imagesTr" / "consensus.nii.gz", body(), STRAIGHT)
+    code, said = checked(folder)
+    assert code == 0
+    assert [(Path(remark["file"]).name, remark["kind"]) for remark in said["remarks"]] == [
+        ("consensus.nii.gz", "label map")
+    ]
+
+
+def test_a_value_to_ignore_is_no_fault(good):
+    label(good, "case_0", np.where(body() == 2, 7, body()).astype(np.uint8))
+    write_json(good / "dataset.json", {"labels": {"background": 0, "organ": 1, "tumour": 2, "ignore": 7}})
+    assert faults_of(good, 0) == []

@@ -12,12 +12,15 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..base.errors import UserError
-from ..base.files import write_json
-from ..base.processes import place
-from .cache.cache import VolumeCache
-from .labelled import LabelledData
-from .names import Scan, scan_files
+from ...base.errors import UserError
+from ...base.files import write_json
+from ...base.processes import place
+from ..check import raise_problems
+from ..labelled import LabelledData
+from ..lists import is_decathlon
+from ..names import Scan, files_of, first_names, scan_files
+from .cache import VolumeCache
+from .entries import read_meta
 
 logger = logging.getLogger(__name__)
 
@@ -31,25 +34,52 @@ def usable_records(
     cache: VolumeCache,
     on_bad_volume: str,
     output_dir: str | Path,
+    dataset_dir: str | Path | None = None,
 ) -> list[Scan]:
-    """The scans that a run can use; with "stop" all of them, for the data set then refuses the bad ones itself.
+    """The scans that a run can use: with "stop" all but label maps, and bad ones are refused.
 
     Args:
         scans: ``{"image": ...[, "label": ...]}``.
         cache: of the run; what it makes of the good scans stays there.
         on_bad_volume: "stop" or "skip".
         output_dir: the run's folder, where "skip" writes ``quarantine.json``: a list of ``{"file", "reason"}``.
+        dataset_dir: where images were searched for; what looks like a label map there is left out. A list is taken at
+            its word, and so are scans from elsewhere: None.
 
     Raises:
-        UserError: when the choice is neither, or fewer than half of the scans are left.
+        UserError: when the choice is neither, a scan is bad, or fewer than half of the scans, or none, are left.
     """
     if on_bad_volume not in CHOICES:
         raise UserError(f"on_bad_volume={on_bad_volume!r}: choose stop, or skip to leave bad scans out.")
-    if on_bad_volume == "stop" or not scans:
+    searched = (
+        dataset_dir is not None and Path(dataset_dir).expanduser().is_dir() and not is_decathlon(Path(dataset_dir))
+    )
+    if not scans or not (searched or on_bad_volume == "skip"):
         return list(scans)
-    _, problems = cache.attempt(scans, skip=True)
-    _note(scans, problems, Path(output_dir) / QUARANTINE_FILE)
-    return [scan for position, scan in enumerate(scans) if position not in problems]
+    folders, problems = cache.attempt(scans, skip=on_bad_volume == "skip")
+    if on_bad_volume == "stop":
+        raise_problems(list(problems.values()), len(scans))
+    else:
+        _note(scans, problems, Path(output_dir) / QUARANTINE_FILE)
+    good = [(scan, folder) for scan, folder in zip(scans, folders, strict=True) if folder is not None]
+    return _without_label_maps(good) if searched else [scan for scan, _ in good]
+
+
+def _without_label_maps(found: Sequence[tuple[Scan, Path]]) -> list[Scan]:
+    """The scans but those whose voxels were, when they were read, such as a label map has; their count is said."""
+    maps = [scan for scan, folder in found if read_meta(folder)["image"].get("looks_like_labels")]
+    if maps:
+        told = first_names([scan_files(scan)[0] for scan in maps], files_of(scan for scan, _ in found))
+        logger.warning(
+            "%d of %d scans look like label maps (a few whole numbers in patches, and zero) and are left out; if they "
+            "are scans, name them in a data list: %s", len(maps), len(found), told,
+        )  # fmt: skip
+    if len(maps) == len(found):
+        raise UserError(
+            f"{scan_files(maps[0])[0]}: looks like a label map, as all scans do: name scans in a data list."
+        )
+    left = {id(scan) for scan in maps}
+    return [scan for scan, _ in found if id(scan) not in left]
 
 
 def _note(scans: Sequence[Scan], problems: dict[int, str], path: Path) -> None:
