@@ -13,6 +13,7 @@ from typing import Any
 
 from ..base.errors import UserError
 from ..runs.log import record_name
+from ..scans.planning.plan import PLAN_FILE
 
 #: what leaves records in a folder, by the beginning of their names; a training has none
 PARTS = ("", "evaluation", "inference")
@@ -38,6 +39,7 @@ class Run:
     metrics: dict[str, Any] = field(default_factory=dict)
     scans: dict[str, Any] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
+    plan: dict[str, Any] = field(default_factory=dict)
 
     @property
     def pretraining(self) -> bool:
@@ -94,6 +96,7 @@ def read_run(folder: str | Path, name: str = "", metrics: str | Path = "") -> Ru
     try:
         run.history = [json.loads(line) for line in _whole_lines(folder / "history.jsonl")]
         run.metrics, run.scans = _json(scores), _json(folder / "report.json")
+        run.plan = _json(folder / PLAN_FILE)
         run.parts = [_part(folder, name) for name in PARTS]
     except json.JSONDecodeError as error:
         raise UserError(

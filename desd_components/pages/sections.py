@@ -119,6 +119,12 @@ def scans_section(run: Run) -> Section:
     return Section("Scans", parts)
 
 
+def plan_section(run: Run) -> Section:
+    """What was planned, with its reasons."""
+    rows = [[name, str(number["value"]), number["why"]] for name, number in run.plan.items()]
+    return Section("Plan", [html.table(["number", "value", "reason"], rows, code=(0, 1))] if rows else [])
+
+
 def settings_section(runs: Sequence[Run]) -> Section:
     """Every resolved config, folded."""
     found = [(run, part) for run in runs for part in run.parts if part.config]

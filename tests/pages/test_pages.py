@@ -219,3 +219,11 @@ def test_a_browser_shows_all_pictures_sorts_the_table_and_asks_for_nothing(folde
 def test_a_browser_has_nothing_to_complain_of(folder):
     made, complaints = browse(folder / "report.html")
     assert "Case by case" in made and complaints == []
+
+
+def test_the_plan_of_a_run_is_shown_with_its_reasons(tmp_path):
+    run = write_pretraining(tmp_path / "run")
+    assert ">Plan</h2>" not in run_page(read_run(run))
+    (run / "plan.json").write_text(json.dumps({"spacing": {"value": [2.0, 2.0, 9.0], "why": f"coarse {EVIL}"}}))
+    page = run_page(read_run(run))
+    assert ">Plan</h2>" in page and "[2.0, 2.0, 9.0]" in page and EVIL not in page and "coarse &lt;script" in page

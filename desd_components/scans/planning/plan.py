@@ -18,6 +18,8 @@ import numpy as np
 import torch
 
 from ...base.errors import UserError, none_if_null
+from ...base.files import write_json
+from ...base.processes import place
 from ..names import Scan
 from .machine import Machine
 from .planner import EPOCHS, GIVEN, Given, Plan, Planner, none_given, single_classes, turning
@@ -30,6 +32,7 @@ CROPS = 2  # of a fine-tuning step
 VIEWS, VIEW_STEPS = 8, 800  # volumes of a pre-training step, and steps for which a view leaves room
 VIEW_COST = 3.0  # of two views through student and teacher, in crops of that size
 PROTOTYPES = (64, 1024)
+PLAN_FILE = "plan.json"  # in a run's folder
 CONTEXT = (1.2, 1.5)  # of a view: the box that both views come from
 
 
@@ -50,8 +53,8 @@ def mixed_precision(machine: Machine) -> tuple[bool, str]:
     return machine.amp, "bfloat16 is faster than float32 here" if machine.amp else "bfloat16 gains nothing here"
 
 
-def announce_plan(plan: Plan) -> None:
-    """Say in the log what was planned and why, and what a person should look at.
+def announce_plan(plan: Plan, output_dir: str | Path) -> None:
+    """Say in the log, and in ``plan.json``, what was planned and why, and what a person should look at.
 
     Raises:
         UserError: when there is a plan that nothing asks.
@@ -62,6 +65,9 @@ def announce_plan(plan: Plan) -> None:
         )
     for line in plan.lines():
         logger.info("plan: %s", line)
+    if plan.numbers and place()[0] == 0:
+        record = {name: {"value": value, "why": why} for name, (value, why) in plan.numbers.items()}
+        write_json(Path(output_dir).expanduser() / PLAN_FILE, record)
     for line in plan.remarks:
         logger.warning("%s", line)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from desd_components import Plan, UserError, announce_plan, make_plan
+from desd_components.base.files import read_json
 from desd_components.base.steps import checked_minutes
 from desd_components.scans.planning.machine import Machine
 from desd_components.scans.planning.plan import planned_pretraining, planned_segmentation, planning
@@ -118,9 +119,17 @@ def test_without_scans_or_without_a_plan_nothing_is_planned(tmp_path):
     assert make_plan("segmentation", None, [{"image": "a.nii.gz"}], tmp_path).numbers == {}
 
 
-def test_a_plan_that_nothing_asks_for_is_refused():
+def test_the_plan_is_kept_with_its_reasons(tmp_path):
+    announce_plan(planned_segmentation(hearts(), machine()), tmp_path)
+    kept = read_json(tmp_path / "plan.json")
+    assert kept["intensity"]["value"] == "zscore" and "MRI" in kept["intensity"]["why"]
+    announce_plan(Plan(), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_plan_that_nothing_asks_for_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"put small\.yaml on top"):
-        announce_plan(Plan({"spacing": (None, "given"), "roi_size": ([8, 8, 8], "given")}))
+        announce_plan(Plan({"spacing": (None, "given"), "roi_size": ([8, 8, 8], "given")}), tmp_path)
 
 
 def test_rotations_do_not_mix_thin_and_thick_axes():
