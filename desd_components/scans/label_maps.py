@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+import struct
+import zlib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -80,14 +82,20 @@ def is_mask(path: Path, root: Path) -> bool:
 
 
 def _says_label(path: Path) -> bool:
-    """Whether a NIfTI's header has the intent of a label map, as those that this package writes have."""
-    import nibabel
+    """Whether a NIfTI's header has the intent of a label map, as those that this package writes have.
 
+    Read without nibabel, whose objects cost ten times as much: a folder may hold ten thousand scans.
+    """
     try:
-        header: Any = nibabel.load(path).header
-        return int(header["intent_code"]) == _INTENT_LABEL
-    except Exception:  # the checks will say what is wrong with it
-        return False
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            head = file.read(508)
+        for size, kind, place in ((348, "h", 68), (540, "i", 504)):  # NIfTI-1 and NIfTI-2
+            for order in "<>":
+                if head[:4] == struct.pack(f"{order}i", size):
+                    return bool(struct.unpack_from(order + kind, head, place)[0] == _INTENT_LABEL)
+    except (OSError, EOFError, zlib.error, struct.error):  # the checks will say what is wrong with it
+        pass
+    return False
 
 
 def looks_like_labels(voxels: np.ndarray) -> bool:

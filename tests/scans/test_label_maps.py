@@ -152,9 +152,10 @@ def test_results_may_be_labels_to_learn_from(tmp_path):
 
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-def test_a_header_may_say_that_it_is_of_a_label_map(tmp_path, caplog, name, kind):
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_header_may_say_that_it_is_of_a_label_map(tmp_path, caplog, name, kind, order):
     write_scan(tmp_path / "scan.nii.gz")
-    image = kind(patches(), oblique_affine())
+    image = kind(patches(), oblique_affine(), kind.header_class(endianness=order))
     image.header.set_intent("label")
     nibabel.save(image, tmp_path / name)
     with caplog.at_level(logging.INFO):
