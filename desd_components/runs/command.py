@@ -35,7 +35,7 @@ from .config import (
 from .ending import is_bundle_command, print_user_errors
 
 #: taken by `--tracking mlflow`, not by the config
-TRACKING_SETTINGS = ("tracking_uri", "experiment_name", "run_name", "save_execute_config", "output_dir")
+TRACKING_SETTINGS = ("tracking_uri", "experiment_name", "run_name", "save_execute_config")
 #: what a value means that begins so; MONAI puts in what ``%`` names before any code of ours is loaded
 SIGNS = {"$": "is evaluated as Python", "@": "stands for an entry of the config"}
 

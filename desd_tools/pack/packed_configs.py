@@ -9,6 +9,7 @@ refers to it (``$@desd_components.given(...)``) and every component requires it,
 
 from __future__ import annotations
 
+import ast
 import copy
 import functools
 import re
@@ -22,7 +23,6 @@ from desd_components.base.manifests import read_manifest
 from desd_components.base.version import __version__
 from desd_components.runs.bundle import asks_plan
 from desd_components.runs.config import content, id_of, merged, walk
-from desd_components.scans.planning.planner import Plan
 
 from .reached import OFF, PACKAGE
 
@@ -73,7 +73,8 @@ def unplanned(config: dict[str, Any]) -> dict[str, Any]:
         if asks_plan(value):
             *above, key = place
             holder = functools.reduce(lambda part, name: part[name], above, told)
-            holder[key] = ConfigParser({"planned": Plan(), "number": value}).get_parsed_content("number")
+            _, _, otherwise = value.removesuffix(")").partition(", ")  # of $@planned.get('name', otherwise)
+            holder[key] = f"${otherwise}" if "@" in otherwise else ast.literal_eval(otherwise or "None")
     return told
 
 

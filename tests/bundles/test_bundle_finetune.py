@@ -223,10 +223,12 @@ def test_probabilities_decide_the_labels(inferred):
 def test_a_run_that_would_overwrite_a_result_is_refused_before_it_says_anything_of_the_folder(
     scratch, inferred, tmp_path
 ):
-    for name in ("a", "a_prob"):
-        shutil.copy(inferred[0] / "case_4.nii.gz", tmp_path / f"{name}.nii.gz")
+    names = ["a.nii.gz", "a_prob.nii.gz"]
+    for name in names:
+        shutil.copy(inferred[0] / "case_4.nii.gz", tmp_path / name)
+    write_json(tmp_path / "list.json", {"testing": [{"image": name} for name in names]})
     settings = {"checkpoint": scratch[0] / "model.pt", "save_probabilities": True, "output_dir": tmp_path / "out"}
-    refused = error_line(run_bundle(NAME, "inference", dataset_dir=tmp_path, **settings))
+    refused = error_line(run_bundle(NAME, "inference", dataset_dir=tmp_path / "list.json", **settings))
     assert "a_prob.nii.gz: its result would overwrite that of" in refused
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["inference.log"]
 

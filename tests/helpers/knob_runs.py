@@ -48,7 +48,7 @@ class Same(Change):
 def knobs(bundle: str, config: str) -> set[str]:
     """The settings of a config: top-level items that are values, not expressions, references or components."""
     content = ConfigParser.load_config_file(str(ROOT / config_files(bundle, config)[0]))
-    spelt = {"device", "warmup_steps"} & set(content)  # by an expression, and yet to be given
+    spelt = {"device", "warmup_steps", "regions"} & set(content)  # by an expression, and yet to be given
     return {name for name, value in content.items() if name not in SECTIONS and _is_value(value)} | spelt
 
 

@@ -12,7 +12,7 @@ from desd_components import ScanReader, UserError, VolumeCache, data_fingerprint
 from desd_components.scans.planning.survey import survey
 from desd_components.scans.read import open_volume, parts
 
-pytest.importorskip("SimpleITK")
+pytest.importorskip("SimpleITK", reason="SimpleITK is not installed: NRRD and MetaImage are not tried")
 
 VOXELS = np.arange(120, dtype="<i2").reshape(4, 5, 6)
 META = (
