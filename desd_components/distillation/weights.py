@@ -37,7 +37,7 @@ def encoder_from(
     if checkpoint is None:
         channels = {} if in_channels is None else {"in_channels": in_channels}
         settings = {**(scratch_architecture or {}), **channels, **(architecture or {})}
-        logger.info("encoder_checkpoint is null: the encoder starts from random weights (%s).", settings)
+        logger.info("no checkpoint is given: the encoder starts from random weights (%s).", settings)
         return ResNet3DEncoder(**settings)
     manifest = read_manifest(checkpoint)
     if "architecture" not in manifest:
