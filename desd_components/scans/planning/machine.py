@@ -115,8 +115,8 @@ def device_name(device: torch.device | str) -> str:
 def convolution_speed(device: torch.device | str, cache_dir: str | Path | None, amp: bool) -> float:
     """Voxels of a map a second that a block of a 3x3x3 convolution of 16 channels gets through, forward and backward.
 
-    Measured once for a machine and kept in `cache_dir`; rounded to a power of the square root of 2, so that a plan does
-    not follow what else ran meanwhile.
+    Measured once for a machine and kept in `cache_dir`; rounded down to a power of the square root of 2, so that a plan
+    does not follow what else ran meanwhile.
 
     Args:
         device: of the network.
@@ -128,7 +128,7 @@ def convolution_speed(device: torch.device | str, cache_dir: str | Path | None, 
     name = device_name(device) + ", bfloat16" * amp
     if name not in known:
         measured = SIDE**3 / _seconds(torch.device(device), amp)
-        known[name] = 2 ** (round(2 * math.log2(measured)) / 2)
+        known[name] = 2 ** (math.floor(2 * math.log2(measured)) / 2)
         if path is not None:
             require_writable(path.parent, "cache_dir")
             write_json(path, known)
