@@ -122,7 +122,7 @@ def scans_section(run: Run) -> Section:
 def plan_section(run: Run) -> Section:
     """What was planned, with its reasons."""
     rows = [[name, str(number["value"]), number["why"]] for name, number in run.plan.items()]
-    return Section("Plan", [html.table(["number", "value", "reason"], rows, code=(0, 1))] if rows else [])
+    return Section("Plan", [html.table(["number", "value", "reason"], rows, code=(1,))] if rows else [])
 
 
 def settings_section(runs: Sequence[Run]) -> Section:
