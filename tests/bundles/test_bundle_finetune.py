@@ -14,7 +14,7 @@ import pytest
 import torch
 from bundle_runs import error_line, history, run_bundle, succeed
 from forked_runs import run_forked
-from labelled_volumes import CLASSES, SHAPES, write_pair
+from labelled_volumes import CLASSES, SHAPES, write_cases, write_pair
 from random_weights import write_encoder
 from scan_files import write_json, write_nifti
 
@@ -29,10 +29,7 @@ NAME = "desd_seg_finetune"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "labelled"
-    for number, shape in enumerate(SHAPES):
-        write_pair(path, f"case_{number}", shape, seed=number)
-    return path
+    return write_cases(tmp_path_factory.mktemp("data") / "labelled")
 
 
 @pytest.fixture(scope="module")

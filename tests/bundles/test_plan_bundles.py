@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 from bundle_runs import error_line, run_bundle, succeed
-from labelled_volumes import CLASSES, SHAPES, write_pair
+from labelled_volumes import CLASSES, SHAPES, write_cases
 
 from desd_components import read_manifest
 
@@ -14,10 +14,7 @@ SHORT = {"max_epochs": 2, "val_interval": 5, "page": False}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "labelled"
-    for number, shape in enumerate(SHAPES):
-        write_pair(path, f"case_{number}", shape, seed=number)
-    return path
+    return write_cases(tmp_path_factory.mktemp("data") / "labelled")
 
 
 @pytest.fixture(scope="module")

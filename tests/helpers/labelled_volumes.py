@@ -29,6 +29,13 @@ def write_pair(folder: Path, name: str, shape: tuple[int, ...], seed: int, chann
     write_nifti(folder / "labelsTr" / f"{name}.nii.gz", labels)
 
 
+def write_cases(folder: Path) -> Path:
+    """A pair ``case_N`` of each of `SHAPES`."""
+    for number, shape in enumerate(SHAPES):
+        write_pair(folder, f"case_{number}", shape, seed=number)
+    return folder
+
+
 PROBED = ["background", "a", "b"]
 
 
