@@ -1,8 +1,8 @@
 """A budget of minutes: a training ends when they are over, with its schedules at their ends.
 
 Ours. How many epochs fit is told by what the epochs so far took, after each of them; the schedules run towards the end
-that is foreseen, so that a machine that slows down or speeds up meanwhile still ends them where they should end. What
-was decided is part of a run's state.
+that is foreseen, so that a machine that slows down or speeds up meanwhile still ends them where they should end. The
+validation at the end has its time kept free, a tenth of the minutes at most. What was decided is part of a run's state.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Events
+from monai.engines import SupervisedEvaluator
 from monai.engines.workflow import Workflow
+from monai.networks import eval_mode
 
 from ..base.processes import from_all_processes
 from ..base.steps import checked_minutes
@@ -27,6 +30,8 @@ from .progress import spoken_time
 logger = logging.getLogger(__name__)
 
 RESERVE = 0.03  # of the minutes, for what comes after the last step: weights, state, the page
+VALIDATION = 0.1  # of the minutes, that a validation takes at most
+SAID = 0.1  # by how much the number of epochs differs from the last that was said, to be said again
 
 
 class BudgetHandler:
@@ -39,14 +44,23 @@ class BudgetHandler:
         minutes: the budget; None leaves the trainer as it is.
         schedules: handlers whose ``schedule`` has `total_steps`, which follow.
         steps_per_epoch: optimiser steps of an epoch.
+        validator: what validates after the last epoch, if anything does; where that takes more than `VALIDATION` of
+            the minutes, it validates fewer scans.
     """
 
-    def __init__(self, minutes: float | None, schedules: Sequence[Any], steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        minutes: float | None,
+        schedules: Sequence[Any],
+        steps_per_epoch: int,
+        validator: SupervisedEvaluator | None = None,
+    ) -> None:
         self.minutes = checked_minutes(minutes)
-        self.schedules, self.steps_per_epoch = list(schedules), steps_per_epoch
+        self.schedules, self.steps_per_epoch, self.validator = list(schedules), steps_per_epoch, validator
         self.started = time.monotonic() - (process_age() if is_bundle_command(sys.argv) else 0.0)
         self.before = 0.0
         self.epochs: int | None = None
+        self._said = 0
         self._after = 0.0  # the longest that what follows an epoch has taken: validation, weights, state
 
     def attach(self, engine: Workflow) -> None:
@@ -62,10 +76,27 @@ class BudgetHandler:
         return self.before + time.monotonic() - self.started
 
     def _begin(self, engine: Workflow) -> None:
+        if self.validator is not None:
+            self._after = self._fitted(self.validator)
         self._training_from, self._first = time.monotonic(), engine.state.iteration
         self._foreseen: float | None = None
         if self.epochs is not None:
             self._set(engine, self.epochs)
+
+    def _fitted(self, validator: SupervisedEvaluator) -> float:
+        """Seconds that a validation will take, told by the first of its scans, and by then no more scans than fit."""
+        assert self.minutes is not None
+        scans: Any = validator.data_loader
+        began = time.monotonic()
+        with torch.no_grad(), eval_mode(validator.network):
+            validator.inferer(scans.dataset[0]["image"][None].to(validator.state.device), validator.network)
+        each = max(from_all_processes([time.monotonic() - began]))
+        fit = min(len(scans), max(1, int(60 * VALIDATION * self.minutes / each)))
+        if fit < len(scans):
+            told = "validation: %d of %d scans, for all of them would take more than a tenth of the minutes."
+            logger.info(told, fit, len(scans))
+        validator.state.epoch_length = fit
+        return fit * each
 
     def _look_back(self) -> None:
         if self._foreseen is not None:
@@ -79,10 +110,10 @@ class BudgetHandler:
         epoch = (time.monotonic() - self._training_from) / share
         left = 60 * self.minutes * (1 - RESERVE) - self.seconds - self._after  # for the last epoch is validated, too
         epochs = from_all_processes([done + max(0, int(left / epoch + 0.5))])[0]
-        if epochs != engine.state.max_epochs:
-            told = "%s an epoch: %d epochs fit into the budget of %g minutes, not %d."
-            logger.info(told, spoken_time(epoch), epochs, self.minutes, engine.state.max_epochs)
-            self._set(engine, epochs)
+        if abs(epochs - self._said) > SAID * self._said:
+            logger.info("%s an epoch: %d fit into the budget of %g minutes.", spoken_time(epoch), epochs, self.minutes)
+            self._said = epochs
+        self._set(engine, epochs)
 
     def _set(self, engine: Workflow, epochs: int) -> None:
         self.epochs = engine.state.max_epochs = epochs

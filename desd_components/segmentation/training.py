@@ -117,10 +117,10 @@ class FinalValidationHandler:
 
     Args:
         validator: the evaluator.
-        interval: epochs between two validations of the `ValidationHandler`.
+        interval: epochs between two validations of the `ValidationHandler`; None where this is the only one.
     """
 
-    def __init__(self, validator: Evaluator, interval: int) -> None:
+    def __init__(self, validator: Evaluator, interval: int | None) -> None:
         self.validator, self.interval = validator, interval
 
     def attach(self, engine: Engine) -> None:
@@ -130,7 +130,7 @@ class FinalValidationHandler:
     def __call__(self, engine: Engine) -> None:
         """Validate if it is time."""
         epoch = engine.state.epoch
-        if epoch == engine.state.max_epochs and epoch % self.interval:
+        if epoch == engine.state.max_epochs and (self.interval is None or epoch % self.interval):
             self.validator.run(epoch)
 
 

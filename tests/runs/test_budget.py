@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ignite.engine import Events
-from monai.engines import SupervisedTrainer
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import ValidationHandler
 
-from desd_components import BudgetHandler, CosineSchedule, LearningRateHandler
+from desd_components import BudgetHandler, CosineSchedule, FinalValidationHandler, LearningRateHandler
 from desd_components.runs import budget as module
 
 STEPS = 4  # of an epoch
@@ -23,27 +24,52 @@ class Clock:
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
 
 
-def trained(clock: Clock, minutes: float | None, seconds: list[float], state: dict | None = None, validation=0.0):
+class Scans(list):
+    """A loader that is its own dataset, of volumes of one scan each."""
+
+    @property
+    def dataset(self) -> list:
+        return [{"image": each["image"][0]} for each in self]
+
+
+def validator(clock: Clock, seconds: float, count: int = 12) -> tuple[SupervisedEvaluator, list[int]]:
+    """An evaluator that takes so many seconds for each scan, and how many scans each of its runs has seen."""
+    seen: list[int] = []
+
+    def infer(inputs, network):
+        clock.now += seconds
+        return network(inputs)
+
+    evaluator = SupervisedEvaluator(
+        device="cpu", network=torch.nn.Linear(2, 1), inferer=infer, decollate=False,
+        val_data_loader=Scans({"image": torch.ones(1, 2), "label": torch.ones(1, 1)} for _ in range(count)),
+    )  # fmt: skip
+    evaluator.add_event_handler(Events.COMPLETED, lambda engine: seen.append(engine.state.iteration))
+    return evaluator, seen
+
+
+def trained(
+    clock: Clock, minutes: float | None, seconds: list[float], state: dict | None = None, evaluator=None, interval=None
+):
     """A trainer of which each epoch takes the next of so many seconds, the last of them from then on."""
     optimizer = torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), 0.1)
     rate = LearningRateHandler(optimizer, CosineSchedule(1.0, 0.0, 8 * STEPS, warmup_steps=2))
-    handler = BudgetHandler(minutes, [rate], STEPS)
+    handler = BudgetHandler(minutes, [rate], STEPS, evaluator)
     if state is not None:
         handler.load_state_dict(state)
+    validating = [] if evaluator is None else [FinalValidationHandler(evaluator, interval)]
+    if interval is not None:
+        validating.append(ValidationHandler(interval, evaluator))
     network = torch.nn.Linear(2, 1)
     trainer = SupervisedTrainer(
         device="cpu", max_epochs=8, train_data_loader=[{"image": torch.ones(1, 2), "label": torch.ones(1, 1)}] * STEPS,
         network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), loss_function=torch.nn.MSELoss(),
-        train_handlers=[handler, rate], decollate=False,
+        train_handlers=[handler, rate, *validating], decollate=False,
     )  # fmt: skip
 
     @trainer.on(Events.EPOCH_STARTED)
     def _pass() -> None:
         clock.now += seconds[min(trainer.state.epoch, len(seconds)) - 1]
-
-    @trainer.on(Events.EPOCH_COMPLETED)
-    def _validate() -> None:
-        clock.now += validation * (trainer.state.epoch in (4, 8, trainer.state.max_epochs))
 
     trainer.run()
     return trainer, handler, rate
@@ -61,10 +87,29 @@ def test_a_machine_that_slows_down_still_ends_in_time(monkeypatch):
     assert 0.9 * 120 <= handler.seconds <= 1.1 * 120
 
 
-def test_the_validation_after_the_last_epoch_has_its_time(monkeypatch):
-    trainer, handler, _ = trained(Clock(monkeypatch), 2, [5.0], validation=18.0)
-    assert trainer.state.epoch > 4
-    assert 0.9 * 120 <= handler.seconds <= 1.05 * 120
+@pytest.mark.parametrize("interval", [None, 4])
+def test_the_validation_after_the_last_epoch_has_its_time(monkeypatch, interval):
+    clock = Clock(monkeypatch)
+    evaluator, seen = validator(clock, seconds=1.0)
+    trainer, handler, _ = trained(clock, 2, [5.0], evaluator=evaluator, interval=interval)
+    assert set(seen) == {12} and (len(seen) == 1) == (interval is None)
+    assert trainer.state.epoch > 8 and 0.92 * 120 <= handler.seconds <= 1.03 * 120
+
+
+def test_a_validation_takes_a_tenth_of_the_minutes_at_most(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    clock = Clock(monkeypatch)
+    evaluator, seen = validator(clock, seconds=4.0)
+    _, handler, _ = trained(clock, 2, [5.0], evaluator=evaluator)
+    assert seen == [3] and handler.seconds <= 1.03 * 120
+    assert "validation: 3 of 12 scans" in caplog.text
+
+
+def test_without_minutes_all_scans_are_validated(monkeypatch):
+    clock = Clock(monkeypatch)
+    evaluator, seen = validator(clock, seconds=400.0)
+    trained(clock, None, [5.0], evaluator=evaluator)
+    assert seen == [12]
 
 
 def test_the_schedule_ends_with_the_run(monkeypatch):

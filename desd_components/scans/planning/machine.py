@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,10 @@ class Machine:
 
     @classmethod
     def _measured(cls, device: torch.device | str, cache_dir: str | Path | None, budget: float | None) -> Machine:
-        plain, mixed = (convolution_speed(device, cache_dir, amp) for amp in (False, True))
+        plain, mixed = convolution_speeds(device, cache_dir)
         amp = mixed >= LEAST_GAIN * plain
         seconds = 60 * TRAINING_SHARE * (budget or MINUTES)
-        speed = STEP_SHARE * (mixed if amp else plain)
+        speed = STEP_SHARE * rounded(mixed if amp else plain)
         return cls(seconds, speed, free_memory(device), device_name(device), budget, amp)
 
     def window(self, steps: int, batch: int, cost: float = 1.0) -> float:
@@ -112,60 +112,63 @@ def device_name(device: torch.device | str) -> str:
     return f"{threads} CPU thread{'s' * (threads > 1)}"
 
 
-def convolution_speed(device: torch.device | str, cache_dir: str | Path | None, amp: bool) -> float:
+def convolution_speeds(device: torch.device | str, cache_dir: str | Path | None) -> tuple[float, float]:
     """Voxels of a map a second that a block of a 3x3x3 convolution of 16 channels gets through, forward and backward.
 
-    Measured once for a machine and kept in `cache_dir`; rounded down to a power of the square root of 2, so that a plan
-    does not follow what else ran meanwhile.
+    Measured once for a machine and kept in `cache_dir`.
 
     Args:
         device: of the network.
         cache_dir: where what was measured is kept; None keeps nothing.
-        amp: whether it computes in bfloat16.
+
+    Returns:
+        in float32, in bfloat16.
     """
-    path = None if cache_dir is None else Path(cache_dir).expanduser() / "speed.json"
+    path = None if cache_dir is None else Path(cache_dir).expanduser() / "speeds.json"
     known: dict[str, Any] = read_json(path) if path and path.is_file() else {}
-    name = device_name(device) + ", bfloat16" * amp
+    name = device_name(device)
     if name not in known:
-        measured = SIDE**3 / _seconds(torch.device(device), amp)
-        known[name] = 2 ** (math.floor(2 * math.log2(measured)) / 2)
+        known[name] = [SIDE**3 / seconds for seconds in _seconds(torch.device(device))]
         if path is not None:
             require_writable(path.parent, "cache_dir")
             write_json(path, known)
-        logger.info("%s: %.3g voxels a second through a convolution", name, measured)
-    return float(known[name])
+        told = "%s: %.3g voxels a second through a convolution, %.3g in bfloat16"
+        logger.info(told, name, *known[name])
+    plain, mixed = known[name]
+    return float(plain), float(mixed)
 
 
-def _seconds(device: torch.device, amp: bool) -> float:
-    """Of a pass; on a CPU the work of one thread, shared among all, so that others who use the cores change little."""
+def rounded(speed: float) -> float:
+    """Down to a power of the square root of 2, so that a plan does not follow what else ran while it was measured."""
+    return float(2 ** (math.floor(2 * math.log2(speed)) / 2))
+
+
+def _seconds(device: torch.device) -> list[float]:
+    """Of a pass in float32 and in bfloat16, by turns.
+
+    On a CPU the work of one thread, shared among all, so that others who use the cores change little.
+    """
     layers = nn.Sequential(
         *(nn.Conv3d(CHANNELS, CHANNELS, 3, padding=1, bias=False), nn.GroupNorm(8, CHANNELS), nn.LeakyReLU(0.01))
     ).to(device)
     volume = torch.ones(1, CHANNELS, SIDE, SIDE, SIDE, device=device, requires_grad=True)
+    is_cpu, threads = device.type == "cpu", torch.get_num_threads()
+    clock = time.thread_time if is_cpu else time.perf_counter
 
-    def passed() -> None:
+    def timed(amp: bool) -> float:
+        began = clock()
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
             result = layers(volume)
         result.float().mean().backward()
         float(result.detach().sum())  # waits for a GPU
+        return clock() - began
 
-    if device.type != "cpu":
-        return min(_timed(passed, time.perf_counter))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
-        return min(_timed(passed, time.thread_time)) / threads
+        torch.set_num_threads(1 if is_cpu else threads)
+        passes = [[timed(amp) for amp in (False, True)] for _ in range(MEASURED + 1)]
     finally:
         torch.set_num_threads(threads)
-
-
-def _timed(passed: Callable[[], None], clock: Callable[[], float]) -> list[float]:
-    seconds = []
-    for _ in range(MEASURED + 1):
-        start = clock()
-        passed()
-        seconds.append(clock() - start)
-    return seconds[1:]
+    return [min(each) / (threads if is_cpu else 1) for each in zip(*passes[1:], strict=True)]
 
 
 def free_memory(device: torch.device | str) -> float:

@@ -121,7 +121,7 @@ def planned_segmentation(
     planner.architecture("network_def#encoder#scratch_architecture", window)
     batch = planner.put("batch_size", CROPS, "crops of a step")
     planner.epochs(machine.steps(batch, window), batch, "crops")
-    planner.put("val_interval", EPOCHS // 2, "epochs")
+    planner.put("val_interval", None, "once, after the last epoch: the minutes are for training")
     planner.put("amp", *mixed_precision(machine))
     why = "classes of one connected piece in the labels: smaller pieces are taken off"
     planner.put("single", single_classes(seen), why)
