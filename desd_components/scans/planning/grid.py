@@ -38,12 +38,13 @@ def alike(spacings: np.ndarray, spacing: np.ndarray) -> bool:
     return bool((np.abs(spacings / spacing - 1) <= SAME).all())
 
 
-def fitted_spacing(own: np.ndarray, field: np.ndarray, voxels: float) -> np.ndarray:
+def fitted_spacing(own: np.ndarray, field: np.ndarray, extent: np.ndarray, voxels: float) -> np.ndarray:
     """The finest spacing at which a window of `voxels` shows a field of view; never finer than the scans' own.
 
     Args:
         own: spacing of the scans, (3,) in mm.
         field: what a window should show, (3,) in mm.
+        extent: of a volume, (3,) in mm.
         voxels: of a window.
 
     Returns:
@@ -51,7 +52,8 @@ def fitted_spacing(own: np.ndarray, field: np.ndarray, voxels: float) -> np.ndar
     """
 
     def count(finest: float) -> float:
-        return float(np.prod(np.maximum(field / np.maximum(own, finest), 1.0)))
+        spacing = np.maximum(own, finest)
+        return float(np.prod(np.maximum(field / spacing, _least_sides(np.maximum(extent / spacing, 1.0)))))
 
     low, high = float(own.min()), float(max(field.max(), own.max()))
     if count(low * NEARLY) <= voxels:
@@ -74,13 +76,18 @@ def window_size(spacing: np.ndarray, field: np.ndarray, extent: np.ndarray, voxe
     most = np.maximum(np.round(extent / spacing), 1)
 
     def sides(scale: float) -> np.ndarray:
-        return np.minimum(np.maximum(scale * field / spacing, np.minimum(LEAST_SIDE, most)), most)
+        return np.minimum(np.maximum(scale * field / spacing, _least_sides(most)), most)
 
     low, high = 0.05, 50.0
     for _ in range(60):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if sides(middle).prod() <= voxels else (low, middle)
     return [_stepped(side) for side in sides(low)]
+
+
+def _least_sides(most: np.ndarray) -> np.ndarray:
+    """Voxels that a window has along each axis, of volumes of so many."""
+    return np.minimum(LEAST_SIDE, most)
 
 
 def _stepped(side: float) -> int:

@@ -112,7 +112,7 @@ class Planner:
         if before := self.known.get("preprocessing"):
             value, why = before["spacing"], "as the encoder saw"
         else:
-            wanted = fitted_spacing(own, self.field, self.budget)
+            wanted = fitted_spacing(own, self.field, self.extent, self.budget)
             is_own = np.array_equal(wanted, own)
             value = None if is_own and alike(self.spacings, own) else [round(float(mm), 3) for mm in wanted]
             why = f"mm; {'as the scans are' if is_own else 'coarser than the scans'}, so that a window of "

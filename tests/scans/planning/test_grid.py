@@ -18,13 +18,14 @@ SETS = {
     "the thin axis first": ([8.0, 1.4, 1.4], [80, 150, 150], [80, 350, 350]),
     "hippocampus": ([1.0, 1.0, 1.0], [30, 50, 37], [36, 50, 36]),
     "whole-body CT": ([0.8, 0.8, 1.0], [400, 300, 900], [500, 500, 1800]),
+    "a thin sheet": ([0.75, 0.4, 0.4], [1, 150, 50], [9, 290, 58]),
 }
 BUDGETS = [32**3, 130_000, 400_000]
 
 
 def planned(name: str, voxels: float) -> tuple[np.ndarray, list[int]]:
     own, field, extent = (np.array(sizes, dtype=float) for sizes in SETS[name])
-    spacing = fitted_spacing(own, np.minimum(field, extent), voxels)
+    spacing = fitted_spacing(own, np.minimum(field, extent), extent, voxels)
     return spacing, window_size(spacing, np.minimum(field, extent), extent, voxels)
 
 
