@@ -7,6 +7,7 @@ MONAI's ``LoadImaged``, all go through it. Differs from MONAI's readers: a DICOM
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import logging
 import math
@@ -86,8 +87,11 @@ def parts(path: str) -> list[str]:
 def _nifti(path: str) -> Volume:
     import nibabel
 
+    _refuse_other_suffix(path)
     try:
         image: Any = nibabel.load(path)
+        if 0 <= image.dataobj.offset <= image.header.sizeof_hdr:
+            raise ValueError(f"its voxels are said to begin at byte {image.dataobj.offset}, within the header")
         affine, dtype = np.array(image.affine, dtype=np.float64), np.dtype(image.get_data_dtype())
     except Exception as error:
         raise refused_as("NIfTI", path, error) from error
@@ -117,6 +121,16 @@ def _with_channels_last(stored: tuple[int, ...]) -> tuple[int, ...]:
 def nifti_unit(header: Any) -> float:
     """How many mm one unit of a NIfTI header's affines is."""
     return _MM.get(int(header["xyzt_units"]) & 7, 1.0)
+
+
+def _refuse_other_suffix(path: str) -> None:
+    """Refuse a compressed file whose name says that it is not, or the other way round."""
+    with contextlib.suppress(OSError), open(path, "rb") as stream:
+        is_gzip, right = stream.read(2) == b"\x1f\x8b", path.removesuffix(".gz")
+        if is_gzip and path == right:
+            raise UserError(f"{path}: is compressed, which its name does not say: rename it to {Path(path).name}.gz.")
+        if not is_gzip and path != right and stream.read(1):
+            raise UserError(f"{path}: is not compressed, as its name says: rename it to {Path(right).name}.")
 
 
 def _refuse_impossible_size(path: str, shape: tuple[int, ...], dtype: np.dtype) -> None:

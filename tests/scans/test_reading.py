@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import re
+import struct
 import sys
 import zlib
 from pathlib import Path
@@ -99,6 +100,25 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_in_one_line(tmp_path, 
     with pytest.raises(UserError, match=rf"{name}: cannot be read as (NRRD|MetaImage)") as refusal:
         check_records([{"image": str(tmp_path / name)}])
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("name", "other"), [("a.nii", "b.nii.gz"), ("a.nii.gz", "b.nii")])
+def test_the_remedy_for_a_nifti_of_the_wrong_suffix_works(tmp_path, name, other):
+    wrong = Path(written(tmp_path, name)).rename(tmp_path / other)
+    with pytest.raises(UserError, match=r"rename it to (b\.nii\S*)\.$") as refusal:
+        open_volume(wrong)
+    right = wrong.rename(tmp_path / str(refusal.value).rsplit(" ", 1)[1].removesuffix("."))
+    assert open_volume(right).shape == VOXELS.shape
+
+
+@pytest.mark.parametrize("offset", [0.0, 16.0, 348.0])
+def test_a_header_that_takes_itself_for_voxels_is_refused(tmp_path, offset):
+    path = Path(written(tmp_path, "a.nii"))
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<f", content, 108, offset)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.nii: cannot be read as NIfTI"):
+        open_volume(path).read()
 
 
 @pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
