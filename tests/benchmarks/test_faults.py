@@ -79,7 +79,7 @@ def table(*faulty, alarms=()):
         {"setting": "plain", "seed": n, "score": 0.8 + n / 100, "untrained": 0.6, "alarms": list(alarms)}
         for n in range(3)
     ]
-    told = {"steps": 330, "onset": 30, "seeds": [0, 1], "deadline": 100, "harm": 2.0}
+    told = {"steps": 330, "onset": 30, "seeds": [0, 1], "deadline": 100, "harm": 2.0, "started": "2026-01-02T03:04"}
     return told | {"faults": list(faulty), "healthy": quiet}
 
 
