@@ -81,24 +81,6 @@ def test_make_puts_the_command_into_its_environment(tmp_path):
     assert done.stdout.strip() == desd_components.__version__, done.stderr
 
 
-def test_the_change_log_has_the_form_of_keep_a_changelog():
-    text = (ROOT / "CHANGELOG.md").read_text()
-    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
-    assert text.startswith("# Changelog\n") and "\n## [Unreleased]\n" in text
-    assert set(re.findall(r"^### (.*)$", text, flags=re.M)) <= kinds
-
-
-def test_the_citation_file_has_what_its_format_asks_for():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert {"cff-version", "message", "title", "authors"} <= set(citation)
-    assert citation["cff-version"] == "1.2.0" and citation["license"] == "Apache-2.0"
-    paper = citation["preferred-citation"]
-    assert {"type", "title", "authors", "year", "start", "end"} <= set(paper)
-    assert paper["conference"].keys() == {"name"}
-    for author in [*citation["authors"], *paper["authors"]]:
-        assert author.keys() in ({"name"}, {"family-names", "given-names"})
-
-
 def test_the_pull_request_check_runs_our_words_on_every_python_that_we_support():
     text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     flow = yaml.safe_load(text)
