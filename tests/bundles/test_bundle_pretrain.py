@@ -218,11 +218,6 @@ def test_inference_writes_vectors_and_pictures_and_goes_on_after_a_bad_scan(trai
     assert "broken.nii.gz" in report["failed"][0]["image"]
 
 
-def test_inference_without_weights_is_refused(tmp_path):
-    done = run_bundle(NAME, "inference", dataset_dir=tmp_path, output_dir=tmp_path / "out", checkpoint="no.pt")
-    assert "no.pt: no such weights file" in error_line(done)
-
-
 def test_every_number_of_the_method_names_its_origin():
     text = (ROOT / config_files(NAME, "train")[0]).read_text()
     for section in ("student and teacher", "loss", "optimiser and schedules, per optimiser step"):
