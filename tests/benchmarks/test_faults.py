@@ -117,12 +117,6 @@ def test_healthy_runs_have_a_seed_each():
     assert len({described(setting) for setting in settings}) == 21
 
 
-def test_a_run_can_be_stopped_by_its_first_alarm(bench):
-    found = bench.run(Setting(), BY_NAME["head of stage 2 dead"], "stop")
-    assert "on_collapse: stop. The head of stage 2 learns nothing" in found.stopped
-    assert found.steps < STEPS
-
-
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_every_fault_that_harms_is_reported_in_time_and_thirty_healthy_runs_are_quiet(tmp_path, record_property):
