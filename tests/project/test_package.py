@@ -67,13 +67,13 @@ def test_desd_is_the_same_as_python_dash_m(installed, tmp_path):
 
 
 def test_make_puts_the_command_into_its_environment(tmp_path):
-    """Here an environment whose requirements are there; the command then works from any folder."""
+    """Here with a Python that says what it was asked to do, from any folder."""
     folder = tmp_path / "environment"
     (folder / "bin").mkdir(parents=True)
     python, desd = folder / "bin" / "python", folder / "bin" / "desd"
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.write_text('#!/bin/sh\necho "$PYTHONPATH" "$@"\n')
     python.chmod(0o755)
     (folder / ".installed-run").touch()
     subprocess.run(["make", f"VENV={folder}", str(desd)], cwd=ROOT, check=True)
-    done = subprocess.run([desd, "--version"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.stdout.strip() == desd_components.__version__, done.stderr
+    done = subprocess.run([desd, "--version"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == f"{ROOT} -m desd_tools --version\n", done.stderr

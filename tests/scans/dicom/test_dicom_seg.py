@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dicom_files import hounsfield, read_back, write_enhanced, write_series
+from dicom_files import change, hounsfield, read_back, write_enhanced, write_series
 from monai.data import MetaTensor
 from pydicom.dataset import Dataset
 from scan_files import oblique_affine
@@ -145,10 +145,7 @@ def test_an_enhanced_file_is_segmented_at_the_same_place_in_the_world(tmp_path):
 
 
 def test_headers_that_highdicom_does_not_take_are_refused_in_one_line(tmp_path):
-    def nameless(dataset: Dataset, number: int) -> None:
-        del dataset.PatientName
-
-    series = write_series(tmp_path / "series", VOXELS, AFFINE, change=nameless)
+    series = write_series(tmp_path / "series", VOXELS, AFFINE, change=change(without=["PatientName"]))
     with pytest.raises(UserError, match=r"series: highdicom makes no DICOM-SEG of it \(.*PatientName.*\)") as refusal:
         write_dicom_seg(some_labels(), AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
     assert "\n" not in str(refusal.value)
@@ -173,10 +170,7 @@ def test_nothing_found_is_written_as_well(series, tmp_path):
 
 
 def test_a_series_without_its_uids_is_refused_in_one_line(tmp_path):
-    def anonymous(dataset: Dataset, number: int) -> None:
-        dataset.SeriesInstanceUID = ""
-
-    series = write_series(tmp_path / "series", VOXELS, AFFINE, change=anonymous)
+    series = write_series(tmp_path / "series", VOXELS, AFFINE, change=change(SeriesInstanceUID=""))
     with pytest.raises(UserError, match=r"series: has no SeriesInstanceUID .* a DICOM-SEG cannot refer to it"):
         write_dicom_seg(some_labels(), AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
 
