@@ -33,10 +33,10 @@ from .distillation.weights import encoder_from, load_encoder
 from .health.evaluation import EncoderEvaluation, evaluated_manifest, probe_data
 from .health.features import SaveFeaturesHandler, StageInferer
 from .health.monitor import DistillationMonitor, log_start, starting_lines
-from .health.probes import CrossViewScore, DenseProbe, StagePooling, TeacherPooling, cross_view_scores
+from .health.probes import CrossViewScore, DenseProbe, TeacherPooling, cross_view_scores
 from .health.skipping import SkipNonFiniteHandler
 from .pages.handlers import CasePictures, FeaturePictures, ScanPictures
-from .pages.outlines import DrawOverlayd, draw_overlay
+from .pages.outlines import DrawOverlayd
 from .pages.run_end import finish_run
 from .runs.budget import BudgetHandler
 from .runs.bundle import bundle_file, given_number, own_config_hash, require_version, run_or_bundle

@@ -96,13 +96,13 @@ class Bench:
         self.steps, self.onset, self.seeds = steps, onset, seeds
         self._known = {seed: dict[bytes, Any]() for seed in seeds}
 
-    def run(self, setting: Setting, fault: Fault | None = None, on_collapse: str = "warn") -> Finding:
+    def run(self, setting: Setting, fault: Fault | None = None) -> Finding:
         """One run, with a fault or without."""
         setting = replace(setting, **fault.setting) if fault else setting
         dataset = contexts(self.records, self.cache, setting.seed)
         plain = setting == Setting(seed=setting.seed)
         known = self._known.get(setting.seed) if plain else None
-        run = TinyRun(setting, dataset, self.judge, self.steps, known, on_collapse)
+        run = TinyRun(setting, dataset, self.judge, self.steps, known)
         return run.run(fault.inject if fault else None, self._onset(fault))
 
     def _onset(self, fault: Fault | None) -> int:

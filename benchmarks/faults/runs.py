@@ -139,7 +139,6 @@ class TinyRun:
         judge: what the teacher's encoder is worth; see `scores`.
         steps: of the run.
         known: views that runs of the same setting have made; see `Remembered`.
-        on_collapse: what an alarm does; see `DistillationMonitor`.
     """
 
     def __init__(
@@ -149,7 +148,6 @@ class TinyRun:
         judge: Callable[[ResNet3DEncoder], float],
         steps: int,
         known: dict[bytes, Any] | None = None,
-        on_collapse: str = "warn",
     ) -> None:
         torch.manual_seed(setting.seed)
         self.setting, self.steps = setting, steps
@@ -163,7 +161,7 @@ class TinyRun:
         rate = CosineSchedule(setting.learning_rate, 0.0, 10 * steps, setting.warmup_steps)
         self.rate = LearningRateHandler(self.optimizer, rate)
         self.teacher = TeacherEMAHandler(self.network, CosineSchedule(setting.teacher_momentum, 1.0, 10 * steps))
-        self.monitor = DistillationMonitor(self.network, self.loss, on_collapse=on_collapse)
+        self.monitor = DistillationMonitor(self.network, self.loss)
         self.skips = SkipNonFiniteHandler([self.network, self.loss])
 
     def _network(self) -> Any:
@@ -223,8 +221,7 @@ class TinyRun:
             self.trainer.run()
         except UserError as error:
             finding.stopped = str(error)
-            if self.monitor.on_collapse == "warn":
-                finding.alarms.append((self.trainer.state.iteration, "not_finite", str(error)))
+            finding.alarms.append((self.trainer.state.iteration, "not_finite", str(error)))
         finding.steps, finding.score = self.trainer.state.iteration, self._score()
         finding.loss = self.loss.scalars()["distillation_loss"]
         return finding

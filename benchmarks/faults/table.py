@@ -63,7 +63,7 @@ def _measure(table: Row) -> list[str]:
         f"{gain / spread:.1f} sd, were learnt); above {table['harm']:g} it counts. So does a loss within 2% of ln K "
         "from 0 or from ln K, where nothing is left to learn, and a run that had to stop.",
         "",
-        "Steps to alarm: from the onset, of each run. Made by `python -m benchmarks faults`.",
+        f"Steps to alarm: from the onset, of each run. Made by `python -m benchmarks faults`, {table['started'][:10]}.",
     ]
 
 

@@ -22,7 +22,7 @@ from ..base.statistics import Statistic, percentiles, resampled_differences
 from ..distillation.encoder import ResNet3DEncoder
 from ..scans.labelled import LabelledData, find_labelled, label_subset
 from .measures import retrieved
-from .probes import DenseProbe, Samples, StagePooling
+from .probes import DenseProbe, Samples, pooled_views
 
 logger = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ class EncoderEvaluation:
         if encoder is not self.encoder:
             settle_batch_norms(encoder, batches)
         encoder.eval()
-        pooled = [StagePooling(encoder)(views) for views in batches]
+        pooled = [pooled_views(encoder, views) for views in batches]
         stages = [torch.cat(stage, dim=1).double().cpu() for stage in zip(*pooled, strict=True)]
         scores = {
             "retrieval": [retrieved(views[0], views[1]).numpy() for views in stages],

@@ -36,20 +36,8 @@ class Samples(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
-class StagePooling(nn.Module):
-    """An encoder that pools: V views (B, C, X, Y, Z) -> for each of four stages, pooled features (V, B, C)."""
-
-    def __init__(self, encoder: ResNet3DEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, views: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """One forward pass for each view."""
-        return pooled_views(self.encoder, views)
-
-
 class TeacherPooling(nn.Module):
-    """`StagePooling` of a teacher's encoder whose tensors keep the names that they have in the whole network.
+    """`pooled_views` of a teacher's encoder whose tensors keep the names that they have in the whole network.
 
     Federated learning copies the weights that the trainer's network exchanges into the evaluator's network, by name.
     """
@@ -68,17 +56,12 @@ def pooled_views(encoder: Any, views: Sequence[torch.Tensor]) -> list[torch.Tens
     return [torch.stack(stage) for stage in zip(*(pooled_stages(encoder.stages(v)) for v in views), strict=True)]
 
 
-def cross_view_retrieval(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Share of N volumes whose second view (N, C) is the nearest, by cosine of centred features, to their first."""
-    return float(retrieved(first, second).mean())
-
-
 class CrossViewScore(Metric):
-    """A label-free score of an encoder, over the pooled features that `StagePooling` made of two views of N volumes.
+    """A label-free score of an encoder, over the pooled features that `pooled_views` made of two views of N volumes.
 
     Args:
         stage: counted from 1.
-        score: "retrieval", see `cross_view_retrieval` (0 to 1; by chance 1 / N), or "rank", the effective rank of the
+        score: "retrieval", the share of `retrieved` (0 to 1; by chance 1 / N), or "rank", the effective rank of the
             first view's features as a share of the largest possible, min(N - 1, C).
     """
 
@@ -99,7 +82,7 @@ class CrossViewScore(Metric):
         """The score over all volumes seen."""
         views = torch.cat(self._views, dim=1)
         if self.score == "retrieval":
-            return cross_view_retrieval(views[0], views[1])
+            return float(retrieved(views[0], views[1]).mean())
         return effective_rank(views[0]) / max(1, min(views.shape[1] - 1, views.shape[2]))
 
 

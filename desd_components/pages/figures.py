@@ -90,10 +90,8 @@ def curves(
 
 def running_mean(values: Sequence[float], width: int) -> np.ndarray:
     """Centered mean over ``2 * width + 1`` values, over fewer at both ends."""
-    sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, float))])
-    low = np.maximum(np.arange(len(values)) - width, 0)
-    high = np.minimum(np.arange(len(values)) + width + 1, len(values))
-    return (sums[high] - sums[low]) / (high - low)
+    window = np.ones(2 * width + 1)
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
 def dice_bars(scores: Mapping[str, Mapping[str, Sequence[float]]], name: str = "dice") -> str:
@@ -110,15 +108,8 @@ def dice_bars(scores: Mapping[str, Mapping[str, Sequence[float]]], name: str = "
             spread = place + draw.uniform(-0.28, 0.28, len(values[group])) * width
             axes.scatter(spread, values[group], s=9, color=color, alpha=0.85, lw=0, clip_on=False)
             if len(values[group]):
-                axes.text(
-                    place,
-                    1.015,
-                    f"{np.mean(values[group]):.3f}",
-                    ha="center",
-                    va="bottom",
-                    fontsize=8,
-                    color=COLORS["ink"],
-                )
+                look = {"ha": "center", "va": "bottom", "fontsize": 8, "color": COLORS["ink"]}
+                axes.text(place, 1.015, f"{np.mean(values[group]):.3f}", **look)
     room = 0.5 + max(0, 3 - len(groups)) / 2  # lest a single bar fill the figure
     axes.set(xlim=(-room, len(groups) - 1 + room), ylim=(0, 1.0), ylabel="Dice (1 = same as the truth)")
     axes.set_xticks(range(len(groups)))
@@ -180,9 +171,7 @@ def to_svg(figure: Figure, name: str) -> str:
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would hold for the whole page
     svg = re.sub(r'\sid="([^"]*)"', lambda found: found[0] if f"#{found[1]}" in svg else "", svg)
     svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
-    svg = re.sub(
-        r'\s(width|height)="[\d.]+pt"', "", svg, count=2
-    )  # the page sets the width, the viewBox the proportion
+    svg = re.sub(r'\s(width|height)="[\d.]+pt"', "", svg, count=2)  # the page sets the width, the viewBox the rest
     for variable, color in COLORS.items():
         svg = svg.replace(color, f"var(--{variable})")
     return svg.strip()

@@ -30,7 +30,7 @@ from ..scans.names import CaseNames
 from ..scans.read import ScanReader
 from ..scans.volume import scan_path, voxel_size
 from ..segmentation.scores import dice_score, judged
-from .outlines import ras
+from .outlines import ras, voxels
 from .pictures import Album
 from .run_end import comfort
 from .slices import case_figure, color_word, labels_figure, window_words
@@ -52,17 +52,14 @@ class KeptCase:
     @classmethod
     def of(cls, path: str, prediction: torch.Tensor, truth: torch.Tensor) -> KeptCase:
         """Keep label maps (1, X, Y, Z) on one grid."""
-        plain = judged(*(volume[0].cpu().round().to(torch.int16) for volume in (prediction, truth)))
-        maps = [np.asarray(volume) for volume in reversed(plain)]
-        scores = [
-            dice_score(torch.from_numpy(maps[1] == value), torch.from_numpy(maps[0] == value))
-            for value in np.union1d(maps[0], maps[1])
-            if value > 0
-        ]
-        known = [score for score in scores if score is not None]
+        found, true = judged(
+            *(torch.from_numpy(voxels(volume).round().astype(np.int16)) for volume in (prediction, truth))
+        )
+        present = [value for value in torch.cat([found, true]).unique() if value > 0]
+        scores = [dice_score(found == value, true == value) or 0.0 for value in present]
         affine = np.asarray(truth.affine) if isinstance(truth, MetaTensor) else np.eye(4)
-        packed = [zlib.compress(np.ascontiguousarray(volume).tobytes(), 1) for volume in maps]
-        return cls(path, float(np.mean(known)) if known else 0.0, packed[0], packed[1], maps[0].shape, affine)
+        of_truth, of_prediction = (zlib.compress(volume.numpy().tobytes(), 1) for volume in (true, found))
+        return cls(path, float(np.mean(scores or 0.0)), of_truth, of_prediction, tuple(true.shape), affine)
 
     def unpacked(self, what: bytes) -> MetaTensor:
         """A label map (1, X, Y, Z)."""
@@ -145,8 +142,8 @@ class CasePictures(_Pictures):
     def _draw(self, word: str, case: KeptCase) -> None:
         truth, prediction = (ras(case.unpacked(what)) for what in (case.truth, case.prediction))
         image, spacing = scan_as_stored(case.path), voxel_size(truth)
-        title, grey, name = f"{word.capitalize()} case.", window_words(_voxels(image)), self.case_names.image(case.path)
-        figure = case_figure(_voxels(image), _voxels(truth), {"prediction": _voxels(prediction)}, spacing)
+        title, grey, name = f"{word.capitalize()} case.", window_words(voxels(image)), self.case_names.image(case.path)
+        figure = case_figure(voxels(image), voxels(truth), {"prediction": voxels(prediction)}, spacing)
         caption = (
             f"{name}: Dice {case.dice:.3f}, mean of its classes. White: truth; blue: prediction. "
             f"Each plane is the one that shows most of the truth; {grey}; letters: the patient's right, left, "
@@ -195,10 +192,10 @@ class ScanPictures(_Pictures):
 
     def _draw(self, path: str, labels: torch.Tensor) -> None:
         image, found = scan_as_stored(path), ras(labels)
-        values = [int(value) for value in np.unique(_voxels(found)) if value > 0]
-        figure = labels_figure(_voxels(image), _voxels(found).round().astype(np.int16), voxel_size(found))
+        values = [int(value) for value in np.unique(voxels(found)) if value > 0]
+        figure = labels_figure(voxels(image), voxels(found), voxel_size(found))
         words = ", ".join(self._name(value) for value in values) or "no class was found"
-        caption = f"{words}; {window_words(_voxels(image))}; 20 mm about what was found."
+        caption = f"{words}; {window_words(voxels(image))}; 20 mm about what was found."
         name = self.case_names.image(path)
         alt = f"Three planes of {name}, outlined: {words}."
         self._album.add(lambda file: figure.savefig(file, dpi=128, facecolor="black"), f"{name}.", caption, alt)
@@ -275,8 +272,3 @@ class FeaturePictures(_Pictures):
 def scan_as_stored(path: str) -> MetaTensor:
     """The voxels of a scan as its file holds them, turned to RAS."""
     return ras(LoadImage(ScanReader(), ensure_channel_first=True)(path))
-
-
-def _voxels(volume: torch.Tensor) -> np.ndarray:
-    """The first channel as an array (X, Y, Z)."""
-    return np.asarray(volume[0].cpu())

@@ -44,13 +44,17 @@ def case_figure(
     return figure
 
 
-def labels_figure(image: np.ndarray, labels: np.ndarray, spacing: Sequence[float]) -> Figure:
+def labels_figure(
+    image: np.ndarray, labels: np.ndarray, spacing: Sequence[float], class_names: Sequence[str] = ()
+) -> Figure:
     """Three planes through a segmented scan, each class outlined in its own colour; see `class_color`.
 
     Args:
         image, labels: (X, Y, Z), axes towards the patient's right, front and head.
         spacing: mm per voxel.
+        class_names: name of each label value, for a legend of those found, ten at the most; none without them.
     """
+    labels = labels.round().astype(np.int16)
     box = _box_of_interest([labels], spacing)
     image, labels = image[box], labels[box]
     cuts = best_slices(labels)
@@ -60,6 +64,11 @@ def labels_figure(image: np.ndarray, labels: np.ndarray, spacing: Sequence[float
         for value in np.unique(cut[cut > 0]):
             _outline(axes, cut == value, extent, class_color(int(value)), 1.4)
         _dress(axes, plane[0], extent, "", TRUTH_COLOR)
+    present = [int(value) for value in np.unique(labels) if 0 < value < len(class_names)]
+    lines = [grid[0][0].plot([], color=class_color(value), label=class_names[value])[0] for value in present[:10]]
+    if lines:
+        look = {"fontsize": 8, "facecolor": "#000000", "framealpha": 0.45, "edgecolor": "none", "labelcolor": "#e8e8e8"}
+        grid[0][0].legend(handles=lines, loc="upper left", **look)
     return figure
 
 

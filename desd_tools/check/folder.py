@@ -7,7 +7,7 @@ beyond them, a file that has no partner, is not listed, or is missing becomes a 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def look(data: str | Path, in_channels: int = 1, data_split: str | None = None, 
         find_scans(path, in_channels)  # which says what was looked for, and where
     found.dataset_dir = str(path)
     if path.is_dir():
-        found.findings += [*_junk(path), *_miscased(path), *_unread(path)]
+        found.findings += _passed_over(path)
     if class_names is not None or said_of_data(path)[1].get("labels"):
         found.classes = classes_of_data(path, class_names)
     if data_split is not None:
@@ -206,31 +206,18 @@ def _namesakes(pairs: Sequence[tuple[Path, Path]]) -> list[Finding]:
     return [Finding(str(path), f"has the name of {known.name} beside it", remedy, "name") for known, path in pairs]
 
 
-def _junk(folder: Path) -> list[Finding]:
-    """Files that an operating system left behind; every reader of this package passes them over."""
-    files = [Path(base, name) for base, _, names in os.walk(folder) for name in names]
-    return [
-        Finding(str(path), "is no scan but left by an operating system; it is passed over", "delete it", "junk", REMARK)
-        for path in sorted(files)
-        if path.name.lower() in JUNK or path.name.startswith("._")
-    ]
-
-
-def _miscased(folder: Path) -> list[Finding]:
-    """Files that would be scans but for the case of their suffix: they are passed over, too."""
-    files = sorted(Path(base, name) for base, _, names in os.walk(folder) for name in names if is_miscased(name))
-    return [
-        Finding(str(path), "is not read, for its suffix is not in small letters", "rename it", "suffix")
-        for path in files
-        if not path.name.startswith(".")
-    ]
-
-
-def _unread(folder: Path) -> list[Finding]:
-    """Volumes of formats that are not read."""
-    files = sorted(path for path in folder.rglob("*") if path.name.lower().endswith(UNREAD_SUFFIXES))
-    what, remedy = "is not read, for its format", "convert it to NIfTI"
-    return [Finding(str(path), what, remedy, "format") for path in files if not path.name.startswith(".")]
+def _passed_over(folder: Path) -> Iterator[Finding]:
+    """Files that every reader passes over: what a system left behind, and volumes by names that are not read."""
+    for path in sorted(Path(base, name) for base, _, names in os.walk(folder) for name in names):
+        name = path.name.lower()
+        if name in JUNK or name.startswith("._"):
+            what = "is no scan but left by an operating system; it is passed over"
+            yield Finding(str(path), what, "delete it", "junk", REMARK)
+        elif not name.startswith("."):
+            if is_miscased(path.name):
+                yield Finding(str(path), "is not read, for its suffix is not in small letters", "rename it", "suffix")
+            if name.endswith(UNREAD_SUFFIXES):
+                yield Finding(str(path), "is not read, for its format", "convert it to NIfTI", "format")
 
 
 def _apply_split(found: DataFolder, data_split: str) -> None:

@@ -218,11 +218,6 @@ def test_inference_writes_vectors_and_pictures_and_goes_on_after_a_bad_scan(trai
     assert "broken.nii.gz" in report["failed"][0]["image"]
 
 
-def test_inference_without_weights_is_refused(tmp_path):
-    done = run_bundle(NAME, "inference", dataset_dir=tmp_path, output_dir=tmp_path / "out", checkpoint="no.pt")
-    assert "no.pt: no such weights file" in error_line(done)
-
-
 def test_every_number_of_the_method_names_its_origin():
     text = (ROOT / config_files(NAME, "train")[0]).read_text()
     for section in ("student and teacher", "loss", "optimiser and schedules, per optimiser step"):
@@ -257,15 +252,3 @@ def test_the_recipe_is_the_published_one():
     }
     assert {key: parser[key] for key in published} == published
     assert parser["final_learning_rate"] * 192 / 256 == pytest.approx(0.048)
-
-
-def test_real_hippocampus_volumes_pretrain(real_data, tmp_path):
-    settings = {"data_split": real_data / "Task04_Hippocampus" / "splits.json", "batch_size": 50, "max_epochs": 1}
-    done = succeed(pretrain(real_data / "Task04_Hippocampus", tmp_path, warmup_steps=0, **settings))
-    assert "150 volumes" in done.stdout + done.stderr
-
-
-def test_a_real_folder_of_bad_files_is_refused(real_data, tmp_path):
-    words = error_line(pretrain(real_data / "dirty" / "other", tmp_path))
-    assert "git_lfs_pointer_image.nii.gz: is a git-LFS pointer" in words
-    assert "rgb_dtype_not_a_scalar_volume.nii.gz: holds RGB voxels" in words

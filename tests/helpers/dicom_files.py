@@ -165,8 +165,25 @@ def stored_grid(voxels: np.ndarray) -> np.ndarray:
     return values
 
 
-def localizer(dataset: Dataset, number: int) -> None:
-    dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+def change(numbers: Sequence[int] = range(99), without: Sequence[str] = (), **values: Any) -> Change:
+    """Of the slices of these numbers, other values, and some taken out."""
+
+    def apply(dataset: Dataset, number: int) -> None:
+        if number in numbers:
+            for name in without:
+                del dataset[name]
+            dataset.update(values)
+
+    return apply
+
+
+localizer = change(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+
+
+def two_times(dataset: Dataset, number: int) -> None:
+    """Two slices at each place."""
+    dataset.ImagePositionPatient = [0.0, 0.0, 2.5 * (number // 2)]
+    dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
 
 
 def read_back(file: Path) -> Any:

@@ -12,7 +12,6 @@ import nibabel
 import numpy as np
 import pytest
 from bundle_runs import ENVIRONMENT, ROOT
-from deeplesion_files import HEADER, ROW, write_slices
 from dicom_files import hounsfield, localizer, read_back, stored_grid, write_series
 from forks import bundle_command
 from itk_files import write_itk
@@ -22,7 +21,6 @@ from scan_files import oblique_affine, write_nifti
 
 from desd_components import read_manifest
 from desd_components.pages.handlers import scan_as_stored
-from desd_tools.__main__ import main
 
 TEXT = (ROOT / "docs" / "scans.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, flags=re.S) for line in block.splitlines()]
@@ -56,9 +54,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_series(scans / "one" / "scout", voxels[:, :, :2], affine, change=localizer)
     write_series(scans / "two" / "gap", voxels[::-1], affine, leave_out=(7,), names="IM{}".format)
     write_series(scans / "two" / "mixed", voxels, affine, change=two_sizes)
-    write_slices(place / "data" / "DeepLesion", "000001_01_02", list(range(98, 104)))
-    row = ROW.format(name="000001_01_02", patient=1, study=1, series=2, key=101, first=98, last=103)
-    (place / "data" / "DeepLesion" / "DL_info.csv").write_text(f"{HEADER}\n{row}\n")
     return place
 
 
@@ -136,16 +131,6 @@ def test_dicom_seg_lies_beside_the_labels_of_series_alone(segmented, world):
     assert int(segmentation.pixel_array.sum()) == voxels
 
 
-def test_features_of_the_same_volume_agree_in_every_format(world):
-    done = run(command_with("desd_pretrain", "inference"), world)
-    assert done.returncode == 0, done.stderr[-3000:]
-    folder = world / "runs" / "features" / "one"
-    first, *others = (np.load(folder / f"{name.split('.')[0]}.npz") for name in SAME)
-    for other in others:
-        for stage in ("stage_1", "stage_4"):
-            np.testing.assert_allclose(other[stage], first[stage], rtol=1e-3, atol=1e-4)
-
-
 @pytest.mark.soak
 def test_pretraining_takes_all_formats_and_leaves_out_what_is_refused(world):
     done = run(command_with("training"), world)
@@ -155,25 +140,6 @@ def test_pretraining_takes_all_formats_and_leaves_out_what_is_refused(world):
     (left_out,) = json.loads((run_folder / "quarantine.json").read_text())
     assert "mixed: mixes slices of several sizes" in left_out["reason"]
     assert "gap: 1 of 22 slices are missing (after slice 7): interpolated" in done.stdout + done.stderr
-
-
-def run_here(command: str, world: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    """A command of the package, in this process, which has imported it already; its exit code."""
-    monkeypatch.chdir(world)
-    return main(shlex.split(command)[1:])
-
-
-def test_check_names_the_fault_and_remarks_what_is_interpolated(world, monkeypatch):
-    assert run_here(command_with("check"), world, monkeypatch) == 1  # there is a fault
-    said = json.loads((world / "runs" / "check.json").read_text())
-    kinds = {Path(finding["file"]).name: finding["what"] for finding in said["faults"]}
-    assert kinds["mixed"].startswith("mixes slices of several sizes")
-    assert any("1 of 22 slices are missing" in remark["what"] for remark in said["remarks"])
-
-
-def test_deeplesion_becomes_volumes(world, monkeypatch):
-    assert run_here(command_with("deeplesion"), world, monkeypatch) == 0
-    assert [path.name for path in (world / "data" / "deeplesion").iterdir()] == ["000001_01_02_098-103.nii.gz"]
 
 
 @pytest.mark.parametrize("name", SAME)

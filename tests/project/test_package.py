@@ -6,11 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from importlib.metadata import distributions
 
 import pytest
-import yaml
 from bundle_runs import ENVIRONMENT, ROOT
 
 import desd_components
@@ -69,42 +67,13 @@ def test_desd_is_the_same_as_python_dash_m(installed, tmp_path):
 
 
 def test_make_puts_the_command_into_its_environment(tmp_path):
-    """Here an environment whose requirements are there; the command then works from any folder."""
+    """Here with a Python that says what it was asked to do, from any folder."""
     folder = tmp_path / "environment"
     (folder / "bin").mkdir(parents=True)
     python, desd = folder / "bin" / "python", folder / "bin" / "desd"
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.write_text('#!/bin/sh\necho "$PYTHONPATH" "$@"\n')
     python.chmod(0o755)
     (folder / ".installed-run").touch()
     subprocess.run(["make", f"VENV={folder}", str(desd)], cwd=ROOT, check=True)
-    done = subprocess.run([desd, "--version"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.stdout.strip() == desd_components.__version__, done.stderr
-
-
-def test_the_change_log_has_the_form_of_keep_a_changelog():
-    text = (ROOT / "CHANGELOG.md").read_text()
-    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
-    assert text.startswith("# Changelog\n") and "\n## [Unreleased]\n" in text
-    assert set(re.findall(r"^### (.*)$", text, flags=re.M)) <= kinds
-
-
-def test_the_citation_file_has_what_its_format_asks_for():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert {"cff-version", "message", "title", "authors"} <= set(citation)
-    assert citation["cff-version"] == "1.2.0" and citation["license"] == "Apache-2.0"
-    paper = citation["preferred-citation"]
-    assert {"type", "title", "authors", "year", "start", "end"} <= set(paper)
-    assert paper["conference"].keys() == {"name"}
-    for author in [*citation["authors"], *paper["authors"]]:
-        assert author.keys() in ({"name"}, {"family-names", "given-names"})
-
-
-def test_the_pull_request_check_runs_our_words_on_every_python_that_we_support():
-    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
-    flow = yaml.safe_load(text)
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M))
-    words = [step["run"].split() for job in flow["jobs"].values() for step in job["steps"] if "run" in step]
-    assert words == [["make", "lint"], ["make", "test"]] and {word for _, word in words} <= targets
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    assert wanted == ">=3.11,<3.14"
-    assert flow["jobs"]["test"]["strategy"]["matrix"]["python-version"] == ["3.11", "3.12", "3.13"]
+    done = subprocess.run([desd, "--version"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == f"{ROOT} -m desd_tools --version\n", done.stderr

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from bundle_runs import ROOT
+from monai.data import MetaTensor
 from scan_files import loading, write_scan
 from torch import nn
 
 from desd_components import VolumeCache
 from desd_components.base.files import require_writable, save_tensors, write_atomically
-from desd_components.pages.outlines import draw_overlay
+from desd_components.pages.outlines import DrawOverlayd
 from desd_components.runs.history import RunRecordHandler
 from desd_components.runs.layout import ScanLayout
 from desd_components.scans.planning.survey import survey
@@ -43,9 +44,9 @@ def exported(folder: Path) -> None:
 
 
 def drawn(folder: Path) -> None:
-    volume = torch.rand(1, 8, 8, 8)
-    path = ScanLayout(folder / "outlines", extension=".png").filename("a.nii")
-    draw_overlay(volume, {"pred": (volume > 0.5).float()}, path)
+    volume = MetaTensor(torch.rand(1, 8, 8, 8), meta={"filename_or_obj": "a.nii"})
+    draw = DrawOverlayd("pred", "image", ScanLayout(folder / "outlines", extension=".png"))
+    draw({"image": volume, "pred": (volume > 0.5).float()})
 
 
 def packed(folder: Path) -> None:

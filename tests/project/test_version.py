@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
 import yaml
@@ -41,26 +40,3 @@ def test_the_project_file_takes_the_version_from_the_package():
     content = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" not in content["project"] and "version" in content["project"]["dynamic"]
     assert content["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "desd_components.base.version.__version__"}
-
-
-def test_contributing_names_every_file_in_which_a_release_raises_the_version():
-    section = (ROOT / "CONTRIBUTING.md").read_text().partition("\n## A release\n")[2].partition("\n## ")[0]
-    places = {"desd_components/base/version.py", *(name for name in REPEATED if name not in METADATA)}
-    assert places | {"bundles/*/configs/metadata.json"} == {
-        word for word in re.findall(r"`([^`\s]+)`", section) if Path(word).suffix in {".py", ".md", ".cff", ".json"}
-    }
-
-
-def test_no_other_file_of_the_project_states_the_version():
-    """Read off as statements (`version: 0.1.0`, `version = "0.1.0"`); prose, tables and weights tell of past runs."""
-    statement = re.compile(rf'(?:\b|__)version\w*"?\s*[:=]\s*"?{re.escape(__version__)}\b')
-    kinds = {".py", ".toml", ".cff", ".json", ".yaml", ".yml", ".txt", ".md"}
-    folders = (
-        ROOT,
-        ROOT / "desd_components" / "base",
-        *(ROOT / "bundles").glob("*/configs"),
-        *(ROOT / "bundles").glob("*/docs"),
-    )
-    files = [path for folder in folders for path in folder.iterdir() if path.suffix in kinds]
-    stating = {path.relative_to(ROOT).as_posix() for path in files if statement.search(path.read_text())}
-    assert stating == {"desd_components/base/version.py", "CITATION.cff", *METADATA}

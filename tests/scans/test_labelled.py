@@ -3,14 +3,11 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import time
-from pathlib import Path
 
 import pytest
 from scan_files import write_json, write_label, write_pairs, write_scan
 
 from desd_components import UserError, find_labelled, find_scans, with_background
-from desd_components.scans.labelled import label_subset
 from desd_components.scans.names import case_ids
 from desd_tools.check.folder import look
 
@@ -77,13 +74,6 @@ def test_label_subsets_of_one_seed_are_nested(tmp_path):
     ]
     assert [len(subset) for subset in subsets] == list(range(1, 9))
     assert all(small < large for small, large in itertools.pairwise(subsets))
-
-
-def test_a_large_label_subset_is_drawn_in_a_moment():
-    scans = [{"image": f"{number:06d}.nii.gz", "label": f"{number:06d}_seg.nii.gz"} for number in range(20_000)]
-    started = time.process_time()
-    assert len({scan["image"] for scan in label_subset(scans, 10_000, seed=1)}) == 10_000
-    assert time.process_time() - started < 2
 
 
 def test_the_label_subset_is_a_function_of_the_seed(tmp_path):
@@ -290,21 +280,6 @@ def test_a_validation_share_that_leaves_nothing_is_refused(tmp_path, fraction):
         find_labelled(tmp_path, ["x", "y"], val_fraction=fraction)
 
 
-def test_the_hippocampus_folder_gives_nested_subsets_of_its_training_block(real_data):
-    folder = real_data / "Task04_Hippocampus"
-    four, eight = (find_labelled(folder, data_split="splits.json", num_labels=count) for count in (4, 8))
-    block = json.loads((folder / "splits.json").read_text())["train"]
-    assert set(ids(four.training)) < set(ids(eight.training)) < set(block)
-    assert (len(four.validation), len(four.test)) == (30, 50)
-    assert four.class_names == ["background", "Anterior", "Posterior"]
-
-
-def test_the_dirty_folder_has_no_pair_and_says_what_was_left_out(real_data, caplog):
-    with pytest.raises(UserError, match="no image has a label"):
-        find_labelled(real_data / "dirty", ["x"])
-    assert "hippocampus_118.nii.gz" in caplog.text and "hippocampus_010.nii.gz" in caplog.text
-
-
 @pytest.mark.parametrize("twin", ["imagesTr/b.nii", "labelsTr/b.nii", "imagesTr/b.nrrd"])
 def test_of_two_files_of_one_name_none_is_taken_in_silence(tmp_path, twin):
     write_pairs(tmp_path, ["a", "b", "c"])
@@ -317,13 +292,6 @@ def test_of_two_files_of_one_name_none_is_taken_in_silence(tmp_path, twin):
     assert "\n" not in str(refusal.value)
     found = look(tmp_path).findings
     assert ("name", "keep one of the two, or rename one") in [(finding.kind, finding.remedy) for finding in found]
-
-
-def test_a_case_beside_its_name_as_a_channel_keeps_its_label(tmp_path, caplog):
-    write_pairs(tmp_path, ["a", "b"])
-    write_scan(tmp_path / "imagesTr" / "a_0000.nii.gz")
-    paired = {Path(scan["image"]).name for scan in find_labelled(tmp_path, ["one", "two"]).training}
-    assert "a_0000.nii.gz" not in paired and "a_0000.nii.gz" in caplog.text
 
 
 def test_two_files_that_may_be_one_channel_are_refused(tmp_path):

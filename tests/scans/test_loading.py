@@ -24,7 +24,7 @@ from desd_components.runs.guard import SkipBadScans
 from desd_components.scans import loading
 from desd_components.scans.loading import NO_SPACE, loader_fault
 
-BUNDLES = ("desd_pretrain", "desd_seg_finetune")
+PRETRAIN, FINETUNE = "desd_pretrain", "desd_seg_finetune"
 NEW_MOUNTS = 0x00020000  # CLONE_NEWNS
 
 
@@ -34,8 +34,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     write_pairs(folder / "scans", [f"case_{number}" for number in range(4)], shape=(16, 17, 16))
     common = {"dataset_dir": folder / "scans", "cache_dir": folder / "cache", "num_workers": 2, "max_epochs": 500}
     return {
-        "desd_pretrain": common,
-        "desd_seg_finetune": {**common, "class_names": ["one", "two"], "val_interval": 500},
+        PRETRAIN: common,
+        FINETUNE: {**common, "class_names": ["one", "two"], "val_interval": 500},
     }
 
 
@@ -49,10 +49,9 @@ def failed(bundle: str, folder: Path, *overlays: Path, **more: Any) -> str:
     return said[said.index("\nerror: ") + 1 :].splitlines()[0]
 
 
-@pytest.mark.parametrize("bundle", BUNDLES)
-def test_a_killed_loader_process_ends_the_run_with_one_line(settings, tmp_path, bundle):
+def test_a_killed_loader_process_ends_the_run_with_one_line(settings, tmp_path):
     kill = overlay(tmp_path / "kill.yaml", {"_target_": "interruptions.KillLoaderProcess", "iteration": 3})
-    line = failed(bundle, tmp_path, kill, **settings[bundle])
+    line = failed(PRETRAIN, tmp_path, kill, **settings[PRETRAIN])
     assert re.match(r"error: A process of the loader (was killed \(Killed\)|is gone)", line)
     assert "--num_workers 0" in line and "goes on from its last state" in line
 
@@ -72,11 +71,10 @@ def mounting_is_allowed() -> bool:
         return False
 
 
-@pytest.mark.parametrize("bundle", BUNDLES)
-def test_a_full_dev_shm_ends_the_run_with_one_line(settings, tmp_path, bundle):
+def test_a_full_dev_shm_ends_the_run_with_one_line(settings, tmp_path):
     if not mounting_is_allowed():
         pytest.skip("no right to mount a small /dev/shm")
-    line = failed(bundle, tmp_path, prepare=tiny_shared_memory, **settings[bundle])
+    line = failed(FINETUNE, tmp_path, prepare=tiny_shared_memory, **settings[FINETUNE])
     assert line == f"error: {NO_SPACE}"
 
 

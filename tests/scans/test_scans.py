@@ -31,50 +31,23 @@ def test_a_folder_is_searched_recursively_and_gives_sorted_records(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "labelsTr/a.nii.gz",
-        "case/masks/a.nii.gz",
-        "segmentations/a.nii.gz",
-        "a_seg.nii.gz",
-        "a_seg-manual.nii.gz",
-        "a_gmseg_manual.nii.gz",
-        "a_mask.nii.gz",
-        "a_label.nii.gz",
-        "a_seg117.nii.gz",
-        "a_seg117_fast.nii.gz",
-        "case_0/segmentation.nii.gz",
-        "sub-01_dseg.nii.gz",
-        "sub-01_label-GM_probseg.nii.gz",
-        "sub-01_desc-brain_mask.nii.gz",
-        "sub-01_ses-0001_msk.nii.gz",
-        "sub-01_lesion-msk.nii.gz",
-        "Segmentation.nii.gz",
-        "ct.seg.nrrd",
-        "CT-label.nrrd",
-        "aparc+aseg.nii.gz",
-        "s0001/segmentations/liver.nii.gz",
-        "labelsVa/amos_0001.nii.gz",
-        "BraTS-GLI-00000-000-seg.nii.gz",
-        "case_prob.nii.gz",
-    ],
-)
+MASKS = """
+    labelsTr/a.nii.gz case/masks/a.nii.gz segmentations/a.nii.gz a_seg.nii.gz a_seg-manual.nii.gz
+    a_gmseg_manual.nii.gz a_mask.nii.gz a_label.nii.gz a_seg117.nii.gz a_seg117_fast.nii.gz
+    case_0/segmentation.nii.gz sub-01_dseg.nii.gz sub-01_label-GM_probseg.nii.gz sub-01_desc-brain_mask.nii.gz
+    sub-01_ses-0001_msk.nii.gz sub-01_lesion-msk.nii.gz Segmentation.nii.gz ct.seg.nrrd CT-label.nrrd
+    aparc+aseg.nii.gz s0001/segmentations/liver.nii.gz labelsVa/amos_0001.nii.gz BraTS-GLI-00000-000-seg.nii.gz
+    case_prob.nii.gz
+"""
+IMAGES = "imagesTr/a.nii.gz t2s.nii.gz ct_cropped.nii.gz segmented_flow.nii.gz unmasked.nii.gz sub-01_asl.nii.gz"
+
+
+@pytest.mark.parametrize("name", MASKS.split())
 def test_labels_and_masks_are_recognised_by_folder_or_name(name):
     assert is_mask(Path("/data") / name, Path("/data"))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "imagesTr/a.nii.gz",
-        "t2s.nii.gz",
-        "ct_cropped.nii.gz",
-        "segmented_flow.nii.gz",
-        "unmasked.nii.gz",
-        "sub-01_asl.nii.gz",
-    ],
-)
+@pytest.mark.parametrize("name", IMAGES.split())
 def test_scans_are_not_taken_for_masks(name):
     assert not is_mask(Path("/data") / name, Path("/data"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 
 import pytest
@@ -38,20 +37,6 @@ def test_scripted_network_says_the_same(settings):
     network = SegmentationNetwork(ResNet3DEncoder(**settings), 2, decoder_width=8).eval()
     volume = torch.randn(1, 1, 33, 40, 21)
     torch.testing.assert_close(torch.jit.script(network)(volume), network(volume))
-
-
-def test_scripted_network_survives_a_file():
-    network = SegmentationNetwork(ResNet3DEncoder(**FULL), 2, decoder_width=8).eval()
-    file = io.BytesIO()
-    torch.jit.save(torch.jit.script(network), file)
-    file.seek(0)
-    volume = torch.randn(1, 1, 16, 17, 18)
-    torch.testing.assert_close(torch.jit.load(file)(volume), network(volume))
-
-
-def test_state_has_the_three_parts_only(tiny_encoder):
-    network = SegmentationNetwork(tiny_encoder, 2)
-    assert {name.split(".")[0] for name in network.state_dict()} == {"encoder", "decoder", "head"}
 
 
 def test_encoder_keeps_its_names_inside_the_network(tiny_encoder):

@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from dicom_files import hounsfield, localizer, pydicom, stored_grid, write_series
+from dicom_files import change, hounsfield, localizer, pydicom, stored_grid, two_times, write_series
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomFileLike
 from pydicom.filewriter import write_dataset
@@ -19,7 +19,6 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     JPEGLosslessSV1,
-    generate_uid,
 )
 from scan_files import oblique_affine
 
@@ -131,50 +130,10 @@ def test_a_leaning_stack_is_resampled_to_an_upright_grid_with_a_warning(tmp_path
     np.testing.assert_allclose(inside, expected, atol=2.0)  # stored as whole HU, odd slices in steps of two
 
 
-def bare(dataset: Dataset, number: int) -> None:
-    if number in (2, 4):
-        del dataset.PixelData
-
-
 def two_sizes(dataset: Dataset, number: int) -> None:
     if number > 5:
         dataset.Rows, dataset.Columns = 3, 7
         dataset.PixelData = dataset.PixelData[: 3 * 7 * 2]
-
-
-def two_times(dataset: Dataset, number: int) -> None:
-    dataset.ImagePositionPatient = [0.0, 0.0, 2.5 * (number // 2)]
-    dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-
-
-def two_directions(dataset: Dataset, number: int) -> None:
-    if number == 7:
-        dataset.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
-
-
-def nowhere(dataset: Dataset, number: int) -> None:
-    del dataset.ImagePositionPatient
-
-
-def colored(dataset: Dataset, number: int) -> None:
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
-
-
-def by_palette(dataset: Dataset, number: int) -> None:
-    dataset.PhotometricInterpretation = "PALETTE COLOR"
-
-
-def aimless(dataset: Dataset, number: int) -> None:
-    del dataset.ImageOrientationPatient, dataset.PixelSpacing
-
-
-def nowhere_in_numbers(dataset: Dataset, number: int) -> None:
-    if number == 3:
-        dataset.ImagePositionPatient = [0.0, float("nan"), 1.0]
-
-
-def skewed(dataset: Dataset, number: int) -> None:
-    dataset.ImageOrientationPatient = [1, 0, 0, 0.5, 0.866, 0]
 
 
 def stretched(dataset: Dataset, number: int) -> None:
@@ -197,28 +156,37 @@ def compressed(dataset: Dataset, number: int) -> None:
     dataset.PixelData = b"\xfe\xff\x00\xe0\x00\x00\x00\x00\xfe\xff\x00\xe0\x02\x00\x00\x00\x00\x00"
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (bare, r"2 of 8 slices \(first: 2.dcm\) hold no pixel data"),
-        (two_sizes, r"mixes slices of several sizes \(6 of 6 x 7, 2 of 3 x 7\)"),
-        (two_times, r"4 of 8 slices lie where another one lies"),
-        (two_directions, r"mixes slices of several orientations"),
-        (nowhere, r"8 of 8 slices .* do not say where they lie"),
-        (colored, r"holds pixels of colours"),
-        (by_palette, r"holds pixels of colours"),
-        (aimless, r"8 of 8 slices .* do not say where they lie"),
-        (nowhere_in_numbers, r"1 of 8 slices \(first: 3.dcm\) do not say where they lie"),
-        (skewed, r"8 of 8 slices .* do not say where they lie"),
-        (stretched, r"8 of 8 slices .* do not say where they lie"),
-        (video, r"is stored as MPEG-4.*, for which there is no decoder: export it again"),
-        (last_compressed, r"is compressed \(JPEG Lossless.*\), and no decoder for it is installed"),
-        (compressed, r"is compressed \(JPEG Lossless.*\), and no decoder for it is installed: pip install pylibjpeg"),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_what_is_no_volume_is_refused_in_one_line_that_names_it(tmp_path, change, words):
-    folder = written(tmp_path, change=change)
+LOST, COLORS = r"8 of 8 slices .* do not say where they lie", r"holds pixels of colours"
+NO_DECODER = r"is compressed \(JPEG Lossless.*\), and no decoder for it is installed"
+RGB = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+NO_VOLUME = {
+    "no pixels": (change((2, 4), ["PixelData"]), r"2 of 8 slices \(first: 2.dcm\) hold no pixel data"),
+    "two sizes": (two_sizes, r"mixes slices of several sizes \(6 of 6 x 7, 2 of 3 x 7\)"),
+    "two times": (two_times, r"4 of 8 slices lie where another one lies"),
+    "two directions": (
+        change((7,), ImageOrientationPatient=[0, 1, 0, 0, 0, -1]),
+        r"mixes slices of several orientations",
+    ),
+    "no position": (change(without=["ImagePositionPatient"]), LOST),
+    "no direction": (change(without=["ImageOrientationPatient", "PixelSpacing"]), LOST),
+    "a position that is no number": (
+        change((3,), ImagePositionPatient=[0.0, float("nan"), 1.0]),
+        r"1 of 8 .*3.dcm\) do not",
+    ),
+    "skewed": (change(ImageOrientationPatient=[1, 0, 0, 0.5, 0.866, 0]), LOST),
+    "stretched": (stretched, LOST),
+    "colours": (change(**RGB), COLORS),
+    "a palette": (change(PhotometricInterpretation="PALETTE COLOR"), COLORS),
+    "video": (video, r"is stored as MPEG-4.*, for which there is no decoder: export it again"),
+    "its last slice compressed": (last_compressed, NO_DECODER),
+    "compressed": (compressed, rf"{NO_DECODER}: pip install pylibjpeg"),
+}
+
+
+@pytest.mark.parametrize("name", NO_VOLUME)
+def test_what_is_no_volume_is_refused_in_one_line_that_names_it(tmp_path, name):
+    fault, words = NO_VOLUME[name]
+    folder = written(tmp_path, change=fault)
     with pytest.raises(UserError, match=words) as refusal:
         open_volume(folder)
     assert str(refusal.value).startswith(f"{folder}: ") and "\n" not in str(refusal.value)
@@ -292,18 +260,12 @@ def test_a_slice_stands_for_its_series_and_a_folder_without_one_is_refused(tmp_p
 
 
 def test_a_series_without_its_uid_is_one_series(tmp_path):
-    def anonymous(dataset: Dataset, number: int) -> None:
-        dataset.SeriesInstanceUID = ""
-
-    assert open_volume(written(tmp_path, change=anonymous)).shape == VOXELS.shape
+    assert open_volume(written(tmp_path, change=change(SeriesInstanceUID=""))).shape == VOXELS.shape
 
 
 def test_a_dicom_seg_in_the_tree_is_not_taken_for_a_scan(tmp_path):
-    def seg(dataset: Dataset, number: int) -> None:
-        dataset.Modality = "SEG"
-
     written(tmp_path)
-    write_series(tmp_path / "results", VOXELS, AFFINE, change=seg, uid=generate_uid())
+    write_series(tmp_path / "results", VOXELS, AFFINE, change=change(Modality="SEG"))
     assert scan_paths(tmp_path) == [tmp_path / "series"]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import hounsfield, localizer, stored_grid, write_enhanced, write_series
+from dicom_files import change, hounsfield, localizer, stored_grid, two_times, write_enhanced, write_series
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 from scan_files import oblique_affine
@@ -31,9 +31,7 @@ def test_it_is_the_volume_that_the_same_slices_are_as_a_series(tmp_path, order, 
 
 
 def test_a_rescaling_that_is_shared_holds_for_all_frames(tmp_path):
-    def alike(dataset: Dataset, number: int) -> None:
-        dataset.RescaleSlope, dataset.RescaleIntercept = 2.0, -500.0
-
+    alike = change(RescaleSlope=2.0, RescaleIntercept=-500.0)
     shared = ("PlaneOrientationSequence", "PixelMeasuresSequence", "PixelValueTransformationSequence")
     enhanced = open_volume(write_enhanced(tmp_path / "a.dcm", VOXELS, AFFINE, shared=shared, change=alike))
     classic = open_volume(write_series(tmp_path / "many", VOXELS, AFFINE, change=alike))
@@ -74,18 +72,8 @@ def test_frames_that_are_missing_and_a_tilt_are_treated_as_in_a_series(tmp_path,
     np.testing.assert_array_equal(enhanced.read(), classic.read())
 
 
-def two_echoes(dataset: Dataset, number: int) -> None:
-    dataset.ImagePositionPatient = [0.0, 0.0, 2.5 * (number // 2)]
-    dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-
-
-def two_stacks(dataset: Dataset, number: int) -> None:
-    if number > 3:
-        dataset.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
-
-
 def far_apart(dataset: Dataset, number: int) -> None:
-    two_echoes(dataset, number)
+    two_times(dataset, number)
     dataset.ImagePositionPatient = [0.0, 0.0, 2.5 * number + 100 * (number > 3)]
 
 
@@ -113,9 +101,12 @@ def no_spacing(data: Dataset) -> None:
 @pytest.mark.parametrize(
     ("faults", "words"),
     [
-        ({"change": two_echoes}, r"4 of 8 slices lie where another one lies .*convert this file of several stacks"),
+        ({"change": two_times}, r"4 of 8 slices lie where another one lies .*convert this file of several stacks"),
         (
-            {"change": two_stacks, "shared": EVERYTHING_PER_FRAME},
+            {
+                "change": change(range(4, 8), ImageOrientationPatient=[0, 1, 0, 0, 0, -1]),
+                "shared": EVERYTHING_PER_FRAME,
+            },
             r"mixes slices of several orientations: convert this file of several stacks .*dcm2niix",
         ),
         ({"change": far_apart}, r"a gap of 102.5 mm after slice 4 of 8 .* or convert this file of several stacks"),

@@ -103,14 +103,6 @@ def truncated(folder: Path) -> None:
     first_image(folder).write_bytes(first_image(folder).read_bytes()[:-2000])
 
 
-def lfs_pointer(folder: Path) -> None:
-    first_image(folder).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 12345\n")
-
-
-def image_of(voxels: np.ndarray) -> Callable[[Path], None]:
-    return lambda folder: write_nifti(first_image(folder), voxels, STRAIGHT) and None
-
-
 def changed(value: float) -> np.ndarray:
     voxels = np.random.default_rng(9).gamma(2.0, 100.0, size=SHAPE).astype(np.float32)
     voxels[1, 2, 3] = value
@@ -124,8 +116,7 @@ def with_header(change: Callable[[nibabel.Nifti1Header], None]) -> Callable[[Pat
         image = nibabel.load(first_image(folder))
         header, voxels = image.header.copy(), np.asanyarray(image.dataobj)
         change(header)
-        (folder / "labelsTr" / "case_0.nii.gz").unlink()  # its grid would differ, too
-        (folder / "labelsTr" / "case_0.nii.gz").write_bytes(b"")
+        (folder / "labelsTr" / "case_0.nii.gz").write_bytes(b"")  # its grid would differ, too
         nibabel.save(nibabel.Nifti1Image(voxels, None, header), first_image(folder))
 
     return spoil
@@ -144,17 +135,13 @@ def metres(header: nibabel.Nifti1Header) -> None:
     header.set_sform(affine, 1)
 
 
-def flat_affine(header: nibabel.Nifti1Header) -> None:
-    header.set_sform(np.diag([1.0, 1.0, 0.0, 1.0]), 1)
-
-
 def two_affines(header: nibabel.Nifti1Header) -> None:
     header.set_qform(np.diag([-1.0, 1.2, 2.0, 1.0]), 1)
 
 
 def thin(folder: Path) -> None:
     scan(folder, "case_0", shape=(12, 14, 2))
-    label(folder, "case_0", body()[:, :, :2] + np.uint8(1) - np.uint8(1) + body()[:, :, 4:6])
+    label(folder, "case_0", body()[:, :, 2:4])
 
 
 def copied_image(folder: Path) -> None:
@@ -167,16 +154,13 @@ def same_voxels(folder: Path) -> None:
     nibabel.save(doubled, folder / "imagesTr" / "case_1.nii.gz")
 
 
-def test_image_again(folder: Path) -> None:
+def again_in_the_test(folder: Path) -> None:
     (folder / "imagesTs").mkdir()
     shutil.copy(first_image(folder), folder / "imagesTs" / "new.nii.gz")
 
 
-test_image_again.__test__ = False  # type: ignore[attr-defined]
-
-
-def label_of(voxels: np.ndarray, affine: np.ndarray = STRAIGHT) -> Callable[[Path], None]:
-    return lambda folder: label(folder, "case_0", voxels, affine) and None
+def label_of(voxels: np.ndarray) -> Callable[[Path], None]:
+    return lambda folder: label(folder, "case_0", voxels) and None
 
 
 def one_class_only(folder: Path) -> None:
@@ -184,49 +168,23 @@ def one_class_only(folder: Path) -> None:
         label(folder, f"case_{number}", np.minimum(body(number), 1))
 
 
-def half_labels() -> np.ndarray:
-    voxels = body(kind=np.float32)
-    voxels[0, 0, 0] = 0.5
-    return voxels
-
-
-def value_seven() -> np.ndarray:
-    voxels = body()
-    voxels[0, 0, 0] = 7
-    return voxels
-
-
-SHIFTED = STRAIGHT + np.array([[0, 0, 0, 5.0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
-RGB = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
-
 FAULTS = {
     "unreadable": (not_nifti, "case_0", "cannot be read as NIfTI"),
     "truncated": (truncated, "case_0", "is truncated or damaged"),
-    "git-LFS": (lfs_pointer, "case_0", "git-LFS pointer"),
-    "2D": (image_of(np.random.default_rng(0).normal(size=(12, 14))), "case_0", "has 2 dimensions"),
-    "4D": (image_of(np.random.default_rng(0).normal(size=(*SHAPE, 3))), "case_0", "is 4D"),
-    "RGB": (image_of(RGB), "case_0", "holds RGB voxels"),
-    "NaN": (image_of(changed(np.nan)), "case_0", "voxels are NaN or infinite"),
-    "infinity": (image_of(changed(np.inf)), "case_0", "voxels are NaN or infinite"),
-    "constant": (image_of(np.full(SHAPE, 3.0)), "case_0", "every voxel has the same value"),
     "zero spacing": (zero_spacing, "case_0", "says its voxels are 1 x 1.2 x 0 mm"),
     "spacing in metres": (with_header(metres), "case_0", "says its voxels are 0.001 x 0.001 x 0.002 mm"),
-    "flat affine": (with_header(flat_affine), "case_0", "its affine is not a grid in space"),
-    "qform against sform": (
-        with_header(two_affines),
-        "case_0",
-        "its qform and its sform place a corner 22.00 mm apart",
-    ),
+    "two affines": (with_header(two_affines), "case_0", "its qform and its sform place a corner 22.00 mm apart"),
     "tiny": (thin, "case_0", "is only 2 voxels wide along an axis (12, 14, 2)"),
     "copied file": (copied_image, "case_1", "is byte for byte the same as"),
     "same voxels": (same_voxels, "case_1", "is voxel for voxel the same as"),
-    "leak": (test_image_again, "new", "one case under test and train"),
+    "leak": (again_in_the_test, "new", "one case under test and train"),
     "no label": (lambda f: (f / "labelsTr" / "case_0.nii.gz").unlink(), "case_0", "has no label, while others have"),
     "no image": (lambda f: first_image(f).unlink(), "case_0", "is a label without an image"),
-    "other grid": (label_of(body(), SHIFTED), "case_0", "its affine places a corner 5.00 mm away"),
-    "other shape": (label_of(body()[:, :, 1:]), "case_0", "has shape (12, 14, 9), but"),
-    "unknown value": (label_of(value_seven()), "case_0", "holds the label values [7], but the classes are 0 to 2"),
-    "interpolated label": (label_of(half_labels()), "case_0", "is not integer-valued"),
+    "unknown value": (
+        label_of(np.where(body() == 2, 7, body())),
+        "case_0",
+        "holds the label values [7], but the classes are 0 to 2",
+    ),
     "empty label": (label_of(np.zeros(SHAPE, np.uint8)), "case_0", "is an empty label"),
     "missing class": (one_class_only, "data", "class 2 (tumour) occurs in none of 3 labels"),
 }
@@ -258,7 +216,7 @@ REMARKS = {
 }
 
 
-@pytest.mark.parametrize("name", ["oblique", "whole numbers as float", "left by a system"])
+@pytest.mark.parametrize("name", REMARKS)
 def test_a_remark_is_no_fault(name, good):
     spoil, what = REMARKS[name]
     spoil(good)
@@ -340,7 +298,7 @@ def test_a_file_that_a_list_names_twice_is_a_fault(good, tmp_path):
 
 def test_several_faults_of_one_pair_are_all_found(good):
     truncated(good)
-    label_of(value_seven())(good)
+    label_of(np.where(body() == 2, 7, body()))(good)
     kinds = {fault["kind"] for fault in checked(good)[1]["faults"]}
     assert {"damaged", "label values"} <= kinds
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -93,66 +94,51 @@ def test_shorter_runs_are_taken_on_request(published):
     assert "000001_01_02_300-301.nii.gz" in names(convert(published, "--min-slices=2")[1])
 
 
-def torn(folder: Path) -> None:
-    path = folder / "Images_png" / "000012_03_01" / "009.png"
-    path.write_bytes(path.read_bytes()[:40])
+def in_its_place(pixels: np.ndarray) -> Callable[[Path], object]:
+    return lambda series: Image.fromarray(pixels).save(series / "009.png")
 
 
-def eight_bits(folder: Path) -> None:
-    Image.fromarray(np.zeros((6, 7), np.uint8)).save(folder / "Images_png" / "000012_03_01" / "009.png")
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "torn": (
+        lambda series: (series / "009.png").write_bytes((series / "009.png").read_bytes()[:40]),
+        "009.png: cannot be read as PNG",
+    ),
+    "of 8 bits": (in_its_place(np.zeros((6, 7), np.uint8)), "009.png: is a PNG of mode L, not of 16 bits"),
+    "of another size": (
+        in_its_place(np.zeros((5, 7), np.uint16)),
+        "has (7, 5) pixels, but its series begins with (7, 6)",
+    ),
+    "not in the table": (
+        lambda series: series.rename(series.with_name("000099_01_01")),
+        "000099_01_01: DL_info.csv gives no spacing for it",
+    ),
+    "of another name": (
+        lambda series: series.rename(series.with_name("thumbnails")),
+        "thumbnails: is not named <patient>_<study>_<series>",
+    ),
+}
 
 
-def other_size(folder: Path) -> None:
-    Image.fromarray(np.zeros((5, 7), np.uint16)).save(folder / "Images_png" / "000012_03_01" / "009.png")
-
-
-def not_in_the_table(folder: Path) -> None:
-    (folder / "Images_png" / "000012_03_01").rename(folder / "Images_png" / "000099_01_01")
-
-
-def other_name(folder: Path) -> None:
-    (folder / "Images_png" / "000012_03_01").rename(folder / "Images_png" / "thumbnails")
-
-
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        (torn, "009.png: cannot be read as PNG"),
-        (eight_bits, "009.png: is a PNG of mode L, not of 16 bits"),
-        (other_size, "009.png: has (7, 5) pixels, but its series begins with (7, 6)"),
-        (not_in_the_table, "000099_01_01: DL_info.csv gives no spacing for it"),
-        (other_name, "thumbnails: is not named <patient>_<study>_<series>"),
-    ],
-)
-def test_a_bad_series_is_one_line_and_the_rest_goes_on(published, caplog, fault, words):
-    fault(published)
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_bad_series_is_one_line_and_the_rest_goes_on(published, caplog, name):
+    fault, words = FAULTS[name]
+    fault(published / "Images_png" / "000012_03_01")
     code, output = convert(published)
     assert code == 1 and len(names(output)) == 2
     lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(lines) == 1 and words in lines[0] and "\n" not in lines[0]
 
 
-def no_images(folder: Path) -> None:
-    (folder / "Images_png").rename(folder / "images")
+LAYOUTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no images": (lambda f: (f / "Images_png").rename(f / "images"), "holds no folder Images_png"),
+    "no table": (lambda f: (f / "DL_info.csv").unlink(), "DL_info.csv: cannot be read"),
+    "another table": (lambda f: (f / "DL_info.csv").write_text("a,b\n1,2\n"), "has no column Patient_index"),
+}
 
 
-def no_table(folder: Path) -> None:
-    (folder / "DL_info.csv").unlink()
-
-
-def other_table(folder: Path) -> None:
-    (folder / "DL_info.csv").write_text("a,b\n1,2\n")
-
-
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        (no_images, "holds no folder Images_png"),
-        (no_table, "DL_info.csv: cannot be read"),
-        (other_table, "DL_info.csv: has no column Patient_index"),
-    ],
-)
-def test_another_layout_is_refused_in_one_line(published, capsys, fault, words):
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_another_layout_is_refused_in_one_line(published, capsys, name):
+    fault, words = LAYOUTS[name]
     fault(published)
     code, _ = convert(published)
     said = capsys.readouterr().err
