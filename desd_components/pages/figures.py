@@ -7,9 +7,11 @@ page's CSS variables, so that one SVG reads well in light and dark, and that not
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 # Stand-ins that matplotlib draws with; `to_svg` turns each into the page's CSS variable of that name.
 COLORS = {"ink": "#101112", "muted": "#808182", "grid": "#d0d1d2"}
 COLORS |= {f"series-{number}": f"#a{number}0{number}0{number}" for number in range(1, 9)}
+MOST_TOLD = 200  # points of a curve whose values the page tells
 SMOOTHED_FROM = 60  # points; shorter series are drawn as they are
 
 
@@ -85,7 +88,23 @@ def curves(
     axes.margins(y=0.12)
     if len(lines) > 1:
         axes.legend(loc="best", fontsize=8.5, frameon=False, labelcolor=COLORS["ink"], handlelength=1.4)
-    return to_svg(figure, name)
+    return to_svg(figure, name).replace("<svg", f'<svg data-curves="{escape(json.dumps(_told(lines, axes)))}"', 1)
+
+
+def _told(lines: Sequence[Line], axes: Any) -> dict[str, Any]:
+    """What ``page.js`` tells of curves: values of a few hundred steps, and where on a drawn figure the steps lie."""
+    (low, high), place = axes.get_xlim(), axes.get_position()
+    few = [(line, sorted({round(index) for index in np.linspace(0, len(line.steps) - 1, MOST_TOLD)})) for line in lines]
+    points = [
+        {
+            "label": line.label,
+            "color": line.color,
+            "x": [line.steps[index] for index in indices],
+            "y": [f"{line.values[index]:.4g}" for index in indices],
+        }
+        for line, indices in few
+    ]
+    return {"left": place.x0, "right": place.x1, "low": low, "high": high, "lines": points}
 
 
 def running_mean(values: Sequence[float], width: int) -> np.ndarray:

@@ -33,7 +33,7 @@ from ..segmentation.scores import dice_score, judged
 from .outlines import ras, voxels
 from .pictures import Album
 from .run_end import comfort
-from .slices import case_figure, color_word, labels_figure, window_words
+from .slices import case_figure, case_stack, color_word, labels_figure, window_words
 
 FAILED = "a picture for the page could not be drawn"
 
@@ -108,7 +108,7 @@ class _Pictures:
 
 
 class CasePictures(_Pictures):
-    """Draw an evaluation's best, median and worst case: three planes, the truth in white, the prediction in colour.
+    """Draw an evaluation's best, median and worst case: three planes, and all slices to leaf through.
 
     It watches an evaluator whose outputs are decollated and decoded.
 
@@ -120,7 +120,7 @@ class CasePictures(_Pictures):
     part = "evaluation"
 
     def __init__(self, output_dir: str | Path, case_names: CaseNames | None = None) -> None:
-        super().__init__(output_dir, 3, case_names)
+        super().__init__(output_dir, 6, case_names)
         self.cases: list[KeptCase] = []
 
     def _start(self, engine: Workflow) -> None:
@@ -151,6 +151,12 @@ class CasePictures(_Pictures):
         )
         alt = f"Three planes of {name}, the outlines of truth and prediction on them."
         self._album.add(lambda path: figure.savefig(path, dpi=128, facecolor="black"), title, caption, alt)
+        stack = case_stack(voxels(image), voxels(truth), voxels(prediction), spacing)
+        caption = f"{name}, {stack.plane}, with the slider or the arrow keys. White: truth; blue: prediction."
+        alt = f"The {stack.plane} slices of {name}, the outlines of truth and prediction on them."
+        self._album.add(
+            stack.save, f"{word.capitalize()} case, slice by slice.", caption, alt, stack.slices, stack.first
+        )
 
 
 def best_median_worst(cases: Sequence[KeptCase]) -> dict[str, KeptCase]:

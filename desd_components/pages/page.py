@@ -2,7 +2,8 @@
 
 A page stands alone: no server, no scripts, fonts or pictures from elsewhere. Light and dark follow the reader's system;
 figures use the same CSS variables. A content security policy in the page itself forbids the browser any request, and
-any script but the one that sorts tables. Whatever is handed to a template is text, and escaped.
+any script but ``page.js``, which sorts and filters tables, leafs through slices and tells the values of curves.
+Whatever is handed to a template is text, and escaped.
 """
 
 from __future__ import annotations
@@ -54,13 +55,12 @@ html: Any = _environment_of_pages.get_template("parts.html").module
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> str:
     """The whole page; empty sections are left out."""
-    script = (_TEMPLATES / "sort.js").read_text("utf-8")
+    script = (_TEMPLATES / "page.js").read_text("utf-8")
     shown = [section for section in sections if section.parts]
     return _environment_of_pages.get_template("page.html").render(
         title=title,
         lead=lead,
         sections=shown,
-        sortable=any('class="sortable"' in part for section in shown for part in section.parts),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",

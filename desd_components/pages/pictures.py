@@ -1,4 +1,4 @@
-"""Pictures that a run leaves for its page: PNG files in ``pictures/``, and beside them a list of what each shows.
+"""Pictures that a run leaves for its page: files in ``pictures/``, and beside them a list of what each shows.
 
 They are data, as metrics are: the page is made of them when the run ends, and can be made again by `report`.
 """
@@ -18,12 +18,17 @@ FOLDER = "pictures"
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture's file name within ``pictures/``, and its words, all of them plain text."""
+    """A picture's file name within ``pictures/``, and its words, all of them plain text.
+
+    One of several `slices`, which lie one below the other, is leafed through, from the slice `first` on.
+    """
 
     file: str
     title: str
     caption: str
     alt: str
+    slices: int = 1
+    first: int = 0
 
 
 class Album:
@@ -37,12 +42,14 @@ class Album:
     def __init__(self, output_dir: str | Path, part: str) -> None:
         self.folder, self.part, self.pictures = Path(output_dir) / FOLDER, part, list[Picture]()
 
-    def add(self, draw: Callable[[Path], object], title: str, caption: str, alt: str) -> None:
-        """Let `draw` write a PNG at the path that it is given, and keep the words."""
-        file = f"{self.part}_{len(self.pictures) + 1}.png"
+    def add(
+        self, draw: Callable[[Path], object], title: str, caption: str, alt: str, slices: int = 1, first: int = 0
+    ) -> None:
+        """Let `draw` write a PNG, or a JPEG of several slices, at the path that it is given, and keep the words."""
+        file = f"{self.part}_{len(self.pictures) + 1}{'.jpg' if slices > 1 else '.png'}"
         self.folder.mkdir(parents=True, exist_ok=True)
         draw(self.folder / file)
-        self.pictures.append(Picture(file, title, caption, alt))
+        self.pictures.append(Picture(file, title, caption, alt, slices, first))
 
     def close(self) -> None:
         """Write the list, and delete what an earlier run of this part left beyond it."""
@@ -50,7 +57,7 @@ class Album:
             return
         write_json(self.folder / f"{self.part}.json", [asdict(picture) for picture in self.pictures])
         kept = {picture.file for picture in self.pictures}
-        for old in self.folder.glob(f"{self.part}_*.png"):
+        for old in self.folder.glob(f"{self.part}_*.*"):
             if old.name not in kept:
                 old.unlink()
 

@@ -86,7 +86,10 @@ def pictures_section(run: Run, part: str) -> Section:
     """The pictures that a part of the run left."""
     folder = run.folder / FOLDER
     shown = [
-        html.picture((folder / p.file).read_bytes(), p.alt, p.title, p.caption) for p in read_pictures(run.folder, part)
+        html.stack((folder / p.file).read_bytes(), p.alt, p.title, p.caption, p.slices, p.first)
+        if p.slices > 1
+        else html.picture((folder / p.file).read_bytes(), p.alt, p.title, p.caption)
+        for p in read_pictures(run.folder, part)
     ]
     return Section(PICTURE_TITLES[part], shown)
 

@@ -6,6 +6,8 @@ Where from: ours, drawn with matplotlib.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,7 @@ COLOR_WORDS = {
     "#ff7fa3": "pink", "#d3da4a": "yellow", "#4fd3ea": "cyan", "#c8c8c8": "grey",
 }  # fmt: skip
 ARM_COLORS = tuple(COLOR_WORDS)
+STACK_SIDE, MOST_SLICES = 384, 80  # pixels of a slice's longer side; of more slices every second is shown, and so on
 CT_WINDOW = (-160.0, 240.0)  # HU
 
 
@@ -70,6 +73,70 @@ def labels_figure(
         look = {"fontsize": 8, "facecolor": "#000000", "framealpha": 0.45, "edgecolor": "none", "labelcolor": "#e8e8e8"}
         grid[0][0].legend(handles=lines, loc="upper left", **look)
     return figure
+
+
+@dataclass(frozen=True)
+class Stack:
+    """All slices of a case across its thickest axis, one below the other in one picture.
+
+    Attributes:
+        strip: (slices * height, width, 3), 8 bits.
+        slices: how many.
+        first: the one to begin with, which shows most of the truth.
+        plane: "axial", "coronal" or "sagittal".
+    """
+
+    strip: np.ndarray
+    slices: int
+    first: int
+    plane: str
+
+    def save(self, path: Path) -> None:
+        """Write it as a JPEG."""
+        from PIL import Image
+
+        Image.fromarray(self.strip).save(path, quality=85)
+
+
+def case_stack(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[float]) -> Stack:
+    """The slices of a case to leaf through: borders of the truth in white, of the prediction in the first arm's colour.
+
+    Args:
+        image, truth, prediction: (X, Y, Z), axes towards the patient's right, front and head.
+        spacing: mm per voxel; slices keep the true proportions.
+    """
+    from PIL import Image
+
+    box = _box_of_interest([truth, prediction], spacing)
+    image, truth, prediction = image[box], truth[box], prediction[box]
+    axis = max(range(3), key=lambda each: (round(spacing[each], 3), each))
+    plane, a, b = next(each for each in _PLANES if axis not in each[1:])
+    millimetres = np.array([image.shape[a] * spacing[a], image.shape[b] * spacing[b]])
+    size = [max(1, round(side)) for side in millimetres * STACK_SIDE / millimetres.max()]
+    low, high = window_of(image)
+    grey = (np.clip((image - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    shown = range(0, image.shape[axis], -(-image.shape[axis] // MOST_SLICES))
+
+    def frame(cut: int) -> np.ndarray:
+        def drawn(volume: np.ndarray, how: Image.Resampling) -> np.ndarray:
+            return np.asarray(Image.fromarray(_cut(volume, a, b, (cut, cut, cut))[::-1]).resize(size, how))
+
+        colored = np.repeat(drawn(grey, Image.Resampling.BILINEAR)[..., None], 3, axis=2)
+        for labels, color in ((truth, TRUTH_COLOR), (prediction, ARM_COLORS[0])):
+            marked = _borders(drawn(labels.astype(np.uint8), Image.Resampling.NEAREST))
+            colored[marked] = [int(color[place : place + 2], 16) for place in (1, 3, 5)]
+        return colored
+
+    first = int(np.argmin(np.abs(np.array(shown) - best_slices(truth if truth.any() else prediction)[axis])))
+    return Stack(np.concatenate([frame(cut) for cut in shown]), len(shown), first, plane)
+
+
+def _borders(labels: np.ndarray) -> np.ndarray:
+    """Where a class ends: voxels of it with a neighbour of another."""
+    padded = np.pad(labels, 1)
+    inner = padded[1:-1, 1:-1]
+    around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    return (inner > 0) & np.any([inner != other for other in around], axis=0)
 
 
 def class_color(value: int) -> str:

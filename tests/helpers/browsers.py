@@ -16,10 +16,20 @@ PROBE = """<script>addEventListener("load", () => setTimeout(() => {
   const pictures = [...document.images], button = document.querySelector("table.sortable th button");
   const words = () => [...document.querySelectorAll("table.sortable tbody tr")].map(row => row.cells[0].textContent);
   const before = words(); if (button) button.click(); const after = words();
+  const type = (field, value) => { field.value = value; field.dispatchEvent(new Event("input")); };
+  const filter = document.querySelector("input[type=search]"), slider = document.querySelector(".stack input");
+  const rows = document.querySelectorAll("table.sortable tbody tr"), drawing = document.querySelector(".drawing");
+  if (filter) type(filter, after[0]);
+  if (slider) type(slider, slider.max);
+  if (drawing) drawing.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
   document.documentElement.setAttribute("data-probe", JSON.stringify({
     pictures: pictures.length, shown: pictures.filter(picture => picture.naturalWidth > 0).length,
     requests: performance.getEntriesByType("resource").filter(e => !e.name.startsWith("data:")).map(e => e.name),
-    wide: document.documentElement.scrollWidth - document.documentElement.clientWidth, before, after }));
+    wide: document.documentElement.scrollWidth - document.documentElement.clientWidth, before, after,
+    left: [...rows].filter(row => row.checkVisibility()).map(row => row.cells[0].textContent),
+    slice: slider ? [slider.max, document.querySelector(".stack img").style.transform] : [],
+    height: slider ? document.querySelector(".slice").clientHeight : 0,
+    told: drawing ? drawing.querySelector("p").textContent : "" }));
 }, 50))</script></body>"""
 
 

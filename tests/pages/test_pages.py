@@ -23,6 +23,7 @@ from desd_components import CasePictures, finish_run
 from desd_components.pages import charts, sections
 from desd_components.pages.run_page import run_page, write_run_page
 from desd_components.pages.runs import Part, Run, read_run
+from desd_components.pages.slices import case_stack
 
 EVIL = "<script>alert(1)</script>"
 
@@ -94,9 +95,24 @@ def test_cases_are_listed_the_worst_first(page):
 
 def test_best_median_and_worst_case_are_pictures_with_words(folder, page):
     pictures = json.loads((folder / "pictures" / "evaluation.json").read_text())
-    assert [p["title"] for p in pictures] == ["Best case.", "Median case.", "Worst case."]
-    assert [re.match(r"scan_(\d)", p["caption"])[1] for p in pictures] == ["0", "4", "7"]
+    assert [p["title"] for p in pictures[::2]] == ["Best case.", "Median case.", "Worst case."]
+    assert [re.match(r"scan_(\d)", p["caption"])[1] for p in pictures] == ["0", "0", "4", "4", "7", "7"]
+    assert [p["slices"] for p in pictures] == [1, 24] * 3  # across the thickest axis
     assert all(f'alt="{p["alt"]}"' in page for p in pictures)
+
+
+def test_a_stack_holds_every_slice_once_with_both_outlines():
+    truth, prediction = np.zeros((2, 20, 30, 8), np.int16)
+    truth[5:10, 5:15, 2:6], prediction[6:11, 5:15, 2:6] = 1, 2
+    image = np.broadcast_to(np.arange(8.0), (20, 30, 8))
+    stack = case_stack(image, truth, prediction, (1.0, 1.0, 5.0))
+    assert (stack.slices, stack.plane) == (8, "axial") and 2 <= stack.first < 6
+    frames = stack.strip.reshape(8, -1, stack.strip.shape[1], 3)
+    greys = [int(np.median(frame)) for frame in frames]
+    assert greys == sorted(set(greys)), "each slice once, from the feet up"
+    has_white = [bool((frame == 255).all(axis=-1).any()) and greys[i] < 255 for i, frame in enumerate(frames)]
+    has_blue = [bool((frame == [0x4A, 0xA8, 0xFF]).all(axis=-1).any()) for frame in frames]
+    assert has_white == has_blue == [False, False, True, True, True, True, False, False]
 
 
 def test_an_alarm_is_listed_once_with_the_step_at_which_it_began(page, folder):
@@ -139,7 +155,7 @@ def test_a_single_class_is_shown_once_and_a_count_that_stayed_0_not_at_all(tmp_p
 
 def test_every_picture_and_drawing_says_what_it_shows(page):
     assert page.count("<svg ") == page.count('<div role="img" aria-label="') > 8
-    assert page.count("<img ") == len(re.findall(r'<img [^>]*alt="[^"]+"', page)) == 3
+    assert page.count("<img ") == len(re.findall(r'<img [^>]*alt="[^"]+"', page)) == 6
 
 
 def test_probes_of_an_encoder_are_a_table_with_intervals(tmp_path):
@@ -192,10 +208,13 @@ def test_a_page_of_fifty_cases_takes_at_most_twenty_seconds_and_ten_megabytes(tm
 def test_a_browser_shows_all_pictures_sorts_the_table_and_asks_for_nothing(folder, width):
     made, _ = browse(with_probe(folder / "report.html"), width)
     seen = json.loads(entities.unescape(re.search(r'data-probe="([^"]*)"', made)[1]))
-    assert seen["shown"] == seen["pictures"] == 3
+    assert seen["shown"] == seen["pictures"] == 6
     assert seen["requests"] == []
     assert seen["wide"] <= 0, "the page itself never scrolls sideways"
     assert seen["after"] == sorted(seen["before"]) != seen["before"]
+    assert seen["left"] == seen["after"][:1], "the filter leaves the row that is asked for"
+    assert seen["slice"] == ["23", f"translateY({-100 * 23 / 24:.4f}%)"] and 200 < seen["height"] <= 480
+    assert re.match(r"step \d+\D+\d\.\d+", seen["told"]), "an arrow key tells the values of a curve"
 
 
 def test_a_browser_has_nothing_to_complain_of(folder):
