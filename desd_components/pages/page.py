@@ -5,8 +5,6 @@ figures use the same CSS variables. A content security policy in the page itself
 any script but the one that sorts tables. Whatever is handed to a template is text, and escaped.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Sequence

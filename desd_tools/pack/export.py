@@ -5,8 +5,6 @@ segmentation network (volume -> logits). Batch size and volume size stay free in
 cannot hold is refused, and leaves no file.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

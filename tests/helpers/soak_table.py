@@ -4,8 +4,6 @@ A soak test tells what it saw with `record_property`: ``fault`` (what was done t
 ``seen``; tests without them are counted below the table. ``python tests/helpers/soak_table.py OUT.md IN.xml...``
 """
 
-from __future__ import annotations
-
 import sys
 import xml.etree.ElementTree as Xml
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Pages of run folders: what they show, that nothing in a name can change them, and what a browser makes of them."""
 
-from __future__ import annotations
-
 import html as entities
 import json
 import logging

@@ -1,7 +1,5 @@
 """A run's figures: every line once, and TensorBoard as a view of them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
