@@ -4,6 +4,8 @@ oneDNN's kernels run along the last axis, and are slow where it is short. Ours: 
 comes in, and their maps once, when they go out; kernels, strides and sizes stay in (x, y, z), for users and in files.
 """
 
+from __future__ import annotations
+
 import torch
 from torch import nn
 from torch.nn import functional as F

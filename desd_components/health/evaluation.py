@@ -4,6 +4,8 @@ Same views, same voxels, same neighbours for both; several random draws, for one
 bootstrap over volumes and random draws. It does not cover the pre-training: other seeds of it give other encoders.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path

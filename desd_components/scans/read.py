@@ -5,6 +5,8 @@ MONAI's ``LoadImaged``, all go through it. Differs from MONAI's readers: a DICOM
 (`desd_components.scans.dicom.volume`), and what is refused is not handed on to the next reader.
 """
 
+from __future__ import annotations
+
 import gzip
 import logging
 import math

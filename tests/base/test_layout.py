@@ -1,5 +1,7 @@
 """Maps with z slowest: the same numbers as in the order x, y, z, for any kernel and stride."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import nn

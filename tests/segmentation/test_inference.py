@@ -1,5 +1,7 @@
 """Promises of inference, of the layout of its results, and of outlines drawn over scans."""
 
+from __future__ import annotations
+
 import itertools
 import json
 import logging
