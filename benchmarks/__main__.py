@@ -3,8 +3,6 @@
 Exit code: 1 when one of them says that something is not as it should be (``faults``), else 0.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 

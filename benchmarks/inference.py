@@ -7,8 +7,6 @@ that its peak memory is its own; seconds count the scans alone, without the star
     python -m benchmarks.inference [ROUNDS]
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import subprocess

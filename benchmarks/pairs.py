@@ -4,8 +4,6 @@ Machines drift in speed; a ratio of two runs side by side does not. Each benchma
 figures, with every single time, to ``benchmarks/results/NAME.json``.
 """
 
-from __future__ import annotations
-
 import datetime
 import json
 import platform

@@ -9,8 +9,6 @@ of smooth tissue with scanner noise, 320 x 320 x 80 voxels, 16 bit.
     python -m benchmarks.reading [DIR]
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 import time

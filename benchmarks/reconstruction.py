@@ -5,8 +5,6 @@ al., "SimMIM", CVPR 2022: the encoder sees the whole grid, with 0 in the hidden 
 decoder adds up the maps of all four stages, so that each of them is trained.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

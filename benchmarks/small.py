@@ -8,8 +8,6 @@ looks; that look is part of the steps. Times are processor seconds on one thread
     python -m benchmarks.small [STEPS]
 """
 
-from __future__ import annotations
-
 import logging
 import statistics
 import sys

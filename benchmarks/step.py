@@ -10,8 +10,6 @@ step takes seconds, and what else a machine does would drown a difference of a f
     python -m benchmarks.step [BATCH [STEPS]]
 """
 
-from __future__ import annotations
-
 import logging
 import statistics
 import sys

@@ -6,8 +6,6 @@ generated volumes, segmented by the fine-tuning bundle's small network with rand
     python -m benchmarks.tools [ROUNDS]
 """
 
-from __future__ import annotations
-
 import resource
 import subprocess
 import sys

@@ -9,8 +9,6 @@ processor seconds.
     python -m benchmarks.views [ROUNDS]
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from pathlib import Path

@@ -4,8 +4,6 @@
 Runs of one kind have one colour each, in the table and in the curves.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Mapping, Sequence

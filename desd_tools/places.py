@@ -1,7 +1,5 @@
 """Where the repository's folders lie: commands work from any folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,7 +1,5 @@
 """The page of a run's folder, made again, or one page that compares several runs; see `desd_components.pages`."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

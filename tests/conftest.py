@@ -1,7 +1,5 @@
 """Shared fixtures: reproducible draws, and the folder of real volumes where there is one."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Every row is measured on tiny runs over generated volumes (see `runs`). The meas
 made, while looking at the seeds 0 to 12 and their settings' seeds, 100 to 130.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import statistics

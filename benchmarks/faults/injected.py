@@ -3,8 +3,6 @@
 A fault is a function of a `TinyRun` whose trainer is running.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -4,8 +4,6 @@ Of the figures tried on healthy runs (retrieval of the nearest, effective rank, 
 phantoms' labels) this one moves most by learning, against what seeds differ by.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The table of faults as people read it, and what in it is not as it should be."""
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ As nnU-Net's ``dataset.json`` has them (Isensee et al., Nature Methods 2021): a 
 values, and voxels of the value called ``ignore`` were not annotated: they are neither learnt nor scored.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Random draws that are a function of their key alone: (seed, epoch, sample, view), never of a running generator."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple

@@ -4,8 +4,6 @@ A config error travels through ``monai.bundle`` and arrives as some sixty lines 
 ConfigExpression". `plain_errors`, the first item of every ``initialize``, prints the innermost `UserError` instead.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Writing files whole or not at all, and saying in one line why one could not be written: the disk is full, say."""
 
-from __future__ import annotations
-
 import errno
 import json
 import math

@@ -4,8 +4,6 @@ Between grids of parallel axes it is separable: one axis after the other, each v
 gives what ``grid_sample`` with clamped borders gives, to rounding, without a map of coordinates per voxel.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -6,8 +6,6 @@ the same cases (Owen, "The pigeonhole bootstrap", 2007). With few seeds it is so
 three seeds say little.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """Optimiser steps: what everything scheduled counts, whatever the batches, the accumulation and the processes."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

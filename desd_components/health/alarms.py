@@ -5,8 +5,6 @@ of volumes of a batch, the luck of guessing, or exact zeros where a mechanism ha
 (NaN) raises no alarm. Ours.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

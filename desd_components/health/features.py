@@ -4,8 +4,6 @@ The encoder slides over a scan in windows of the size that it was trained on, so
 scan; the four stage maps of all windows are stitched, each at its own resolution, and averaged into four vectors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast

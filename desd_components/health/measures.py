@@ -4,8 +4,6 @@ Effective rank: Roy & Vetterli, 2007; as a label-free score: Garrido et al., "Ra
 & He, "SimSiam", CVPR 2021. All are functions of tensors, or of modules; when to ask is `monitor`'s concern.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 

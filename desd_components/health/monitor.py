@@ -8,8 +8,6 @@ Stopping at an alarm ends the run between two optimiser steps or at the end of a
 after a signal, and then raises a `UserError`, so that a bundle's command exits with 1.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections import deque

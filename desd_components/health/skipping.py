@@ -8,8 +8,6 @@ Cost: one copy of the buffers a step, one pass over the gradients, and one wait 
 step is due; several processes share one number there. With float16 the scaler waits once more, for its own look.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 Where from: ours. A figure that a later version records appears without any change here, beside those of its name.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Where from: the paired bootstrap over cases; see `desd_components.base.statistic
 Says nothing about the spread over training seeds, which for few labels is often larger: whoever quotes it must say so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Pictures beside the results of an inference: three planes of each scan, every class outlined in its colour."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ any script but ``page.js``, which sorts and filters tables, leafs through slices
 Whatever is handed to a template is text, and escaped.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Sequence

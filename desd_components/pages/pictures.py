@@ -3,8 +3,6 @@
 They are data, as metrics are: the page is made of them when the run ends, and can be made again by `report`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

@@ -3,8 +3,6 @@
 Where from: ours; every number stands in the run's metrics.json.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -5,8 +5,6 @@ bundle does not carry it. A page is a comfort: whatever goes wrong with it is sa
 succeeded all the same.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ Where from: ours. It only reads what runs leave in their folders, so that the pa
 made again; whoever finishes last in a folder, a training or its evaluation, writes the page of all that is there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

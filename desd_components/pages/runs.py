@@ -3,8 +3,6 @@
 Where from: ours. Reads only; a run that was stopped half way gives what it has.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Where from: ours; read off the records that the run left.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence

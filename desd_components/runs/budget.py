@@ -5,8 +5,6 @@ that is foreseen, so that a machine that slows down or speeds up meanwhile still
 validation at the end has its time kept free, a tenth of the minutes at most. What was decided is part of a run's state.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import os

@@ -6,8 +6,6 @@ exporters and checkers hold the path of theirs, and MONAI Deploy's operator that
 the same way, before this package can be imported; see `desd_tools.pack.packed_configs`.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import hashlib

@@ -4,8 +4,6 @@
 before it has and nothing refers to, words in the place of numbers, and paths that MONAI reads as something else.
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 import sys

@@ -4,8 +4,6 @@ Nothing here is evaluated; of what a config names, only the modules of targets a
 numbers in lists, that lead to an item; ids join them by ``#``, as people write them.
 """
 
-from __future__ import annotations
-
 import difflib
 import functools
 import inspect

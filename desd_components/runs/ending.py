@@ -6,8 +6,6 @@ count: 143 for SIGTERM, 130 for SIGINT. In any other program the signal is deliv
 before the run.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

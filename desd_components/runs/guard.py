@@ -1,7 +1,5 @@
 """One bad scan among good ones: a run over people's scans, of which each that fails is noted, and the rest goes on."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -5,8 +5,6 @@ that again, and draws TensorBoard's curves anew from what is left: what a killed
 there, and what is repeated is not drawn twice.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json

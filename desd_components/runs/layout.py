@@ -1,7 +1,5 @@
 """Where the results of an inference go: under each scan's own name and sub-folder, and never over a scan."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

@@ -1,7 +1,5 @@
 """What a run leaves behind beside its results: its whole config, the versions, the data, the log."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """Which state a run goes on from, and whether it may: with the same settings and tensors, or longer when told so."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Headers are looked at first, which costs about a millisecond a file; voxels are 
 (`desd_components.scans.cache`), or on request. All bad files are gathered before the run is refused.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import sys

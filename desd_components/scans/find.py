@@ -3,8 +3,6 @@
 Label maps, told by name or header, results of this package, and the ``._*`` files of macOS are left out.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import os

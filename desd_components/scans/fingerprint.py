@@ -1,7 +1,5 @@
 """Hashes of the scans that a run was given: by which another run, or the same run resumed, knows them again."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -5,8 +5,6 @@ goes wherever it is led, and stops at the last voxel of a compressed stream, bef
 what it is led to and what it gives back are checked here.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

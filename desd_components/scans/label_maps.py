@@ -1,7 +1,5 @@
 """Telling label maps and results from scans: by names, by headers, by what an inference noted, and by their voxels."""
 
-from __future__ import annotations
-
 import gzip
 import re
 import struct

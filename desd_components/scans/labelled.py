@@ -5,8 +5,6 @@ and a data list. Whatever was decided (the seeded split, the label subset) can b
 split file.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Scans by name: data lists and ``dataset.json`` say which there are, split files choose among them by case ids."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

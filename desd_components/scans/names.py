@@ -1,7 +1,5 @@
 """What scans are called in files, messages and split files, told apart in one data set; and their formats."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

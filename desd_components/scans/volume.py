@@ -4,8 +4,6 @@ World coordinates are NIfTI's, RAS+ in mm. DICOM, NRRD and MetaImage count in LP
 nothing else does, so that it happens once.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass

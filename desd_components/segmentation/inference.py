@@ -1,7 +1,5 @@
 """Inference that spares time and memory; the sliding window, and the inverse of the preprocessing, are MONAI's."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any

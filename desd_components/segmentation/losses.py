@@ -1,7 +1,5 @@
 """Losses of segmentation, and the one rule from logits to labels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ Programs differ in which of a NIfTI's two affines they believe, and in what they
 writer stores one affine as both, and drops axes of one voxel: in some programs a result then lies beside its scan.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

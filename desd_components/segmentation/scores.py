@@ -5,8 +5,6 @@ that is predicted though absent has 0. HD95 is MONAI's, the larger of the two di
 class on both sides and is null otherwise. Means leave nulls out.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -3,8 +3,6 @@
 Exit code: 0, nothing is wrong (there may be remarks); 1, faults were found; 2, the check itself could not be run.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

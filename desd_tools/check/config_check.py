@@ -6,8 +6,6 @@ reads, the expressions of ``run``, ``initialize`` and ``finalize``, and what MON
 what a function does with an argument, only a run shows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ The checks that a training does at its start (`desd_components.scans.check`) spe
 are taken apart here, so that a table and a JSON can hold them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Built on `desd_components.scans.lists` and `desd_components.scans.labelled`, whi
 beyond them, a file that has no partner, is not listed, or is missing becomes a finding instead of a line of the log.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ A training refuses what it cannot use; a spacing of 400 mm or two affines that c
 learn from volumes that lie elsewhere than people think.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

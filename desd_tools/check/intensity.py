@@ -1,7 +1,5 @@
 """Volumes that a window in Hounsfield units does not suit, where the plan takes one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from desd_components.scans.planning.intensity import no_hu, share_inside

@@ -3,8 +3,6 @@
 Threads serve here, although Python is one at a time: decompression, hashing and numpy's passes release its lock.
 """
 
-from __future__ import annotations
-
 import filecmp
 import os
 from collections import defaultdict

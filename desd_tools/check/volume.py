@@ -3,8 +3,6 @@
 The checks are those of a training's start (`desd_components.scans.check`), in the same order and words.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, field
 

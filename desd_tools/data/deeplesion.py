@@ -7,8 +7,6 @@ key slices alone, so that a series falls into runs of consecutive ones: each run
 slice numbers from head to feet; the origin is arbitrary.
 """
 
-from __future__ import annotations
-
 import csv
 import logging
 import re

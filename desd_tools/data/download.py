@@ -5,8 +5,6 @@ only when it is whole (MONAI takes half a folder for a whole one), the download 
 the system's temporary folder, and whatever goes wrong is one line.
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 import shutil

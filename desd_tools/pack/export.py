@@ -5,23 +5,19 @@ segmentation network (volume -> logits). Batch size and volume size stay free in
 cannot hold is refused, and leaves no file.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
-import re
-import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from desd_components.base.errors import UserError, optional_package
+from desd_components.base.errors import UserError, one_line, optional_package
 from desd_components.base.files import write_json
 from desd_components.base.manifests import manifest_path, read_manifest
 
@@ -45,90 +41,44 @@ def write_torchscript(network: nn.Module, path: Path) -> None:
     """The network as a program, scripted, for a traced one would keep the size that it saw.
 
     Raises:
-        UserError: when TorchScript has no words for the network.
+        UserError: when TorchScript cannot hold the network.
     """
+    with _held_as("TorchScript"):  # torch.jit is old, and what MONAI's consumers load
+        torch.jit.script(network).save(path)
+
+
+@contextlib.contextmanager
+def _held_as(kind: str) -> Iterator[None]:
+    """Nothing of torch's warnings, and one line for a network that a format has no words for."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is old, and what MONAI's consumers load
+        warnings.simplefilter("ignore")
         try:
-            torch.jit.script(network).save(path)
+            yield
         except RuntimeError as error:
-            raise _unheld("TorchScript", _first_line(error), "safetensors") from error
+            reason = f"the network cannot be written as {kind}: {one_line(error)}"
+            raise UserError(f"{reason}. Choose --format safetensors.") from error
 
 
 def write_onnx(network: nn.Module, path: Path) -> None:
     """The network as an ONNX graph: ``image`` -> ``pred``, axes batch, x, y, z free.
 
     Raises:
-        UserError: when the package onnx is not installed, or ONNX cannot hold the network: an operator that it lacks,
-            or a decision by what is in a volume, which a graph would take once and for all.
+        UserError: when the package onnx is not installed, or ONNX cannot hold the network.
     """
     optional_package("onnx", "choose another --format")  # torch imports it only at the end
     batch, *size = TRACED
     volume = torch.randn(batch, next(m for m in network.modules() if isinstance(m, nn.Conv3d)).in_channels, *size)
     axes = {0: "batch", 2: "x", 3: "y", 4: "z"}
-    with warnings.catch_warnings(record=True) as heard, _silent_stdout():  # to which torch prints the graph that fails
-        warnings.simplefilter("always")
-        try:
-            torch.onnx.export(
-                network,
-                (volume,),
-                str(path),
-                dynamo=False,  # needs onnx alone; the newer exporter onnxscript as well
-                input_names=["image"],
-                output_names=["pred"],
-                dynamic_axes={"image": axes, "pred": {axis: f"pred_{name}" for axis, name in axes.items()}},
-            )
-        except (RuntimeError, ValueError) as error:  # of the exporter, and of the network itself
-            raise _unheld("ONNX", _operator(network, volume, error), "torchscript or safetensors") from error
-    _refuse_decisions(heard)
-
-
-@contextlib.contextmanager
-def _silent_stdout() -> Iterator[None]:
-    """Nothing reaches standard output, not from C++ either."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def _unheld(kind: str, reason: str, remedy: str) -> UserError:
-    return UserError(f"the network cannot be written as {kind}: {reason}. Choose --format {remedy}.")
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".:")[:200] if lines else type(error).__name__
-
-
-def _operator(network: nn.Module, volume: torch.Tensor, error: Exception) -> str:
-    """What stopped an export, in words: the operator and the layer that uses it, where torch names one."""
-    named = re.search(r"operator '?(?:aten::)?(\w+)", str(error))
-    if not isinstance(error, torch.onnx.OnnxExporterError) or named is None:
-        return _first_line(error)
-    graph = torch.jit.trace(network, volume, check_trace=False).inlined_graph
-    users = [node.scopeName() for node in graph.findAllNodes(f"aten::{named[1]}")]
-    layer = f" of the layer {users[0].rpartition('.')[2]}" if users and users[0] else ""
-    return f"it has no form for the operator {named[1]}{layer}"
-
-
-def _refuse_decisions(heard: Sequence[warnings.WarningMessage]) -> None:
-    """Refuse a network of whose trace torch warns; not for the checks of shapes in torch's own layers.
-
-    Raises:
-        UserError: naming the line of the network that decides.
-    """
-    own = str(Path(torch.__file__).parent)
-    for warning in heard:
-        if issubclass(warning.category, torch.jit.TracerWarning) and not warning.filename.startswith(own):
-            place = f"{Path(warning.filename).name}, line {warning.lineno}"
-            reason = f"it decides by the values or the size of a volume ({place}), and a graph does not"
-            raise _unheld("ONNX", reason, "torchscript or safetensors")
+    with _held_as("ONNX"):
+        torch.onnx.export(
+            network,
+            (volume,),
+            str(path),
+            dynamo=False,  # needs onnx alone; the newer exporter onnxscript as well
+            input_names=["image"],
+            output_names=["pred"],
+            dynamic_axes={"image": axes, "pred": {axis: f"pred_{name}" for axis, name in axes.items()}},
+        )
 
 
 #: --format -> what writes it, and the ending that its readers expect

@@ -6,8 +6,6 @@ paper does. Theirs has its axes in the order z, y, x; ours x, y, z: every kernel
 for: used, left out by kind, or refused.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections import Counter

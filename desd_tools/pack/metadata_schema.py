@@ -5,8 +5,6 @@ that the metadata name by address (``meta_schema_20240725.json``) is not part of
 required fields, and for more in one place: exact versions.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 EXACT_VERSION = r"^\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?$"

@@ -7,8 +7,6 @@ its own folder after a download: it carries the part of the package that its con
 requirement.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -4,8 +4,6 @@ Everything happens in processes of their own that cannot import this project, fr
 the bundle's nor the repository's: what a person has after a download.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import logging

@@ -4,8 +4,6 @@
 repository's. Nothing of ours may be imported here: the bundle has to bring it. Prints a line for each check.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import sys

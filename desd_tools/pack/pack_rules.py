@@ -1,7 +1,5 @@
 """What a bundle must be before and after packing. Each rule breaks with one line: which rule, where, what to do."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -7,8 +7,6 @@ lies, and ``desd_components``, which puts that place at the end of ``sys.path`` 
 refers to it (``$@desd_components.given(...)``) and every component requires it, so it always comes first.
 """
 
-from __future__ import annotations
-
 import ast
 import copy
 import functools

@@ -1,7 +1,5 @@
 """Put a run's weights into a bundle: ``models/`` is read-only for runs, and only this command fills it."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

@@ -5,8 +5,6 @@ that part off. A module brings what it imports, late imports included; what the 
 ``optional_import`` it can do without, and says so itself.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Classes as people and ``dataset.json`` write them: names, regions, and the label value that is ignored."""
 
-from __future__ import annotations
-
 import pytest
 
 from desd_components import UserError, label_count, value_names

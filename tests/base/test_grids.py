@@ -1,7 +1,5 @@
 """Resampling between parallel grids: what MONAI's affine grid gives, in any orientation."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

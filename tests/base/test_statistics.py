@@ -1,7 +1,5 @@
 """The bootstraps: what they draw is what the formula says, written out slowly, and intervals cover what they should."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Files appear whole or not at all; a disk that takes nothing is told in one line, whoever writes."""
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

@@ -1,7 +1,5 @@
 """The fine-tuning bundle, through the command line, on tiny oblique volumes, and on a few real ones where they are."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

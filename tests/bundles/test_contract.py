@@ -1,7 +1,5 @@
 """What MONAI's own tools ask of a bundle, and both bundles of each other."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import yaml

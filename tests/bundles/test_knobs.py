@@ -1,7 +1,5 @@
 """No setting is ignored: each one, changed, changes what a run records or is refused; a new one must be listed here."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

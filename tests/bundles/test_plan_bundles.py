@@ -1,7 +1,5 @@
 """The small recipe on scans that no config names: one folder, no setting, both bundles one after the other."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

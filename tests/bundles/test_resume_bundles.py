@@ -1,7 +1,5 @@
 """Both bundles, killed and stopped in the middle, end bit for bit like a run that was never disturbed."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A browser without a window, for tests of pages: what a page says, shows and asks for once its scripts have run."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Run bundles as people do: ``python -m monai.bundle run`` with overlays, from the repository root."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

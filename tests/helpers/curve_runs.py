@@ -1,7 +1,5 @@
 """Results of single runs as the label curve's processes leave them, made of given scores."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A folder of DeepLesion as it is published: 16-bit PNG slices and a table."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

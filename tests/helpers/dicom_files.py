@@ -1,7 +1,5 @@
 """Tiny DICOM series for tests, written by pydicom from a volume and its RAS+ affine, with whatever faults are asked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

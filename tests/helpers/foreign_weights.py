@@ -1,7 +1,5 @@
 """Weights files of other projects, as people hand them over by mistake."""
 
-from __future__ import annotations
-
 import torch
 from monai.networks.nets import resnet10
 from torch import nn

@@ -1,7 +1,5 @@
 """Trainings of a bundle that are killed, or that form a process group as under ``torchrun``; see `forks`."""
 
-from __future__ import annotations
-
 import socket
 import sys
 from collections.abc import Callable

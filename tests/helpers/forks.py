@@ -3,8 +3,6 @@
 A forked process has nothing of the test's but what is imported, leaves nothing behind but its files, and can be killed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import logging

@@ -1,7 +1,5 @@
 """Handlers that end a run in the middle, or watch it, for overlays of tests: ``_target_: interruptions.SignalAt``."""
 
-from __future__ import annotations
-
 import gc
 import json
 import multiprocessing

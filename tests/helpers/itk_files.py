@@ -1,7 +1,5 @@
 """NRRD and MetaImage files for tests, as SimpleITK writes them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

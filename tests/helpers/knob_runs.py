@@ -1,7 +1,5 @@
 """Run a bundle with one setting changed, and see what differs: figures, weights, files, or a refusal."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Labelled volumes whose classes are bright: on disk, for fine-tuning, and in memory, for probes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

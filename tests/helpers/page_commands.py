@@ -3,8 +3,6 @@
 A bundle's command runs with the smoke overlay laid over its configs, in a folder of its own.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import shlex

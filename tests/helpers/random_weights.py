@@ -1,7 +1,5 @@
 """Weights of random numbers as runs leave them, with their manifests."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

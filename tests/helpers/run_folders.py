@@ -1,7 +1,5 @@
 """Run folders as the bundles write them, made of drawn figures: for tests of the pages only."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tiny NIfTI files for tests: an oblique affine and unequal spacing, for these are what break medical code."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

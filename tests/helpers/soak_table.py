@@ -1,10 +1,8 @@
-"""The soak's results as a Markdown table, from the JUnit files that pytest writes.
+"""The soak's results as a Markdown table, from the JUnit file that pytest writes.
 
 A soak test tells what it saw with `record_property`: ``fault`` (what was done to the run), ``tried``, ``survived`` and
-``seen``; tests without them are counted below the table. ``python tests/helpers/soak_table.py OUT.md IN.xml...``
+``seen``; tests without them are counted below the table. ``python tests/helpers/soak_table.py OUT.md IN.xml``
 """
-
-from __future__ import annotations
 
 import sys
 import xml.etree.ElementTree as Xml
@@ -15,22 +13,15 @@ from typing import Any
 COLUMNS = ("fault", "tried", "survived", "seen")
 
 
-def cases(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """What each test told, with its name, its day, its seconds and whether it passed, failed or was skipped.
-
-    A test that a later file holds again counts as there.
-    """
-    found = {}
-    for path in files:
-        for suite in Xml.parse(path).getroot().iter("testsuite"):
-            for case in suite.iter("testcase"):
-                told = {item.get("name"): item.get("value") for item in case.iter("property")}
-                bad = case.find("failure") is not None or case.find("error") is not None
-                outcome = "failed" if bad else "skipped" if case.find("skipped") is not None else "passed"
-                name = f"{case.get('classname')}::{case.get('name')}"
-                day = suite.get("timestamp", "")[:10]
-                found[name] = {**told, "outcome": outcome, "day": day, "seconds": float(case.get("time", 0))}
-    yield from found.values()
+def cases(path: Path) -> Iterator[dict[str, Any]]:
+    """What each test told, with its day, its seconds and whether it passed, failed or was skipped."""
+    for suite in Xml.parse(path).getroot().iter("testsuite"):
+        for case in suite.iter("testcase"):
+            told = {item.get("name"): item.get("value") for item in case.iter("property")}
+            bad = case.find("failure") is not None or case.find("error") is not None
+            outcome = "failed" if bad else "skipped" if case.find("skipped") is not None else "passed"
+            day, seconds = suite.get("timestamp", "")[:10], float(case.get("time", 0))
+            yield {**told, "outcome": outcome, "day": day, "seconds": seconds}
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
@@ -49,4 +40,4 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(markdown(list(cases([Path(name) for name in sys.argv[2:]]))))
+    Path(sys.argv[1]).write_text(markdown(list(cases(Path(sys.argv[2])))))

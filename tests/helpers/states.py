@@ -1,7 +1,5 @@
 """Compare what runs leave behind: whole states, tensor by tensor, and their figures, line by line."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pre-trainings on noise that take no second: of a few handlers, or of all that a run which can go on has."""
 
-from __future__ import annotations
-
 import torch
 from ignite.engine import Events
 from monai.engines import SupervisedTrainer

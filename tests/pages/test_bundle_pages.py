@@ -1,7 +1,5 @@
 """Runs of both bundles leave a page, as people start them; other tests turn pages off by the smoke overlays."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Arms compared case by case, with the interval and the sentence that the figures deserve."""
 
-from __future__ import annotations
-
 import pytest
 
 from desd_components.base.errors import UserError

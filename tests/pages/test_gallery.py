@@ -1,7 +1,5 @@
 """The gallery: every run below a folder, what tells it from the others, and the way to its page."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

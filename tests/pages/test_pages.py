@@ -1,7 +1,5 @@
 """Pages of run folders: what they show, that nothing in a name can change them, and what a browser makes of them."""
 
-from __future__ import annotations
-
 import html as entities
 import json
 import logging
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from browsers import browse, with_probe
+from bundle_runs import history
 from ignite.engine import Engine
 from monai.data import MetaTensor
 from run_folders import write_pretraining
@@ -61,7 +60,7 @@ def evaluate(folder: Path, count: int, size: int = 24) -> None:
 def folder(tmp_path_factory) -> Path:
     """A pre-training with hostile names everywhere, and an evaluation of eight scans beside it."""
     place = write_pretraining(tmp_path_factory.mktemp("pages") / f"run {EVIL.replace('/', '')}")
-    rows = [json.loads(line) for line in (place / "history.jsonl").read_text().splitlines()]
+    rows = history(place)
     for number, row in enumerate(rows):
         row |= {"alarm_uniform_collapse": float(2 <= number < 9), "odd_thing_1": number / 7, "odd_thing_2": number / 5}
     (place / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,7 +1,5 @@
 """The page: self-contained, complete, and every number on it is one of the runs' own."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every command of docs/scans.md runs, on tiny scans of every format, and does what the page says."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -4,8 +4,6 @@ The commands of the README and the other first pages are run by test_readme.py. 
 and build their network here; a sample of them runs, and all of them do in `make soak`.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import inspect
 import os

@@ -1,7 +1,5 @@
 """A forked process leaves the garbage of its parent alone: only threads of the parent may be able to end it."""
 
-from __future__ import annotations
-
 import gc
 import os
 from collections.abc import Iterator

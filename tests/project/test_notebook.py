@@ -1,7 +1,5 @@
 """The notebook is clean as committed, and runs from its first cell to its last."""
 
-from __future__ import annotations
-
 import json
 import re
 

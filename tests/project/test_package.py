@@ -1,7 +1,5 @@
 """The package as it is installed: its weight on import, its command, and the files that say what it is."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

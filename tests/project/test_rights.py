@@ -1,7 +1,5 @@
 """Files and folders have the rights that the umask leaves to new ones: no more, for they show patients, and no less."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path

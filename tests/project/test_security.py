@@ -1,7 +1,5 @@
 """What comes from elsewhere is not trusted: nothing in it is executed, and nothing leads out of where it may lead."""
 
-from __future__ import annotations
-
 import json
 import logging
 import multiprocessing

@@ -1,7 +1,5 @@
 """One version: the package's, which the project file reads, and which every other file that names one repeats."""
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib

@@ -1,7 +1,5 @@
 """A budget: a training ends when its minutes are over, its schedules with it, however fast the machine turns out."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """Configs as data: merged, walked, and asked for what they refer to."""
 
-from __future__ import annotations
-
 import yaml
 
 from desd_components.runs.config import all_references, content, id_of, merged, place_of, references, walk

@@ -1,7 +1,5 @@
 """The run's folder as one component: what it restores, records and saves, and in which order."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from bundle_runs import history

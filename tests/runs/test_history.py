@@ -1,12 +1,11 @@
 """A run's figures: every line once, and TensorBoard as a view of them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from bundle_runs import history
 from ignite.engine import Engine, Events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_pretraining import Run
@@ -37,8 +36,7 @@ class GoOn:
 
 
 def steps(folder: Path) -> list[tuple[int, int]]:
-    records = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    return [(record["epoch"], record["step"]) for record in records]
+    return [(record["epoch"], record["step"]) for record in history(folder)]
 
 
 def drawn(folder: Path, name: str = "loss") -> list[tuple[int, float]]:
@@ -52,21 +50,11 @@ def test_the_record_has_a_line_for_each_interval_with_all_figures(tiny_encoder, 
     teacher = TeacherEMAHandler(run.network, lambda step: 0.9)
     monitor = DistillationMonitor(run.network, run.loss, interval=2)
     run.train(rate, teacher, monitor, RunRecordHandler(tmp_path, [run.loss, rate, teacher, monitor], interval=2))
-    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    records = history(tmp_path)
     assert [(r["epoch"], r["step"]) for r in records] == [(1, 0), (1, 1), (1, 2), (2, 3), (2, 4)]
-    wanted = {
-        "iteration",
-        "loss",
-        "distillation_loss",
-        "stage_1_loss",
-        "stage_4_loss",
-        "teacher_entropy",
-        "kl",
-        "teacher_momentum",
-        "teacher_temperature",
-    }
-    wanted |= {"learning_rate", "feature_rank_1", "feature_rank_4", "gradient_norm_1", "gradient_norm_4"}
-    assert wanted <= set(records[-1])
+    wanted = "iteration loss distillation_loss stage_1_loss stage_4_loss teacher_entropy kl teacher_momentum"
+    wanted += " teacher_temperature learning_rate feature_rank_1 feature_rank_4 gradient_norm_1 gradient_norm_4"
+    assert set(wanted.split()) <= set(records[-1])
     assert all(records[-1][f"gradient_norm_{stage}"] > 0 for stage in (1, 2, 3, 4))
     assert list((tmp_path / "tensorboard").glob("events*"))
 
@@ -76,7 +64,7 @@ def test_the_only_stage_of_plain_self_distillation_is_recorded_by_its_number(tin
     run.network = DeepSelfDistillationNetwork(tiny_encoder, 16, student_stages=(4,), head_hidden=16, head_bottleneck=8)
     run.loss = DeepSelfDistillationLoss(16, stage_weights=(1.0,), student_stages=(4,))
     run.train(RunRecordHandler(tmp_path, [run.loss, *run.loss.terms]))
-    record = json.loads((tmp_path / "history.jsonl").read_text().splitlines()[-1])
+    record = history(tmp_path)[-1]
     assert [name for name in record if name.startswith("stage_")] == ["stage_4_loss"]
     assert drawn(tmp_path, "stage_4_loss")[-1] == (4, float(torch.tensor(record["stage_4_loss"])))
 
@@ -92,7 +80,7 @@ def test_the_loss_is_that_which_the_step_followed_with_every_term(tiny_encoder, 
     run = Run(tiny_encoder, epochs=1)
     run.loss = DeepSelfDistillationLoss(16, terms=[CodingRateTerm(0.5)])
     run.train(RunRecordHandler(tmp_path, [run.loss, *run.loss.terms]))
-    last = json.loads((tmp_path / "history.jsonl").read_text().splitlines()[-1])
+    last = history(tmp_path)[-1]
     assert last["loss"] == pytest.approx(last["distillation_loss"] - 0.5 * last["coding_rate"], abs=1e-4)
 
 
@@ -142,7 +130,7 @@ def test_tensorboard_shows_each_record_once_even_if_a_killed_run_had_drawn_nothi
         file.unlink()
     again = RunRecordHandler(tmp_path, interval=2)
     Run(tiny_encoder, epochs=2).train(GoOn(again, lines=3), again)
-    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    records = history(tmp_path)
     assert [step for step, _ in drawn(tmp_path)] == [1, 2, 4, 6, 8]
     assert [value for _, value in drawn(tmp_path)] == [float(torch.tensor(r["loss"])) for r in records]
 
@@ -152,7 +140,7 @@ def test_the_seconds_of_a_run_that_goes_on_never_fall(tiny_encoder, tmp_path):
     (tmp_path / "history.jsonl").write_text(json.dumps(line) + "\n")
     again = RunRecordHandler(tmp_path, interval=2)
     Run(tiny_encoder, epochs=2).train(GoOn(again, lines=1), again)
-    seconds = [json.loads(line)["seconds"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    seconds = [record["seconds"] for record in history(tmp_path)]
     assert len(seconds) == 3
     assert 1000.0 <= seconds[1] <= seconds[2] < 1100.0
 
@@ -167,8 +155,8 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_records_that_a_power_cut_took_are_counted_and_the_run_goes_on(tiny_encoder, tmp_path, caplog, damage):
     Run(tiny_encoder, epochs=1).train(RunRecordHandler(tmp_path, interval=2))
-    history = tmp_path / "history.jsonl"
-    history.write_bytes(DAMAGES[damage](history.read_bytes()))
+    file = tmp_path / "history.jsonl"
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
     again = RunRecordHandler(tmp_path, interval=2)
     Run(tiny_encoder, epochs=2).train(GoOn(again, lines=3), again)
     lost = 3 if damage == "gone" else 1

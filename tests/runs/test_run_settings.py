@@ -1,7 +1,5 @@
 """A run that goes on has all settings of before, but for those that change no step of it."""
 
-from __future__ import annotations
-
 import pytest
 from bundle_runs import ROOT, config_files
 from knob_runs import knobs

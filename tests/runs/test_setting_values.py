@@ -1,7 +1,5 @@
 """Values that mean nothing are refused by the setting's name; those of all configs mean something."""
 
-from __future__ import annotations
-
 import copy
 import re
 from enum import Enum

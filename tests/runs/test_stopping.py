@@ -1,7 +1,5 @@
 """Signals are noted while a run lasts, and answered when its state is saved."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """What cases are called where all files have the same name, one folder per case, as in KiTS: one name everywhere."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

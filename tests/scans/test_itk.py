@@ -1,7 +1,5 @@
 """Promises of `desd_components.scans.itk`: whatever a header calls its files, they lie in its folder, and all count."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Label maps and results of this package beside scans: told by name, header, record or voxels, left out, and said."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

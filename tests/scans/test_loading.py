@@ -1,7 +1,5 @@
 """A loader process that is killed, a full /dev/shm: one line within a minute, never a hang."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import re

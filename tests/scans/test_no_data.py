@@ -1,7 +1,5 @@
 """Where there are no data yet, everything up to the run can be built; the run itself refuses in one line."""
 
-from __future__ import annotations
-
 import logging
 
 import pytest

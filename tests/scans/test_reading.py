@@ -1,7 +1,5 @@
 """Promises of `desd_components.scans.read`: every format is the same volume at the same place."""
 
-from __future__ import annotations
-
 import gzip
 import logging
 import re

@@ -1,7 +1,5 @@
 """Inference by window and by class: the same as the whole at once, with less of both."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import nibabel

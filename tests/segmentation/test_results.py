@@ -1,7 +1,5 @@
 """Promises of `desd_components.segmentation.results`: a result lies on its scan, whoever reads the two."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Promises of `desd_components.segmentation.scores`."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """Promises of `desd_components.segmentation.network`."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

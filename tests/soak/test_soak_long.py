@@ -1,7 +1,5 @@
 """Two thousand steps: memory, files and the log stay as they are after the first hundred."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Kills at random moments and damage at random places, in every way of running: what comes out never differs."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from pathlib import Path

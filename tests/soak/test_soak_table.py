@@ -22,18 +22,13 @@ def case(name: str, inside: str = "", properties: str = "") -> str:
 
 
 def test_a_row_holds_what_a_test_told(tmp_path):
-    text = markdown(list(cases([write(tmp_path / "a.xml", case("kills", properties=ROW), case("demo"))])))
+    text = markdown(list(cases(write(tmp_path / "a.xml", case("kills", properties=ROW), case("demo")))))
     assert "| kill -9 | 10 | 9 | 0 of 300 values differ |" in text
     assert "1 passed, 0 failed, 0 skipped. 2 minutes in all, 2026-01-02." in text
 
 
 def test_failures_are_named_in_their_row_and_counted_without_one(tmp_path):
     failed = '<failure message="no" />'
-    text = markdown(list(cases([write(tmp_path / "a.xml", case("kills", failed, ROW), case("demo", failed))])))
+    text = markdown(list(cases(write(tmp_path / "a.xml", case("kills", failed, ROW), case("demo", failed)))))
     assert "differ **failed** |" in text
     assert "0 passed, 1 failed" in text
-
-
-def test_a_test_that_ran_again_counts_once_as_the_last_time(tmp_path):
-    files = [write(tmp_path / "a.xml", case("demo", '<error message="no" />')), write(tmp_path / "b.xml", case("demo"))]
-    assert "1 passed, 0 failed" in markdown(list(cases(files)))

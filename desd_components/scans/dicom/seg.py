@@ -5,8 +5,6 @@ Labels come on the grid that a series was read on; each slice of the series take
 slices, too. Class names become segment labels; the codes say "anatomical structure", for a label map knows no more.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ folder where that holds no other series, else its first file, which stands for a
 localizers, single images, and objects that are no slices in space (reports, structure sets, DICOM-SEG).
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import os

@@ -5,8 +5,6 @@ frame or of all of them together, where they lie and how their values are rescal
 frames (stacks, phases, echoes) is not looked at, for positions and directions tell it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

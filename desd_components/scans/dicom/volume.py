@@ -6,8 +6,6 @@ slope and intercept, frames of a multi-frame file are slices like others, and wh
 warning (missing or uneven slices, gantry tilt) or refused (mixed sizes, several images at one position, no pixels).
 """
 
-from __future__ import annotations
-
 import functools
 import os
 from collections import Counter

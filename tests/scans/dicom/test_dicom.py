@@ -1,7 +1,5 @@
 """Promises of `desd_components.scans.dicom.series` and `desd_components.scans.dicom.volume`."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """Enhanced DICOM: one file of many frames is the same volume as a series of as many files, or is refused alike."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

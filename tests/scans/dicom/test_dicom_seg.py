@@ -1,7 +1,5 @@
 """Promises of `desd_components.scans.dicom.seg`: segments on the right slices of the right series."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The package without its room for DICOM, as a packed bundle may carry it."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

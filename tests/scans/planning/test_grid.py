@@ -1,7 +1,5 @@
 """Grid, window and strides: windows that show the organ within the budget, thick slices left alone, maps that last."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Hounsfield units or z-scores: what the data say, held against their voxels; MR and exports are never taken for CT."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

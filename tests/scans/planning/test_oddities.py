@@ -1,7 +1,5 @@
 """What no plan can mend is said before training, with names; and nothing of a folder that is as it should be."""
 
-from __future__ import annotations
-
 from desd_components.scans.planning.oddities import oddities
 from desd_components.scans.planning.survey import Survey, Surveyed, Values
 

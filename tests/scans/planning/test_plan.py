@@ -1,7 +1,5 @@
 """Plans: the same for the same folder and machine, finer with more minutes, with a reason each; what is given wins."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

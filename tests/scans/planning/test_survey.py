@@ -1,7 +1,5 @@
 """What is seen of a folder before anything is trained: grids in the patient's axes, values, boxes of classes, once."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """``desd check``: every fault is found and named, and good folders pass."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

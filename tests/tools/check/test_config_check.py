@@ -1,7 +1,5 @@
 """No config of ours has a setting that nothing reads, or an argument that nobody takes; one that has is told."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Promises of ``desd deeplesion``, on a folder of the published layout."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A task of the Decathlon is fetched whole or not at all; a server on this machine plays the network."""
 
-from __future__ import annotations
-
 import errno
 import functools
 import hashlib

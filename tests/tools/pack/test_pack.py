@@ -106,11 +106,10 @@ def edit_metadata(bundle, **changes):
 
 
 def test_a_packed_bundle_has_the_zoo_s_files(packed):
-    bundle = packed
     wanted = {"LICENSE", "docs/README.md", "docs/data_license.txt", "models/model.pt", "models/model.json"}
     wanted |= {f"configs/{name}.json" for name in ("metadata", "train", "inference", "evaluate", "multi_gpu_train")}
     wanted |= {"configs/logging.conf", "desd_components/__init__.py"}
-    assert wanted <= {str(path.relative_to(bundle)) for path in bundle.rglob("*")}
+    assert wanted <= {str(path.relative_to(packed)) for path in packed.rglob("*")}
 
 
 def test_it_carries_what_its_configs_name_and_nothing_that_draws_pages(packed):
@@ -202,13 +201,12 @@ def either_form(request, packed, required):
 
 
 def test_every_file_and_setting_that_its_readme_names_is_there(either_form):
-    bundle = either_form
-    readme = (bundle / "docs" / "README.md").read_text()
+    readme = (either_form / "docs" / "README.md").read_text()
     assert "<!--" not in readme
     runs_leave = {"report.json", "split.json", "dataset.json", "encoder.pt"}
     for name in re.findall(r"[\w./-]+\.(?:json|yaml|yml|md|txt|pt|conf)\b|(?:bundles|results|docs)/[\w./-]*", readme):
         path = Path(name)
-        assert (bundle / path).exists() or path.name in runs_leave or list(bundle.rglob(path.name)), name
+        assert (either_form / path).exists() or path.name in runs_leave or list(either_form.rglob(path.name)), name
         assert path.parts[0] not in ("bundles", "results"), name
     commands = commands_of(readme)
     assert len(commands) >= 3
@@ -216,7 +214,7 @@ def test_every_file_and_setting_that_its_readme_names_is_there(either_form):
         named_files = words[words.index("--config_file") + 1]
         files = ast.literal_eval(named_files) if named_files.startswith("[") else [named_files]
         parser = ConfigParser()
-        parser.read_config([str(bundle / file) for file in files])
+        parser.read_config([str(either_form / file) for file in files])
         if "run" in words:
             settings = {word[2:] for word in words[words.index("run") :] if word.startswith("--")} - {"config_file"}
             assert all(setting in parser for setting in settings), words
@@ -263,12 +261,11 @@ def test_a_run_without_data_ends_in_one_line_that_names_the_folder(name, packed,
 
 
 def test_train_json_is_the_small_recipe_and_the_published_one_lies_beside_it(packed):
-    bundle = packed
-    key = f"{ENCODER[bundle.name]}#scratch_architecture"
+    key = f"{ENCODER[packed.name]}#scratch_architecture"
     small, published = (
-        ConfigParser.load_config_file(str(bundle / "configs" / f"{name}.json")) for name in ("train", "train_published")
+        ConfigParser.load_config_file(str(packed / "configs" / f"{name}.json")) for name in ("train", "train_published")
     )
-    assert ConfigParser(small)[key] == architecture(bundle.name)
+    assert ConfigParser(small)[key] == architecture(packed.name)
     assert ConfigParser(published)[key]["depth"] == 50
 
 
@@ -396,24 +393,21 @@ def test_a_number_that_yaml_reads_as_text_is_refused(copied, tmp_path):
 
 
 def test_weights_of_the_other_kind_are_not_published(packed, tmp_path):
-    bundle = packed
-    other = {"desd_pretrain": "desd_seg_finetune", "desd_seg_finetune": "desd_pretrain"}[bundle.name]
+    other = {"desd_pretrain": "desd_seg_finetune", "desd_seg_finetune": "desd_pretrain"}[packed.name]
     make_run(other, tmp_path / "run")
     with pytest.raises(UserError, match="holds weights of kind"):
-        publish(str(tmp_path / "run"), str(bundle))
+        publish(str(tmp_path / "run"), str(packed))
 
 
 def test_a_folder_without_weights_or_without_configs_is_refused(packed, tmp_path):
-    bundle = packed
     with pytest.raises(UserError, match="neither a weights file nor a run's folder"):
-        publish(str(tmp_path), str(bundle))
-    make_run(bundle.name, tmp_path / "run")
+        publish(str(tmp_path), str(packed))
+    make_run(packed.name, tmp_path / "run")
     with pytest.raises(UserError, match="not a bundle"):
         publish(str(tmp_path / "run"), str(tmp_path))
 
 
 def test_a_bundle_without_weights_is_not_packed(packed, tmp_path):
-    bundle = packed
-    shutil.copytree(ROOT / "bundles" / bundle.name, tmp_path / bundle.name, ignore=shutil.ignore_patterns("model.pt"))
+    shutil.copytree(ROOT / "bundles" / packed.name, tmp_path / packed.name, ignore=shutil.ignore_patterns("model.pt"))
     with pytest.raises(UserError, match=r"rule 'files' fails: without models/model\.pt.*publish"):
-        pack(str(tmp_path / bundle.name), output=str(tmp_path / "zoo"))
+        pack(str(tmp_path / packed.name), output=str(tmp_path / "zoo"))

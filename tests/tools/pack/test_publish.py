@@ -1,7 +1,5 @@
 """Publishing: weights, manifest and label-free scores go into a bundle, and only those that belong together."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
