@@ -58,6 +58,13 @@ class LabelledData:
         """SHA-256 over section, names and sizes of all files."""
         return records_hash(self.sections)
 
+    def or_given(self, training: list[Scan], validation: list[Scan]) -> LabelledData:
+        """The same, or the scans that a consumer of the config, such as MONAI Label, put in their place."""
+        if [training, validation] == [self.training, self.validation]:
+            return self
+        names = CaseNames([*training, *validation])
+        return replace(self, training=training, validation=validation, test=[], origin="given", case_names=names)
+
     def record(self) -> dict[str, Any]:
         """What a run writes down: classes, case ids by section, origin and hash; usable again as a split file."""
         cases = {name: [self.case_names.id(scan) for scan in part] for name, part in self.sections.items()}

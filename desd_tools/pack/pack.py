@@ -32,6 +32,12 @@ logger = logging.getLogger(__name__)
 COPIED = ("LICENSE", "docs", "models", "configs/logging.conf")
 #: in a bundle's README: what holds in the repository, and hidden behind it what holds in the packed bundle instead
 TWO_FORMS = re.compile(r"<!-- in the repository -->\n.*?<!-- packed\n(.*?)-->\n", re.DOTALL)
+#: at the head of a bundle's README, hidden: what a model hub reads at the head of its card
+CARD = re.compile(r"<!-- model card\n(.*?)-->\n", re.DOTALL)
+#: of entries of the zoo that lie on a model hub
+HUB_SCHEMA = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_hf_20250321.json"
+)
 #: of one file, above which a git host or the zoo's checks refuse it
 LARGE_FILE_BYTES = 25 * 1024 * 1024
 #: the earliest that a zip can hold: the same sources make the same bytes at any time
@@ -39,7 +45,7 @@ ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def copy_parts(source: Path, target: Path) -> None:
-    """The parts of a bundle that are packed as they are, and its README in the packed form."""
+    """The parts of a bundle that are packed as they are, and its README in the packed form, also as a hub's card."""
     (target / "configs").mkdir(parents=True)
     for name in COPIED:
         for file in sorted_files(source / name) or [source / name]:
@@ -48,7 +54,9 @@ def copy_parts(source: Path, target: Path) -> None:
             if file.suffix != ".part":
                 shutil.copyfile(file, copy)  # its rights are those of any new file
     readme = target / "docs" / "README.md"
+    [card] = CARD.findall(readme.read_text())
     readme.write_text(re.sub(r"<!--.*?-->\n", "", TWO_FORMS.sub(r"\1", readme.read_text()), flags=re.DOTALL))
+    (target / "README.md").write_text(f"---\n{card}---\n\n{readme.read_text()}")
 
 
 def state_packages(source: Path, target: Path, needed: dict[str, str], requirement: bool) -> None:
@@ -95,6 +103,17 @@ def list_large_files(bundle: Path, url: str | None) -> None:
         (bundle / "large_files.yml").write_text(yaml.safe_dump({"large_files": entries}, sort_keys=False))
 
 
+def write_hub_entry(bundle: Path, owner: str) -> None:
+    """``hf_models/<name>`` beside the folder: what the zoo holds of a model that lies on the hub, under `owner`."""
+    entry, model = bundle.parent / "hf_models" / bundle.name, f"{owner}/{bundle.name}"
+    entry.mkdir(parents=True, exist_ok=True)
+    for name in ("README.md", "LICENSE"):
+        shutil.copyfile(bundle / name, entry / name)
+    place = {"huggingface_model_id": model, "huggingface_url": f"https://huggingface.co/{model}"}
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    write_json(entry / "metadata.json", metadata | {"schema": HUB_SCHEMA} | place)
+
+
 def write_zip(bundle: Path) -> Path:
     """``<name>.zip`` beside the folder, the same bytes from the same files: stored, for compressors differ."""
     archive = bundle.with_name(f"{bundle.name}.zip")
@@ -133,7 +152,14 @@ def pack_one(source: Path, output: Path, url: str | None = None, requirement: bo
     return target
 
 
-def pack(*bundles: str, output: str, checks: bool = False, url: str | None = None, requirement: bool = False) -> None:
+def pack(
+    *bundles: str,
+    output: str,
+    checks: bool = False,
+    url: str | None = None,
+    hub: str | None = None,
+    requirement: bool = False,
+) -> None:
     """Write the packed form of each of BUNDLES to OUTPUT/<name> and OUTPUT/<name>.zip.
 
     Args:
@@ -141,6 +167,7 @@ def pack(*bundles: str, output: str, checks: bool = False, url: str | None = Non
         output: a folder; packed bundles of these names in it are replaced.
         checks: true: use each packed bundle in all the ways that its consumers do, on tiny volumes, for some minutes.
         url: the folder from which people download what is larger than 25 MB, for ``large_files.yml``.
+        hub: owner on the model hub: also write OUTPUT/hf_models/<name>, the zoo's entry for a model that lies there.
         requirement: true: carry no code, but require the package desd-components in this version; false: carry the
             part of it that the configs reach, with which pages, overlays and DICOM-SEG stay off.
 
@@ -153,6 +180,8 @@ def pack(*bundles: str, output: str, checks: bool = False, url: str | None = Non
         )
     for bundle in bundles:
         packed = pack_one(Path(bundle).resolve(), Path(output).resolve(), url, requirement)
+        if hub:
+            write_hub_entry(packed, hub)
         if checks:
             from .pack_checks import check_packed
 

@@ -90,7 +90,9 @@ def check_channels(path: Path, data: dict[str, Any]) -> None:
 
 
 def check_readme(path: Path) -> None:
-    """The sections of the zoo's template."""
+    """The head of a hub's card, and the sections of the zoo's template."""
+    if not path.read_text().startswith("<!-- model card\nlicense: "):
+        refuse("model card", path, "it must begin with `<!-- model card`, and `license: ` of the weights below.")
     headings = " / ".join(line for line in path.read_text().splitlines() if line.startswith("#")).lower()
     absent = [section for section in SECTIONS if section.lower() not in headings]
     if absent:

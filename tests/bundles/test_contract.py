@@ -59,6 +59,23 @@ def test_a_config_has_all_properties(bundle, configs, own, place, tmp_path, monk
         workflow.finalize()
 
 
+def test_a_training_is_made_for_the_records_and_epochs_that_monai_label_puts_in(place, tmp_path):
+    """Its own names for them, and no folder of data: what it trained before with fewer labels is not gone on with."""
+    records = [
+        {"image": f"{place}/scans/imagesTr/{n}.nii.gz", "label": f"{place}/scans/labelsTr/{n}.nii.gz"} for n in "abc"
+    ]
+    given = {"train#dataset#data": records[:2], "validate#dataset#data": records[2:], "train#trainer#max_epochs": 3}
+    settings = {**CLASSES, "dataset_dir": "nowhere", "output_dir": str(tmp_path), "cache_dir": str(tmp_path), **given}
+    workflow = ConfigWorkflow(config_files(FINETUNE, "train", "small"), workflow_type="train", plan=None, **settings)
+    workflow.initialize()
+    steps, folder, best, scans = map(
+        workflow.parser.get_parsed_content, ("steps", "run_folder", "best_model", "run_scans")
+    )
+    assert steps.total == 3 * 50
+    assert (folder.state.resume, best.metric, best.interval) == ("never", "mean_dice", 3)
+    assert scans.record()["train"] == ["a", "b"] and scans.record()["validation"] == ["c"]
+
+
 def test_loading_the_network_alone_touches_no_data():
     workflow = ConfigWorkflow(config_files(PRETRAIN, "train", "small"), workflow_type="train", dataset_dir="nowhere")
     workflow.initialize()

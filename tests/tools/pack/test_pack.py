@@ -30,6 +30,7 @@ from desd_components import (
     segmentation_manifest,
 )
 from desd_components.base.version import __version__
+from desd_tools.pack.metadata_schema import METADATA_SCHEMA
 from desd_tools.pack.pack import pack
 from desd_tools.pack.pack_checks import (
     check_commands,
@@ -230,25 +231,53 @@ def test_it_carries_no_more_lines_than_agreed_and_no_reader_of_dicom(packed):
     assert sum(len(path.read_text().splitlines()) for path in code) <= LINES[packed.name]
 
 
-WITHOUT_DATA = """
+ZOO_CHECKS = """
 import sys
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigWorkflow, ckpt_export, create_workflow, verify_metadata, verify_net_in_out
 
-configs = sys.argv[1] + "/configs/"
+bundle, schema = sys.argv[1:]
+sys.path.insert(0, bundle)
+configs, meta = bundle + "/configs/", bundle + "/configs/metadata.json"
+verify_metadata(meta_file=meta, filepath=schema)
+network = {"net_id": "network_def", "meta_file": meta, "config_file": configs + "inference.json", "bundle_root": bundle}
+verify_net_in_out(**network)
+ckpt_export(filepath=bundle + "/models/verify_model.ts", ckpt_file=bundle + "/models/model.pt", **network)
+given = {"workflow_type": "inference", "bundle_root": bundle, "logging_file": configs + "logging.conf"}
+print("zoo", create_workflow(config_file=configs + "inference.json", meta_file=meta, **given).check_properties())
 for name, kind in (("train", "train"), ("inference", "infer")):
-    files = {"config_file": configs + name + ".json", "meta_file": configs + "metadata.json"}
-    workflow = ConfigWorkflow(workflow_type=kind, **files)
+    workflow = ConfigWorkflow(workflow_type=kind, config_file=configs + name + ".json", meta_file=meta)
     workflow.initialize()
     print(name, workflow.check_properties())
 """
 
 
-def test_its_properties_are_complete_where_no_data_are_at_hand(packed, tmp_path):
-    """As the Model Zoo's check of unpacked bundles asks: the data folder that the configs name does not exist."""
-    done = run_elsewhere(["-c", WITHOUT_DATA, str(packed)], tmp_path)
+def test_it_passes_the_model_zoo_s_checks_of_an_unpacked_bundle_where_no_data_are_at_hand(packed, tmp_path):
+    """Written from the zoo's ``ci/verify_bundle.py``, which calls MONAI's own functions from the zoo's root."""
+    pytest.importorskip("jsonschema")
+    (tmp_path / "schema.json").write_text(json.dumps(METADATA_SCHEMA))
+    zipfile.ZipFile(packed.with_name(f"{packed.name}.zip")).extractall(tmp_path / "models")
+    done = run_elsewhere(["-c", ZOO_CHECKS, f"models/{packed.name}", "schema.json"], tmp_path)
     assert done.returncode == 0, last_words(done)
-    assert [line for line in done.stdout.splitlines() if line.endswith("]")] == ["train []", "inference []"]
-    assert not list(tmp_path.iterdir()), "loading a bundle makes a folder"
+    said = [line for line in done.stdout.splitlines() if line.endswith("]")]
+    assert said == ["zoo []", "train []", "inference []"]
+    assert {path.name for path in tmp_path.iterdir()} == {"models", "schema.json"}, "loading a bundle makes a folder"
+
+
+def test_a_model_hub_reads_its_card_and_the_zoo_its_entry(published, tmp_path):
+    """Written from the zoo's ``ci/verify_hf_model.py``."""
+    pack(str(published), output=str(tmp_path), hub="someone")
+    card = (tmp_path / published.name / "README.md").read_text()
+    _, head, text = card.split("---\n", maxsplit=2)
+    said = yaml.safe_load(head)
+    assert (said["license"], said["library_name"]) == ("cc-by-sa-4.0", "monai")
+    assert {"monai", "medical"} < set(said["tags"]) and said["pipeline_tag"]
+    assert text.lstrip() == (tmp_path / published.name / "docs" / "README.md").read_text()
+    entry = tmp_path / "hf_models" / published.name
+    assert {path.name for path in entry.iterdir()} == {"README.md", "LICENSE", "metadata.json"}
+    metadata = json.loads((entry / "metadata.json").read_text())
+    assert metadata["version"] in metadata["changelog"]
+    assert metadata["huggingface_url"] == f"https://huggingface.co/someone/{published.name}"
+    assert metadata["huggingface_model_id"] == f"someone/{published.name}" and "hf" in metadata["schema"]
 
 
 @pytest.mark.parametrize("name", ["train", "inference"])
@@ -353,7 +382,11 @@ RULES = {
     "exact versions": (lambda b: edit_metadata(b, pytorch_version="2.13.0+cpu"), "torch is '2.13.0\\+cpu'"),
     "no optional packages": (lambda b: edit_metadata(b, optional_packages_version={}), "Name all as required"),
     "package pins": (lambda b: edit_metadata(b, required_packages_version={}), "fire, which .* needs"),
-    "README sections": (lambda b: (b / "docs" / "README.md").write_text("# DeSD\n"), "no heading has Description"),
+    "model card": (lambda b: (b / "docs" / "README.md").write_text("# DeSD\n"), "must begin with"),
+    "README sections": (
+        lambda b: (b / "docs" / "README.md").write_text("<!-- model card\nlicense: mit\n-->\n# DeSD\n"),
+        "no heading has Description",
+    ),
     "no personal path": (
         lambda b: append(b, "docs/README.md", "see /home/someone/data\n"),
         r"README\.md:\d+.*/home/some",
