@@ -70,6 +70,10 @@ def check_torchrun(words: list[str]) -> None:
 def check_own_command(words: list[str]) -> None:
     """The command exists, with these flags and so many arguments."""
     name, *arguments = words
+    if hasattr(_find(name), "bundle"):
+        config = "inference" if name == "segment" else "train"
+        files = f"bundles/{_find(name).bundle}/configs/{config}.yaml"
+        return check_bundle_run(["run", "--config_file", files, "--dataset_dir", *arguments])
     _refuse_unknown_flags(name, _find(name), arguments)
     named = [i for i, word in enumerate(arguments) if word.startswith("--")]
     values = [i + 1 for i in named if "=" not in arguments[i]]
@@ -117,6 +121,7 @@ def test_a_command_of_the_pages_exists_with_all_its_flags(line, monkeypatch):
     [
         "desd chek data/scans",
         "desd check data/scans --overlays a.yaml",
+        "desd pretrain data/scans --max_epoch 3",
         "desd export encoder.pt --format onnx",
         "python -m monai.bundle run --config_file bundles/desd_pretrain/configs/train.yaml --max_epoch 3",
         "torchrun --procs_per_node=2 -m monai.bundle run --config_file bundles/desd_pretrain/configs/train.yaml",
