@@ -28,10 +28,10 @@ from desd_components.runs.ending import ended_plainly
 
 # command: module and function that do it. One line per command.
 COMMANDS = {
-    "plan": "desd_tools.steps:plan",
-    "pretrain": "desd_tools.steps:pretrain",
-    "finetune": "desd_tools.steps:finetune",
-    "segment": "desd_tools.steps:segment",
+    "plan": "desd_tools.short:plan",
+    "pretrain": "desd_tools.short:pretrain",
+    "finetune": "desd_tools.short:finetune",
+    "segment": "desd_tools.short:segment",
     "demo": "desd_tools.studies.demo:demo",
     "download": "desd_tools.data.download:download",
     "check": "desd_tools.check.check:check",

@@ -8,7 +8,7 @@ from bundle_runs import ROOT, succeed
 from forks import desd
 
 from desd_tools.__main__ import main
-from desd_tools.steps import given
+from desd_tools.short import given
 from desd_tools.studies.phantom.phantom import write_family
 
 TINY = ["--plan", "null", "--max_epochs", "2", "--samples_per_epoch=4", "--batch_size", "2", "--page", "False"]
@@ -61,7 +61,7 @@ def test_three_short_commands_make_a_segmentation_and_each_names_the_next(here):
 
 def test_at_the_repository_the_long_form_is_that_of_the_pages(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("desd_tools.steps.runpy.run_module", lambda *_, **__: None)
+    monkeypatch.setattr("desd_tools.short.runpy.run_module", lambda *_, **__: None)
     monkeypatch.setattr("sys.argv", [])
     assert main(["pretrain", "data/Task04_Hippocampus"]) == 0
     line = capsys.readouterr().out.splitlines()[0]
@@ -99,7 +99,7 @@ def test_an_encoder_at_hand_is_named_and_not_taken(tmp_path, monkeypatch, capsys
     encoder.parent.mkdir(parents=True)
     encoder.touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("desd_tools.steps.runpy.run_module", lambda *_, **__: None)
+    monkeypatch.setattr("desd_tools.short.runpy.run_module", lambda *_, **__: None)
     monkeypatch.setattr("sys.argv", [])
     assert main(["finetune", "scans"]) == 0
     said = capsys.readouterr().out
