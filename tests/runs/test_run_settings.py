@@ -26,6 +26,7 @@ FREE = {
     "max_epochs": "compared as what the schedules are made for, so that extend may add epochs",
     "device": "a machine",
     "network": "the wrapper of several processes",
+    "cudnn_benchmark": "speed: which of several kernels for the same result",
     "num_workers": "speed",
     "batch_size": "compared as the volumes of a step, for another number of processes shares them otherwise",
     "page": "shows",
