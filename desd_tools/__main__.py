@@ -28,6 +28,10 @@ from desd_components.runs.ending import ended_plainly
 
 # command: module and function that do it. One line per command.
 COMMANDS = {
+    "plan": "desd_tools.short:plan",
+    "pretrain": "desd_tools.short:pretrain",
+    "finetune": "desd_tools.short:finetune",
+    "segment": "desd_tools.short:segment",
     "demo": "desd_tools.studies.demo:demo",
     "download": "desd_tools.data.download:download",
     "check": "desd_tools.check.check:check",
@@ -82,6 +86,8 @@ def _run(words: list[str]) -> int:
 
     name, arguments = words[0], words[1:]
     function = _find(name)
+    if hasattr(function, "bundle"):  # its words are those of a bundle, which refuses what it does not know
+        return function(arguments)
     _refuse_unknown_flags(name, function, arguments)
     _refuse_other_arguments(name, function, arguments)
     _read_by_annotations(name, function)

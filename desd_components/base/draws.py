@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from monai import utils as monai_utils
 
 # One seed feeds several draws; a stream each keeps them apart.
 ORDER_STREAM, CONTEXT_STREAM, AUGMENTATION_STREAM = 0x0D1, 0xC0D, 0xA06
@@ -34,6 +35,17 @@ def keyed(*key: int) -> np.random.Generator:
 def generator(seed: int, stream: int, epoch: int, index: int = 0) -> np.random.Generator:
     """The generator of one kind of draw for an epoch, or for a sample in it."""
     return keyed(seed, stream, epoch, index)
+
+
+def set_determinism(seed: int, cudnn_benchmark: bool = False) -> None:
+    """MONAI's, which leaves cuDNN with kernels that repeat every bit; or cuDNN tries which ones are fastest.
+
+    Args:
+        seed: of torch, NumPy and Python.
+        cudnn_benchmark: on a GPU faster, but two runs then differ by rounding.
+    """
+    monai_utils.set_determinism(seed=seed)
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn_benchmark, not cudnn_benchmark
 
 
 @contextmanager

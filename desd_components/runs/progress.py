@@ -61,7 +61,7 @@ def spoken_time(seconds: float) -> str:
 
 
 class TerminalProgress:
-    """A progress bar, on a terminal and on the first process only.
+    """A progress bar with speed and time left of the epoch, on a terminal and on the first process only.
 
     Args:
         label: what the bar stands for.
@@ -76,7 +76,7 @@ class TerminalProgress:
         if idist.get_rank() == 0 and sys.stderr.isatty():
             from ignite.handlers import ProgressBar  # late: it wants tqdm
 
-            ProgressBar(desc=self.label).attach(engine, output_transform=self.output_transform)
+            ProgressBar(desc=self.label, bar_format=None).attach(engine, output_transform=self.output_transform)
 
 
 class ProgressHandler:

@@ -1,4 +1,4 @@
-"""Commands as a person at the repository's root would type them."""
+"""Commands as a person would type them, at the repository's root or elsewhere."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import Any
 from ..places import ROOT
 
 
-def shown(path: Path) -> str:
-    """A path, relative to the repository's root where it lies there."""
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+def shown(path: Path, place: Path = ROOT) -> str:
+    """A path, relative to the folder where commands are typed where it lies there."""
+    return str(path.relative_to(place)) if path.is_relative_to(place) else str(path)
 
 
-def bundle_command(word: str, configs: Sequence[str | Path], settings: Mapping[str, Any]) -> list[str]:
+def bundle_command(
+    word: str, configs: Sequence[str | Path], settings: Mapping[str, Any], place: Path = ROOT
+) -> list[str]:
     """The words of ``python -m monai.bundle run WORD --config_file CONFIGS --NAME VALUE ...``; paths are shown."""
-    files = [shown(Path(config)) for config in configs]
+    files = [shown(Path(config), place) for config in configs]
     listed = "[" + ",".join(f"'{file}'" for file in files) + "]" if len(files) > 1 else files[0]
     words = ["python", "-m", "monai.bundle", "run", *([word] if word else []), "--config_file", listed]
     for name, value in settings.items():
-        words += [f"--{name}", shown(value) if isinstance(value, Path) else str(value)]
+        words += [f"--{name}", shown(value, place) if isinstance(value, Path) else str(value)]
     return words
 
 

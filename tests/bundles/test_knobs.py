@@ -35,6 +35,7 @@ COMMON = {
     "accumulation_steps": Change(2),
     "num_workers": Same(1, why="the speed of loading; draws are keyed by the sample"),
     "amp": Same(True, why=GPU),
+    "cudnn_benchmark": Same(True, why=GPU),
     "val_interval": Change(2),
     "in_channels": Change(2),
     "spacing": Change([2.0, 2.0, 2.0]),

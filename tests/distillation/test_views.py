@@ -277,16 +277,6 @@ def test_autocast_around_the_call_changes_nothing():
         assert all(torch.equal(*pair) for pair in zip(expected, views(**batch), strict=True))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_views_without_noise_agree_between_cpu_and_gpu():
-    batch, views = contexts(channels=2), two_views(SMALL | {"noise_sd": None})
-    on_gpu, _ = PrepareViews(views)(batch, device="cuda")
-    for here, there in zip(views(**batch), on_gpu, strict=True):
-        assert there.is_cuda
-        torch.testing.assert_close(here, there.cpu(), atol=2e-5, rtol=0)
-
-
 # Use
 
 

@@ -19,8 +19,11 @@ def test_the_readme_is_short_and_says_linux_on_the_first_screen():
 def test_the_readme_sets_up_with_two_commands_and_then_takes_three_steps():
     first, second, *others = shell_lines("README.md")
     assert (first, second) == ("make demo", "make test")
-    assert others == bundle_commands("README.md")
-    assert [re.findall(r"(desd_\w+)/configs/(train|inference)", line) for line in others] == [
+    assert others[1::2] == bundle_commands("README.md")  # beside each short form
+    assert [line.split()[:2] for line in others[::2]] == [
+        ["desd", name] for name in ("pretrain", "finetune", "segment")
+    ]
+    assert [re.findall(r"(desd_\w+)/configs/(train|inference)", line) for line in others[1::2]] == [
         [("desd_pretrain", "train")],
         [("desd_seg_finetune", "train")],
         [("desd_seg_finetune", "inference")],
