@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 # One seed feeds several draws; a stream each keeps them apart.
-ORDER_STREAM, CONTEXT_STREAM, AUGMENTATION_STREAM = 0x0D1, 0xC0D, 0xA06
+ORDER_STREAM, CONTEXT_STREAM, AUGMENTATION_STREAM, MIXING_STREAM = 0x0D1, 0xC0D, 0xA06, 0x317
 
 
 class SampleKey(NamedTuple):
