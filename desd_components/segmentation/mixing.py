@@ -46,13 +46,14 @@ class MixedDataset(Dataset):
         samples = []
         for position, key in enumerate(keys):
             epoch, index = key_of(key)
-            draws, found, partner = generator(self.seed, MIXING_STREAM, epoch, index), self.labelled[key], None
-            if self.unlabelled is not None and position >= len(keys) // 2:
-                # a number of its own for each draw, so that no crop of a scan comes twice
-                number = SampleKey(epoch * len(self) + index, int(draws.integers(len(self.unlabelled))))
-                partner = self.unlabelled[number]
-            [sample] = found if isinstance(found, list) else [found]
-            samples.append(({**sample, "draws": torch.from_numpy(draws.random(4))}, partner))
+            draws, found = generator(self.seed, MIXING_STREAM, epoch, index), self.labelled[key]
+            for sample in found if isinstance(found, list) else [found]:
+                partner = None
+                if self.unlabelled is not None and position >= len(keys) // 2:
+                    # a number of its own for each sample, so that another one takes another crop of the same scan
+                    number = SampleKey(epoch * len(self) + index, int(draws.integers(len(self.unlabelled))))
+                    partner = self.unlabelled[number]
+                samples.append(({**sample, "draws": torch.from_numpy(draws.random(4))}, partner))
         return samples
 
     @staticmethod

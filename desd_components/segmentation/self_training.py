@@ -36,7 +36,7 @@ from .mixing import Targets, cuboids
 logger = logging.getLogger(__name__)
 
 DRIFT = 2.0  # times the volume of labelled scans, or its inverse, beyond which a class has drifted
-LEAST_CROPS = 32  # that a judgement on volumes is based on
+LEAST_CROPS = 64  # that a judgement on volumes is based on
 
 
 @dataclass(frozen=True)
