@@ -99,12 +99,12 @@ def window_shares(data: PreprocessedDataset, window: Sequence[int], count: int) 
         labels = np.asarray(open_array(folder, "label")[0])
         lacking = [max(0, size - has) for size, has in zip(window, labels.shape, strict=True)]
         labels = np.pad(labels, [(lack // 2, lack - lack // 2) for lack in lacking], mode="edge")
-        often = np.ones(())
-        for axis, (size, has) in enumerate(zip(window, labels.shape, strict=True)):
-            along = np.convolve(np.ones(has - size + 1), np.ones(size))
-            often = often * along.reshape([has if number == axis else 1 for number in range(3)])
-        known = labels != IGNORE
-        found = np.bincount(labels[known].astype(int), weights=often[known], minlength=count)[:count]
+        sides = zip(window, labels.shape, strict=True)
+        along_x, *along = (np.convolve(np.ones(has - size + 1), np.ones(size)) for size, has in sides)
+        often, found = np.outer(*along), np.zeros(count)
+        for times, plane in zip(along_x, labels, strict=True):  # plane by plane, for volumes may be large
+            known = plane != IGNORE
+            found += times * np.bincount(plane[known].astype(int), weights=often[known], minlength=count)[:count]
         shares += found / max(found.sum(), 1.0) / len(data.folders)
     return shares
 
