@@ -68,10 +68,12 @@ from .scans.read import ScanReader
 from .scans.volume import dicom_room
 from .segmentation.inference import AutocastInferer, DecodeOnScand, FlipInferer, SkipAirInferer
 from .segmentation.losses import DiceBCELoss, class_targets, decode, probabilities, segmentation_loss
+from .segmentation.mixing import MixedDataset, MixedLoss
 from .segmentation.model import model_manifest, network_from_manifest, segmentation_classes, segmentation_manifest
 from .segmentation.network import SegmentationNetwork
 from .segmentation.results import ScanWriter
 from .segmentation.scores import MetricsReportHandler, SegmentationScores
+from .segmentation.self_training import MomentumTeacher, SelfTraining, SelfTrainingSchedule, VolumeWatch
 from .segmentation.training import (
     EarlyStop,
     FinalValidationHandler,
@@ -81,6 +83,7 @@ from .segmentation.training import (
     split_of,
     write_split,
 )
+from .segmentation.unlabelled import find_unlabelled
 
 
 def __getattr__(name: str) -> Any:

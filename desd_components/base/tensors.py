@@ -27,6 +27,15 @@ FOREIGN = {
 }
 
 
+@torch.no_grad()
+def average_into(kept: Mapping[str, torch.Tensor], moving: Mapping[str, torch.Tensor], momentum: float) -> None:
+    """``kept <- momentum * kept + (1 - momentum) * moving``, in place, paired by name; whole numbers are copied."""
+    names = [name for name, tensor in kept.items() if tensor.is_floating_point()]
+    torch._foreach_lerp_([kept[name] for name in names], [moving[name] for name in names], 1.0 - momentum)
+    for name in kept.keys() - names:
+        kept[name].copy_(moving[name])
+
+
 def load_tensors(path: str | Path, map_location: Any = "cpu") -> Any:
     """The content of a ``.safetensors`` file, or of a PyTorch file by `torch.load` with ``weights_only``.
 

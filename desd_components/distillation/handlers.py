@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
@@ -16,11 +18,11 @@ class TeacherEMAHandler(StepCounter):
     """Update the teacher after each optimiser step; the momentum used is ``engine.state.teacher_momentum``.
 
     Args:
-        network: the network itself, never its wrapper for several processes.
+        network: whatever has `update_teacher`; the network itself, never its wrapper for several processes.
         momentum: optimiser step, counted from 0 -> what the teacher keeps of itself.
     """
 
-    def __init__(self, network: DeepSelfDistillationNetwork, momentum: Schedule) -> None:
+    def __init__(self, network: Any, momentum: Schedule) -> None:
         if not 0 <= momentum(0) <= 1:
             raise UserError(f"teacher_momentum={momentum(0):g}: it is what the teacher keeps of itself, from 0 to 1.")
         self.network, self.schedule = network, momentum

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from ..base.draws import drawn_from
 from ..base.errors import UserError, require_one_of, require_whole
+from ..base.tensors import average_into
 from .encoder import ResNet3DEncoder, pooled_stages
 from .loss import DistillationOutput
 
@@ -183,12 +184,9 @@ class DeepSelfDistillationNetwork(nn.Module):
         """The prototypes of all of the student's heads, which the published recipe leaves untrained for an epoch."""
         return (module.prototypes for module in self.student.modules() if isinstance(module, ProjectionHead))
 
-    @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
         """Teacher <- momentum * teacher + (1 - momentum) * student, parameter by parameter, paired by name.
 
         Running statistics are not averaged: the teacher keeps its own.
         """
-        student = dict(self.student.named_parameters())
-        kept = dict(self.teacher.named_parameters())
-        torch._foreach_lerp_(list(kept.values()), [student[name] for name in kept], 1.0 - momentum)
+        average_into(dict(self.teacher.named_parameters()), dict(self.student.named_parameters()), momentum)

@@ -211,7 +211,7 @@ _AXES = Rule(lambda value: isinstance(value, list) and all(axis in (0, 1, 2) for
 _INCREASING = Rule(lambda value: _WINDOW.holds(value) and value[0] < value[1], "[low, high] in HU")
 _PATH = Rule(lambda value: isinstance(value, str), "a path, one that looks like a number as ./2024")
 FOLDERS = ("bundle_root", "dataset_dir", "output_dir", "cache_dir")
-PATHS = (*FOLDERS, "data_split", "resume", "init_checkpoint", "encoder_checkpoint", "checkpoint")
+PATHS = (*FOLDERS, "data_split", "unlabelled_dir", "resume", "init_checkpoint", "encoder_checkpoint", "checkpoint")
 DEVICES = ("device", "stitch_device")
 RULES: dict[str, Rule] = {
     **dict.fromkeys(PATHS, _or_null(_PATH)),

@@ -38,6 +38,14 @@ def data_fingerprint(sections: Mapping[str, Sequence[Scan]]) -> str:
     return f"{sum(map(len, sections.values()))} scans, contents {found.hexdigest()[:12]}"
 
 
+def image_content(scan: Scan) -> str:
+    """A hash by which the image of a scan is known wherever a copy of its files lies, and however they are called."""
+    found = hashlib.sha256()
+    for part in (part for file in scan_files(scan, ("image",)) for part in parts(file)):
+        found.update(os.path.getsize(part).to_bytes(8, "big") + _sample(part))
+    return found.hexdigest()
+
+
 def file_states(scan: Scan, keys: Sequence[str] = ("image", "label")) -> list[list[Any]]:
     """Path, size and time of every file that a scan consists of: what is kept of it is kept under these."""
     states = []

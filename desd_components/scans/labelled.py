@@ -19,7 +19,7 @@ from ..base.files import read_json, write_json
 from .find import absence, existing, note_links, pair_folders, pairs_by_name, refuse_namesakes
 from .fingerprint import records_hash
 from .lists import Sections, data_list_sections, fitting_split, is_decathlon, present, select_cases
-from .names import SUFFIXES, CaseNames, Scan, first_names, scan_files
+from .names import SUFFIXES, CaseNames, Scan, case_ids, first_names, scan_files
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class LabelledData:
         origin: how the sections came about, in words.
         case_names: what cases are called, told from all that the data hold, whatever is used of them.
         ignore: the label value of voxels that were not annotated; None where all were.
+        unlabelled: images whose labels are not there, or are left out by `num_labels`; none of another section.
     """
 
     class_names: list[str]
@@ -47,6 +48,7 @@ class LabelledData:
     origin: str = ""
     case_names: CaseNames = field(default_factory=CaseNames, compare=False)
     ignore: int | None = None
+    unlabelled: list[Scan] = field(default_factory=list, compare=False)
 
     @property
     def sections(self) -> Sections:
@@ -113,7 +115,7 @@ def find_labelled(
         logger.warning(nothing)
         return LabelledData([] if class_names is None else classes_of(class_names).names, [], [], origin="no data")
     path = existing(dataset_dir)
-    sections = _labelled_sections(path, in_channels, base_dir)
+    sections, unlabelled = _labelled_sections(path, in_channels, base_dir)
     classes = classes_of_data(path, class_names)
     if not any(sections.values()):
         raise UserError(f"{path}: no image has a label: fine-tuning needs pairs of equal names, or a data-list JSON.")
@@ -122,6 +124,8 @@ def find_labelled(
     if data_split is not None:
         split = fitting_split(data_split, path, everything)
         sections = {name: select_cases(everything, cases, str(data_split)) for name, cases in split.items() if cases}
+        judged = {case for name in ("validation", "test") for case in split.get(name, [])}
+        unlabelled = [scan for scan in unlabelled if not judged.intersection(case_ids(scan))]
         origin = f"split file {Path(data_split).name}"
     training, validation = sections.get("train", []), sections.get("validation", [])
     if not training:
@@ -130,10 +134,11 @@ def find_labelled(
         training, validation = _seeded_split(training, val_fraction, seed)
         origin += f", validation drawn with val_fraction={val_fraction}, seed={seed}"
     if num_labels is not None:
-        training = label_subset(training, num_labels, seed)
+        all_training, training = training, label_subset(training, num_labels, seed)
+        unlabelled += [{"image": scan["image"]} for scan in all_training if scan not in training]
         origin += f", {num_labels} training labels drawn with seed={seed}"
     names, test = CaseNames(everything), sections.get("test", [])
-    data = LabelledData(classes.names, training, validation, test, origin, names, classes.ignore)
+    data = LabelledData(classes.names, training, validation, test, origin, names, classes.ignore, unlabelled)
     logger.info("%s: %s", path, data.summary())
     if path.is_dir():
         note_links([scan for part in data.sections.values() for scan in part], path)
@@ -173,8 +178,8 @@ def _seeded_split(scans: Sequence[Scan], fraction: float, seed: int) -> tuple[li
     return training, [ordered[position] for position in sorted(chosen)]
 
 
-def _labelled_sections(path: Path, in_channels: int, base_dir: str | Path | None) -> Sections:
-    """Labelled scans by section."""
+def _labelled_sections(path: Path, in_channels: int, base_dir: str | Path | None) -> tuple[Sections, list[Scan]]:
+    """Labelled scans by section, and images without a label."""
     if path.is_file() and path.suffix != ".json":
         raise UserError(f"{path}: is one file: give a folder of pairs, or a data-list JSON.")
     source, content = said_of_data(path)
@@ -184,7 +189,8 @@ def _labelled_sections(path: Path, in_channels: int, base_dir: str | Path | None
     if is_decathlon(path):
         listed = data_list_sections(source, within=True)
         return _labelled_only({name: present(part, source) for name, part in listed.items()}, source)
-    return {"train": _pairs_in_folder(path, in_channels, file_ending(content))}
+    pairs, unlabelled = _pairs_in_folder(path, in_channels, file_ending(content))
+    return {"train": pairs}, unlabelled
 
 
 # what dataset.json, or a data list, says of the data
@@ -244,11 +250,11 @@ def _refuse_unread(source: Path, content: Mapping[str, Any], in_channels: int) -
             )
 
 
-def _labelled_only(sections: Sections, source: Path) -> Sections:
+def _labelled_only(sections: Sections, source: Path) -> tuple[Sections, list[Scan]]:
     everything = [scan for part in sections.values() for scan in part]
     unlabelled = [scan for scan in everything if "label" not in scan]
     _tell_left_out(source, "images without a label", _images(unlabelled), _images(everything))
-    return {name: [scan for scan in part if "label" in scan] for name, part in sections.items()}
+    return {name: [scan for scan in part if "label" in scan] for name, part in sections.items()}, unlabelled
 
 
 def _images(scans: Iterable[Scan]) -> list[str]:
@@ -260,7 +266,7 @@ def _tell_left_out(source: Path, what: str, files: Sequence[str], among: Iterabl
         logger.warning("%s: %d %s left out: %s", source, len(files), what, first_names(files, among))
 
 
-def _pairs_in_folder(folder: Path, in_channels: int, ending: str) -> list[Scan]:
+def _pairs_in_folder(folder: Path, in_channels: int, ending: str) -> tuple[list[Scan], list[Scan]]:
     names = pair_folders(folder)
     if names is None:
         raise UserError(
@@ -273,4 +279,4 @@ def _pairs_in_folder(folder: Path, in_channels: int, ending: str) -> list[Scan]:
     _tell_left_out(folder, f"files that do not end in {ending} (file_ending)", others, others)
     _tell_left_out(folder, "images without a label", _images(found.lonely_images), _images(found.pairs))
     _tell_left_out(folder, "labels without an image", labels, [scan["label"] for scan in found.pairs])
-    return found.pairs
+    return found.pairs, found.lonely_images

@@ -23,6 +23,7 @@ CASES = [
     (FINETUNE, "train small smoke", CLASSES),
     (FINETUNE, "train small evaluate", {"checkpoint": "model.pt"}),
     (FINETUNE, "train small multi_gpu_train", CLASSES),
+    (FINETUNE, "train small self_train", {**CLASSES, "num_labels": 2}),
     (FINETUNE, "inference", {"checkpoint": "model.pt"}),
 ]
 WEIGHTS = {PRETRAIN: "encoder.pt", FINETUNE: "model.pt"}

@@ -13,8 +13,7 @@ from forks import bundle_command
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-#: configs of a bundle that are laid over each other, by their names
-TOGETHER = (
+BOTH = (
     "train",
     "train small",
     "train smoke",
@@ -26,6 +25,12 @@ TOGETHER = (
     "train small evaluate",
     "inference",
 )
+#: a bundle, and configs of it that are laid over each other, by their names
+TOGETHER = [
+    *((bundle, configs) for bundle in ("desd_pretrain", "desd_seg_finetune") for configs in BOTH),
+    ("desd_seg_finetune", "train small self_train"),
+    ("desd_seg_finetune", "train small smoke self_train multi_gpu_train"),
+]
 
 
 def config_files(bundle: str, *names: str) -> list[str]:

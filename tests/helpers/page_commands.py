@@ -82,7 +82,7 @@ def smoke_command(line: str, world: Path) -> BundleCommand:
     given.pop("standalone", None)
     [bundle] = set(re.findall(r"bundles/(\w+)/", line))
     files, training = with_smoke(given.pop("config_file")), "training" in words
-    for name in ("dataset_dir", "encoder_checkpoint", "init_checkpoint", "checkpoint", "output_dir"):
+    for name in ("dataset_dir", "unlabelled_dir", "encoder_checkpoint", "init_checkpoint", "checkpoint", "output_dir"):
         if name in given:
             given[name] = world / given[name]
     given.setdefault("output_dir", world / "runs" / bundle / "default")

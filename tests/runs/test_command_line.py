@@ -122,8 +122,7 @@ def test_an_overlay_may_take_away_what_refers_to_a_key_of_the_one_before(config,
     refuse_unknown_keys([str(config), str(tmp_path / "first.yaml"), str(tmp_path / "second.yaml")])
 
 
-@pytest.mark.parametrize("configs", [*TOGETHER, "train small smoke evaluate"])
-@pytest.mark.parametrize("bundle", ["desd_pretrain", "desd_seg_finetune"])
+@pytest.mark.parametrize(("bundle", "configs"), [*TOGETHER, ("desd_pretrain", "train small smoke evaluate")])
 def test_the_overlays_of_our_bundles_pass(bundle, configs):
     refuse_unknown_keys([str(ROOT / file) for file in config_files(bundle, *configs.split())])
 

@@ -35,6 +35,7 @@ STUDY = {
     "pretraining": {"tiny": {"settings": {"teacher_momentum": 0.9}}},
     "arms": {"scratch": {"pretraining": None}, "pretrained": {"pretraining": "tiny"}},
 }
+UNLABELLED = tool.DEFAULT.with_name("unlabelled.yaml")
 KEY = {"settings": "1", "data": "2", "code": "3"}
 
 
@@ -50,11 +51,21 @@ def _planner(tmp_path: Path, code: str = "c", data: str = "d", train: int = 6, b
 # the config
 
 
-@pytest.mark.parametrize("path", [tool.DEFAULT, ROOT / "results" / "hippocampus_study.yaml"])
+@pytest.mark.parametrize("path", [tool.DEFAULT, UNLABELLED, ROOT / "results" / "hippocampus_study.yaml"])
 def test_the_configs_that_we_ship_are_read_and_name_only_settings_that_exist(path):
     study = read_study(path)
     places = Places(Path("data"), Path("splits.json"), Path("out"), ROOT / "bundles")
     Planner(study, places, Scans(120, 30, 50, "d"), "c").check()
+
+
+def test_arms_with_and_without_unlabelled_scans_take_as_many_steps_of_as_many_crops(tmp_path):
+    places = Places(tmp_path / "data", tmp_path / "splits.json", tmp_path / "out", ROOT / "bundles")
+    units = Planner(read_study(UNLABELLED), places, Scans(120, 30, 50, "d"), "c").finals({})
+    trainings = {unit.about["arm"]: unit.stages[0].settings for unit in units}
+    assert (
+        len({tuple(s[n] for n in ("batch_size", "samples_per_epoch", "max_epochs")) for s in trainings.values()}) == 1
+    )
+    assert {arm for arm, settings in trainings.items() if settings.get("unlabelled_weight") == 0} == {"mixing"}
 
 
 @pytest.mark.parametrize(

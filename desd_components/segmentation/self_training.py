@@ -1,0 +1,281 @@
+"""Self-training: a momentum teacher labels crops of unlabelled scans, and its student learns from crops mixed of both.
+
+Source: Bai et al., "Bidirectional Copy-Paste for Semi-Supervised Medical Image Segmentation", CVPR 2023 (mixing and
+weights), over Tarvainen & Valpola, "Mean teachers", NeurIPS 2017; the rise of the weight is that of Laine & Aila, ICLR
+2017. Ours: one run with one schedule, whose first third learns from labels alone; the teacher, buffers averaged too, is
+the result; half of the crops of a step stay as they are; a watch over the volumes of what the teacher labels.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
+from monai.inferers import Inferer
+from monai.utils import convert_to_tensor
+from torch import nn
+
+from ..base.classes import IGNORE, Regions, class_members
+from ..base.errors import UserError, require_whole
+from ..base.processes import sum_over_processes
+from ..base.tensors import average_into
+from ..distillation.handlers import TeacherEMAHandler
+from ..scans.cache.entries import open_array
+from ..scans.datasets import PreprocessedDataset
+from .losses import decode
+from .mixing import Targets, cuboids
+
+logger = logging.getLogger(__name__)
+
+DRIFT = 2.0  # times the volume of labelled scans, or its inverse, beyond which a class has drifted
+LEAST_CROPS = 64  # that a judgement on volumes is based on
+
+
+@dataclass(frozen=True)
+class SelfTrainingSchedule:
+    """What the teacher keeps of itself at an optimiser step, and how much a voxel weighs that it has labelled.
+
+    Args:
+        total_steps: of the whole run.
+        weight: of a voxel without a label at last, where a labelled one weighs 1.
+        supervised: share of the steps that learn from labels alone; the teacher is then the student.
+        rise: share of the steps that the weight takes to rise.
+        momentum: of the teacher, from then on.
+    """
+
+    total_steps: int
+    weight: float = 0.5
+    supervised: float = 1 / 3
+    rise: float = 0.4
+    momentum: float = 0.99
+
+    def __post_init__(self) -> None:
+        for name, value in (("unlabelled_weight", self.weight), ("supervised_share", self.supervised)):
+            if not 0 <= value <= 1:
+                raise UserError(f"{name}={value!r}: give a number from 0 to 1.")
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps that learn from labels alone."""
+        return round(self.supervised * self.total_steps)
+
+    def __call__(self, step: int) -> float:
+        """The teacher's momentum at a step counted from 0."""
+        return 0.0 if step < self.warmup_steps else self.momentum
+
+    def risen(self, steps: int) -> float:
+        """The weight of a voxel without a label after so many steps of self-training."""
+        left = 1 - min(1.0, steps / max(1.0, self.rise * self.total_steps))
+        return self.weight * math.exp(-5 * left**2)
+
+
+class MomentumTeacher:
+    """A copy of a network that follows it, buffers and all; in eval mode, without gradients, in ``network``."""
+
+    def __init__(self, student: nn.Module, device: torch.device | str) -> None:
+        self.student = student
+        self.network = copy.deepcopy(student).to(device).eval().requires_grad_(False)
+
+    def update_teacher(self, momentum: float) -> None:
+        """Teacher <- momentum * teacher + (1 - momentum) * student."""
+        average_into(self.network.state_dict(), self.student.state_dict(), momentum)
+
+
+def window_shares(data: PreprocessedDataset, window: Sequence[int], count: int) -> np.ndarray:
+    """What share of a random window each label value has, (count,), on the mean over labelled scans.
+
+    A voxel counts as often as it lies in a window: in the middle of a volume more often than at its ends.
+    """
+    shares = np.zeros(count)
+    for folder in data.folders:
+        labels = np.asarray(open_array(folder, "label")[0])
+        lacking = [max(0, size - has) for size, has in zip(window, labels.shape, strict=True)]
+        labels = np.pad(labels, [(lack // 2, lack - lack // 2) for lack in lacking], mode="edge")
+        sides = zip(window, labels.shape, strict=True)
+        along_x, *along = (np.convolve(np.ones(has - size + 1), np.ones(size)) for size, has in sides)
+        often, found = np.outer(*along), np.zeros(count)
+        for times, plane in zip(along_x, labels, strict=True):  # plane by plane, for volumes may be large
+            known = plane != IGNORE
+            found += times * np.bincount(plane[known].astype(int), weights=often[known], minlength=count)[:count]
+        shares += found / max(found.sum(), 1.0) / len(data.folders)
+    return shares
+
+
+class VolumeWatch:
+    """Whether the classes have in what the teacher labels about the volumes that they have in labelled scans.
+
+    Args:
+        data: the labelled scans.
+        window: voxels of a crop.
+        class_names, regions: of the network; see `class_members`.
+        label_count: label values with the background's.
+
+    Raises:
+        UserError: when a class has no voxel in any labelled scan.
+    """
+
+    def __init__(
+        self,
+        data: PreprocessedDataset,
+        window: Sequence[int],
+        class_names: Sequence[str],
+        label_count: int,
+        regions: Regions = False,
+    ) -> None:
+        self.names, self.members = list(class_names), class_members(len(class_names), regions)
+        self.expected = self._volumes(window_shares(data, window, label_count))
+        self.voxels, self.counts, self.crops = math.prod(window), torch.zeros(label_count, dtype=torch.long), 0
+        self.ratios: dict[str, float] = {}
+        lacking = [name for name, volume in self.expected.items() if not volume]
+        if lacking and data.folders:
+            raise UserError(
+                f"no labelled scan to train on has a voxel of {', '.join(lacking)}, so that no teacher can find it in "
+                "unlabelled ones: label more scans, draw others with another `--seed`, or leave the class out."
+            )
+
+    def _volumes(self, shares: np.ndarray) -> dict[str, float]:
+        members = zip(self.names[1:], self.members[1:], strict=True)
+        return {name: float(sum(shares[value] for value in own)) for name, own in members}
+
+    def add(self, labels: torch.Tensor) -> None:
+        """Count the label values (B, 1, X, Y, Z) of crops, over all processes."""
+        found = torch.bincount(labels.flatten().long(), minlength=len(self.counts))
+        found = sum_over_processes(torch.cat((found, found.new_tensor([len(labels)])))).cpu()
+        self.counts, self.crops = self.counts + found[:-1], self.crops + int(found[-1])
+
+    def judged(self) -> dict[str, float] | None:
+        """Class -> its volume, in what was counted, over that in labelled scans; None where too little was counted."""
+        if self.crops < LEAST_CROPS:
+            return None
+        volumes = self._volumes(self.counts.numpy() / (self.crops * self.voxels))
+        self.ratios = {name: volume / self.expected[name] for name, volume in volumes.items()}
+        self.counts, self.crops = torch.zeros_like(self.counts), 0
+        return self.ratios
+
+
+class SelfTraining(TeacherEMAHandler):
+    """Moves the teacher, mixes the crops of each step, and stops where what the teacher labels drifts away.
+
+    While the schedule learns from labels alone, half of the crops get a cuboid of another labelled crop. Afterwards the
+    second half of a batch is mixed of a labelled and an unlabelled crop, either being the one that is pasted.
+
+    When an epoch is over, a class whose volume is not within `DRIFT` of that in labelled scans keeps the weight of
+    unlabelled voxels from rising, and one that is missing sets it to 0, until the class is back.
+
+    Args:
+        teacher: follows the network that is trained.
+        schedule: of momentum and weight.
+        inferer: runs the teacher, as it runs the student.
+        watch: over volumes.
+        batch_size: crops of a step on this process.
+        regions: see `decode`.
+
+    Raises:
+        UserError: when a batch is too small to be halved.
+    """
+
+    def __init__(
+        self,
+        teacher: MomentumTeacher,
+        schedule: SelfTrainingSchedule,
+        inferer: Inferer,
+        watch: VolumeWatch,
+        batch_size: int,
+        regions: Regions = False,
+    ) -> None:
+        require_whole(2, batch_size=batch_size)
+        super().__init__(teacher, schedule)
+        self.schedule: SelfTrainingSchedule = schedule
+        self.teacher, self.inferer, self.watch, self.regions = teacher.network, inferer, watch, regions
+        self.steps_risen, self.state = 0, "rising"
+
+    def attach(self, engine: Workflow) -> None:
+        """Serve a trainer, whose ``prepare_batch`` is `prepare`."""
+        super().attach(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._judge)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Move the teacher once."""
+        self.steps_risen += self.state == "rising" and self.step >= self.schedule.warmup_steps
+        super().__call__(engine)
+
+    @property
+    def weight(self) -> float:
+        """Of a voxel that the teacher has labelled."""
+        return 0.0 if self.state == "stopped" else self.schedule.risen(self.steps_risen)
+
+    def prepare(
+        self, batch: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[torch.Tensor, Targets]:
+        """A batch of `MixedDataset` -> what the student sees, and its targets."""
+
+        def moved(name: str) -> torch.Tensor:
+            return convert_to_tensor(batch[name], track_meta=False).to(device, non_blocking=non_blocking, **kwargs)
+
+        images, labels, draws = moved("image"), moved("label"), moved("draws")
+        inside, is_chosen = cuboids(draws[:, 1:], images.shape[2:]), (draws[:, 0] < 0.5)[:, None, None, None, None]
+        if self.step < self.schedule.warmup_steps or "weak" not in batch:
+            pasted = inside & is_chosen
+            return torch.where(pasted, images.roll(1, 0), images), Targets(
+                torch.where(pasted, labels.roll(1, 0), labels)
+            )
+        strong, guessed = moved("strong"), self._labelled(moved("weak"))
+        half = len(images) - len(strong)
+        foreign = (inside == is_chosen)[half:]  # the unlabelled crop is pasted, or all around
+        mixed = torch.where(foreign, strong, images[half:])
+        targets = torch.where(foreign, guessed.to(labels.dtype), labels[half:])
+        weights = torch.where(foreign, self.weight, 1.0)
+        return torch.cat((images[:half], mixed)), Targets(torch.cat((labels[:half], targets)), weights)
+
+    @torch.no_grad()
+    def _labelled(self, crops: torch.Tensor) -> torch.Tensor:
+        labels = decode(self.inferer(crops, self.teacher), self.regions)
+        self.watch.add(labels)
+        return labels
+
+    def _judge(self) -> None:
+        ratios, before = self.watch.judged(), self.state
+        if ratios is None:
+            return
+        odd = {name: ratio for name, ratio in ratios.items() if not 1 / DRIFT <= ratio <= DRIFT}
+        self.state = "stopped" if min(ratios.values()) == 0 else "frozen" if odd else "rising"
+        if self.state == before:
+            return
+        told = ", ".join(f"{name} {ratio:.2g}" for name, ratio in odd.items())
+        if odd:
+            logger.warning(
+                "self_training: volumes of classes in what the teacher labels, over those of labelled scans: %s. "
+                "Unlabelled voxels %s until that is mended. Are the unlabelled scans of the same kind? Then raise "
+                "supervised_share or max_epochs, or label more scans.",
+                told, "do not count" if self.state == "stopped" else f"keep the weight {self.weight:.2g}",
+            )  # fmt: skip
+        else:
+            logger.info("self_training: all classes have their volumes again; unlabelled voxels count.")
+
+    def scalars(self) -> dict[str, float]:
+        """Momentum, the weight of unlabelled voxels, and the ratios of volumes that were judged last."""
+        ratios = {f"volume_ratio_{name}": ratio for name, ratio in self.watch.ratios.items()}
+        weight = self.weight if self.step > self.schedule.warmup_steps else 0.0
+        return {**super().scalars(), "unlabelled_weight": weight, **ratios}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the steps so far have led to."""
+        watch = {"counts": self.watch.counts.tolist(), "crops": self.watch.crops, "ratios": dict(self.watch.ratios)}
+        own = {"steps_risen": self.steps_risen, "state": self.state, "teacher": self.teacher.state_dict()}
+        return {**super().state_dict(), **own, "watch": watch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        super().load_state_dict(state)
+        self.teacher.load_state_dict(state["teacher"])
+        self.steps_risen, self.state, watch = state["steps_risen"], state["state"], state["watch"]
+        self.watch.counts, self.watch.crops = torch.tensor(watch["counts"]), watch["crops"]
+        self.watch.ratios = dict(watch["ratios"])

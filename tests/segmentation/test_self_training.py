@@ -1,0 +1,234 @@
+"""Promises of `desd_components.segmentation.self_training` and of the crops that it mixes."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+
+import numpy as np
+import pytest
+import torch
+from monai.inferers import SimpleInferer
+from monai.losses import DiceCELoss, DiceLoss
+from torch import nn
+from torch.nn import functional as F
+
+from desd_components import MixedDataset, MixedLoss, MomentumTeacher, SelfTraining, SelfTrainingSchedule, UserError
+from desd_components.base.classes import IGNORE
+from desd_components.base.draws import SampleKey
+from desd_components.segmentation.losses import class_targets
+from desd_components.segmentation.mixing import cuboids
+from desd_components.segmentation.self_training import LEAST_CROPS, VolumeWatch, window_shares
+
+REGIONS = [[1, 2], [2]]
+
+
+def plain_loss(logits, labels, activation, regions):
+    """MONAI's, in double."""
+    if activation == "softmax":
+        return DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)(logits, labels)
+    targets = class_targets(labels, logits.shape[1], regions or None).double()
+    dice = DiceLoss(include_background=False, sigmoid=True, batch=True)(logits, targets)
+    return dice + F.binary_cross_entropy_with_logits(logits, targets)
+
+
+def random_crops(seed=0, crops=3, size=(4, 5, 6)):
+    draws = torch.Generator().manual_seed(seed)
+    logits = torch.randn(crops, 3, *size, dtype=torch.double, generator=draws)
+    return logits, torch.randint(3, (crops, 1, *size), generator=draws)
+
+
+KINDS = pytest.mark.parametrize(
+    ("activation", "regions"), [("softmax", False), ("sigmoid", False), ("sigmoid", REGIONS)]
+)
+
+
+@KINDS
+def test_a_whole_weight_counts_a_voxel_so_many_times(activation, regions):
+    logits, labels = random_crops()
+    weights = torch.randint(3, labels.shape, generator=torch.Generator().manual_seed(1))
+    times = weights.flatten()
+    again = logits.movedim(1, 0).flatten(1).repeat_interleave(times, dim=1)[None, :, :, None, None]
+    labels_again = labels.flatten().repeat_interleave(times)[None, None, :, None, None]
+    loss = MixedLoss(nn.Identity(), activation, regions).weighted(logits, labels, weights.double())
+    expected = plain_loss(again, labels_again, activation, regions)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+
+
+@KINDS
+def test_with_weights_of_one_it_is_the_plain_loss_and_what_is_ignored_has_none(activation, regions):
+    logits, labels = random_crops()
+    loss = MixedLoss(nn.Identity(), activation, regions)
+    ones = torch.ones(labels.shape, dtype=torch.double)
+    expected = plain_loss(logits, labels, activation, regions)
+    torch.testing.assert_close(loss.weighted(logits, labels, ones), expected, rtol=1e-12, atol=0)
+    unknown = labels.clone()
+    unknown[:, :, 1] = IGNORE
+    ones[:, :, 1] = 0
+    left = loss.weighted(logits, labels, ones)
+    torch.testing.assert_close(loss.weighted(logits, unknown, torch.ones_like(ones)), left, rtol=1e-12, atol=0)
+
+
+def test_a_batch_of_ignored_voxels_costs_no_cross_entropy():
+    logits, labels = random_crops()
+    loss = MixedLoss(nn.Identity(), "softmax").weighted(
+        logits, torch.full_like(labels, IGNORE), torch.ones(labels.shape)
+    )
+    assert loss.item() == 0
+
+
+@pytest.mark.parametrize("corner", [0.0, 0.5, 0.9999])
+def test_a_cuboid_has_two_thirds_of_each_side_and_lies_in_the_crop(corner):
+    [[inside]] = cuboids(torch.full((1, 3), corner), (6, 9, 12))
+    sides = [int(inside.any(dim=dims).sum()) for dims in ((1, 2), (0, 2), (0, 1))]
+    assert sides == [4, 6, 8] and inside.sum() == 4 * 6 * 8
+
+
+def test_the_teacher_follows_parameters_and_buffers_and_copies_counts():
+    student = nn.BatchNorm1d(3).double()
+    teacher = MomentumTeacher(student, "cpu")
+    with torch.no_grad():
+        student.weight.fill_(3.0)
+    student(torch.randn(5, 3, dtype=torch.double))
+    expected = 0.9 * torch.zeros(3, dtype=torch.double) + 0.1 * student.running_mean
+    teacher.update_teacher(0.9)
+    torch.testing.assert_close(teacher.network.weight, torch.full((3,), 1.2, dtype=torch.double), rtol=1e-12, atol=0)
+    torch.testing.assert_close(teacher.network.running_mean, expected, rtol=1e-12, atol=0)
+    assert teacher.network.num_batches_tracked == 1 and not teacher.network.training
+    assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
+
+
+def test_the_schedule_begins_with_labels_alone_and_then_lets_the_weight_rise():
+    schedule = SelfTrainingSchedule(total_steps=90, weight=0.5, supervised=1 / 3, rise=0.4, momentum=0.99)
+    assert [schedule(step) for step in (0, 29, 30, 89)] == [0.0, 0.0, 0.99, 0.99]
+    assert schedule.risen(0) == pytest.approx(0.5 * np.exp(-5)) and schedule.risen(36) == schedule.risen(60) == 0.5
+    with pytest.raises(UserError, match="supervised_share=2"):
+        SelfTrainingSchedule(total_steps=90, supervised=2)
+
+
+class Volumes:
+    """As a `PreprocessedDataset`: label maps, and the folders where they lie."""
+
+    def __init__(self, folder, *labels):
+        self.folders = []
+        for number, volume in enumerate(labels):
+            (folder / str(number)).mkdir()
+            np.save(folder / str(number) / "label.npy", volume[None])
+            self.folders.append(str(folder / str(number)))
+
+
+def test_shares_of_a_random_window_are_those_of_all_windows(tmp_path):
+    draws, window = np.random.default_rng(0), (3, 4, 2)
+    volumes = [draws.integers(3, size=shape) for shape in ((5, 4, 6), (3, 7, 2))]
+    volumes[0][0] = IGNORE
+    expected = np.zeros(3)
+    for volume in volumes:
+        places = [range(has - size + 1) for has, size in zip(volume.shape, window, strict=True)]
+        parts = [
+            tuple(slice(p, p + s) for p, s in zip(place, window, strict=True)) for place in itertools.product(*places)
+        ]
+        counts = sum(np.bincount(volume[part][volume[part] != IGNORE], minlength=3) for part in parts)
+        expected += counts / counts.sum() / 2
+    np.testing.assert_allclose(window_shares(Volumes(tmp_path, *volumes), window, 3), expected, rtol=1e-12)
+
+
+def test_a_class_that_no_labelled_scan_has_is_refused_by_its_name(tmp_path):
+    with pytest.raises(UserError, match="no labelled scan to train on has a voxel of tumour"):
+        VolumeWatch(Volumes(tmp_path, np.eye(4, dtype=int)[None]), (1, 4, 4), ["background", "organ", "tumour"], 3)
+
+
+class Labeller(nn.Module):
+    """Says the class that the first voxel of a crop is the number of, everywhere."""
+
+    def forward(self, crops):
+        return F.one_hot(crops[:, 0].round().long(), 3).movedim(-1, 1).float()
+
+
+@pytest.fixture
+def training(tmp_path):
+    labels = np.tile(np.arange(3), (6, 6, 2))  # a third of each class
+    watch = VolumeWatch(Volumes(tmp_path, labels), (6, 6, 6), ["background", "organ", "tumour"], 3)
+    schedule = SelfTrainingSchedule(total_steps=30)
+    return SelfTraining(MomentumTeacher(Labeller(), "cpu"), schedule, SimpleInferer(), watch, batch_size=4)
+
+
+def a_batch(weak=None):
+    batch = {"image": torch.arange(4.0).reshape(4, 1, 1, 1, 1).expand(4, 1, 6, 6, 6).clone()}
+    batch |= {"label": batch["image"].long() % 3, "draws": torch.tensor([[0.1, 0, 0, 0], [0.9, 0, 0, 0]] * 2)}
+    weak = torch.ones(2, 1, 6, 6, 6) if weak is None else weak
+    return batch | {"weak": weak, "strong": weak + 10}
+
+
+def test_while_labels_alone_teach_half_of_the_crops_get_a_cuboid_of_a_labelled_one(training):
+    images, (labels, weights) = training.prepare(a_batch())
+    assert weights is None and images[:, 0, 5, 5, 5].tolist() == [0, 1, 2, 3]
+    assert images[:, 0, 0, 0, 0].tolist() == [3, 1, 1, 3] and labels[:, 0, 0, 0, 0].tolist() == [0, 1, 1, 0]
+    assert (images[0] == 3).sum() == 4**3
+
+
+def test_afterwards_the_second_half_is_mixed_both_ways_and_weighs_as_the_schedule_says(training):
+    training.step = training.schedule.warmup_steps
+    images, (labels, weights) = training.prepare(a_batch())
+    assert images[:2].unique().tolist() == [0, 1] and labels[:2].unique().tolist() == [0, 1]
+    inside, outside = (images[2:, 0, place, place, place].tolist() for place in (0, 5))
+    assert (inside, outside) == ([11, 3], [2, 11])  # strong crops are 11, labelled ones 2 and 3
+    assert labels[2:, 0, 0, 0, 0].tolist() == [1, 0] and labels[2:, 0, 5, 5, 5].tolist() == [2, 1]
+    foreign = training.schedule.risen(0)
+    torch.testing.assert_close(weights[:, 0, 0, 0, 0], torch.tensor([foreign, 1.0]))
+    torch.testing.assert_close(weights[:, 0, 5, 5, 5], torch.tensor([1.0, foreign]))
+
+
+def judge(training, *shares):
+    """An epoch whose unlabelled crops are labelled with these shares of the classes."""
+    training.step = training.schedule.warmup_steps
+    voxels = np.repeat(np.arange(3), [round(share * 216) for share in shares]).reshape(1, 1, 6, 6, 6)
+    weak = torch.from_numpy(voxels).float().expand(2, 1, 6, 6, 6)
+    for _ in range(LEAST_CROPS // 2):
+        training.prepare(a_batch(weak))
+    training._judge()
+    return training.state
+
+
+def test_volumes_that_drift_freeze_the_weight_and_a_lost_class_stops_it_until_it_is_back(training, caplog):
+    training.steps_risen = 5
+    with caplog.at_level(logging.WARNING):
+        assert judge(training, 1 / 3, 1 / 3, 1 / 3) == "rising" and not caplog.records
+        assert judge(training, 0.0, 0.125, 0.875) == "frozen" and training.weight == training.schedule.risen(5)
+        assert judge(training, 0.5, 0.5, 0.0) == "stopped" and training.weight == 0
+    assert "organ 0.38, tumour 2.6" in caplog.text and "tumour 0. Unlabelled voxels do not count" in caplog.text
+    assert judge(training, 1 / 3, 1 / 3, 1 / 3) == "rising" and training.weight > 0
+
+
+def test_few_crops_are_not_judged(training):
+    training.step = training.schedule.warmup_steps
+    training.prepare(a_batch(torch.zeros(2, 1, 6, 6, 6)))
+    training._judge()
+    assert training.state == "rising" and training.watch.crops == 2
+
+
+def test_one_crop_cannot_be_halved(training):
+    with pytest.raises(UserError, match="batch_size=1: give a whole number of at least 2"):
+        SelfTraining(MomentumTeacher(Labeller(), "cpu"), training.schedule, SimpleInferer(), training.watch, 1)
+
+
+class Crops:
+    """As a `PreprocessedDataset`: crops that show which draw they are."""
+
+    def __init__(self, count, *names):
+        self.count, self.names = count, names
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, key):
+        return {name: torch.tensor([[float(part) for part in key]]) for name in self.names}
+
+
+def test_draws_and_unlabelled_crops_are_a_function_of_the_labelled_sample_alone():
+    data = MixedDataset(Crops(4, "image", "label"), Crops(100, "image", "weak"), seed=3)
+    keys = [SampleKey(7, index) for index in range(4)]
+    batch, again = (data.collate(data.__getitems__(order)) for order in (keys, [*keys[1::-1], keys[3], keys[2]]))
+    assert torch.equal(batch["draws"], again["draws"][[1, 0, 3, 2]])
+    assert torch.equal(batch["weak"], again["weak"][[1, 0]]) and torch.equal(batch["weak"], batch["strong"])
+    assert len(batch["weak"]) == 2 and len(batch["draws"].unique()) == 16
+    assert set(data.collate(MixedDataset(data.labelled, None).__getitems__(keys))) == {"image", "label", "draws"}
