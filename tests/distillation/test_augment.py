@@ -12,6 +12,7 @@ from desd_components.distillation.views.augment import (
     change_gamma,
     gaussian_matrix,
     hat_matrix,
+    resized,
 )
 
 
@@ -111,3 +112,18 @@ def test_a_constant_volume_stays_what_it_is(change, value):
     torch.testing.assert_close(
         change(torch.full((1, 1, 9, 7, 3), value), per_sample(1.2)), torch.full((1, 1, 9, 7, 3), value)
     )
+
+
+def test_weights_of_a_blur_hold_no_number_that_is_slow_to_multiply_by():
+    weights = gaussian_matrix(torch.tensor([0.1, 0.5, 2.0]), 96)
+    assert not ((weights > 0) & (weights < torch.finfo(torch.float32).tiny)).any()
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(3, 96))
+
+
+def test_resizing_is_the_product_along_each_axis_in_double():
+    rng = torch.Generator().manual_seed(0)
+    volume = torch.rand(2, 3, 4, 5, 6, dtype=torch.float64, generator=rng)  # z, x, y
+    x, y, z = (torch.rand(2, 7, length, dtype=torch.float64, generator=rng) for length in (5, 6, 4))
+    in_plane = torch.einsum("bczxy,bix,bjy->bcijz", volume, x, y)
+    torch.testing.assert_close(resized(volume, x, y, None), in_plane)
+    torch.testing.assert_close(resized(volume, x, y, z), torch.einsum("bcijz,bkz->bcijk", in_plane, z))

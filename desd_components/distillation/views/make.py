@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...base.draws import keyed
 from ...base.errors import UserError
-from .augment import add_noise, along_axes, blur, change_contrast, change_gamma, hat_matrix
+from .augment import add_noise, blur, change_contrast, change_gamma, hat_matrix, resized
 from .recipe import INTENSITY_DRAWS, ViewRecipe
 
 # Keeps these draws apart from others keyed by (seed, epoch, index), which numpy pads with zeros ("VIEW" in ASCII).
@@ -109,10 +109,12 @@ class MultiViews:
         chunk_size = self.chunk_size or (1 if image.device.type == "cpu" else len(image))
         chunks = [slice(first, first + chunk_size) for first in range(0, len(image), chunk_size)]
         with torch.autocast(image.device.type, enabled=False):
-            return [
-                torch.cat([make_view(image[chunk], geometry[chunk], intensity[chunk]) for chunk in chunks])
-                for geometry, intensity in self._draws(context_size, index, epoch)
-            ]
+            views = []
+            for geometry, intensity in self._draws(context_size, index, epoch):
+                views.append(image.new_empty((*image.shape[:2], *geometry.size), dtype=torch.float32))
+                for chunk in chunks:
+                    views[-1][chunk] = make_view(image[chunk], geometry[chunk], intensity[chunk])
+            return views
 
     def _draws(self, context_size: Tensor, index: Tensor, epoch: Tensor) -> list[tuple[ViewGeometry, np.ndarray]]:
         sizes = context_size.tolist()
@@ -167,14 +169,22 @@ def resample(image: Tensor, geometry: ViewGeometry) -> Tensor:
     box its border voxels count, so nothing outside the box is read.
     """
     first, last = geometry.start, geometry.start + geometry.extent - 1
-    matrices = []
+    low, inside = first.amin(dim=0), []
     for axis, positions in enumerate(geometry.positions()):
-        low, high = int(first[:, axis].min()), int(last[:, axis].max())
-        image = image.narrow(2 + axis, low, high - low + 1)
-        inside = positions.clamp(first[:, axis, None], last[:, axis, None]) - low
-        matrices.append(hat_matrix(inside.to(image.device, torch.float32), high - low + 1))
+        image = image.narrow(2 + axis, int(low[axis]), int(last[:, axis].max() - low[axis]) + 1)
+        inside.append(positions.clamp(first[:, axis, None], last[:, axis, None]) - low[axis])
+    slices = image.permute(0, 1, 4, 2, 3)  # z first, as contexts lie in memory
+    numbers = inside[2][:1].round()
+    in_order = bool((inside[2] == numbers).all())  # whole slices, the same of all samples
+    if in_order:
+        slices = slices.index_select(2, numbers[0].to(image.device, torch.int64))
+    along_x, along_y, along_z = (
+        hat_matrix(positions.to(image.device, torch.float32), length)
+        for positions, length in zip(inside, image.shape[2:], strict=True)
+    )
     # Contiguous, or the products might round differently by how far the batch is padded.
-    return along_axes(image.to(torch.float32).contiguous(), matrices)
+    slices = slices.to(torch.float32).contiguous()
+    return resized(slices, along_x, along_y, None if in_order else along_z)
 
 
 def _where_drawn(step: Callable[..., Tensor], view: Tensor, strength: np.ndarray, neutral: float, *more: Any) -> Tensor:
