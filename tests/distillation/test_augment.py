@@ -12,7 +12,6 @@ from desd_components.distillation.views.augment import (
     change_gamma,
     gaussian_matrix,
     hat_matrix,
-    resized,
 )
 
 
@@ -120,10 +119,9 @@ def test_weights_of_a_blur_hold_no_number_that_is_slow_to_multiply_by():
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(3, 96))
 
 
-def test_resizing_is_the_product_along_each_axis_in_double():
+def test_two_matrices_change_slices_in_plane_and_turn_them_in_double():
     rng = torch.Generator().manual_seed(0)
-    volume = torch.rand(2, 3, 4, 5, 6, dtype=torch.float64, generator=rng)  # z, x, y
-    x, y, z = (torch.rand(2, 7, length, dtype=torch.float64, generator=rng) for length in (5, 6, 4))
-    in_plane = torch.einsum("bczxy,bix,bjy->bcijz", volume, x, y)
-    torch.testing.assert_close(resized(volume, x, y, None), in_plane)
-    torch.testing.assert_close(resized(volume, x, y, z), torch.einsum("bcijz,bkz->bcijk", in_plane, z))
+    slices = torch.rand(2, 3, 4, 5, 6, dtype=torch.float64, generator=rng)  # z, x, y
+    x, y = (torch.rand(2, 7, length, dtype=torch.float64, generator=rng) for length in (5, 6))
+    expected = torch.einsum("bczxy,bix,bjy->bcijz", slices, x, y)
+    torch.testing.assert_close(along_axes(slices, [x, y]), expected)

@@ -20,32 +20,14 @@ _TINY = 1e-12
 
 
 def along_axes(volume: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """Multiply (B, C, X, Y, Z) by a matrix (B, out, in) along x, y and z in turn.
+    """Multiply (B, C, X, Y, Z) by a matrix (B, out, in) along each axis; two of them change (B, C, Z, X, Y) in plane.
 
-    Each product takes the leading axis and puts its result last: one large matrix product on memory as it lies, and
-    after three of them the axes are back in order.
+    Each product takes the last axis and puts its result first: one large matrix product on memory as it lies. In the
+    end the axes are x, y, z in either case, as networks want them.
     """
-    for matrix in matrices:
-        volume = torch.einsum("bcxyz,bix->bcyzi", volume, matrix)  # x: the axis whose turn it is, i: its new index
-    return volume
-
-
-def resized(volume: Tensor, along_x: Tensor, along_y: Tensor, along_z: Tensor | None) -> Tensor:
-    """Multiply (B, C, Z, X, Y), contiguous, by a matrix (B, out, in) along each axis; None leaves z as it is.
-
-    Each product takes the last axis and puts its result first, so that z, which was slowest in memory, comes out
-    fastest, as networks want it, and nothing is moved in between.
-
-    Returns:
-        (B, C, x, y, z), contiguous.
-    """
-    batch, channels, *size = volume.shape
-    for matrix in (along_y, along_x):
-        volume = matrix[:, None] @ volume.flatten(2, 3).transpose(2, 3)  # new axis, then what has been before
-        size = [matrix.shape[1], *size[:2]]
-        volume = volume.view(batch, channels, *size)
-    if along_z is not None:
-        volume = (volume.flatten(2, 3) @ along_z[:, None].mT).view(*volume.shape[:4], -1)
+    for matrix in reversed(matrices):
+        others = volume.shape[2:4]
+        volume = (matrix[:, None] @ volume.flatten(2, 3).mT).unflatten(3, others)
     return volume
 
 
@@ -59,8 +41,8 @@ def gaussian_matrix(sigma: Tensor, length: int) -> Tensor:
     """Weights (B, length, length) of a Gaussian blur of ``sigma`` (B,) voxels; rows sum to 1, at the border too."""
     voxels = torch.arange(length, device=sigma.device)
     distance = (voxels[:, None] - voxels) / sigma[:, None, None]
-    weights = (-0.5 * distance.square()).softmax(dim=-1)
-    return F.threshold(weights, 1e-20, 0.0)  # numbers too small for float32's full precision are slow to multiply by
+    # what is too small for float32's full precision is slow to multiply by
+    return F.threshold((-0.5 * distance.square()).softmax(dim=-1), 1e-20, 0.0)
 
 
 def add_noise(view: Tensor, sd: Tensor, seeds: np.ndarray) -> Tensor:
@@ -79,23 +61,17 @@ def blur(view: Tensor, sigma: Tensor) -> Tensor:
 
 def change_contrast(view: Tensor, factor: Tensor) -> Tensor:
     """Scale the distance from the mean of each sample and channel, clamped to the range it had."""
-    low, high = _range(view)
-    mean = _mean(view)
+    (low, high), mean = _range(view), _mean(view)
     return (view - mean).mul_(factor).add_(mean).clamp_(low, high)
 
 
 def change_gamma(view: Tensor, exponent: Tensor) -> Tensor:
     """Raise each sample and channel, normalised to its range, to ``exponent``, then restore its mean and deviation."""
-    low, high = _range(view)
-    mean = _mean(view)
-    deviation = _root_mean_square(view - mean)
-    curved = (view - low).div_((high - low).clamp_(min=_TINY))
-    curved.log_().mul_(exponent).exp_()  # of 0, too; twice as fast as pow
+    (low, high), mean = _range(view), _mean(view)
+    curved = (view - low).div_((high - low).clamp_(min=_TINY)).log_().mul_(exponent).exp_()  # pow takes twice as long
     curved.sub_(_mean(curved))
-    return curved.mul_(deviation / _root_mean_square(curved).clamp_(min=_TINY)).add_(mean)
-
-
-# Statistics of each sample and channel, (B, C, 1, 1, 1). One flat axis: several at once take a slow path on a CPU.
+    deviations = [_mean(centered.square()).sqrt() for centered in (view - mean, curved)]
+    return curved.mul_(deviations[0] / deviations[1].clamp_(min=_TINY)).add_(mean)
 
 
 def _range(view: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,8 +80,5 @@ def _range(view: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mean(view: Tensor) -> Tensor:
+    # One flat axis: several at once take the slow path of a reduction on a CPU.
     return view.flatten(2).mean(dim=-1)[..., None, None, None]
-
-
-def _root_mean_square(view: Tensor) -> Tensor:
-    return _mean(view.square()).sqrt()

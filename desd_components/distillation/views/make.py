@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...base.draws import keyed
 from ...base.errors import UserError
-from .augment import add_noise, blur, change_contrast, change_gamma, hat_matrix, resized
+from .augment import add_noise, along_axes, blur, change_contrast, change_gamma, hat_matrix
 from .recipe import INTENSITY_DRAWS, ViewRecipe
 
 # Keeps these draws apart from others keyed by (seed, epoch, index), which numpy pads with zeros ("VIEW" in ASCII).
@@ -168,23 +168,17 @@ def resample(image: Tensor, geometry: ViewGeometry) -> Tensor:
     Samples lie at the centers of the view's voxels (``align_corners=False``); beyond the outermost voxel centers of a
     box its border voxels count, so nothing outside the box is read.
     """
-    first, last = geometry.start, geometry.start + geometry.extent - 1
-    low, inside = first.amin(dim=0), []
+    first, last = geometry.start[:, :, None], (geometry.start + geometry.extent)[:, :, None] - 1
+    matrices = []
     for axis, positions in enumerate(geometry.positions()):
-        image = image.narrow(2 + axis, int(low[axis]), int(last[:, axis].max() - low[axis]) + 1)
-        inside.append(positions.clamp(first[:, axis, None], last[:, axis, None]) - low[axis])
-    slices = image.permute(0, 1, 4, 2, 3)  # z first, as contexts lie in memory
-    numbers = inside[2][:1].round()
-    in_order = bool((inside[2] == numbers).all())  # whole slices, the same of all samples
-    if in_order:
-        slices = slices.index_select(2, numbers[0].to(image.device, torch.int64))
-    along_x, along_y, along_z = (
-        hat_matrix(positions.to(image.device, torch.float32), length)
-        for positions, length in zip(inside, image.shape[2:], strict=True)
-    )
+        low, length = int(first[:, axis].min()), int(last[:, axis].max() - first[:, axis].min()) + 1
+        inside, image = positions.clamp(first[:, axis], last[:, axis]) - low, image.narrow(2 + axis, low, length)
+        matrices.append(hat_matrix(inside.to(image.device, torch.float32), length))
+    if bool((inside == inside[:1].round()).all()):  # whole slices, the same of all samples, are taken as they lie
+        matrices.pop()
+        image = image.permute(0, 1, 4, 2, 3).index_select(2, inside[0].to(image.device, torch.int64))
     # Contiguous, or the products might round differently by how far the batch is padded.
-    slices = slices.to(torch.float32).contiguous()
-    return resized(slices, along_x, along_y, None if in_order else along_z)
+    return along_axes(image.to(torch.float32).contiguous(), matrices)
 
 
 def _where_drawn(step: Callable[..., Tensor], view: Tensor, strength: np.ndarray, neutral: float, *more: Any) -> Tensor:
@@ -193,11 +187,10 @@ def _where_drawn(step: Callable[..., Tensor], view: Tensor, strength: np.ndarray
     if len(drawn) == 0:
         return view
     strengths = torch.from_numpy(strength[drawn]).to(view.device, torch.float32).view(-1, 1, 1, 1, 1)
-    arguments = [values[drawn] for values in more]
+    rows, more = torch.from_numpy(drawn).to(view.device), tuple(values[drawn] for values in more)
     if len(drawn) == len(view):
-        return step(view, strengths, *arguments)
-    rows = torch.from_numpy(drawn).to(view.device)
-    return view.index_copy(0, rows, step(view[rows], strengths, *arguments))
+        return step(view, strengths, *more)
+    return view.index_copy(0, rows, step(view[rows], strengths, *more))
 
 
 def _check_batch(image: Tensor, context_size: Tensor) -> None:
