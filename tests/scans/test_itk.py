@@ -75,9 +75,9 @@ def test_a_file_that_changes_changes_what_is_kept_of_its_scan(folder, way):
     voxels = [Path(part) for part in parts(str(path))[1:]]
     assert len(voxels) in (1, 4)
     for file in voxels:
-        before = cache.folder(scan)
+        before = cache.path(scan)
         file.write_bytes(file.read_bytes())
-        assert cache.folder(scan) != before
+        assert cache.path(scan) != before
 
 
 def test_a_survey_sees_a_slice_that_has_changed(folder, tmp_path):

@@ -11,14 +11,24 @@ import pytest
 import torch
 from bundle_runs import ROOT, config_files
 from monai.bundle import ConfigParser
-from monai.transforms import Compose, Invertd, NormalizeIntensityd, Orientationd, ScaleIntensityRanged, Spacingd
+from monai.data import MetaTensor
+from monai.transforms import (
+    Compose,
+    Invertd,
+    NormalizeIntensityd,
+    Orientationd,
+    ScaleIntensityRange,
+    ScaleIntensityRanged,
+    Spacingd,
+    SpatialResample,
+)
 from scan_files import loading, oblique_affine, write_label, write_nifti, write_scan
 
 from desd_components import Preprocessing, UserError, VolumeCache
 from desd_components.base.classes import IGNORE
 from desd_components.base.errors import innermost_user_error
 from desd_components.scans.cache.entries import open_array
-from desd_components.scans.preprocess import preprocessing_settings, target_spacing
+from desd_components.scans.preprocess import SeparableResample, preprocessing_settings, target_spacing, windowed
 
 
 def written(path: Path, zooms: tuple[float, float, float], swap: bool = False) -> dict:
@@ -125,7 +135,7 @@ def parsed(bundle: str, item: str, settings: dict) -> Any:
 
 
 @pytest.mark.parametrize(("intensity", "window"), [("hu", [-100.0, 300.0]), ("zscore", None)])
-def test_preprocessing_is_the_written_out_list_of_stock_transforms(tmp_path, intensity, window):
+def test_preprocessing_is_to_rounding_the_written_out_list_of_stock_transforms(tmp_path, intensity, window):
     image, label = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
     scan = {"image": str(write_scan(image, (12, 10, 8))), "label": str(write_label(label, (12, 10, 8)))}
     keys, spacing = ["image", "label"], [1.5, 1.0, 2.0]
@@ -144,8 +154,26 @@ def test_preprocessing_is_the_written_out_list_of_stock_transforms(tmp_path, int
     )
     ours, wanted = Preprocessing(keys, spacing, intensity, window)(scan), by_hand(scan)
     for key in keys:
-        assert torch.equal(ours[key].as_tensor(), wanted[key].as_tensor())
-        assert torch.equal(ours[key].affine, wanted[key].affine)
+        torch.testing.assert_close(ours[key].as_tensor(), wanted[key].as_tensor(), rtol=0, atol=1e-5 * (key == "image"))
+        torch.testing.assert_close(ours[key].affine, wanted[key].affine)
+
+
+def test_axes_out_of_parallel_are_resampled_as_monai_does():
+    tilted = torch.eye(4, dtype=torch.float64)
+    tilted[1, 2] = 0.3
+    image, target = torch.rand(1, 8, 7, 6), torch.diag(torch.tensor([2.0, 1, 1, 1], dtype=torch.float64))
+    ours, stock = (
+        kind()(MetaTensor(image, affine=tilted), target, (4, 7, 6), mode="bilinear")
+        for kind in (SeparableResample, SpatialResample)
+    )
+    assert torch.equal(ours.as_tensor(), stock.as_tensor())
+
+
+def test_a_window_is_monai_s_bit_for_bit_and_leaves_its_image_alone():
+    image = 3000 * torch.rand(1, 9, 8, 7) - 1000
+    before = image.clone()
+    stock = ScaleIntensityRange(-160, 240, -1, 1, clip=True)
+    assert torch.equal(windowed(image, -160, 240), stock(image)) and torch.equal(image, before)
 
 
 def test_labels_stay_as_they_are_stored_where_they_are_not_turned(tmp_path):

@@ -258,11 +258,11 @@ def test_the_cache_keeps_how_a_series_was_read_and_says_what_was_interpolated(tm
 def test_a_slice_that_is_written_anew_is_preprocessed_anew(tmp_path):
     scan = {"image": str(write_series(tmp_path / "series", hounsfield(), AFFINE))}
     cache = VolumeCache(LOADING, tmp_path / "cache")
-    first = cache.folder(scan)
-    assert cache.folder(scan) == first
+    first = cache.path(scan)
+    assert cache.path(scan) == first
     slice_ = tmp_path / "series" / "3.dcm"
     slice_.write_bytes(slice_.read_bytes())
-    assert cache.folder(scan) != first
+    assert cache.path(scan) != first
 
 
 def test_the_disk_need_of_a_series_is_estimated_from_its_headers(tmp_path):

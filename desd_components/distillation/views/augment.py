@@ -8,10 +8,11 @@ The formulas are those of the published recipe; statistics are taken for each sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Divisors are kept from 0 by this much, for volumes that hold one value everywhere.
@@ -19,13 +20,14 @@ _TINY = 1e-12
 
 
 def along_axes(volume: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """Multiply (B, C, X, Y, Z) by a matrix (B, out, in) along x, y and z in turn.
+    """Multiply (B, C, X, Y, Z) by a matrix (B, out, in) along each axis; two of them change (B, C, Z, X, Y) in plane.
 
-    Each product takes the leading axis and puts its result last: one large matrix product on memory as it lies, and
-    after three of them the axes are back in order.
+    Each product takes the last axis and puts its result first: one large matrix product on memory as it lies. In the
+    end the axes are x, y, z in either case, as networks want them.
     """
-    for matrix in matrices:
-        volume = torch.einsum("bcxyz,bix->bcyzi", volume, matrix)  # x: the axis whose turn it is, i: its new index
+    for matrix in reversed(matrices):
+        others = volume.shape[2:4]
+        volume = (matrix[:, None] @ volume.flatten(2, 3).mT).unflatten(3, others)
     return volume
 
 
@@ -39,7 +41,8 @@ def gaussian_matrix(sigma: Tensor, length: int) -> Tensor:
     """Weights (B, length, length) of a Gaussian blur of ``sigma`` (B,) voxels; rows sum to 1, at the border too."""
     voxels = torch.arange(length, device=sigma.device)
     distance = (voxels[:, None] - voxels) / sigma[:, None, None]
-    return (-0.5 * distance.square()).softmax(dim=-1)
+    # what is too small for float32's full precision is slow to multiply by
+    return F.threshold((-0.5 * distance.square()).softmax(dim=-1), 1e-20, 0.0)
 
 
 def add_noise(view: Tensor, sd: Tensor, seeds: np.ndarray) -> Tensor:
@@ -48,7 +51,7 @@ def add_noise(view: Tensor, sd: Tensor, seeds: np.ndarray) -> Tensor:
     generator = torch.Generator(view.device)
     for sample, seed in zip(noise, seeds.tolist(), strict=True):
         sample.normal_(generator=generator.manual_seed(seed))
-    return torch.addcmul(view, noise, sd)
+    return noise.mul_(sd).add_(view)
 
 
 def blur(view: Tensor, sigma: Tensor) -> Tensor:
@@ -58,28 +61,24 @@ def blur(view: Tensor, sigma: Tensor) -> Tensor:
 
 def change_contrast(view: Tensor, factor: Tensor) -> Tensor:
     """Scale the distance from the mean of each sample and channel, clamped to the range it had."""
-    low, high = _over_voxels(view, torch.amin), _over_voxels(view, torch.amax)
-    centered, mean = _centered(view)
-    return torch.addcmul(mean, centered, factor).clamp(low, high)
+    (low, high), mean = _range(view), _mean(view)
+    return (view - mean).mul_(factor).add_(mean).clamp_(low, high)
 
 
 def change_gamma(view: Tensor, exponent: Tensor) -> Tensor:
     """Raise each sample and channel, normalised to its range, to ``exponent``, then restore its mean and deviation."""
-    low, high = _over_voxels(view, torch.amin), _over_voxels(view, torch.amax)
-    curved = ((view - low) / (high - low).clamp(min=_TINY)).pow(exponent)
-    (curved, _), (centered, mean) = _centered(curved), _centered(view)
-    return curved * (_root_mean_square(centered) / _root_mean_square(curved).clamp(min=_TINY)) + mean
+    (low, high), mean = _range(view), _mean(view)
+    curved = (view - low).div_((high - low).clamp_(min=_TINY)).log_().mul_(exponent).exp_()  # pow takes twice as long
+    curved.sub_(_mean(curved))
+    deviations = [_mean(centered.square()).sqrt() for centered in (view - mean, curved)]
+    return curved.mul_(deviations[0] / deviations[1].clamp_(min=_TINY)).add_(mean)
 
 
-def _over_voxels(view: Tensor, reduction: Callable[..., Tensor]) -> Tensor:
+def _range(view: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = view.flatten(2).aminmax(dim=-1)
+    return low[..., None, None, None], high[..., None, None, None]
+
+
+def _mean(view: Tensor) -> Tensor:
     # One flat axis: several at once take the slow path of a reduction on a CPU.
-    return reduction(view.flatten(2), dim=-1)[..., None, None, None]
-
-
-def _centered(view: Tensor) -> tuple[Tensor, Tensor]:
-    mean = _over_voxels(view, torch.mean)
-    return view - mean, mean
-
-
-def _root_mean_square(view: Tensor) -> Tensor:
-    return _over_voxels(view.square(), torch.mean).sqrt()
+    return view.flatten(2).mean(dim=-1)[..., None, None, None]

@@ -109,10 +109,12 @@ class MultiViews:
         chunk_size = self.chunk_size or (1 if image.device.type == "cpu" else len(image))
         chunks = [slice(first, first + chunk_size) for first in range(0, len(image), chunk_size)]
         with torch.autocast(image.device.type, enabled=False):
-            return [
-                torch.cat([make_view(image[chunk], geometry[chunk], intensity[chunk]) for chunk in chunks])
-                for geometry, intensity in self._draws(context_size, index, epoch)
-            ]
+            views = []
+            for geometry, intensity in self._draws(context_size, index, epoch):
+                views.append(image.new_empty((*image.shape[:2], *geometry.size), dtype=torch.float32))
+                for chunk in chunks:
+                    views[-1][chunk] = make_view(image[chunk], geometry[chunk], intensity[chunk])
+            return views
 
     def _draws(self, context_size: Tensor, index: Tensor, epoch: Tensor) -> list[tuple[ViewGeometry, np.ndarray]]:
         sizes = context_size.tolist()
@@ -166,13 +168,15 @@ def resample(image: Tensor, geometry: ViewGeometry) -> Tensor:
     Samples lie at the centers of the view's voxels (``align_corners=False``); beyond the outermost voxel centers of a
     box its border voxels count, so nothing outside the box is read.
     """
-    first, last = geometry.start, geometry.start + geometry.extent - 1
+    first, last = geometry.start[:, :, None], (geometry.start + geometry.extent)[:, :, None] - 1
     matrices = []
     for axis, positions in enumerate(geometry.positions()):
-        low, high = int(first[:, axis].min()), int(last[:, axis].max())
-        image = image.narrow(2 + axis, low, high - low + 1)
-        inside = positions.clamp(first[:, axis, None], last[:, axis, None]) - low
-        matrices.append(hat_matrix(inside.to(image.device, torch.float32), high - low + 1))
+        low, length = int(first[:, axis].min()), int(last[:, axis].max() - first[:, axis].min()) + 1
+        inside, image = positions.clamp(first[:, axis], last[:, axis]) - low, image.narrow(2 + axis, low, length)
+        matrices.append(hat_matrix(inside.to(image.device, torch.float32), length))
+    if bool((inside == inside[:1].round()).all()):  # whole slices, the same of all samples, are taken as they lie
+        matrices.pop()
+        image = image.permute(0, 1, 4, 2, 3).index_select(2, inside[0].to(image.device, torch.int64))
     # Contiguous, or the products might round differently by how far the batch is padded.
     return along_axes(image.to(torch.float32).contiguous(), matrices)
 
@@ -183,11 +187,10 @@ def _where_drawn(step: Callable[..., Tensor], view: Tensor, strength: np.ndarray
     if len(drawn) == 0:
         return view
     strengths = torch.from_numpy(strength[drawn]).to(view.device, torch.float32).view(-1, 1, 1, 1, 1)
-    arguments = [values[drawn] for values in more]
+    rows, more = torch.from_numpy(drawn).to(view.device), tuple(values[drawn] for values in more)
     if len(drawn) == len(view):
-        return step(view, strengths, *arguments)
-    rows = torch.from_numpy(drawn).to(view.device)
-    return view.index_copy(0, rows, step(view[rows], strengths, *arguments))
+        return step(view, strengths, *more)
+    return view.index_copy(0, rows, step(view[rows], strengths, *more))
 
 
 def _check_batch(image: Tensor, context_size: Tensor) -> None:

@@ -1,9 +1,10 @@
-"""Preprocess each volume once with stock MONAI transforms and keep it on disk, to be read through a memory map.
+"""Preprocess each volume once with MONAI transforms and keep it on disk, to be read box by box.
 
-Differs from ``monai.data.PersistentDataset``: arrays are plain ``.npy`` files, so that a crop reads its own pages only;
-the key holds the state of the transforms and of the files, so that a changed spacing or a changed scan is never
-served from an old entry; voxels are checked on the way; disk need is said, and refused, beforehand. An entry is a
-folder ``cache_dir/<transform>/<scan>/`` with one ``.npy`` per key and ``meta.json``; it appears whole or not at all.
+Differs from ``monai.data.PersistentDataset``: a crop reads its own pages only; the key holds the state of the
+transforms and of the files, so that a changed spacing or a changed scan is never served from an old entry; voxels are
+checked on the way; disk need is said, and refused, beforehand. An entry is one file,
+``cache_dir/<transform>/<scan>.safetensors``; it appears whole or not at all. Of the processes that see one disk a
+single one looks at what lies there, and tells the others; all of them make what is missing.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +29,34 @@ from ...base.processes import patiently_gathered, place
 from ..check import class_problem, file_problem, raise_problems, threaded, with_bar
 from ..fingerprint import file_states
 from ..names import Scan, first_names, scan_files
-from .entries import is_label, read_meta
+from .entries import LAYOUT, SUFFIX, is_label, meta_if_whole, read_meta
 from .fingerprint import describe, flat_transforms
 from .making import EntryMaker
 
 logger = logging.getLogger(__name__)
 
 
-FORMAT = 2  # of an entry on disk; part of its key
+_Seen = tuple[Path | None, dict[str, Any] | None, str | None]  # where an entry lies, what is known of it, what is wrong
 _SAMPLED_HEADERS = 200  # headers read for the estimate of the disk need
+_SHARED = ("shape", "values", "rounded", "looks_like_labels")  # what all processes are told of an entry
 
 
 class VolumeCache:
     """Deterministic preprocessing of scans, kept on disk.
 
     Args:
-        transform: stock MONAI dictionary transforms beginning with ``LoadImaged``: a Compose or a list; none random.
+        transform: MONAI dictionary transforms beginning with ``LoadImaged``: a Compose or a list; none random.
         cache_dir: where entries go; safe to delete at any time between runs.
         keys: entries of a scan to keep; those whose name starts with "label" are stored as whole numbers.
         dtype: of stored images, "float32" or "float16" (half the disk, three decimal digits).
         in_channels: channels every image must have.
         class_count: label values with the background's; None leaves them unchecked.
         num_workers: threads that make entries; 0 works in the caller's.
+        trim_wider_than: slices wider than that (voxels) lose their in-plane borders; None never trims.
+        trim_fraction: of the width, taken off each in-plane border.
+
+    Attributes:
+        facts: what is known of each entry that was asked for: per key its shape, (C, X, Y, Z), and what voxels told.
 
     Raises:
         UserError: when the settings cannot be used.
@@ -63,20 +71,27 @@ class VolumeCache:
         in_channels: int = 1,
         class_count: int | None = None,
         num_workers: int = 0,
+        trim_wider_than: int | None = None,
+        trim_fraction: float = 0.1,
     ) -> None:
         if dtype not in ("float32", "float16"):
             raise UserError(f"the cache's dtype is {dtype!r}: give float32 or float16.")
+        if not 0 <= trim_fraction < 0.5:
+            raise UserError(f"trim_fraction is {trim_fraction}: give a share from 0 to below 0.5.")
         self.keys, self.in_channels, self.class_count = ensure_tuple(keys), in_channels, class_count
         self.num_workers = num_workers
         transforms, lazy = flat_transforms(transform), bool(getattr(transform, "lazy", False))
         if not transforms:
             raise UserError("the preprocessing is empty: it begins with LoadImaged and EnsureChannelFirstd.")
-        self.maker = EntryMaker(transforms, lazy, self.keys, np.dtype(dtype), in_channels)
-        state = [FORMAT, monai.__version__, dtype, self.keys, lazy, describe(transforms)]
+        trim = (trim_wider_than, trim_fraction)
+        self.maker = EntryMaker(transforms, lazy, self.keys, np.dtype(dtype), in_channels, *trim)
+        state = [LAYOUT, monai.__version__, dtype, self.keys, lazy, trim, describe(transforms)]
         self.transform_hash = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:12]
         self.cache_dir = Path(cache_dir).expanduser().resolve()
+        self.facts: dict[Path, dict[str, Any]] = {}
+        self._paths: dict[tuple[str, ...], Path] = {}  # of those, by the files of their scans
 
-    def folder(self, scan: Scan) -> Path:
+    def path(self, scan: Scan) -> Path:
         """Where a scan's entry lies or will lie, by the transforms and by path, size and time of its files.
 
         Raises:
@@ -86,7 +101,7 @@ class VolumeCache:
             if not os.path.exists(file):  # what else may be wrong with it is told with the faults of the others
                 raise UserError(file_problem(file) or f"{file}: is gone.")
         name = hashlib.sha256(json.dumps(file_states(scan, self.keys)).encode()).hexdigest()[:24]
-        return self.cache_dir / self.transform_hash / name
+        return self.cache_dir / self.transform_hash / f"{name}{SUFFIX}"
 
     def prepare(self, scans: Sequence[Scan]) -> list[Path]:
         """Make the entries that are missing, and return all of them in the order of the scans: see `attempt`.
@@ -96,15 +111,15 @@ class VolumeCache:
         Raises:
             UserError: listing every scan that cannot be used, or when the disk is too small.
         """
-        folders, problems = self.attempt(scans)
+        paths, problems = self.attempt(scans)
         raise_problems(list(problems.values()), len(scans))
-        return [folder for folder in folders if folder is not None]
+        return [path for path in paths if path is not None]
 
     def attempt(self, scans: Sequence[Scan], skip: bool = False) -> tuple[list[Path | None], dict[int, str]]:
         """Like `prepare`, but bad scans are handed back: each is one line by its position in ``scans``.
 
         Args:
-            scans: ``{"image": ...[, "label": ...]}``.
+            scans: ``{"image": ...[, "label": ...]}``; a cache looks at each of them once in its life.
             skip: make the good entries although a file is missing; otherwise nothing is made then.
 
         Returns:
@@ -117,49 +132,73 @@ class VolumeCache:
         if lacking:
             what = f"{len(lacking)} scans lack one of {list(self.keys)}"
             raise UserError(f"{scan_files(lacking[0])}: {what}: add it.")
-        if scans:
-            require_writable(self.cache_dir, "cache_dir")
-        rank, world = place()
-        folders, problems = self._folders(scans)
-        wanted = {folder: scan for folder, scan in zip(folders, scans, strict=True) if folder is not None}
-        mine = {folder: wanted[folder] for folder in list(wanted)[rank::world] if not folder.exists()}
-        full = self._disk_problem([wanted[folder] for folder in wanted if not folder.exists()], say=rank == 0)
-        made = self._make(mine, show=rank == 0) if not full and (skip or not problems) else {}
-        told = patiently_gathered([*full, *problems.items(), *_by_position(made, folders)])
-        raise_problems([line for line in told if isinstance(line, str)], len(scans))
-        problems = dict(line for line in told if not isinstance(line, str))
-        if not problems or skip:
-            good = {folder: wanted[folder] for n, folder in enumerate(folders) if folder and n not in problems}
-            problems |= dict(patiently_gathered(_by_position(self._completed(good, rank == 0), folders)))
-        return [None if n in problems else folder for n, folder in enumerate(folders)], dict(sorted(problems.items()))
+        named = [tuple(scan_files(scan, self.keys)) for scan in scans]
+        new = {files: scan for files, scan in zip(named, scans, strict=True) if files not in self._paths}
+        problems = self._prepared(new, skip) if new else {}
+        found = {position: problems[files] for position, files in enumerate(named) if files in problems}
+        return [self._paths.get(files) for files in named], found
 
-    def _completed(self, good: dict[Path, Scan], show: bool) -> dict[Path, str]:
-        """What is wrong with entries that all processes have made; what this one cannot see is made here."""
-        left = {folder: scan for folder, scan in good.items() if not folder.exists()}  # on another machine's disk
-        problems = self._make(left, show)
-        told = {folder: self._meta_problem(folder, good[folder]) for folder in good if folder not in problems}
-        return problems | {folder: line for folder, line in told.items() if line}
-
-    def _folders(self, scans: Sequence[Scan]) -> tuple[list[Path | None], dict[int, str]]:
-        folders: list[Path | None] = []
-        problems = {}
-        for position, scan in enumerate(scans):
+    def _prepared(self, new: Mapping[tuple[str, ...], Scan], skip: bool) -> dict[tuple[str, ...], str]:
+        """Look for the entries of scans, make what is missing, and note what is good; one line for each that is not."""
+        require_writable(self.cache_dir, "cache_dir")
+        disk, scans = self._processes_here(), list(new.values())
+        first, mine = disk[0], disk.index(place()[0])
+        looked_up = list(threaded(self._look_up, scans, self.num_workers)) if mine == 0 else []
+        seen: list[_Seen] = patiently_gathered(looked_up)[first]
+        wanted = {path: scan for (path, facts, _), scan in zip(seen, scans, strict=True) if path and facts is None}
+        full = self._disk_problem(list(wanted.values()), say=first == 0) if mine == 0 else []
+        made: dict[Path, str] = {}
+        if not full and (skip or not any(problem for _, _, problem in seen)):
             try:
-                folders.append(self.folder(scan))
-            except UserError as error:
-                folders.append(None)
-                problems[position] = str(error)
-        return folders, problems
+                made = self._make(dict(list(wanted.items())[mine :: len(disk)]), show=place()[0] == 0)
+            except UserError as error:  # about the disk, not about a scan
+                full = [str(error)]
+        told = patiently_gathered((full, made))
+        raise_problems(list(dict.fromkeys(line for lines, _ in told for line in lines)), len(scans))
+        failed: dict[Path | None, str] = {path: line for _, lines in told for path, line in lines.items()}
+        now: dict[Path | None, Any] = patiently_gathered({p: _facts(p) for p in wanted} if mine == 0 else {})[first]
+        problems = {}
+        for (files, scan), (path, facts, problem) in zip(new.items(), seen, strict=True):
+            facts = facts or now.get(path)
+            problem = problem or failed.get(path) or (self._facts_problem(facts, scan) if facts else None)
+            if problem:
+                problems[files] = problem
+            elif path and facts:
+                self._paths[files], self.facts[path] = path, facts
+        return problems
+
+    def _processes_here(self) -> list[int]:
+        """The ranks that see this process's ``cache_dir``: all of them, or those of a node with a disk of its own."""
+        if place()[1] == 1:
+            return [0]
+        mark = self.cache_dir / f"{secrets.token_hex(8)}.rank"
+        mark.touch()
+        marks = patiently_gathered(mark.name)
+        here = [rank for rank, name in enumerate(marks) if (self.cache_dir / name).exists()]
+        patiently_gathered(None)  # all have looked
+        mark.unlink()
+        return here
+
+    def _look_up(self, scan: Scan) -> _Seen:
+        try:
+            path = self.path(scan)
+        except UserError as error:
+            return None, None, str(error)
+        return path, _facts(path), None
 
     def _make(self, wanted: dict[Path, Scan], show: bool) -> dict[Path, str]:
-        """Make entries; returns one line for each that cannot be made."""
+        """Make entries; returns one line for each whose scan is bad.
+
+        Raises:
+            UserError: when the disk is full or fails.
+        """
         if not wanted:
             return {}
         made = threaded(lambda item: self.maker.make(*item), wanted.items(), self.num_workers)
         bar = with_bar(made, len(wanted), "preprocessing", show=show)
-        problems = {folder: found for folder, found in zip(wanted, bar, strict=True) if found}
-        good = [(folder, key) for folder in wanted if folder not in problems for key in self.keys if is_label(key)]
-        rounded = [scan_files(wanted[folder], (key,))[0] for folder, key in good if read_meta(folder)[key]["rounded"]]
+        problems = {path: found for path, found in zip(wanted, bar, strict=True) if found}
+        good = [(path, key) for path in wanted if path not in problems for key in self.keys if is_label(key)]
+        rounded = [scan_files(wanted[path], (key,))[0] for path, key in good if read_meta(path)[key]["rounded"]]
         if rounded:
             told = "%d of %d labels hold numbers next to whole ones, which are rounded: %s"
             logger.warning(told, len(rounded), len(good), first_names(rounded))
@@ -178,9 +217,9 @@ class VolumeCache:
         line = f"the preprocessed volumes need about {readable(need)}, but {readable(free)} are free: {remedy}"
         return [f"{self.cache_dir}: {line}"] if need > free else []
 
-    def _meta_problem(self, folder: Path, scan: Scan) -> str | None:
+    def _facts_problem(self, facts: dict[str, Any], scan: Scan) -> str | None:
         """What the settings of this run find wrong with an entry that an earlier run may have made."""
-        for key, known in read_meta(folder).items():
+        for key, known in facts.items():
             file, channels = scan_files(scan, (key,))[0], known["shape"][0]
             if is_label(key) and (found := class_problem(file, known["values"], self.class_count)):
                 return found
@@ -189,9 +228,10 @@ class VolumeCache:
         return None
 
 
-def _by_position(problems: dict[Path, str], folders: Sequence[Path | None]) -> list[tuple[int, str]]:
-    """Problems of entries as problems of the scans that they belong to; a scan may be listed twice."""
-    return [(n, problems[folder]) for n, folder in enumerate(folders) if folder is not None and folder in problems]
+def _facts(path: Path) -> dict[str, Any] | None:
+    """What all processes are told of an entry; None where there is no whole one."""
+    meta = meta_if_whole(path)
+    return meta and {key: {name: known[name] for name in _SHARED if name in known} for key, known in meta.items()}
 
 
 def readable(size: float) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
-import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,13 +15,13 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd
 
 from ...base.errors import UserError, chain_of, innermost_user_error, one_line
-from ...base.files import beside
+from ...base.files import told_if_unwritable
 from ..check import header_problem, label_values, raw_problem
 from ..label_maps import looks_like_labels
 from ..names import Scan, scan_files
 from ..read import open_volume
 from ..volume import damaged
-from .entries import META_FILE, is_label
+from .entries import is_label, write_entry
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +35,31 @@ class EntryMaker:
         keys: entries of a scan to keep; those whose name starts with "label" are stored as whole numbers.
         dtype: of stored images.
         in_channels: channels every image must have.
+        trim_wider_than: slices wider than that (voxels) lose their in-plane borders; None never trims.
+        trim_fraction: of the width, taken off each in-plane border.
     """
 
     def __init__(
-        self, transforms: Sequence[Any], lazy: bool, keys: Sequence[str], dtype: np.dtype, in_channels: int
+        self,
+        transforms: Sequence[Any],
+        lazy: bool,
+        keys: Sequence[str],
+        dtype: np.dtype,
+        in_channels: int,
+        trim_wider_than: int | None = None,
+        trim_fraction: float = 0.1,
     ) -> None:
         self.transforms, self.lazy, self.keys = transforms, lazy, tuple(keys)
         self.dtype, self.in_channels = dtype, in_channels
+        self.trim_wider_than, self.trim_fraction = trim_wider_than, trim_fraction
         self._own = threading.local()
 
-    def make(self, folder: Path, scan: Scan) -> str | None:
-        """Make the entry of a scan as `folder`; one line about what is wrong with it, or None."""
+    def make(self, path: Path, scan: Scan) -> str | None:
+        """Make the entry of a scan as `path`; one line about what is wrong with the scan, or None.
+
+        Raises:
+            UserError: when the disk is full or fails.
+        """
         scan = {key: scan[key] for key in self.keys}
         try:
             loaded = self._loaded(scan)
@@ -55,9 +67,10 @@ class EntryMaker:
             result = self._preprocessed(scan, loaded)
             arrays = {key: self._stored(_first_file(scan, key), key, _to_numpy(result[key])) for key in self.keys}
             meta = {key: seen[key] | self._described(scan, key, arrays[key], result[key]) for key in self.keys}
-            self._write(folder, arrays, meta)
         except UserError as refused:
             return str(refused)
+        with told_if_unwritable(path):
+            write_entry(path, arrays, meta)
         return None
 
     def steps(self) -> tuple[Any, Compose]:
@@ -112,23 +125,25 @@ class EntryMaker:
             raise UserError(f"{file}: {what}: add EnsureChannelFirstd.")
         if found := raw_problem(file, array, is_label(key)):
             raise UserError(f"{found[:-1]} (seen after the preprocessing).")
+        left, top = self.borders(*array.shape[1:3])
+        array = array[:, left : array.shape[1] - left, top : array.shape[2] - top]
         if is_label(key):
             whole = np.rint(array)
             return whole.astype(_smallest_kind(whole))
-        with np.errstate(over="ignore"):  # found below
-            stored = array.astype(self.dtype)
-        if not np.isfinite(stored).all():
-            high = f"{np.abs(array).max():.3g}"
-            raise UserError(f"{file}: reaches {high}, too much for float16: set cache#dtype: float32.")
-        return stored
+        high = max(float(array.max()), -float(array.min()))
+        if high > float(np.finfo(self.dtype).max):
+            raise UserError(f"{file}: reaches {high:.3g}, too much for float16: set cache#dtype: float32.")
+        return array.astype(self.dtype)
 
     def _described(self, scan: Scan, key: str, array: np.ndarray, result: Any) -> dict[str, Any]:
-        """What ``meta.json`` says of an array: shape, type, affine, the files it comes from, and how they were read."""
+        """What an entry says of an array: shape, type, affine, the files it comes from, and how they were read."""
         source = scan_files(scan, (key,))
         meta: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype), "source": source}
         if isinstance(result, MetaTensor):
             meta |= {name: str(result.meta[name]) for name in ("reader", "warnings") if result.meta.get(name)}
-            affines = {"affine": result.affine, "original_affine": result.meta.get("original_affine")}
+            affine = result.affine.numpy().astype(np.float64)
+            affine[:3, 3] += affine[:3, :2] @ self.borders(*result.shape[1:3])
+            affines = {"affine": affine, "original_affine": result.meta.get("original_affine")}
             meta |= {name: np.asarray(a, np.float64).tolist() for name, a in affines.items() if a is not None}
         if is_label(key):
             meta["values"] = label_values(array)
@@ -136,21 +151,11 @@ class EntryMaker:
             logger.warning("%s: %s", _first_file(scan, key), meta["warnings"])
         return meta
 
-    def _write(self, folder: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-        temporary = beside(folder)
-        try:
-            temporary.mkdir(parents=True)
-            for key, array in arrays.items():
-                np.save(temporary / f"{key}.npy", array)
-            (temporary / META_FILE).write_text(json.dumps(meta), encoding="utf-8")
-            temporary.rename(folder)
-        except OSError as error:
-            if not folder.exists():  # else another process was faster, with the same result
-                raise UserError(
-                    f"{folder.parent}: cannot be written to ({error.strerror}): set `cache_dir` to another disk."
-                ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    def borders(self, x: int, y: int) -> tuple[int, int]:
+        """Voxels to take off each border along x and y of slices of x by y voxels."""
+        if self.trim_wider_than is None or max(x, y) <= self.trim_wider_than:
+            return 0, 0
+        return int(self.trim_fraction * x), int(self.trim_fraction * y)
 
     def estimated_bytes(self, scan: Scan) -> int:
         """Disk that an entry will take, from the scan's header and the target spacing; 0 for one that is not read."""
@@ -170,6 +175,7 @@ class EntryMaker:
             wanted = np.where(np.isfinite(wanted) & (wanted > 0), wanted, spacing)
             extent = np.round((extent - 1) * spacing / wanted) + 1
         labels = sum(map(is_label, self.keys))
+        extent[:2] -= 2 * np.array(self.borders(*map(int, extent[:2])))
         return int(extent.prod() * ((len(self.keys) - labels) * self.in_channels * self.dtype.itemsize + labels))
 
 

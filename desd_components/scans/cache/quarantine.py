@@ -11,6 +11,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ...base.errors import UserError
 from ...base.files import write_json
@@ -20,7 +21,6 @@ from ..labelled import LabelledData
 from ..lists import is_decathlon
 from ..names import Scan, files_of, first_names, scan_files
 from .cache import VolumeCache
-from .entries import read_meta
 
 logger = logging.getLogger(__name__)
 
@@ -56,18 +56,18 @@ def usable_records(
     )
     if not scans or not (searched or on_bad_volume == "skip"):
         return list(scans)
-    folders, problems = cache.attempt(scans, skip=on_bad_volume == "skip")
+    paths, problems = cache.attempt(scans, skip=on_bad_volume == "skip")
     if on_bad_volume == "stop":
         raise_problems(list(problems.values()), len(scans))
     else:
         _note(scans, problems, Path(output_dir) / QUARANTINE_FILE)
-    good = [(scan, folder) for scan, folder in zip(scans, folders, strict=True) if folder is not None]
+    good = [(scan, cache.facts[path]) for scan, path in zip(scans, paths, strict=True) if path is not None]
     return _without_label_maps(good) if searched else [scan for scan, _ in good]
 
 
-def _without_label_maps(found: Sequence[tuple[Scan, Path]]) -> list[Scan]:
+def _without_label_maps(found: Sequence[tuple[Scan, dict[str, Any]]]) -> list[Scan]:
     """The scans but those whose voxels were, when they were read, such as a label map has; their count is said."""
-    maps = [scan for scan, folder in found if read_meta(folder)["image"].get("looks_like_labels")]
+    maps = [scan for scan, facts in found if facts["image"].get("looks_like_labels")]
     if maps:
         told = first_names([scan_files(scan)[0] for scan in maps], files_of(scan for scan, _ in found))
         logger.warning(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import math
 import os
 import shutil
 import threading
@@ -26,7 +28,7 @@ from monai.transforms import (
 from scan_files import loading, oblique_affine, write_label, write_nifti, write_scan
 
 from desd_components import UserError, VolumeCache
-from desd_components.scans.cache.entries import open_array, read_meta
+from desd_components.scans.cache.entries import open_array, read_box, read_meta, write_entry
 from desd_components.scans.cache.fingerprint import describe
 from desd_components.scans.cache.making import EntryMaker
 
@@ -68,19 +70,18 @@ def test_the_original_affine_and_the_source_are_kept(tmp_path):
 def test_a_second_call_preprocesses_nothing(tmp_path):
     scans = written(tmp_path / "data")
     folders = VolumeCache(preprocessing(), tmp_path / "cache").prepare(scans)
-    before = [os.stat(folder / "image.npy").st_mtime_ns for folder in folders]
+    before = [os.stat(path).st_mtime_ns for path in folders]
     assert VolumeCache(preprocessing(), tmp_path / "cache").prepare(scans) == folders
-    assert [os.stat(folder / "image.npy").st_mtime_ns for folder in folders] == before
+    assert [os.stat(path).st_mtime_ns for path in folders] == before
 
 
 def test_a_scan_changed_in_place_gets_a_new_entry(tmp_path):
     scan = {"image": str(write_scan(tmp_path / "a.nii"))}
     size = os.path.getsize(scan["image"])
-    cache = VolumeCache(preprocessing(), tmp_path / "cache")
-    (before,) = cache.prepare([scan])
+    (before,) = VolumeCache(preprocessing(), tmp_path / "cache").prepare([scan])
     write_scan(tmp_path / "a.nii", seed=9)
     assert os.path.getsize(scan["image"]) == size
-    (after,) = cache.prepare([scan])
+    (after,) = VolumeCache(preprocessing(), tmp_path / "cache").prepare([scan])
     assert before != after
     assert not np.array_equal(open_array(before, "image"), open_array(after, "image"))
 
@@ -174,15 +175,97 @@ def test_labels_are_stored_in_the_smallest_whole_number_type(tmp_path, largest, 
     assert read_meta(folder)["label"]["values"] == [0, largest]
 
 
+def test_a_box_is_what_the_array_holds_there_and_z_is_slowest_in_memory(tmp_path):
+    (path,) = VolumeCache(preprocessing(), tmp_path / "cache").prepare(written(tmp_path / "data", 1))
+    box = (slice(1, 4), slice(2, 3), slice(0, 3))
+    found = read_box(path, "image", box)
+    np.testing.assert_array_equal(found, open_array(path, "image")[(slice(None), *box)])
+    assert found.strides[3] == max(found.strides[1:])
+
+
 def test_reading_a_box_does_not_read_the_file(tmp_path):
-    """The entry claims 64 GB (a sparse file): only a memory map can give a box of it."""
-    header = np.lib.format.header_data_from_array_1_0(np.zeros((1, 1, 1, 1), np.float32))
-    header["shape"] = (1, 4000, 2000, 2000)
-    with open(tmp_path / "image.npy", "wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, header)
-        stream.truncate(stream.tell() + 4 * 4000 * 2000 * 2000)
-    box = np.array(open_array(tmp_path, "image")[:, 3000:3004, 5:9, 7:12])
+    """Made to claim 64 GB (a sparse file), an entry gives a box of it at once."""
+    path, shape = tmp_path / "a.safetensors", (1, 2000, 4000, 2000)
+    write_entry(path, {"image": np.zeros((1, 1, 1, 1), np.float32)}, {})
+    head = json.loads(path.read_bytes()[8:-4])
+    head["image"] |= {"shape": shape, "data_offsets": [0, 4 * math.prod(shape)]}
+    text = json.dumps(head).encode()
+    with open(path, "wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.truncate(stream.tell() + 4 * math.prod(shape))
+    box = read_box(path, "image", (slice(3000, 3004), slice(5, 9), slice(7, 12)))
     assert box.shape == (1, 4, 4, 5) and not box.any()
+
+
+def test_an_entry_is_a_safetensors_file(tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    (path,) = VolumeCache(preprocessing(), tmp_path / "cache").prepare(written(tmp_path / "data", 1))
+    stored = safetensors.load_file(path)["image"]  # (C, Z, X, Y)
+    np.testing.assert_array_equal(stored.transpose(0, 2, 3, 1), open_array(path, "image"))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda whole: whole[:-3],
+        lambda whole: b"",
+        lambda whole: b"\0" * len(whole),
+        lambda whole: whole.replace(b'"layout": "3"', b'"layout": "2"'),
+    ],
+    ids=["torn", "empty", "zeros", "another layout"],
+)
+def test_an_entry_that_is_not_whole_is_made_again_and_never_read(tmp_path, harm):
+    scans = written(tmp_path / "data", 1)
+    (path,) = VolumeCache(preprocessing(), tmp_path / "cache").prepare(scans)
+    whole = path.read_bytes()
+    path.write_bytes(harm(whole))
+    with pytest.raises(UserError, match=r"cannot be read any more .*; it makes what is missing or damaged"):
+        read_box(path, "image", (slice(0, 1),) * 3)
+    assert VolumeCache(preprocessing(), tmp_path / "cache").prepare(scans) == [path]
+    assert path.read_bytes() == whole
+
+
+def test_a_disk_that_fills_is_told_in_one_line_and_blames_no_scan(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cache = VolumeCache(preprocessing(), tmp_path / "cache")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"safetensors: cannot be written \(No space left on device\)\. Make room"):
+        cache.attempt(written(tmp_path / "data"), skip=True)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [cache.transform_hash]
+    assert not list((tmp_path / "cache" / cache.transform_hash).iterdir())
+
+
+def test_two_runs_that_make_one_cache_at_the_same_time_lose_nothing(tmp_path):
+    scans, together = written(tmp_path / "data", 4), threading.Barrier(2)
+
+    def run(_: int) -> list[Path]:
+        cache = VolumeCache(preprocessing(), tmp_path / "cache")
+        together.wait(timeout=20)
+        return cache.prepare(scans)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(run, range(2))
+    assert first == second
+    for path, scan in zip(first, scans, strict=True):
+        np.testing.assert_array_equal(open_array(path, "image"), preprocessing()(scan)["image"].numpy())
+    assert set((tmp_path / "cache").rglob("*.*")) == set(first)
+
+
+def test_wide_slices_are_stored_without_their_borders(tmp_path):
+    scans = [{"image": str(write_scan(tmp_path / "wide.nii", (40, 12, 5)))}]
+    scans.append({"image": str(write_scan(tmp_path / "narrow.nii", (30, 26, 5)))})
+    cache = VolumeCache(loading("image"), tmp_path / "cache", trim_wider_than=30, trim_fraction=0.1)
+    wide, narrow = cache.prepare(scans)
+    whole = LoadImaged("image", image_only=True)(scans[0])["image"]
+    np.testing.assert_array_equal(open_array(wide, "image")[0], whole[4:36, 1:11])
+    corner = np.array(read_meta(wide)["image"]["affine"])[:3, 3]
+    np.testing.assert_allclose(corner, (whole.affine @ torch.tensor([4.0, 1, 0, 1], dtype=torch.float64))[:3])
+    assert open_array(narrow, "image").shape == (1, 30, 26, 5)
+    assert cache.maker.estimated_bytes(scans[0]) == 32 * 10 * 5 * 4
+    with pytest.raises(UserError, match=r"trim_fraction is 0\.5"):
+        VolumeCache(loading("image"), tmp_path / "cache", trim_fraction=0.5)
 
 
 def test_a_private_map_may_be_changed_without_touching_the_file(tmp_path):
@@ -208,7 +291,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(tmp_path
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 100, 100))
     with pytest.raises(UserError, match=r"need about .* kB, but 100 bytes are free: set `cache_dir`"):
         cache.prepare(scans)
-    assert not list((tmp_path / "cache").rglob("*.npy"))
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
 def test_bad_files_are_all_named_and_the_good_ones_are_kept(tmp_path):
@@ -223,7 +306,7 @@ def test_bad_files_are_all_named_and_the_good_ones_are_kept(tmp_path):
     assert lines[0] == "2 of 4 scans cannot be used:"
     assert "1.nii.gz: is truncated or damaged" in lines[1]
     assert "2.nii.gz: every voxel has the same value" in lines[2]
-    assert [cache.folder(scan).exists() for scan in scans] == [True, False, False, True]
+    assert [cache.path(scan).exists() for scan in scans] == [True, False, False, True]
 
 
 def test_infinity_is_found_before_the_preprocessing_clips_it(tmp_path):
@@ -274,10 +357,11 @@ def test_two_files_become_two_channels(tmp_path):
 def test_an_interrupted_entry_is_made_again(tmp_path):
     scans = written(tmp_path / "data", 1)
     cache = VolumeCache(preprocessing(), tmp_path / "cache")
-    expected = cache.folder(scans[0])
-    (expected.parent / f"{expected.name}.dead.part").mkdir(parents=True)
+    expected = cache.path(scans[0])
+    expected.parent.mkdir(parents=True)
+    expected.with_name(f"{expected.name}.dead.part").write_bytes(b"half")
     assert cache.prepare(scans) == [expected]
-    assert (expected / "meta.json").exists() and (expected / "image.npy").exists()
+    assert open_array(expected, "image").size
 
 
 def test_memory_does_not_grow_with_the_number_of_volumes(tmp_path):
@@ -302,10 +386,10 @@ class CountingMaker(EntryMaker):
 
     made, seconds = 0, 0.0
 
-    def make(self, folder, scan):
+    def make(self, path, scan):
         time.sleep(self.seconds)
         self.made += 1
-        return super().make(folder, scan)
+        return super().make(path, scan)
 
 
 def _records(data: Path) -> list[dict]:
@@ -354,7 +438,7 @@ def test_two_processes_share_the_work(two_processes):
 def test_two_processes_see_all_entries(two_processes):
     first, second = (seen["good"].splitlines() for seen in two_processes)
     assert first == second
-    assert len(first) == 5 and all(Path(line, "meta.json").exists() for line in first)
+    assert len(first) == 5 and all(Path(line).exists() for line in first)
 
 
 def test_a_bad_file_of_one_process_stops_both(two_processes):

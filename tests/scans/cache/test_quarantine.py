@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from pathlib import Path
 
@@ -132,18 +131,18 @@ def test_a_fine_tuning_skips_as_it_is_told(tmp_path):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_volume_that_vanishes_from_the_cache_ends_the_run_in_one_line(tmp_path, num_workers):
     dataset = ContextDataset(written(tmp_path / "data", 2), cache_of(tmp_path, "image"), [8, 8, 8], [1, 2])
-    shutil.rmtree(dataset.folders[1])
+    Path(dataset.entries[1]).unlink()
     with pytest.raises(UserError) as ended:
         list(DataLoader(dataset, num_workers=num_workers))
     line = str(ended.value)  # which Ignite logs, too
-    assert line.startswith(f"{dataset.folders[1]}: this preprocessed volume was there and cannot be read any more")
+    assert line.startswith(f"{dataset.entries[1]}: this preprocessed volume was there and cannot be read any more")
     assert "\n" not in line and "start the same command again" in line
 
 
 def test_a_volume_cut_short_in_the_cache_is_told_alike(tmp_path):
     dataset = ContextDataset(written(tmp_path / "data", 1), cache_of(tmp_path, "image"), [8, 8, 8], [1, 2])
-    array = Path(dataset.folders[0], "image.npy")
-    array.write_bytes(array.read_bytes()[:5000])
+    entry = Path(dataset.entries[0])
+    entry.write_bytes(entry.read_bytes()[:5000])
     with pytest.raises(UserError, match="cannot be read any more"):
         dataset[0]
 
