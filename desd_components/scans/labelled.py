@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class LabelledData:
         """SHA-256 over section, names and sizes of all files."""
         return records_hash(self.sections)
 
-    def or_given(self, training: list[Scan], validation: list[Scan]) -> LabelledData:
+    def or_given(self, training: list[Scan], validation: list[Scan]) -> Self:
         """The same, or the scans that a consumer of the config, such as MONAI Label, put in their place."""
         if [training, validation] == [self.training, self.validation]:
             return self
