@@ -35,7 +35,7 @@ class UpBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """(B, C, x, y, z) and a skip map (B, S, X, Y, Z) -> (B, O, X, Y, Z)."""
-        x = enlarged(self.project(x), list(skip.shape[2:]))  # projected first: fewer channels, and both are linear
+        x = enlarged(self.project(x), skip.shape[2:])  # projected first: fewer channels, and both are linear
         return self.convolve(torch.cat((x, skip.to(x.dtype)), dim=1))
 
 
