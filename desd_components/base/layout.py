@@ -1,8 +1,7 @@
-"""Maps in memory with z slowest, and how they are enlarged: for CPUs, on which both are several times faster so.
+"""Maps in memory with z slowest: thin volumes, of few slices, are then convolved several times faster on a CPU.
 
-oneDNN's kernels run along the last axis, and are slow where it is short, as z is in volumes of few slices. Ours:
-networks turn a volume once, when it comes in, and their maps once, when they go out; kernels, strides and sizes stay in
-(x, y, z), for users and in files.
+oneDNN's kernels run along the last axis, and are slow where it is short. Ours: networks turn a volume once, when it
+comes in, and their maps once, when they go out; kernels, strides and sizes stay in (x, y, z), for users and in files.
 """
 
 from __future__ import annotations
@@ -38,19 +37,3 @@ def with_z_first(network: nn.Module) -> nn.Module:
         if type(module) is nn.Conv3d:
             module.__class__ = ZFirstConv3d
     return network
-
-
-def enlarged(x: torch.Tensor, size: list[int]) -> torch.Tensor:
-    """Trilinear interpolation (B, C, Z, X, Y) -> (B, C, *size), as that of PyTorch with ``align_corners=False``.
-
-    A product with a matrix along each axis, whose gradient is such a product too: on a CPU several times faster than
-    PyTorch's own, which gathers voxel by voxel; on a GPU the same each time, where that one adds up in any order.
-    """
-    x = (_weights(x, 2, size[0]).mT @ x.flatten(3)).unflatten(3, x.shape[3:])
-    return _weights(x, 3, size[1]).mT @ x @ _weights(x, 4, size[2])
-
-
-def _weights(x: torch.Tensor, axis: int, size: int) -> torch.Tensor:
-    """(old, new) voxels along an axis of `x`: what each of the old ones gives to each of the new ones."""
-    each = torch.eye(x.shape[axis], dtype=x.dtype, device=x.device)
-    return F.interpolate(each[None], size=size, mode="linear", align_corners=False)[0]

@@ -90,13 +90,14 @@ def _nifti(path: str) -> Volume:
     _refuse_other_suffix(path)
     try:
         image: Any = nibabel.load(path)
-        if 0 <= image.dataobj.offset <= image.header.sizeof_hdr:
-            raise ValueError(f"its voxels are said to begin at byte {image.dataobj.offset}, within the header")
         affine, dtype = np.array(image.affine, dtype=np.float64), np.dtype(image.get_data_dtype())
     except Exception as error:
         raise refused_as("NIfTI", path, error) from error
     stored = tuple(int(size) for size in image.shape)
     _refuse_impossible_size(path, stored, dtype)
+    if 0 <= image.dataobj.offset <= image.header.sizeof_hdr:
+        error = ValueError(f"its voxels are said to begin at byte {image.dataobj.offset}, within the header")
+        raise refused_as("NIfTI", path, error)
     shape = _with_channels_last(stored)
 
     def read() -> np.ndarray:

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 import torch
 from monai.networks.blocks import Convolution
 from torch import nn
+from torch.nn import functional as F
 
 from ..base.encoders import refuse_small_maps
 from ..base.errors import UserError
-from ..base.layout import enlarged, with_z_first, z_first, z_last
+from ..base.layout import with_z_first, z_first, z_last
 from ..distillation.encoder import NORMS, ResNet3DEncoder
 
 #: how many channels a decoder level may have at most
@@ -35,8 +36,9 @@ class UpBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """(B, C, x, y, z) and a skip map (B, S, X, Y, Z) -> (B, O, X, Y, Z)."""
-        x = enlarged(self.project(x), list(skip.shape[2:]))  # projected first: fewer channels, and both are linear
-        return self.convolve(torch.cat((x, skip.to(x.dtype)), dim=1))
+        # projected first: interpolating fewer channels is cheaper, and both are linear
+        x = F.interpolate(self.project(x), size=skip.shape[2:], mode="trilinear", align_corners=False)
+        return self.convolve(torch.cat((x, skip), dim=1))
 
 
 def _block(in_channels: int, out_channels: int, norm: str) -> nn.Module:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from desd_components.base.layout import enlarged, with_z_first, z_first, z_last
+from desd_components.base.layout import with_z_first, z_first, z_last
 
 STRIDES = [1, 2, (2, 2, 1), (1, 2, 3)]
 
@@ -31,19 +31,3 @@ def test_there_and_back_is_the_same_volume():
     x = torch.arange(120.0).reshape(1, 1, 4, 5, 6)
     assert z_first(x).shape == (1, 1, 6, 4, 5)
     assert torch.equal(z_last(z_first(x)), x)
-
-
-@pytest.mark.parametrize("size", [(4, 10, 12), (7, 9, 6), (3, 5, 12), (2, 15, 11)])
-def test_an_enlarged_map_and_its_gradient_are_those_of_trilinear_interpolation(size):
-    x = torch.randn(2, 3, 3, 5, 6, dtype=torch.double, requires_grad=True)
-    expected = torch.nn.functional.interpolate(x, size=size, mode="trilinear", align_corners=False)
-    weights = torch.randn_like(expected)
-    gradients = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (expected, enlarged(x, size))]
-    torch.testing.assert_close(enlarged(x, size), expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
-
-
-def test_a_map_in_bfloat16_is_enlarged_to_its_precision():
-    x = torch.randn(1, 8, 4, 12, 11)
-    wanted = enlarged(x, (8, 24, 22))
-    torch.testing.assert_close(enlarged(x.bfloat16(), (8, 24, 22)).float(), wanted, rtol=0, atol=0.03)
