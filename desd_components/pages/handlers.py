@@ -257,7 +257,7 @@ class FeaturePictures(_Pictures):
         device, was_training = next(encoder.parameters()).device, encoder.training
         encoder.eval()
         for index in range(min(self.count, len(dataset))):  # type: ignore[arg-type]
-            image = dataset[index][CommonKeys.IMAGE]
+            image = dataset[index][CommonKeys.IMAGE].float()  # cached in half precision
             self._draw(image, [stage[0] for stage in encoder.stages(image[None].to(device))])
         encoder.train(was_training)
 

@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 _TEMPLATES = Path(__file__).with_name("templates")
+_SCRIPTED = ('class="sortable"', 'class="stack"', "data-curves=")  # what ``page.js`` serves
 
 
 @dataclass
@@ -59,6 +60,7 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
         title=title,
         lead=lead,
         sections=shown,
+        scripted=any(mark in part for mark in _SCRIPTED for section in shown for part in section.parts),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",

@@ -95,8 +95,8 @@ def window_shares(data: PreprocessedDataset, window: Sequence[int], count: int) 
     A voxel counts as often as it lies in a window: in the middle of a volume more often than at its ends.
     """
     shares = np.zeros(count)
-    for folder in data.folders:
-        labels = np.asarray(open_array(folder, "label")[0])
+    for entry in data.entries:
+        labels = np.asarray(open_array(entry, "label")[0])
         lacking = [max(0, size - has) for size, has in zip(window, labels.shape, strict=True)]
         labels = np.pad(labels, [(lack // 2, lack - lack // 2) for lack in lacking], mode="edge")
         sides = zip(window, labels.shape, strict=True)
@@ -105,7 +105,7 @@ def window_shares(data: PreprocessedDataset, window: Sequence[int], count: int) 
         for times, plane in zip(along_x, labels, strict=True):  # plane by plane, for volumes may be large
             known = plane != IGNORE
             found += times * np.bincount(plane[known].astype(int), weights=often[known], minlength=count)[:count]
-        shares += found / max(found.sum(), 1.0) / len(data.folders)
+        shares += found / max(found.sum(), 1.0) / len(data.entries)
     return shares
 
 
@@ -135,7 +135,7 @@ class VolumeWatch:
         self.voxels, self.counts, self.crops = math.prod(window), torch.zeros(label_count, dtype=torch.long), 0
         self.ratios: dict[str, float] = {}
         lacking = [name for name, volume in self.expected.items() if not volume]
-        if lacking and data.folders:
+        if lacking and data.entries:
             raise UserError(
                 f"no labelled scan to train on has a voxel of {', '.join(lacking)}, so that no teacher can find it in "
                 "unlabelled ones: label more scans, draw others with another `--seed`, or leave the class out."

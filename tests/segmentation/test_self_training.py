@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from desd_components import MixedDataset, MixedLoss, MomentumTeacher, SelfTraining, SelfTrainingSchedule, UserError
 from desd_components.base.classes import IGNORE
 from desd_components.base.draws import SampleKey
+from desd_components.scans.cache.entries import write_entry
 from desd_components.segmentation.losses import class_targets
 from desd_components.segmentation.mixing import cuboids
 from desd_components.segmentation.self_training import LEAST_CROPS, VolumeWatch, window_shares
@@ -107,14 +108,12 @@ def test_the_schedule_begins_with_labels_alone_and_then_lets_the_weight_rise():
 
 
 class Volumes:
-    """As a `PreprocessedDataset`: label maps, and the folders where they lie."""
+    """As a `PreprocessedDataset`: label maps, and the entries where they lie."""
 
     def __init__(self, folder, *labels):
-        self.folders = []
-        for number, volume in enumerate(labels):
-            (folder / str(number)).mkdir()
-            np.save(folder / str(number) / "label.npy", volume[None])
-            self.folders.append(str(folder / str(number)))
+        self.entries = [folder / f"{number}.safetensors" for number in range(len(labels))]
+        for entry, volume in zip(self.entries, labels, strict=True):
+            write_entry(entry, {"label": volume[None]}, {})
 
 
 def test_shares_of_a_random_window_are_those_of_all_windows(tmp_path):

@@ -146,7 +146,7 @@ def test_the_page_of_the_whole_demo_shows_everything_and_asks_for_nothing(finish
     ):
         assert f"<h2>{title}</h2>" in html
     assert html.count("<svg") >= 1 + 2 + 4 + 1, "bars, slices, health of the pre-training, fine-tuning"
-    assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!#|data:)", html) and "<script" not in html
+    assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!#|data:)", html) and html.count("<script") <= 1
     assert "This was a smoke run" in html
 
 
