@@ -96,8 +96,8 @@ def _nifti(path: str) -> Volume:
     stored = tuple(int(size) for size in image.shape)
     _refuse_impossible_size(path, stored, dtype)
     if 0 <= image.dataobj.offset <= image.header.sizeof_hdr:
-        error = ValueError(f"its voxels are said to begin at byte {image.dataobj.offset}, within the header")
-        raise refused_as("NIfTI", path, error)
+        within = ValueError(f"its voxels are said to begin at byte {image.dataobj.offset}, within the header")
+        raise refused_as("NIfTI", path, within)
     shape = _with_channels_last(stored)
 
     def read() -> np.ndarray:
