@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 SIDE, CHANNELS = 48, 16  # of the map on which the measuring is done
 LEAST_GAIN = 1.3  # of bfloat16 over float32, for which it is taken
+HOPELESS = 3.0  # times the seconds of float32, beyond which bfloat16 is not looked at again
 MEASURED = 8  # passes, after one that warms up
 STEP_SHARE = 0.06  # voxels of a crop through the network, of those through one convolution: between one thread and two
 TRAINING_SHARE = 0.85  # of a budget; the rest is reading, preprocessing and saving
@@ -73,13 +74,15 @@ class Machine:
         speed = STEP_SHARE * rounded(mixed if amp else plain)
         return cls(seconds, speed, free_memory(device), device_name(device), budget, amp)
 
-    def window(self, steps: int, batch: int, cost: float = 1.0) -> float:
+    def window(self, steps: int, batch: int, cost: float = 1.0, network: float = 1.0) -> float:
         """Voxels of a window for so many steps of so many windows, each of which costs as much as `cost` crops.
+
+        `network` is the time of a crop, in that of one whose kernels reach along all axes.
 
         Raises:
             UserError: when the memory has no room for the smallest.
         """
-        in_time = max((self.seconds / steps - STEP_SECONDS) * self.speed, LEAST_VOXELS)
+        in_time = max((self.seconds / steps - STEP_SECONDS) * self.speed, LEAST_VOXELS) / network
         in_memory = MEMORY_SHARE * self.memory / BYTES_PER_VOXEL
         if in_memory < LEAST_VOXELS / 8:
             raise UserError(
@@ -165,10 +168,12 @@ def _seconds(device: torch.device) -> list[float]:
 
     try:
         torch.set_num_threads(1 if is_cpu else threads)
-        passes = [[timed(amp) for amp in (False, True)] for _ in range(MEASURED + 1)]
+        first = timed(False), timed(True)
+        hopeless = first[1] > HOPELESS * first[0]  # without instructions for it a pass takes seconds
+        passes = [(timed(False), first[1] if hopeless else timed(True)) for _ in range(MEASURED)]
     finally:
         torch.set_num_threads(threads)
-    return [min(each) / (threads if is_cpu else 1) for each in zip(*passes[1:], strict=True)]
+    return [min(each) / (threads if is_cpu else 1) for each in zip(*passes, strict=True)]
 
 
 def free_memory(device: torch.device | str) -> float:

@@ -35,3 +35,10 @@ def test_a_little_noise_leaves_the_speed_as_it_is(monkeypatch):
 def test_passes_are_timed_here():
     plain, mixed = module._seconds(module.torch.device("cpu"))
     assert 1e-4 < plain < 10 and 1e-4 < mixed < 10
+
+
+def test_bfloat16_without_instructions_for_it_is_tried_once(monkeypatch):
+    seconds = iter([0.1, 9.0] + [0.1] * module.MEASURED)  # of each pass; one more would end in StopIteration
+    readings = iter(number for length in seconds for number in (0.0, length))
+    monkeypatch.setattr(module.time, "thread_time", lambda: next(readings))
+    assert module._seconds(module.torch.device("cpu")) == [0.1, 9.0]
