@@ -4,10 +4,12 @@ A config error travels through ``monai.bundle`` and arrives as some sixty lines 
 ConfigExpression". `plain_errors`, the first item of every ``initialize``, prints the innermost `UserError` instead.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from monai.utils import optional_import
+
+Triple = tuple[int, int, int]
 
 
 class UserError(ValueError):
@@ -29,6 +31,20 @@ def require_whole(least: int, **settings: Any) -> None:
     for name, value in settings.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"{name}={value!r}: give a whole number of at least {least}.")
+
+
+def require_triple(name: str, value: int | Sequence[int], odd: bool = False) -> Triple:
+    """A stride or kernel as (x, y, z), given as one number or three.
+
+    Raises:
+        UserError: when a number is not positive, or none that keeps a kernel's centre where `odd` is asked.
+    """
+    values = (value,) * 3 if isinstance(value, int) else tuple(int(v) for v in value)
+    if len(values) != 3 or min(values) < 1:
+        raise UserError(f"{name}: {value!r} is not one positive number, nor three in (x, y, z).")
+    if odd and any(side % 2 == 0 for side in values):
+        raise UserError(f"{name}: {value!r} must be odd, so that the map keeps its centre.")
+    return values
 
 
 def optional_package(module: str, otherwise: str) -> Any:

@@ -15,7 +15,7 @@ from monai.networks.layers.factories import Act, Pool
 from monai.networks.layers.utils import get_norm_layer
 from torch import nn
 
-from ..base.errors import UserError, require_one_of, require_whole
+from ..base.errors import Triple, UserError, require_one_of, require_triple, require_whole
 from ..base.layout import ZFirstConv3d, z_first, z_last
 
 #: depth -> (kind of block, blocks per stage)
@@ -27,18 +27,11 @@ DEPTHS: dict[int, tuple[str, tuple[int, int, int, int]]] = {
 }
 EXPANSION = {"basic": 1, "bottleneck": 4}
 NORMS = {"instance": ("instance", {"affine": True}), "batch": ("batch", {}), "group": ("group", {"num_groups": 8})}
-Triple = tuple[int, int, int]
 
 
-def _triple(value: int | Sequence[int]) -> Triple:
-    values = (value,) * 3 if isinstance(value, int) else tuple(int(v) for v in value)
-    if len(values) != 3 or min(values) < 1:
-        raise UserError(f"A stride is one positive number or three in (x, y, z), not {value!r}.")
-    return values
-
-
-def _convolution(in_channels: int, out_channels: int, kernel: int, stride: Triple) -> nn.Module:
-    return ZFirstConv3d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+def _convolution(in_channels: int, out_channels: int, kernel: Triple, stride: Triple) -> nn.Module:
+    x, y, z = (side // 2 for side in kernel)
+    return ZFirstConv3d(in_channels, out_channels, kernel, stride=stride, padding=(x, y, z), bias=False)
 
 
 def _norm(norm: str, channels: int) -> nn.Module:
@@ -50,24 +43,24 @@ def _activation() -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    """Basic (3x3x3, 3x3x3) or bottleneck (1, 3x3x3, 1) residual block; the first 3x3x3 convolution has the stride."""
+    """Basic (k, k) or bottleneck (1, k, 1) residual block; the first convolution of kernel k has the stride."""
 
-    def __init__(self, kind: str, in_channels: int, planes: int, stride: Triple, norm: str) -> None:
+    def __init__(self, kind: str, in_channels: int, planes: int, kernel: Triple, stride: Triple, norm: str) -> None:
         super().__init__()
         out_channels = planes * EXPANSION[kind]
         one = (1, 1, 1)
         if kind == "bottleneck":
-            plan = [(in_channels, planes, 1, one), (planes, planes, 3, stride), (planes, out_channels, 1, one)]
+            plan = [(in_channels, planes, one, one), (planes, planes, kernel, stride), (planes, out_channels, one, one)]
         else:
-            plan = [(in_channels, planes, 3, stride), (planes, planes, 3, one)]
+            plan = [(in_channels, planes, kernel, stride), (planes, planes, kernel, one)]
         layers: list[nn.Module] = []
-        for source, target, kernel, step in plan:
-            layers += [_convolution(source, target, kernel, step), _norm(norm, target), _activation()]
+        for source, target, size, step in plan:
+            layers += [_convolution(source, target, size, step), _norm(norm, target), _activation()]
         self.residual = nn.Sequential(*layers[:-1])  # the last activation follows the sum
         if stride == one and in_channels == out_channels:
             shortcut: nn.Module = nn.Identity()
         else:
-            shortcut = nn.Sequential(_convolution(in_channels, out_channels, 1, stride), _norm(norm, out_channels))
+            shortcut = nn.Sequential(_convolution(in_channels, out_channels, one, stride), _norm(norm, out_channels))
         self.shortcut = shortcut
         self.activation = _activation()
 
@@ -76,11 +69,13 @@ class ResidualBlock(nn.Module):
         return self.activation(self.residual(x) + self.shortcut(x))
 
 
-def _stage(kind: str, blocks: int, in_channels: int, planes: int, stride: Triple, norm: str) -> nn.Sequential:
+def _stage(
+    kind: str, blocks: int, in_channels: int, planes: int, kernel: Triple, stride: Triple, norm: str
+) -> nn.Sequential:
     """Residual blocks in a row; the first has the stride, and takes the channels of the stage before."""
-    first = ResidualBlock(kind, in_channels, planes, stride, norm)
-    channels = planes * EXPANSION[kind]
-    return nn.Sequential(first, *(ResidualBlock(kind, channels, planes, (1, 1, 1), norm) for _ in range(blocks - 1)))
+    first = ResidualBlock(kind, in_channels, planes, kernel, stride, norm)
+    further = (kind, planes * EXPANSION[kind], planes, kernel, (1, 1, 1), norm)
+    return nn.Sequential(first, *(ResidualBlock(*further) for _ in range(blocks - 1)))
 
 
 class ResNet3DEncoder(nn.Module):
@@ -91,10 +86,11 @@ class ResNet3DEncoder(nn.Module):
         depth: 10, 18, 34 (basic blocks) or 50 (bottlenecks).
         width: channels of the stem; stage s has width * 2^s channels, four times as many with bottlenecks.
         norm: "instance" (affine), "batch" or "group" (8 groups).
-        stem_kernel: side of the stem's kernel, odd.
+        stem_kernel: odd sides of the stem's kernel, one number or (x, y, z).
         stem_stride: stride of the stem, one number or (x, y, z).
         stem_pool: whether a max-pool of 3 with stride 2 follows the stem.
         stage_strides: stride of each stage, one number or (x, y, z) each.
+        stage_kernels: odd sides of each stage's kernels, likewise; (3, 3, 1) where slices are thick.
 
     Raises:
         UserError: when an argument is not among the values above.
@@ -110,24 +106,27 @@ class ResNet3DEncoder(nn.Module):
         depth: int = 50,
         width: int = 64,
         norm: str = "instance",
-        stem_kernel: int = 7,
+        stem_kernel: int | Sequence[int] = 7,
         stem_stride: int | Sequence[int] = (2, 2, 1),
         stem_pool: bool = True,
         stage_strides: Sequence[int | Sequence[int]] = (1, 2, 2, 2),
+        stage_kernels: Sequence[int | Sequence[int]] = (3, 3, 3, 3),
     ) -> None:
         super().__init__()
-        require_whole(1, in_channels=in_channels, width=width, stem_kernel=stem_kernel)
+        require_whole(1, in_channels=in_channels, width=width)
         require_one_of(NORMS, norm=norm)
         if depth not in DEPTHS:
             raise UserError(f"depth={depth!r}: the encoder comes in the depths {sorted(DEPTHS)}.")
         if norm == "group" and width % 8:
             raise UserError(f"norm='group' needs a width that 8 divides, not {width}.")
-        if stem_kernel % 2 == 0:
-            raise UserError(f"stem_kernel={stem_kernel}: it must be odd, so that the map keeps its centre.")
-        if len(stage_strides) != 4:
-            raise UserError(f"stage_strides={stage_strides!r}: give four strides, one for each stage.")
-        stem_step, steps = _triple(stem_stride), [_triple(stride) for stride in stage_strides]
-        shape = {"in_channels": in_channels, "depth": depth, "width": width, "norm": norm, "stem_kernel": stem_kernel}
+        if len(stage_strides) != 4 or len(stage_kernels) != 4:
+            raise UserError(f"{stage_strides=}, {stage_kernels=}: give four of each, one for each stage.")
+        stem_step = require_triple("stem_stride", stem_stride)
+        stem_size = require_triple("stem_kernel", stem_kernel, odd=True)
+        steps = [require_triple("stage_strides", stride) for stride in stage_strides]
+        self.stage_kernels = [require_triple("stage_kernels", kernel, odd=True) for kernel in stage_kernels]
+        shape = {"in_channels": in_channels, "depth": depth, "width": width, "norm": norm}
+        shape |= {"stem_kernel": list(stem_size), "stage_kernels": [list(kernel) for kernel in self.stage_kernels]}
         strides = {"stem_stride": list(stem_step), "stem_pool": stem_pool, "stage_strides": [list(s) for s in steps]}
         self.architecture: dict[str, object] = {**shape, **strides}
         kind, block_counts = DEPTHS[depth]
@@ -136,11 +135,11 @@ class ResNet3DEncoder(nn.Module):
         self.stage_channels = tuple(p * EXPANSION[kind] for p in planes)
         self._strides = [stem_step, *([(2, 2, 2)] if stem_pool else []), *steps]
 
-        self.stem = nn.Sequential(
-            _convolution(in_channels, width, stem_kernel, stem_step), _norm(norm, width), _activation()
-        )
+        stem = _convolution(in_channels, width, stem_size, stem_step)
+        self.stem = nn.Sequential(stem, _norm(norm, width), _activation())
         self.pool = Pool[Pool.MAX, 3](3, stride=2, padding=1) if stem_pool else nn.Identity()
-        plan = zip(block_counts, (width, *self.stage_channels[:3]), planes, steps, strict=True)
+        sources = (width, *self.stage_channels[:3])
+        plan = zip(block_counts, sources, planes, self.stage_kernels, steps, strict=True)
         self.stage_modules = nn.ModuleList(_stage(kind, *each, norm) for each in plan)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):

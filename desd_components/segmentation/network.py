@@ -27,11 +27,14 @@ MAX_DECODER_CHANNELS = 320
 class UpBlock(nn.Module):
     """One level of the decoder: project, upsample to the skip's size, join, convolve twice."""
 
-    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, norm: str) -> None:
+    def __init__(
+        self, in_channels: int, skip_channels: int, out_channels: int, norm: str, kernel: Sequence[int]
+    ) -> None:
         super().__init__()
         self.project = Convolution(3, in_channels, out_channels, kernel_size=1, conv_only=True)
         self.convolve = nn.Sequential(
-            _block(out_channels + skip_channels, out_channels, norm), _block(out_channels, out_channels, norm)
+            _block(out_channels + skip_channels, out_channels, norm, kernel),
+            _block(out_channels, out_channels, norm, kernel),
         )
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
@@ -41,10 +44,10 @@ class UpBlock(nn.Module):
         return self.convolve(torch.cat((x, skip), dim=1))
 
 
-def _block(in_channels: int, out_channels: int, norm: str) -> nn.Module:
+def _block(in_channels: int, out_channels: int, norm: str, kernel: Sequence[int]) -> nn.Module:
     act = ("leakyrelu", {"negative_slope": 0.01, "inplace": True})
     return Convolution(
-        3, in_channels, out_channels, kernel_size=3, bias=False, adn_ordering="NA", act=act, norm=NORMS[norm]
+        3, in_channels, out_channels, kernel_size=kernel, bias=False, adn_ordering="NA", act=act, norm=NORMS[norm]
     )
 
 
@@ -56,14 +59,22 @@ class SkipDecoder(nn.Module):
         skip_channels: channels of the skip maps, deep to shallow.
         out_channels: channels of each level, deep to shallow.
         norm: "instance", "batch" or "group".
+        kernels: (x, y, z) of each level, deep to shallow.
     """
 
-    def __init__(self, in_channels: int, skip_channels: Sequence[int], out_channels: Sequence[int], norm: str) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        skip_channels: Sequence[int],
+        out_channels: Sequence[int],
+        norm: str,
+        kernels: Sequence[Sequence[int]],
+    ) -> None:
         super().__init__()
         sources = (in_channels, *out_channels[:-1])
         self.levels = nn.ModuleList(
-            UpBlock(source, skip, target, norm)
-            for source, skip, target in zip(sources, skip_channels, out_channels, strict=True)
+            UpBlock(source, skip, target, norm, kernel)
+            for source, skip, target, kernel in zip(sources, skip_channels, out_channels, kernels, strict=True)
         )
 
     def forward(self, x: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
@@ -116,12 +127,15 @@ class SegmentationNetwork(nn.Module):
         self.uses_stem = stem_shape != stage_1_shape
         self.uses_volume = stem_shape != probe
         skip_channels = list(encoder.stage_channels[2::-1])
+        kernels = [*encoder.stage_kernels[2::-1], *([encoder.stage_kernels[0]] * 2)]  # a level's are its map's
         skip_channels += [encoder.stem_channels] if self.uses_stem else []
         skip_channels += [encoder.in_channels] if self.uses_volume else []
         depth = len(skip_channels)
         widths = [min(decoder_width * 2 ** (depth - 1 - level), MAX_DECODER_CHANNELS) for level in range(depth)]
         self.encoder = encoder
-        self.decoder = with_z_first(SkipDecoder(encoder.stage_channels[3], skip_channels, widths, decoder_norm))
+        self.decoder = with_z_first(
+            SkipDecoder(encoder.stage_channels[3], skip_channels, widths, decoder_norm, kernels[:depth])
+        )
         self.head = with_z_first(Convolution(3, widths[-1], out_channels, kernel_size=1, conv_only=True))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

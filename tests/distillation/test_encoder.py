@@ -73,7 +73,7 @@ def test_scripting_keeps_the_output(tiny_encoder):
         ({"in_channels": 0}, "in_channels=0: give a whole number of at least 1"),
         ({"in_channels": "4"}, "in_channels='4': give a whole number"),
         ({"width": 0}, "width=0"),
-        ({"stage_strides": (1, 2, 2)}, "four strides"),
+        ({"stage_strides": (1, 2, 2)}, "four of each"),
         ({"stem_stride": (2, 2)}, "three in"),
     ],
 )

@@ -247,3 +247,24 @@ def test_regions_leave_the_label_values_that_no_later_one_covers():
 def test_labels_of_regions_remember_their_scan():
     logits = MetaTensor(torch.randn(3, 4, 4, 4), meta={"filename_or_obj": "a.nii.gz"})
     assert decode(logits, [[1, 2], [2]]).meta["filename_or_obj"] == "a.nii.gz"
+
+
+def test_a_decoder_has_the_kernels_of_the_stages_it_joins():
+    thin, cube = (3, 3, 1), (3, 3, 3)
+    encoder = ResNet3DEncoder(
+        depth=10,
+        width=8,
+        norm="group",
+        stem_kernel=thin,
+        stem_stride=(2, 2, 1),
+        stem_pool=False,
+        stage_kernels=[thin, thin, 3, 3],
+    )
+    network = SegmentationNetwork(encoder, 2, 8)
+    kernels = [
+        [m.kernel_size for m in level.convolve.modules() if isinstance(m, torch.nn.Conv3d)]
+        for level in network.decoder.levels
+    ]
+    assert kernels == [[cube] * 2, [thin] * 2, [thin] * 2, [thin] * 2]  # of stages 3, 2, 1 and of the volume
+    assert network(torch.zeros(1, 1, 16, 16, 6)).shape == (1, 2, 16, 16, 6)
+    assert ResNet3DEncoder(**encoder.architecture).stage_kernels == encoder.stage_kernels

@@ -1,4 +1,4 @@
-"""Grid, window and strides: one decision, for a window must see the organ and a budget has room for so many voxels.
+"""Grid, window, strides and kernels: one decision, for a window must see the organ, and a budget limits voxels.
 
 Ours, after what nnU-Net (Isensee et al., Nature Methods 2021) does for a GPU's memory: here the grid gives way first.
 An axis is coarsened only as far as the finest ones have caught up with it, so thick slices stay as they are.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,7 @@ SAME = 0.05  # relative difference up to which two spacings count as equal
 NEARLY = 1.25  # a grid that would be so much coarser alone stays as it is, and the window sees a little less
 ANISOTROPIC = 3.0  # a spacing so many times the others', whose own tenth percentile is taken, as in nnU-Net
 LEAST_MAP = 4  # voxels that an axis keeps when it is halved; 2 at the deepest stage
+THICK = 2.0  # times the finest spacing, beyond which a kernel has one voxel along an axis
 WIDE = 64  # voxels along two axes from which on the stem halves, too
 LEAST_SIDE = 8  # voxels of a window's axis, unless the volumes have fewer
 
@@ -96,22 +98,43 @@ def _stepped(side: float) -> int:
     return max(2, step * round(side / step))
 
 
-def strides(window: Sequence[int], spacing: np.ndarray) -> tuple[list[int], list[list[int]]]:
-    """Strides of the stem and of the four stages, (x, y, z) each.
+class Levels(NamedTuple):
+    """Strides and kernels (x, y, z) of the stem and of the four stages."""
+
+    strides: list[list[int]]
+    kernels: list[list[int]]
+
+    @property
+    def cost(self) -> float:
+        """Of the network, in that of the same one with kernels of 3 x 3 x 3: channels double from stage to stage."""
+        halvings = np.cumprod(np.prod(self.strides[1:], axis=1))
+        work = 4.0 ** np.arange(4) / halvings
+        return float((work * np.prod(self.kernels[1:], axis=1)).sum() / (27 * work).sum())
+
+
+def levels(window: Sequence[int], spacing: np.ndarray) -> Levels:
+    """What suits windows of a grid.
 
     Axes that are finer than the others are halved first, so that kernels see about as far in mm along each; an axis
-    keeps `LEAST_MAP` voxels, two at the deepest stage. The stem halves where windows are wide.
+    keeps `LEAST_MAP` voxels, two at the deepest stage. The stem halves where windows are wide. While voxels are much
+    thicker along an axis than along the finest, kernels do not reach along it, as in nnU-Net.
     """
     size, mm = np.array(window, dtype=float), np.array(spacing, dtype=float)
-    found: list[list[int]] = []
+    strides: list[list[int]] = []
+    kernels = [_kernel(mm)]
     is_wide = sorted(window)[1] >= WIDE
     for level in range(5):
         rests = level == 1 or (level == 0 and not is_wide)  # stage 1 keeps the resolution of the stem
         least = 2 if level == 4 else LEAST_MAP
         halved = (mm <= 2 * mm[size >= 2 * least].min(initial=np.inf)) & (size >= 2 * least) & (not rests)
-        found.append([2 if axis else 1 for axis in halved])
-        size, mm = np.ceil(size / found[-1]), mm * found[-1]
-    return found[0], found[1:]
+        strides.append([2 if axis else 1 for axis in halved])
+        size, mm = np.ceil(size / strides[-1]), mm * strides[-1]
+        kernels += [_kernel(mm)] * (level > 0)
+    return Levels(strides, kernels)
+
+
+def _kernel(spacing: np.ndarray) -> list[int]:
+    return [1 if mm > THICK * spacing.min() else 3 for mm in spacing]
 
 
 def deepest(window: Sequence[int], all_strides: Sequence[Sequence[int]]) -> list[int]:

@@ -116,11 +116,11 @@ def planned_segmentation(
     """The plan of a fine-tuning on surveyed scans; see `make_plan`. Empty where no scan can be read."""
     if not seen.scans:
         return Plan()
-    planner = Planner(seen, given, known or {}, machine.window(STEPS, CROPS))
+    planner = Planner(seen, given, known or {}, lambda cost: machine.window(STEPS, CROPS, network=cost))
     window = planner.put("roi_size", *planner.window()) or planner.window()[0]  # null, where a manifest says it
     planner.architecture("network_def#encoder#scratch_architecture", window)
     batch = planner.put("batch_size", CROPS, "crops of a step")
-    planner.epochs(machine.steps(batch, window), batch, "crops")
+    planner.epochs(machine.steps(batch, window, planner.cost), batch, "crops")
     planner.put("val_interval", None, "once, after the last epoch: the minutes are for training")
     planner.put("amp", *mixed_precision(machine))
     why = "classes of one connected piece in the labels: smaller pieces are taken off"
@@ -135,14 +135,14 @@ def planned_pretraining(
     """The plan of a pre-training on surveyed scans; see `make_plan`. Empty where no scan can be read."""
     if not seen.scans:
         return Plan()
-    planner = Planner(seen, given, known or {}, machine.window(STEPS, CROPS))
+    planner = Planner(seen, given, known or {}, lambda cost: machine.window(STEPS, CROPS, network=cost))
     planner.architecture("network_def#scratch_architecture", planner.window()[0])
     count = len(seen.scans)
     batch = planner.put("batch_size", max(2, min(VIEWS, 2 ** int(math.log2(count)))), "volumes of a step")
-    view = planner.put("view_size", *planner.view(machine.window(VIEW_STEPS, batch, VIEW_COST)))
+    view = planner.put("view_size", *planner.view(machine.window(VIEW_STEPS, batch, VIEW_COST, planner.cost)))
     scales = context_scales(view, planner.small())
     planner.put("context_scale", scales, "of the view, within the smallest volumes", "train#dataset#context_scale")
-    samples = planner.epochs(machine.steps(batch, view, VIEW_COST), batch, "contexts")
+    samples = planner.epochs(machine.steps(batch, view, VIEW_COST * planner.cost), batch, "contexts")
     planner.put("val_interval", EPOCHS // 4, "epochs between two label-free scores: four in all")
     low, high = PROTOTYPES
     prototypes = max(low, min(high, 2 ** int(math.log2(max(1, samples / 4)))))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .grid import alike, deepest, fitted_spacing, own_spacing, strides, window_size
+from .grid import alike, deepest, fitted_spacing, levels, own_spacing, window_size
 from .intensity import chosen_intensity
 from .oddities import oddities
 from .survey import Survey
@@ -68,21 +68,26 @@ class Planner:
         seen: the survey of the training scans.
         given: config id -> [value] of what is not to be planned, [] of what is.
         known: preprocessing and architecture of pre-trained weights, which decide grid, intensity and strides.
-        budget: voxels of a window.
+        room: for voxels of a window, by what the network costs in one whose kernels reach along all axes.
     """
 
-    def __init__(self, seen: Survey, given: Given, known: Mapping[str, Any], budget: float) -> None:
+    def __init__(self, seen: Survey, given: Given, known: Mapping[str, Any], room: Callable[[float], float]) -> None:
         self.given = given
         self.numbers: dict[str, tuple[Any, str]] = {}
         self.entries: dict[str, str] = {}
         self.remarks = oddities(seen)
-        self.known, self.budget = known, budget
+        self.known = known
         self.spacings = np.array([scan.spacing for scan in seen.scans])
         self.extents = np.array([scan.extent for scan in seen.scans])
         self.extent = np.median(self.extents, axis=0)
         self.field, self.field_why = field_of_view(seen)
         self._intensity(seen)
-        self.spacing = self._grid()
+        self.cost = 1.0
+        for _ in range(2):  # a finer grid has thicker slices in voxels, and thinner kernels
+            self.budget = room(self.cost)
+            self.spacing = self._grid()
+            if "stage_kernels" in self.known.get("architecture", {"stage_kernels": None}):
+                self.cost = levels(self.window()[0], self.spacing).cost
 
     def put(self, name: str, value: Any, why: str, entry: str | None = None) -> Any:
         """Plan a number, unless it is given; returns the one that holds.
@@ -153,12 +158,12 @@ class Planner:
         if "architecture" in self.known:
             self.put("architecture", dict(self.known["architecture"]), "the encoder's own", entry)
             return
-        stem, stages = strides(window, self.spacing)
-        is_wide = max(stem) > 1
-        left = deepest(window, [stem, *stages])
+        strides, kernels = levels(window, self.spacing)
+        left = deepest(window, strides)
         value = {
-            "depth": 10, "width": 32 if is_wide else 16, "norm": "group", "stem_kernel": 3,
-            "stem_stride": stem, "stem_pool": False, "stage_strides": stages,
+            "depth": 10, "width": 32 if max(strides[0]) > 1 else 16, "norm": "group",
+            "stem_kernel": kernels[0], "stage_kernels": kernels[1:],
+            "stem_stride": strides[0], "stem_pool": False, "stage_strides": strides[1:],
         }  # fmt: skip
         why = f"finer axes are halved first; stage 4 keeps {_by(left)} voxels of a window"
         self.put("architecture", value, why, entry)

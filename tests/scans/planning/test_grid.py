@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from desd_components.scans.planning.grid import alike, deepest, fitted_spacing, own_spacing, strides, window_size
+from desd_components.scans.planning.grid import alike, deepest, fitted_spacing, levels, own_spacing, window_size
 
 # name: spacing in mm, what a window should show, and the volume's extent, in mm
 SETS = {
@@ -53,18 +53,25 @@ def test_thick_slices_stay_while_the_plane_is_made_coarser():
 @pytest.mark.parametrize("name", SETS)
 def test_the_deepest_map_keeps_two_voxels_of_every_axis(name, voxels):
     spacing, window = planned(name, voxels)
-    stem, stages = strides(window, spacing)
-    assert min(deepest(window, [stem, *stages])) >= 2
+    assert min(deepest(window, levels(window, spacing).strides)) >= 2
 
 
 def test_thin_axes_are_halved_before_thick_ones():
-    stem, stages = strides([96, 96, 8], np.array([1.5, 1.5, 10.0]))
-    assert stem == [2, 2, 1] and stages == [[1, 1, 1], [2, 2, 1], [2, 2, 2], [2, 2, 2]]
+    strides = levels([96, 96, 8], np.array([1.5, 1.5, 10.0])).strides
+    assert strides == [[2, 2, 1], [1, 1, 1], [2, 2, 1], [2, 2, 2], [2, 2, 2]]
 
 
 def test_small_windows_keep_the_full_resolution_at_stage_1():
-    stem, stages = strides([32, 48, 32], np.ones(3))
-    assert stem == [1, 1, 1] and stages == [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
+    strides = levels([32, 48, 32], np.ones(3)).strides
+    assert strides == [[1, 1, 1], [1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
+
+
+def test_kernels_do_not_reach_across_thick_slices_until_the_plane_is_as_coarse():
+    thick, cubes = levels([56, 56, 10], np.array([2.8, 2.8, 10.0])), levels([32, 48, 32], np.ones(3))
+    assert thick.kernels == [[3, 3, 1], [3, 3, 1], [3, 3, 3], [3, 3, 3], [3, 3, 3]]
+    assert levels([10, 96, 96], np.array([10, 1.5, 1.5])).kernels[:3] == [[1, 3, 3], [1, 3, 3], [3, 3, 3]]
+    assert cubes.kernels == [[3, 3, 3]] * 5 and cubes.cost == 1
+    assert 0.6 < thick.cost < 0.8
 
 
 def test_the_spacing_is_the_median_and_of_thick_slices_the_tenth_percentile():
