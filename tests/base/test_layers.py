@@ -1,0 +1,78 @@
+"""Layers that compute the plain form of torch at less cost."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional
+
+from desd_components import ProjectionHead
+from desd_components.base.layers import cosines
+
+
+def plain_cosines(embedding, prototypes):
+    return functional.linear(embedding, functional.normalize(prototypes))
+
+
+def drawn(*shape, scale=1.0):
+    return (scale * torch.randn(*shape, dtype=torch.float64)).requires_grad_()
+
+
+@pytest.fixture
+def pair():
+    """Embeddings, and prototypes of all lengths."""
+    lengths = torch.logspace(-3, 3, 7, dtype=torch.float64)[:, None]
+    return drawn(5, 4), (lengths * torch.randn(7, 4, dtype=torch.float64)).requires_grad_()
+
+
+def test_cosines_and_their_gradients_are_those_of_the_plain_form(pair):
+    weights = torch.randn(5, 7, dtype=torch.float64)
+    wanted, found = plain_cosines(*pair), cosines(*pair)
+    torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-14)
+    gradients = [torch.autograd.grad((weights * logits).sum(), pair) for logits in (found, wanted)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-11)
+
+
+def test_gradients_of_cosines_are_those_of_differences():
+    assert torch.autograd.gradcheck(cosines, (drawn(5, 4), drawn(7, 4)))
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_no_gradient_is_computed_that_nobody_asked_for(pair, frozen):
+    pair[frozen].requires_grad_(False)
+    cosines(*pair).sum().backward()
+    assert pair[frozen].grad is None and pair[1 - frozen].grad is not None
+
+
+def test_a_prototype_of_zeros_has_a_gradient_that_is_finite():
+    embedding, prototypes = drawn(5, 4), torch.zeros(7, 4, dtype=torch.float64, requires_grad=True)
+    cosines(embedding, prototypes).sum().backward()
+    assert torch.isfinite(prototypes.grad).all()
+
+
+def test_the_gradient_of_prototypes_is_all_that_has_their_size():
+    embedding, prototypes = torch.randn(2, 16, requires_grad=True), torch.randn(1000, 16, requires_grad=True)
+    size = prototypes.nbytes
+    with torch.profiler.profile(profile_memory=True) as seen:
+        cosines(embedding, prototypes).sum().backward()
+    made = [event.name for event in seen.events() if event.self_cpu_memory_usage >= size]
+    assert made == ["aten::mm"]
+
+
+def test_cosines_in_float32_are_those_of_float64_to_rounding(pair):
+    short = [tensor.detach().float() for tensor in pair]
+    torch.testing.assert_close(cosines(*short), plain_cosines(*pair).float())
+    assert cosines(*short).dtype == torch.float32
+
+
+def test_a_head_is_exported_and_compiled_as_it_is():
+    head, features = ProjectionHead(6, 5, hidden=8, bottleneck=4).eval(), torch.randn(3, 6)
+    wanted = head(features)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.export(head, (features,)).module()(features), wanted)
+        torch.testing.assert_close(torch.jit.trace(copy.deepcopy(head), features)(features), wanted)
+    torch.testing.assert_close(torch.jit.script(cosines)(features, features), cosines(features, features))
+    compiled = torch.compile(head, backend="aot_eager", fullgraph=True)(features)
+    torch.testing.assert_close(compiled, wanted)
+    compiled.sum().backward()
+    assert head.prototypes.grad is not None
