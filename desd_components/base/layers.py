@@ -5,7 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from monai.networks.layers.factories import Norm
+from torch import nn
 from torch.nn import functional
+
+
+class AffineInstanceNorm3d(nn.InstanceNorm3d):
+    """Instance norm of maps (B, C, X, Y, Z), computed as a group norm of C groups: the same with fewer kernels.
+
+    MONAI's factory knows it as "affine_instance"; weights fit those of `torch.nn.InstanceNorm3d`.
+
+    Raises:
+        ValueError: when maps have a single voxel, of which nothing would be left.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features, affine=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, X, Y, Z) -> the same shape."""
+        if x.size(2) * x.size(3) * x.size(4) == 1:
+            raise ValueError("Instance norm leaves nothing of a map of one voxel. Take larger views or lower strides.")
+        return functional.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
+
+
+Norm.add_factory_class("affine_instance", AffineInstanceNorm3d)
+#: what a setting names -> a norm of MONAI's factory and its arguments
+NORMS = {"instance": ("affine_instance", {}), "batch": ("batch", {}), "group": ("group", {"num_groups": 8})}
 
 
 def cosines(embedding: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from monai.networks.layers.utils import get_norm_layer
 from torch import nn
 
 from ..base.errors import UserError, require_one_of, require_whole
+from ..base.layers import NORMS
 from ..base.layout import ZFirstConv3d, z_first, z_last
 
 #: depth -> (kind of block, blocks per stage)
@@ -26,7 +27,6 @@ DEPTHS: dict[int, tuple[str, tuple[int, int, int, int]]] = {
     50: ("bottleneck", (3, 4, 6, 3)),
 }
 EXPANSION = {"basic": 1, "bottleneck": 4}
-NORMS = {"instance": ("instance", {"affine": True}), "batch": ("batch", {}), "group": ("group", {"num_groups": 8})}
 Triple = tuple[int, int, int]
 
 

@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from desd_components import ProjectionHead
-from desd_components.base.layers import cosines
+from desd_components.base.layers import AffineInstanceNorm3d, cosines
 
 
 def plain_cosines(embedding, prototypes):
@@ -76,3 +77,24 @@ def test_a_head_is_exported_and_compiled_as_it_is():
     torch.testing.assert_close(compiled, wanted)
     compiled.sum().backward()
     assert head.prototypes.grad is not None
+
+
+def test_affine_instance_norm_is_torch_s_own_to_rounding_with_its_weights():
+    plain, ours = nn.InstanceNorm3d(6, affine=True).double(), AffineInstanceNorm3d(6).double()
+    for parameter in plain.parameters():
+        nn.init.normal_(parameter)
+    ours.load_state_dict(plain.state_dict())
+    x = drawn(2, 6, 3, 4, 5, scale=9.0)
+    wanted, found = plain(x), ours(x)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    weights = torch.randn_like(x)
+    gradients = [
+        torch.autograd.grad((weights * y).sum(), [x, *norm.parameters()])
+        for norm, y in ((plain, wanted), (ours, found))
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+def test_a_map_of_one_voxel_is_refused_as_torch_refuses_it():
+    with pytest.raises(ValueError, match="one voxel"):
+        AffineInstanceNorm3d(6)(torch.ones(2, 6, 1, 1, 1))
