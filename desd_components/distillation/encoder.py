@@ -73,7 +73,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, X, Y, Z) -> (B, C', X', Y', Z')."""
-        return self.activation(self.residual(x) + self.shortcut(x))
+        return self.activation(self.residual(x).add_(self.shortcut(x)))
 
 
 def _stage(kind: str, blocks: int, in_channels: int, planes: int, stride: Triple, norm: str) -> nn.Sequential:
