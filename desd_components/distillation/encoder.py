@@ -172,5 +172,5 @@ class ResNet3DEncoder(nn.Module):
 
 
 def pooled_stages(maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Global average of each stage map: (B, C, X, Y, Z) -> (B, C)."""
-    return [m.mean(dim=(2, 3, 4)) for m in maps]
+    """Global average of each stage map: (B, C, X, Y, Z) -> (B, C), float32 of half precision too."""
+    return [m.mean(dim=(2, 3, 4), dtype=torch.promote_types(m.dtype, torch.float32)) for m in maps]
