@@ -15,8 +15,8 @@ from monai.networks.layers.factories import Act, Pool
 from monai.networks.layers.utils import get_norm_layer
 from torch import nn
 
+from ..base.arithmetic import NORMS
 from ..base.errors import UserError, require_one_of, require_whole
-from ..base.layers import NORMS
 from ..base.layout import ZFirstConv3d, z_first, z_last
 
 #: depth -> (kind of block, blocks per stage)

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ..base.arithmetic import cosines
 from ..base.draws import drawn_from
 from ..base.errors import UserError, require_one_of, require_whole
-from ..base.layers import cosines
 from ..base.tensors import average_into
 from .encoder import ResNet3DEncoder, pooled_stages
 from .loss import DistillationOutput

@@ -69,7 +69,8 @@ def waits_of_steps(bundle, names, folder, **settings):
     """Iteration -> where its step waited, for as many steps as a look of the monitor is away."""
     found = {}
     with far_device() as waits:
-        parser = parser_of(bundle, names, folder, samples_per_epoch=16, **settings)
+        unfused = {"optimizer#fused": False}  # for fused kernels want data
+        parser = parser_of(bundle, names, folder, samples_per_epoch=16, **unfused, **settings)
         parser.get_parsed_content("network")  # first: moving parameters to this device makes new ones
         trainer = parser.get_parsed_content("train#trainer")
         trainer.interrupt_resume_enabled = True

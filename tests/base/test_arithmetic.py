@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from desd_components import ProjectionHead
-from desd_components.base.layers import AffineInstanceNorm3d, cosines
+from desd_components.base.arithmetic import AffineInstanceNorm3d, FusedSGD, cosines
 
 
 def plain_cosines(embedding, prototypes):
@@ -98,3 +98,28 @@ def test_affine_instance_norm_is_torch_s_own_to_rounding_with_its_weights():
 def test_a_map_of_one_voxel_is_refused_as_torch_refuses_it():
     with pytest.raises(ValueError, match="one voxel"):
         AffineInstanceNorm3d(6)(torch.ones(2, 6, 1, 1, 1))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_fused_sgd_goes_torch_s_own_way_though_a_tensor_waits_for_its_first_gradient(kind):
+    start = [torch.randn(4, 3, dtype=kind), torch.randn(3, dtype=kind)]
+    plain, fused = ([nn.Parameter(tensor.clone()) for tensor in start] for _ in range(2))
+    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+    optimizers = [torch.optim.SGD(plain, **settings), FusedSGD(fused, **settings)]
+    for step in range(4):
+        gradients = [torch.randn_like(tensor) if step or number else None for number, tensor in enumerate(start)]
+        for parameters, optimizer in zip((plain, fused), optimizers, strict=True):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = None if gradient is None else gradient.clone()
+            optimizer.step()
+        assert step or torch.equal(fused[0], start[0])
+    torch.testing.assert_close(fused, plain)
+
+
+def test_hooks_of_fused_sgd_are_called_once_a_step():
+    """A class with a `step` of its own would call them twice."""
+    torch.optim.SGD([nn.Parameter(torch.ones(2))])
+    optimizer, calls = FusedSGD([nn.Parameter(torch.ones(2))], 0.1, 0.9), []
+    optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    optimizer.step()
+    assert calls == [1]

@@ -1,4 +1,4 @@
-"""Layers of networks whose plain form takes more time and memory than what it computes."""
+"""What networks and optimisers compute, where torch's plain form takes more time and memory than it need."""
 
 from __future__ import annotations
 
@@ -79,3 +79,25 @@ class _Cosines(torch.autograd.Function):
             along = (scaled * logits).sum(dim=0) * inverse
             of_prototypes = (scaled.T @ embedding).addcmul_(prototypes, along[:, None], value=-1)
         return of_embedding, of_prototypes
+
+
+class FusedSGD(torch.optim.SGD):
+    """torch's SGD with momentum, all tensors in one pass, even where some get their first gradient after others.
+
+    torch's own wants momentum of all or none. Momentum that begins with zeros takes the first gradient as it is, as
+    long as there is no dampening.
+
+    Args:
+        params, lr, momentum, settings: those of `torch.optim.SGD`.
+        fused: False for torch's own passes, where a device has no such kernel.
+    """
+
+    def __init__(self, params: Any, lr: float, momentum: float, fused: bool = True, **settings: Any) -> None:
+        super().__init__(params, lr, momentum, fused=fused, **settings)
+        self.register_step_pre_hook(_begin_momentum)
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+        if optimizer.state[parameter].get("momentum_buffer") is None:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
