@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from monai.inferers import Inferer
 from monai.networks.layers.factories import Norm
 from torch import nn
 from torch.nn import functional
@@ -101,3 +103,32 @@ def _begin_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
         if optimizer.state[parameter].get("momentum_buffer") is None:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+class AutocastInferer(Inferer):
+    """An inferer whose network computes in bfloat16 where that does no harm, on a CPU as on a GPU; float32 comes out.
+
+    MONAI's trainers and evaluators enter CUDA's autocast alone, whatever the device. bfloat16 has the range of float32,
+    so no gradient is scaled.
+
+    Args:
+        inferer: what runs the network, such as a `SimpleInferer` or a `SlidingWindowInferer`.
+        amp: False leaves the inferer as it is.
+    """
+
+    def __init__(self, inferer: Inferer, amp: bool = True) -> None:
+        super().__init__()
+        self.inferer, self.amp = inferer, amp
+
+    def __call__(self, inputs: Any, network: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Volume (B, C, X, Y, Z) -> logits float32; views, or a tuple that begins with some -> the network's output."""
+
+        def cast(windows: Any, *rest: Any, **named: Any) -> Any:
+            first = windows
+            while not isinstance(first, torch.Tensor):
+                first = first[0]
+            with torch.autocast(first.device.type, dtype=torch.bfloat16):
+                output = network(windows, *rest, **named)
+            return output.float() if isinstance(output, torch.Tensor) else output
+
+        return self.inferer(inputs, cast if self.amp else network, *args, **kwargs)

@@ -1,14 +1,16 @@
 """Layers that compute the plain form of torch at less cost."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+from monai.inferers import SimpleInferer
 from torch import nn
 from torch.nn import functional
 
-from desd_components import ProjectionHead
-from desd_components.base.arithmetic import AffineInstanceNorm3d, FusedSGD, cosines
+from desd_components import DenseDistillationNetwork, ProjectionHead, ResNet3DEncoder, ViewsWithPoints
+from desd_components.base.arithmetic import AffineInstanceNorm3d, AutocastInferer, FusedSGD, cosines
 
 
 def plain_cosines(embedding, prototypes):
@@ -123,3 +125,37 @@ def test_hooks_of_fused_sgd_are_called_once_a_step():
     optimizer.register_step_post_hook(lambda *_: calls.append(1))
     optimizer.step()
     assert calls == [1]
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_a_network_computes_in_bfloat16_where_it_is_asked_to_and_float32_comes_out(amp):
+    seen = []
+
+    def network(volume: torch.Tensor) -> torch.Tensor:
+        result = torch.nn.functional.conv3d(volume, torch.ones(1, 1, 1, 1, 1))
+        seen.append(result.dtype)
+        return result
+
+    volume = torch.rand(1, 1, 4, 4, 4)
+    found = AutocastInferer(SimpleInferer(), amp)(volume, network)
+    assert seen == [torch.bfloat16 if amp else torch.float32] and found.dtype == torch.float32
+    torch.testing.assert_close(found, volume, rtol=0, atol=0.004 if amp else 0)
+
+
+@pytest.mark.parametrize("points", [False, True])
+def test_student_and_teacher_compute_in_bfloat16_but_for_their_heads(points):
+    encoder = ResNet3DEncoder(depth=10, width=8, norm="group", stem_kernel=3, stem_stride=1, stem_pool=False)
+    network = DenseDistillationNetwork(encoder, 8, dense_prototypes=8, head_hidden=8).eval()
+    views: Any = [torch.randn(2, 1, 16, 16, 16) for _ in range(2)]
+    place = torch.rand(2, 2, 5, 3), torch.tensor([True, True]), torch.zeros(2, 2, 3)
+    views, network = (ViewsWithPoints(views, *place), network) if points else (views, network.network)
+    seen: set[torch.dtype] = set()
+    hooks = [encoder.stem[0], network.teacher.encoder.stage_modules[3]]
+    for module in hooks:
+        module.register_forward_hook(lambda module, given, result: seen.add(result.dtype))
+    output = AutocastInferer(SimpleInferer())(views, network)
+    assert seen == {torch.bfloat16}
+    assert {output.student_logits.dtype, output.teacher_logits.dtype, *(f.dtype for f in output.pooled)} == {
+        torch.float32
+    }
+    torch.testing.assert_close(output.student_logits, network(views).student_logits, rtol=0, atol=0.05)

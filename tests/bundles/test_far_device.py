@@ -44,8 +44,8 @@ TUNING = {
 }
 WINDOWS = {  # of eight windows, four at once
     "segmentation/inference.py SkipAirInferer.__call__.<locals>.predicted: copy back": 4,
-    "segmentation/inference.py AutocastInferer.__call__: copy back": 3,
-    "segmentation/inference.py AutocastInferer.__call__: number": 1,
+    "base/arithmetic.py AutocastInferer.__call__: copy back": 3,
+    "base/arithmetic.py AutocastInferer.__call__: number": 1,
 }
 
 
