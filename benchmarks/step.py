@@ -30,6 +30,7 @@ from desd_components import (
     DeepSelfDistillationNetwork,
     DistillationMonitor,
     DistillationOutput,
+    FusedSGD,
     ResNet3DEncoder,
     TeacherEMAHandler,
 )
@@ -54,7 +55,7 @@ class Contender:
         torch.manual_seed(0)
         self.network = DeepSelfDistillationNetwork(ResNet3DEncoder(depth=50), PROTOTYPES)
         self.loss = DeepSelfDistillationLoss(PROTOTYPES)
-        optimizer = torch.optim.SGD(self.network.student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-6)
+        optimizer = FusedSGD(self.network.student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-6)
         self.trainer = SupervisedTrainer(
             device=torch.device("cpu"),
             max_epochs=1,

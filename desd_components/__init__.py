@@ -6,6 +6,7 @@ Segmentation", MICCAI 2022. This is an independent implementation, written from 
 
 from typing import Any
 
+from .base.arithmetic import AutocastInferer, FusedSGD
 from .base.classes import Classes, check_regions, label_count, value_names, with_background
 from .base.draws import SampleKey, set_determinism
 from .base.encoders import refuse_small_maps, shape_table
@@ -66,7 +67,7 @@ from .scans.planning.plan import Plan, announce_plan, make_plan
 from .scans.preprocess import Preprocessing, preprocessing_settings, target_spacing
 from .scans.read import ScanReader
 from .scans.volume import dicom_room
-from .segmentation.inference import AutocastInferer, DecodeOnScand, FlipInferer, SkipAirInferer
+from .segmentation.inference import DecodeOnScand, FlipInferer, SkipAirInferer
 from .segmentation.losses import DiceBCELoss, class_targets, decode, probabilities, segmentation_loss
 from .segmentation.mixing import MixedDataset, MixedLoss
 from .segmentation.model import model_manifest, network_from_manifest, segmentation_classes, segmentation_manifest

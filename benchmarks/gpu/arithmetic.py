@@ -11,6 +11,7 @@ from benchmarks.pairs import ratios, spread, time_in_turn
 from desd_components import (
     DeepSelfDistillationLoss,
     DeepSelfDistillationNetwork,
+    FusedSGD,
     MultiViews,
     ResNet3DEncoder,
     ViewRecipe,
@@ -41,7 +42,7 @@ class Step:
         encoder, hidden = ResNet3DEncoder(**(small if card.quick else {})), 32 if card.quick else 2048
         self.network = DeepSelfDistillationNetwork(encoder, prototypes, head_hidden=hidden).to(card.device)
         self.loss = DeepSelfDistillationLoss(prototypes).to(card.device)
-        self.optimizer = torch.optim.SGD(decay_groups(self.network.student, 1e-6), lr=0.01, momentum=0.9)
+        self.optimizer = FusedSGD(decay_groups(self.network.student, 1e-6), lr=0.01, momentum=0.9)
         self.views = [torch.randn(batch, 1, *size).to(card.device) for _ in "12"]
         backend = "inductor" if card.on_gpu else "eager"  # the rehearsal needs no C++ compiler
         self.forward: Any = torch.compile(self.network, fullgraph=True, backend=backend) if compiled else self.network

@@ -122,14 +122,20 @@ def joined_processes() -> str:
 
 
 def distributed_network(network: nn.Module, device: torch.device | str) -> nn.Module:
-    """`network` wrapped for several processes, its batch norms synchronised where that exists: on GPUs."""
+    """`network` wrapped for several processes, its batch norms synchronised where that exists: on GPUs.
+
+    Gradients lie in the buffers that are sent. Synchronised statistics are the same everywhere and not sent again.
+    """
     device = torch.device(device)
     # parameters that are meant to get no gradient are a mistake to the wrapper, unless told
     partly = getattr(network, "trains_partly", False)
     on_gpu: dict[str, Any] = {}
     if device.type == "cuda":
-        network, on_gpu = nn.SyncBatchNorm.convert_sync_batchnorm(network), {"device_ids": [device]}
-    wrapper = nn.parallel.DistributedDataParallel(network.to(device), find_unused_parameters=partly, **on_gpu)
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        on_gpu = {"device_ids": [device], "broadcast_buffers": False}
+    wrapper = nn.parallel.DistributedDataParallel(
+        network.to(device), find_unused_parameters=partly, gradient_as_bucket_view=True, **on_gpu
+    )
     _WRAPPERS.add(wrapper)
     return wrapper
 

@@ -15,6 +15,7 @@ from monai.networks.layers.factories import Act, Pool
 from monai.networks.layers.utils import get_norm_layer
 from torch import nn
 
+from ..base.arithmetic import NORMS
 from ..base.errors import Triple, UserError, require_one_of, require_triple, require_whole
 from ..base.layout import ZFirstConv3d, z_first, z_last
 
@@ -26,7 +27,6 @@ DEPTHS: dict[int, tuple[str, tuple[int, int, int, int]]] = {
     50: ("bottleneck", (3, 4, 6, 3)),
 }
 EXPANSION = {"basic": 1, "bottleneck": 4}
-NORMS = {"instance": ("instance", {"affine": True}), "batch": ("batch", {}), "group": ("group", {"num_groups": 8})}
 
 
 def _convolution(in_channels: int, out_channels: int, kernel: Triple, stride: Triple) -> nn.Module:
@@ -66,7 +66,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, X, Y, Z) -> (B, C', X', Y', Z')."""
-        return self.activation(self.residual(x) + self.shortcut(x))
+        return self.activation(self.residual(x).add_(self.shortcut(x)))
 
 
 def _stage(
@@ -171,5 +171,5 @@ class ResNet3DEncoder(nn.Module):
 
 
 def pooled_stages(maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Global average of each stage map: (B, C, X, Y, Z) -> (B, C)."""
-    return [m.mean(dim=(2, 3, 4)) for m in maps]
+    """Global average of each stage map: (B, C, X, Y, Z) -> (B, C), float32 of half precision too."""
+    return [m.mean(dim=(2, 3, 4), dtype=torch.promote_types(m.dtype, torch.float32)) for m in maps]

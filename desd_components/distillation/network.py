@@ -1,8 +1,7 @@
 """The network of deep self-distillation: a student with a head on every stage, and its momentum teacher.
 
 Method: Ye et al., "DeSD", MICCAI 2022; the head is that of Caron et al., "DINO", ICCV 2021. Differs from the published
-scripts: prototypes are rows normalised in the forward pass instead of a weight norm whose gain is fixed at 1, which
-says the same and can be copied, exported and scripted. Views of one shape share a forward pass.
+scripts: prototypes are rows of any length instead of a weight norm of fixed gain. Views of one shape share a pass.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ..base.arithmetic import cosines
 from ..base.draws import drawn_from
 from ..base.errors import UserError, require_one_of, require_whole
 from ..base.tensors import average_into
@@ -60,7 +60,7 @@ class ProjectionHead(nn.Module):
         """(N, in_features) -> (N, num_prototypes): cosines between embedding and prototypes."""
         with torch.autocast(features.device.type, enabled=False):
             embedding = functional.normalize(self.mlp(features.float()), dim=-1)
-            return functional.linear(embedding, functional.normalize(self.prototypes, dim=-1))
+            return cosines(embedding, self.prototypes)
 
 
 def student_and_teacher_heads(

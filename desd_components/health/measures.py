@@ -22,13 +22,23 @@ def effective_rank(features: torch.Tensor) -> float:
     """
     if not torch.isfinite(features).all():
         return math.nan
-    centred = features.double() - features.double().mean(dim=0)
-    values = torch.linalg.svdvals(centred)
+    values = singular_values(features.double() - features.double().mean(dim=0))
     total = values.sum()
     if total <= 1e-12:
         return 1.0
     shares = values / total
     return float(torch.exp(torch.special.entr(shares).sum()))
+
+
+def singular_values(matrix: torch.Tensor) -> torch.Tensor:
+    """The min(N, C) singular values of (N, C), ascending, in float64 to 1e-6 of the largest: faster than an SVD.
+
+    They are the roots of the Gram matrix's eigenvalues; those that are but rounding are 0.
+    """
+    smaller = matrix if len(matrix) <= matrix.shape[1] else matrix.T
+    squares = torch.linalg.eigvalsh(smaller @ smaller.T)
+    rounding = len(squares) * torch.finfo(squares.dtype).eps * squares[-1]
+    return squares.where(squares > rounding, 0).sqrt()
 
 
 def spread(features: torch.Tensor) -> float:

@@ -149,9 +149,11 @@ class DistillationMonitor:
             self._features.popleft()
 
     def _look_at_features(self) -> None:
-        batches = [tuple(stage.float().cpu() for stage in step) for step in self._features]
-        for number, steps in enumerate(zip(*batches, strict=True), start=1):
-            features = finite_rows(torch.cat([step[0] for step in steps]))
+        sizes = [step[0].shape[1] for step in self._features]
+        stages = [torch.cat(steps, dim=1).float().cpu() for steps in zip(*self._features, strict=True)]  # one copy each
+        batches = list(zip(*(stage.split(sizes, dim=1) for stage in stages), strict=True))
+        for number, stage in enumerate(stages, start=1):
+            features = finite_rows(stage[0])
             bound = max(1, min(len(features) - 1, features.shape[1]))
             rank = effective_rank(features) if len(features) else math.nan
             self._figures[f"feature_rank_{number}"] = rank

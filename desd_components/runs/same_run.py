@@ -21,7 +21,7 @@ MAY_DIFFER = (
     # how it goes on: the schedules are compared as max_epochs
     *("resume", "extend"),
     # machines: the volumes or crops of a step are compared as total_batch
-    *("device", "cudnn_benchmark", "network", "num_workers", "batch_size"),
+    *("device", "cudnn_benchmark", "network", "num_workers", "batch_size", "optimizer#fused"),
     # what is looked at, written down and saved, and when a run that goes wrong is stopped
     *("page", "run_folder", "train#handlers", "skip_handler#max_skipped_steps"),
 )

@@ -46,33 +46,6 @@ class FlipInferer(Inferer):
         return total / len(flips)
 
 
-class AutocastInferer(Inferer):
-    """An inferer whose network computes in bfloat16 where that does no harm, on a CPU as on a GPU; float32 comes out.
-
-    MONAI's trainers and evaluators enter CUDA's autocast alone, whatever the device. bfloat16 has the range of float32,
-    so no gradient is scaled.
-
-    Args:
-        inferer: what runs the network, such as a `SlidingWindowInferer`.
-        amp: False leaves the inferer as it is.
-    """
-
-    def __init__(self, inferer: Inferer, amp: bool = True) -> None:
-        super().__init__()
-        self.inferer, self.amp = inferer, amp
-
-    def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Volume (B, C, X, Y, Z) -> logits float32."""
-
-        def cast(windows: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
-            with torch.autocast(windows.device.type, dtype=torch.bfloat16):
-                logits: torch.Tensor = network(windows, *rest, **named)
-            return logits.float()
-
-        logits: torch.Tensor = self.inferer(inputs, cast if self.amp else network, *args, **kwargs)
-        return logits
-
-
 class SkipAirInferer(Inferer):
     """An inferer whose network sees of the windows that hold one value throughout only the first of each value.
 

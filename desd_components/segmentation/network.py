@@ -15,10 +15,11 @@ from monai.networks.blocks import Convolution
 from torch import nn
 from torch.nn import functional as F
 
+from ..base.arithmetic import NORMS
 from ..base.encoders import refuse_small_maps
 from ..base.errors import UserError
 from ..base.layout import with_z_first, z_first, z_last
-from ..distillation.encoder import NORMS, ResNet3DEncoder
+from ..distillation.encoder import ResNet3DEncoder
 
 #: how many channels a decoder level may have at most
 MAX_DECODER_CHANNELS = 320

@@ -34,7 +34,7 @@ COMMON = {
     "batch_size": Change(1),
     "accumulation_steps": Change(2),
     "num_workers": Same(1, why="the speed of loading; draws are keyed by the sample"),
-    "amp": Same(True, why=GPU),
+    "amp": Change(True),
     "cudnn_benchmark": Same(True, why=GPU),
     "val_interval": Change(2),
     "in_channels": Change(2),
@@ -110,7 +110,6 @@ FINETUNE = {
     "optimizer#params#frozen_steps": Change("$@steps.share(0.5)", WARMUP),
     "optimizer#params#decay": Change(0.5, LAYERS),
     "optimizer#params#weight_decay": Change(0.5),
-    "amp": Change(True),
     "validate#inferer#inferer#sw_batch_size": Same(1, why="speed and memory of validation"),
     "validate#inferer#inferer#overlap": Change(0.75),
 }

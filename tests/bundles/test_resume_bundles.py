@@ -138,6 +138,13 @@ def test_what_only_shows_or_ends_a_run_may_change(train, whole, tmp_path):
     assert train("desd_pretrain", run, **free) == [0]
 
 
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_a_run_whose_optimizer_was_not_fused_goes_on(train, tmp_path, bundle):
+    stop = overlay(tmp_path / "a.yaml", {"_target_": SignalAt, "iteration": 2, "name": "SIGTERM"})
+    assert train(bundle, tmp_path / "run", stop, **{"optimizer#fused": False}) == [TERM]
+    assert train(bundle, tmp_path / "run") == [0]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a run, but for its log, to which each start adds."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != "train.log"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from desd_components import ResNet3DEncoder, UserError
+from desd_components import ResNet3DEncoder, UserError, pooled_stages
 
 
 def test_resnet50_has_the_published_number_of_parameters():
@@ -45,6 +45,17 @@ def test_stage_shapes_are_those_of_the_maps(depth, size):
 def test_forward_is_the_deepest_stage(tiny_encoder):
     x = torch.randn(2, 1, 16, 16, 16)
     torch.testing.assert_close(tiny_encoder(x), tiny_encoder.stages(x)[3])
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooled"),
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
+)
+def test_features_are_pooled_in_float32_at_least(kind, pooled):
+    stage_map = torch.randn(2, 3, 5, 6, 7).to(kind)
+    [features] = pooled_stages([stage_map])
+    assert features.dtype == pooled
+    torch.testing.assert_close(features.double(), stage_map.double().mean((2, 3, 4)), rtol=1e-5, atol=1e-6)
 
 
 def test_architecture_builds_the_same_encoder_again():

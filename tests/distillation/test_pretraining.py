@@ -130,6 +130,18 @@ def test_no_thread_of_the_group_is_left_although_its_network_is_kept(group_of_on
     assert isinstance(network.module, torch.nn.Linear)
 
 
+def test_gradients_lie_in_the_buffers_that_processes_send(group_of_one, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    joined_processes()
+    network = distributed_network(torch.nn.Linear(3, 2), "cpu")
+    for _ in range(2):
+        network(torch.randn(4, 3)).sum().backward()
+        weight, bias = network.module.parameters()
+        assert weight.grad.untyped_storage().data_ptr() == bias.grad.untyped_storage().data_ptr()
+        weight.grad = None  # as frozen prototypes lose theirs
+    leave_processes()
+
+
 def test_in_a_slurm_job_the_local_rank_stays_torchruns_and_not_sruns(monkeypatch):
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "get_rank", lambda: 0)

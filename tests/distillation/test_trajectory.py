@@ -14,6 +14,7 @@ from desd_components import (
     DenseDistillationLoss,
     DenseDistillationNetwork,
     FreezePrototypesHandler,
+    FusedSGD,
     LearningRateHandler,
     MultiViews,
     PrepareDenseViews,
@@ -120,7 +121,7 @@ def table(text):
 
 def test_the_published_form_goes_its_way():
     network = DeepSelfDistillationNetwork(encoder(), 24, **HEADS)
-    optimizer = torch.optim.SGD(decay_groups(network.student, 1e-6), lr=0.02, momentum=0.9)
+    optimizer = FusedSGD(decay_groups(network.student, 1e-6), lr=0.02, momentum=0.9)
     prepare = PrepareViews(views(noise_sd=[0.0, 0.1], flips=[0.8] * 3))
     found = trajectory(network, DeepSelfDistillationLoss(24), optimizer, prepare, peak=0.02)
     torch.testing.assert_close(found, table(PUBLISHED), rtol=1e-3, atol=1e-6)
@@ -132,7 +133,7 @@ def dense_network():
 
 def test_the_form_for_small_data_goes_its_way():
     network = dense_network()
-    optimizer = torch.optim.AdamW(decay_groups(network.student, 0.01), lr=0.0002)
+    optimizer = torch.optim.AdamW(decay_groups(network.student, 0.01), lr=0.0002, fused=True)
     common = {"teacher_temperature": 0.03, "centering": "sinkhorn"}
     terms = [DenseDistillationLoss(12, same_stage=True, **common), CodingRateTerm(1.0)]
     prepare = PrepareDenseViews(views(noise_sd=[0.0, 0.2], flips=[0.0] * 3), num_points=8)

@@ -13,6 +13,7 @@ from desd_components.health.measures import (
     finite_rows,
     gradient_norm,
     relative_distance,
+    singular_values,
     small_parameters,
     spread,
     view_distance,
@@ -26,6 +27,15 @@ def test_effective_rank_counts_equally_strong_directions(directions):
     orthogonal, _ = torch.linalg.qr(noise - noise.mean(dim=0))
     features = orthogonal @ torch.eye(directions, 20)
     assert effective_rank(features) == pytest.approx(directions, rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(64, 20), (20, 64), (30, 30), (1, 8)])
+def test_singular_values_are_those_of_a_decomposition(shape):
+    sizes = torch.logspace(0, -9, shape[1], dtype=torch.float64)
+    matrix = torch.randn(shape, dtype=torch.float64) * sizes
+    matrix -= matrix.mean(dim=0)
+    wanted = torch.linalg.svdvals(matrix).flip(0)
+    torch.testing.assert_close(singular_values(matrix), wanted, rtol=0, atol=1e-6 * float(wanted[-1]))
 
 
 def test_effective_rank_ignores_a_common_offset_and_a_scale():

@@ -1,10 +1,9 @@
 """Dense self-distillation: what student and teacher say of the same tissue, seen in two views, is to agree.
 
 Ours, not part of DeSD: the published recipe compares globally pooled features only, which serve segmentation poorly on
-small data. The form is DeSD's own (teacher, every student stage, cross-view cross-entropy); the idea of matching
-pixels of two views by their coordinates is that of Wang et al., "DenseCL", and Xie et al., "PixPro", CVPR 2021.
-Points are drawn (`PrepareDenseViews`), read off the stage maps (`DenseDistillationNetwork`), and compared
-(`DenseDistillationLoss`); everything here is built on the method from outside.
+small data. The form is DeSD's own (teacher, every student stage, cross-view cross-entropy); matching pixels of views
+by their coordinates is the idea of Wang et al., "DenseCL", and Xie et al., "PixPro", CVPR 2021. Points are drawn
+(`PrepareDenseViews`), read off the stage maps (`DenseDistillationNetwork`), and compared (`DenseDistillationLoss`).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class ViewsWithPoints(NamedTuple):
     Attributes:
         views: V tensors (B, C, X, Y, Z), the T global ones first.
         points: (T, B, N, 3) in -1 to 1 across each view, axes x, y, z.
-        shared: (B,) whether the global views of a sample overlap at all; where they do not, its points mean nothing.
+        shared: (B,) whether the global views of a sample overlap at all, and its points mean anything; on the CPU.
         flips: (T, B, 3) whether a view runs against the axis.
     """
 
@@ -88,7 +87,8 @@ class PrepareDenseViews:
         geometries = self.multi_views.geometry(size, index, epoch)[: self.multi_views.num_global_views]
         points, shared = points_in_views(geometries, self._fractions(index.tolist(), epoch.tolist()))
         flips = torch.stack([geometry.flip for geometry in geometries])
-        return ViewsWithPoints(views, points.to(device), shared.to(device), flips.to(device)), None
+        points, flips = (each.to(device, non_blocking=non_blocking) for each in (points, flips))
+        return ViewsWithPoints(views, points, shared, flips), None
 
     def _fractions(self, index: Sequence[int], epoch: Sequence[int]) -> torch.Tensor:
         seed, shape = self.multi_views.seed, (self.num_points, 3)
@@ -184,7 +184,7 @@ class DenseDistillationNetwork(nn.Module):
         points, flips, size = seen.points.flatten(0, 1), seen.flips.flatten(0, 1), seen.views[0].shape[2:]
         rows = [features_at(m, on_map(points, flips, size, m.shape[2:])).flatten(0, 1) for m in maps]
         logits = heads_on(half.get_submodule("dense_heads"), rows).unflatten(1, (views, samples * number))
-        return logits[:, :, seen.shared.repeat_interleave(number)]
+        return logits[:, :, seen.shared.repeat_interleave(number).nonzero()[:, 0].to(logits.device, non_blocking=True)]
 
 
 class DenseDistillationLoss(nn.Module):

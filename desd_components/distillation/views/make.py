@@ -173,10 +173,10 @@ def resample(image: Tensor, geometry: ViewGeometry) -> Tensor:
     for axis, positions in enumerate(geometry.positions()):
         low, length = int(first[:, axis].min()), int(last[:, axis].max() - first[:, axis].min()) + 1
         inside, image = positions.clamp(first[:, axis], last[:, axis]) - low, image.narrow(2 + axis, low, length)
-        matrices.append(hat_matrix(inside.to(image.device, torch.float32), length))
+        matrices.append(hat_matrix(inside.float().to(image.device, non_blocking=True), length))
     if bool((inside == inside[:1].round()).all()):  # whole slices, the same of all samples, are taken as they lie
         matrices.pop()
-        image = image.permute(0, 1, 4, 2, 3).index_select(2, inside[0].to(image.device, torch.int64))
+        image = image.permute(0, 1, 4, 2, 3).index_select(2, inside[0].long().to(image.device, non_blocking=True))
     # Contiguous, or the products might round differently by how far the batch is padded.
     return along_axes(image.to(torch.float32).contiguous(), matrices)
 
@@ -186,8 +186,8 @@ def _where_drawn(step: Callable[..., Tensor], view: Tensor, strength: np.ndarray
     drawn = np.flatnonzero(strength != neutral)
     if len(drawn) == 0:
         return view
-    strengths = torch.from_numpy(strength[drawn]).to(view.device, torch.float32).view(-1, 1, 1, 1, 1)
-    rows, more = torch.from_numpy(drawn).to(view.device), tuple(values[drawn] for values in more)
+    strengths = torch.from_numpy(strength[drawn]).float().to(view.device, non_blocking=True).view(-1, 1, 1, 1, 1)
+    rows, more = torch.from_numpy(drawn).to(view.device, non_blocking=True), tuple(values[drawn] for values in more)
     if len(drawn) == len(view):
         return step(view, strengths, *more)
     return view.index_copy(0, rows, step(view[rows], strengths, *more))

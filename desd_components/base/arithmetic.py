@@ -1,0 +1,134 @@
+"""What networks and optimisers compute, where torch's plain form takes more time and memory than it need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+from monai.networks.layers.factories import Norm
+from torch import nn
+from torch.nn import functional
+
+
+class AffineInstanceNorm3d(nn.InstanceNorm3d):
+    """Instance norm of maps (B, C, X, Y, Z), computed as a group norm of C groups: the same with fewer kernels.
+
+    MONAI's factory knows it as "affine_instance"; weights fit those of `torch.nn.InstanceNorm3d`.
+
+    Raises:
+        ValueError: when maps have a single voxel, of which nothing would be left.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features, affine=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, X, Y, Z) -> the same shape."""
+        if x.size(2) * x.size(3) * x.size(4) == 1:
+            raise ValueError("Instance norm leaves nothing of a map of one voxel. Take larger views or lower strides.")
+        return functional.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
+
+
+Norm.add_factory_class("affine_instance", AffineInstanceNorm3d)
+#: what a setting names -> a norm of MONAI's factory and its arguments
+NORMS = {"instance": ("affine_instance", {}), "batch": ("batch", {}), "group": ("group", {"num_groups": 8})}
+
+
+def cosines(embedding: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
+    """Embeddings of length 1 (N, D) and prototypes of any length (K, D) -> cosines (N, K).
+
+    It is ``functional.linear(embedding, functional.normalize(prototypes))``, forward and backward, but what it makes of
+    the prototypes' size (K, D) is their gradient alone, and nothing where they ask for none.
+    """
+    if torch.jit.is_scripting() or not torch.is_grad_enabled():
+        return _cosines(embedding, prototypes, _inverse_lengths(prototypes))
+    return _with_gradient(embedding, prototypes)
+
+
+def _inverse_lengths(prototypes: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(prototypes, dim=1).clamp_min(1e-12).reciprocal()  # as in `functional.normalize`
+
+
+def _cosines(embedding: torch.Tensor, prototypes: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+    return functional.linear(embedding, prototypes).mul_(inverse)
+
+
+@torch.jit.unused
+def _with_gradient(embedding: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
+    return _Cosines.apply(embedding, prototypes)
+
+
+class _Cosines(torch.autograd.Function):
+    """The gradient of a prototype is that of its direction: over its length, and without the part along itself."""
+
+    @staticmethod
+    def forward(ctx: Any, embedding: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
+        inverse = _inverse_lengths(prototypes)
+        logits = _cosines(embedding, prototypes, inverse)
+        ctx.save_for_backward(embedding, prototypes, inverse, logits)
+        return logits
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        embedding, prototypes, inverse, logits = ctx.saved_tensors
+        scaled, of_embedding, of_prototypes = gradient * inverse, None, None  # (N, K)
+        if ctx.needs_input_grad[0]:
+            of_embedding = scaled @ prototypes
+        if ctx.needs_input_grad[1]:
+            along = (scaled * logits).sum(dim=0) * inverse
+            of_prototypes = (scaled.T @ embedding).addcmul_(prototypes, along[:, None], value=-1)
+        return of_embedding, of_prototypes
+
+
+class FusedSGD(torch.optim.SGD):
+    """torch's SGD with momentum, all tensors in one pass, even where some get their first gradient after others.
+
+    torch's own wants momentum of all or none. Momentum that begins with zeros takes the first gradient as it is, as
+    long as there is no dampening.
+
+    Args:
+        params, lr, momentum, settings: those of `torch.optim.SGD`.
+        fused: False for torch's own passes, where a device has no such kernel.
+    """
+
+    def __init__(self, params: Any, lr: float, momentum: float, fused: bool = True, **settings: Any) -> None:
+        super().__init__(params, lr, momentum, fused=fused, **settings)
+        self.register_step_pre_hook(_begin_momentum)
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+        if optimizer.state[parameter].get("momentum_buffer") is None:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+class AutocastInferer(Inferer):
+    """An inferer whose network computes in bfloat16 where that does no harm, on a CPU as on a GPU; float32 comes out.
+
+    MONAI's trainers and evaluators enter CUDA's autocast alone, whatever the device. bfloat16 has the range of float32,
+    so no gradient is scaled.
+
+    Args:
+        inferer: what runs the network, such as a `SimpleInferer` or a `SlidingWindowInferer`.
+        amp: False leaves the inferer as it is.
+    """
+
+    def __init__(self, inferer: Inferer, amp: bool = True) -> None:
+        super().__init__()
+        self.inferer, self.amp = inferer, amp
+
+    def __call__(self, inputs: Any, network: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Volume (B, C, X, Y, Z) -> logits float32; views, or a tuple that begins with some -> the network's output."""
+
+        def cast(windows: Any, *rest: Any, **named: Any) -> Any:
+            first = windows
+            while not isinstance(first, torch.Tensor):
+                first = first[0]
+            with torch.autocast(first.device.type, dtype=torch.bfloat16):
+                output = network(windows, *rest, **named)
+            return output.float() if isinstance(output, torch.Tensor) else output
+
+        return self.inferer(inputs, cast if self.amp else network, *args, **kwargs)

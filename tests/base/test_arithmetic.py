@@ -1,0 +1,161 @@
+"""Layers that compute the plain form of torch at less cost."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from monai.inferers import SimpleInferer
+from torch import nn
+from torch.nn import functional
+
+from desd_components import DenseDistillationNetwork, ProjectionHead, ResNet3DEncoder, ViewsWithPoints
+from desd_components.base.arithmetic import AffineInstanceNorm3d, AutocastInferer, FusedSGD, cosines
+
+
+def plain_cosines(embedding, prototypes):
+    return functional.linear(embedding, functional.normalize(prototypes))
+
+
+def drawn(*shape, scale=1.0):
+    return (scale * torch.randn(*shape, dtype=torch.float64)).requires_grad_()
+
+
+@pytest.fixture
+def pair():
+    """Embeddings, and prototypes of all lengths."""
+    lengths = torch.logspace(-3, 3, 7, dtype=torch.float64)[:, None]
+    return drawn(5, 4), (lengths * torch.randn(7, 4, dtype=torch.float64)).requires_grad_()
+
+
+def test_cosines_and_their_gradients_are_those_of_the_plain_form(pair):
+    weights = torch.randn(5, 7, dtype=torch.float64)
+    wanted, found = plain_cosines(*pair), cosines(*pair)
+    torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-14)
+    gradients = [torch.autograd.grad((weights * logits).sum(), pair) for logits in (found, wanted)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-11)
+
+
+def test_gradients_of_cosines_are_those_of_differences():
+    assert torch.autograd.gradcheck(cosines, (drawn(5, 4), drawn(7, 4)))
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_no_gradient_is_computed_that_nobody_asked_for(pair, frozen):
+    pair[frozen].requires_grad_(False)
+    cosines(*pair).sum().backward()
+    assert pair[frozen].grad is None and pair[1 - frozen].grad is not None
+
+
+def test_a_prototype_of_zeros_has_a_gradient_that_is_finite():
+    embedding, prototypes = drawn(5, 4), torch.zeros(7, 4, dtype=torch.float64, requires_grad=True)
+    cosines(embedding, prototypes).sum().backward()
+    assert torch.isfinite(prototypes.grad).all()
+
+
+def test_the_gradient_of_prototypes_is_all_that_has_their_size():
+    embedding, prototypes = torch.randn(2, 16, requires_grad=True), torch.randn(1000, 16, requires_grad=True)
+    size = prototypes.nbytes
+    with torch.profiler.profile(profile_memory=True) as seen:
+        cosines(embedding, prototypes).sum().backward()
+    made = [event.name for event in seen.events() if event.self_cpu_memory_usage >= size]
+    assert made == ["aten::mm"]
+
+
+def test_cosines_in_float32_are_those_of_float64_to_rounding(pair):
+    short = [tensor.detach().float() for tensor in pair]
+    torch.testing.assert_close(cosines(*short), plain_cosines(*pair).float())
+    assert cosines(*short).dtype == torch.float32
+
+
+def test_a_head_is_exported_and_compiled_as_it_is():
+    head, features = ProjectionHead(6, 5, hidden=8, bottleneck=4).eval(), torch.randn(3, 6)
+    wanted = head(features)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.export(head, (features,)).module()(features), wanted)
+        torch.testing.assert_close(torch.jit.trace(copy.deepcopy(head), features)(features), wanted)
+    torch.testing.assert_close(torch.jit.script(cosines)(features, features), cosines(features, features))
+    compiled = torch.compile(head, backend="aot_eager", fullgraph=True)(features)
+    torch.testing.assert_close(compiled, wanted)
+    compiled.sum().backward()
+    assert head.prototypes.grad is not None
+
+
+def test_affine_instance_norm_is_torch_s_own_to_rounding_with_its_weights():
+    plain, ours = nn.InstanceNorm3d(6, affine=True).double(), AffineInstanceNorm3d(6).double()
+    for parameter in plain.parameters():
+        nn.init.normal_(parameter)
+    ours.load_state_dict(plain.state_dict())
+    x = drawn(2, 6, 3, 4, 5, scale=9.0)
+    wanted, found = plain(x), ours(x)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    weights = torch.randn_like(x)
+    gradients = [
+        torch.autograd.grad((weights * y).sum(), [x, *norm.parameters()])
+        for norm, y in ((plain, wanted), (ours, found))
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+def test_a_map_of_one_voxel_is_refused_as_torch_refuses_it():
+    with pytest.raises(ValueError, match="one voxel"):
+        AffineInstanceNorm3d(6)(torch.ones(2, 6, 1, 1, 1))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_fused_sgd_goes_torch_s_own_way_though_a_tensor_waits_for_its_first_gradient(kind):
+    start = [torch.randn(4, 3, dtype=kind), torch.randn(3, dtype=kind)]
+    plain, fused = ([nn.Parameter(tensor.clone()) for tensor in start] for _ in range(2))
+    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+    optimizers = [torch.optim.SGD(plain, **settings), FusedSGD(fused, **settings)]
+    for step in range(4):
+        gradients = [torch.randn_like(tensor) if step or number else None for number, tensor in enumerate(start)]
+        for parameters, optimizer in zip((plain, fused), optimizers, strict=True):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = None if gradient is None else gradient.clone()
+            optimizer.step()
+        assert step or torch.equal(fused[0], start[0])
+    torch.testing.assert_close(fused, plain)
+
+
+def test_hooks_of_fused_sgd_are_called_once_a_step():
+    """A class with a `step` of its own would call them twice."""
+    torch.optim.SGD([nn.Parameter(torch.ones(2))])
+    optimizer, calls = FusedSGD([nn.Parameter(torch.ones(2))], 0.1, 0.9), []
+    optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    optimizer.step()
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_a_network_computes_in_bfloat16_where_it_is_asked_to_and_float32_comes_out(amp):
+    seen = []
+
+    def network(volume: torch.Tensor) -> torch.Tensor:
+        result = torch.nn.functional.conv3d(volume, torch.ones(1, 1, 1, 1, 1))
+        seen.append(result.dtype)
+        return result
+
+    volume = torch.rand(1, 1, 4, 4, 4)
+    found = AutocastInferer(SimpleInferer(), amp)(volume, network)
+    assert seen == [torch.bfloat16 if amp else torch.float32] and found.dtype == torch.float32
+    torch.testing.assert_close(found, volume, rtol=0, atol=0.004 if amp else 0)
+
+
+@pytest.mark.parametrize("points", [False, True])
+def test_student_and_teacher_compute_in_bfloat16_but_for_their_heads(points):
+    encoder = ResNet3DEncoder(depth=10, width=8, norm="group", stem_kernel=3, stem_stride=1, stem_pool=False)
+    network = DenseDistillationNetwork(encoder, 8, dense_prototypes=8, head_hidden=8).eval()
+    views: Any = [torch.randn(2, 1, 16, 16, 16) for _ in range(2)]
+    place = torch.rand(2, 2, 5, 3), torch.tensor([True, True]), torch.zeros(2, 2, 3)
+    views, network = (ViewsWithPoints(views, *place), network) if points else (views, network.network)
+    seen: set[torch.dtype] = set()
+    hooks = [encoder.stem[0], network.teacher.encoder.stage_modules[3]]
+    for module in hooks:
+        module.register_forward_hook(lambda module, given, result: seen.add(result.dtype))
+    output = AutocastInferer(SimpleInferer())(views, network)
+    assert seen == {torch.bfloat16}
+    assert {output.student_logits.dtype, output.teacher_logits.dtype, *(f.dtype for f in output.pooled)} == {
+        torch.float32
+    }
+    torch.testing.assert_close(output.student_logits, network(views).student_logits, rtol=0, atol=0.05)
