@@ -17,7 +17,7 @@ SAME = 0.05  # relative difference up to which two spacings count as equal
 NEARLY = 1.25  # a grid that would be so much coarser alone stays as it is, and the window sees a little less
 ANISOTROPIC = 3.0  # a spacing so many times the others', whose own tenth percentile is taken, as in nnU-Net
 LEAST_MAP = 4  # voxels that an axis keeps when it is halved; 2 at the deepest stage
-THICK = 2.0  # times the finest spacing, beyond which a kernel has one voxel along an axis
+THICK = 1.75  # times the finest spacing, beyond which a kernel has one voxel along an axis; nnU-Net: 2
 WIDE = 64  # voxels along two axes from which on the stem halves, too
 LEAST_SIDE = 8  # voxels of a window's axis, unless the volumes have fewer
 
@@ -117,11 +117,11 @@ def levels(window: Sequence[int], spacing: np.ndarray) -> Levels:
 
     Axes that are finer than the others are halved first, so that kernels see about as far in mm along each; an axis
     keeps `LEAST_MAP` voxels, two at the deepest stage. The stem halves where windows are wide. While voxels are much
-    thicker along an axis than along the finest, kernels do not reach along it, as in nnU-Net.
+    thicker along an axis than along the finest, kernels do not reach along it, much as in nnU-Net.
     """
     size, mm = np.array(window, dtype=float), np.array(spacing, dtype=float)
     strides: list[list[int]] = []
-    kernels = [_kernel(mm)]
+    kernels: list[list[int]] = []
     is_wide = sorted(window)[1] >= WIDE
     for level in range(5):
         rests = level == 1 or (level == 0 and not is_wide)  # stage 1 keeps the resolution of the stem
@@ -129,12 +129,8 @@ def levels(window: Sequence[int], spacing: np.ndarray) -> Levels:
         halved = (mm <= 2 * mm[size >= 2 * least].min(initial=np.inf)) & (size >= 2 * least) & (not rests)
         strides.append([2 if axis else 1 for axis in halved])
         size, mm = np.ceil(size / strides[-1]), mm * strides[-1]
-        kernels += [_kernel(mm)] * (level > 0)
+        kernels.append([1 if axis else 3 for axis in (mm > THICK * mm.min()) & ~halved])  # no slice goes unseen
     return Levels(strides, kernels)
-
-
-def _kernel(spacing: np.ndarray) -> list[int]:
-    return [1 if mm > THICK * spacing.min() else 3 for mm in spacing]
 
 
 def deepest(window: Sequence[int], all_strides: Sequence[Sequence[int]]) -> list[int]:
