@@ -63,6 +63,7 @@ from .scans.labelled import LabelledData, find_labelled
 from .scans.lists import find_scans
 from .scans.loading import EpochSampler, ShareableCollate, sample_loader
 from .scans.names import CaseNames
+from .scans.nnunet.plans import NnunetPlans
 from .scans.planning.plan import Plan, announce_plan, make_plan
 from .scans.preprocess import Preprocessing, preprocessing_settings, target_spacing
 from .scans.read import ScanReader
