@@ -105,19 +105,25 @@ def _nnunet(module: str, kind: str, **defaults: Any) -> Callable[..., Parts]:
             **{"nonlin": "LeakyReLU", "nonlin_kwargs": {"inplace": True}},
             **arguments,
         }
-        named = {name: _of_torch(settings.get(name)) for name in ("conv_op", "norm_op", "dropout_op", "nonlin")}
-        network = getattr(encoders, kind)(in_channels, n_stages, return_skips=True, **{**settings, **named})
+        network = getattr(encoders, kind)(in_channels, n_stages, return_skips=True, **with_layers(settings))
         network.apply(init.InitWeights_He(1e-2)).apply(init.init_last_bn_before_add_to_0)
         return Parts(network, network.output_channels, network.strides)
 
     return build
 
 
-def _of_torch(name: str | None) -> type | None:
-    """A class of ``torch.nn`` by its name, with or without its module: nothing else is imported."""
-    found = None if name is None else getattr(nn, name.rpartition(".")[2], None)
-    if name is not None and not isinstance(found, type):
-        raise UserError(f"{name!r} is no layer of torch.nn: give one, as nnU-Net's plans do.")
+def with_layers(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of an nnU-Net network, the names of its layers replaced by classes of ``torch.nn``, and no others.
+
+    Raises:
+        UserError: when torch.nn has no such class.
+    """
+    found = dict(arguments)
+    for key in ("conv_op", "norm_op", "dropout_op", "nonlin"):
+        if (name := found.get(key)) is not None:
+            found[key] = getattr(nn, str(name).rpartition(".")[2], None)
+            if not isinstance(found[key], type):
+                raise UserError(f"{key}={name!r} is no layer of torch.nn: give one, as nnU-Net's plans do.")
     return found
 
 
