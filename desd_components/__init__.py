@@ -9,14 +9,15 @@ from typing import Any
 from .base.arithmetic import AutocastInferer, FusedSGD
 from .base.classes import Classes, check_regions, label_count, value_names, with_background
 from .base.draws import SampleKey, set_determinism
-from .base.encoders import refuse_small_maps, shape_table
+from .base.encoders import pooled_stages, refuse_small_maps, shape_table
 from .base.errors import UserError, none_if_null
 from .base.files import require_writable
 from .base.manifests import agree_with_encoder, known_encoder, load_weights, read_manifest, save_weights
+from .base.networks import NetworkEncoder
 from .base.processes import distributed_network, joined_processes, leave_processes
 from .base.steps import Steps
 from .base.version import __version__
-from .distillation.encoder import ResNet3DEncoder, pooled_stages
+from .distillation.encoder import ResNet3DEncoder, build_encoder
 from .distillation.handlers import FreezePrototypesHandler, TeacherEMAHandler
 from .distillation.loss import DeepSelfDistillationLoss, DistillationOutput
 from .distillation.network import DeepSelfDistillationNetwork, ProjectionHead
@@ -34,7 +35,7 @@ from .distillation.weights import encoder_from, load_encoder
 from .health.evaluation import EncoderEvaluation, evaluated_manifest, probe_data
 from .health.features import SaveFeaturesHandler, StageInferer
 from .health.monitor import DistillationMonitor, log_start, starting_lines
-from .health.probes import CrossViewScore, DenseProbe, TeacherPooling, cross_view_scores
+from .health.probes import CrossViewScore, DenseProbe, TeacherPooling, cross_view_scores, deepest_retrieval
 from .health.skipping import SkipNonFiniteHandler
 from .pages.handlers import CasePictures, FeaturePictures, ScanPictures
 from .pages.outlines import DrawOverlayd
@@ -63,6 +64,7 @@ from .scans.labelled import LabelledData, find_labelled
 from .scans.lists import find_scans
 from .scans.loading import EpochSampler, ShareableCollate, sample_loader
 from .scans.names import CaseNames
+from .scans.nnunet.plans import NnunetPlans
 from .scans.planning.plan import Plan, announce_plan, make_plan
 from .scans.preprocess import Preprocessing, preprocessing_settings, target_spacing
 from .scans.read import ScanReader

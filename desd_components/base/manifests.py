@@ -19,6 +19,7 @@ from torch import nn
 from .encoders import canary_features
 from .errors import UserError
 from .files import json_text, save_tensors, write_json
+from .networks import architecture_of
 from .tensors import contents, differences, flat_tensors, load_tensors
 
 logger = logging.getLogger(__name__)
@@ -142,16 +143,19 @@ def built(path: str | Path, build: Callable[..., _Network], arguments: Mapping[s
         raise
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{manifest_path(path)}: `architecture` describes no {build.__name__} ({reason}).") from error
+        raise UserError(f"{manifest_path(path)}: `architecture` describes no encoder ({reason}).") from error
     refuse_misfit(blueprint, path, flat_tensors(path))
     network = build(**arguments)
     load_weights(network, path)
     return network
 
 
-def known_encoder(checkpoint: str | Path | None) -> dict[str, Any]:
-    """The manifest of pre-trained weights; nothing where there are none."""
-    return {} if checkpoint is None else read_manifest(checkpoint)
+def known_encoder(checkpoint: str | Path | None, encoder: str | Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The manifest of pre-trained weights; without them, the architecture that a network of another package has."""
+    if checkpoint is not None:
+        return read_manifest(checkpoint)
+    asked = architecture_of(encoder)
+    return {"architecture": asked} if "network" in asked else {}
 
 
 def agree_with_encoder(checkpoint: str | Path | None, settings: Mapping[str, Any], allow: bool | None = None) -> None:

@@ -9,15 +9,17 @@ published scripts in axis order only: (x, y, z) here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from monai.networks.layers.factories import Act, Pool
 from monai.networks.layers.utils import get_norm_layer
 from torch import nn
 
-from ..base.arithmetic import NORMS
+from ..base.arithmetic import NORMS, ZFirstConv3d, z_first, z_last
+from ..base.encoders import Encoder
 from ..base.errors import Triple, UserError, require_one_of, require_triple, require_whole
-from ..base.layout import ZFirstConv3d, z_first, z_last
+from ..base.networks import OURS, NetworkEncoder
 
 #: depth -> (kind of block, blocks per stage)
 DEPTHS: dict[int, tuple[str, tuple[int, int, int, int]]] = {
@@ -170,6 +172,6 @@ class ResNet3DEncoder(nn.Module):
         return shapes[-4:]
 
 
-def pooled_stages(maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Global average of each stage map: (B, C, X, Y, Z) -> (B, C), float32 of half precision too."""
-    return [m.mean(dim=(2, 3, 4), dtype=torch.promote_types(m.dtype, torch.float32)) for m in maps]
+def build_encoder(network: str = OURS, **arguments: Any) -> Encoder:
+    """The encoder of an architecture, of random weights: a `ResNet3DEncoder`, or a `NetworkEncoder` of that name."""
+    return ResNet3DEncoder(**arguments) if network == OURS else NetworkEncoder(network, **arguments)

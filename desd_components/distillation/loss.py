@@ -27,7 +27,7 @@ class DistillationOutput(NamedTuple):
     Attributes:
         student_logits: (S, V, B, K).
         teacher_logits: (T, B, K) of the deepest stage, or (S, T, B, K) for ``teacher_target="same_stage"``.
-        pooled: the student's pooled features at each of its four stages, (V, B, C) each, with their gradient.
+        pooled: the student's pooled features at each of its stages, (V, B, C) each, with their gradient.
     """
 
     student_logits: torch.Tensor
@@ -49,8 +49,8 @@ class DeepSelfDistillationLoss(nn.Module):
         student_temperature: softmax divisor of the student.
         teacher_temperature: softmax divisor of the teacher; `set_teacher_temperature` moves it.
         center_momentum: what the center keeps of itself at each step.
-        stage_weights: weight of each student stage, shallow to deep.
-        student_stages: which stages these are, counted from 1; None for the first ones.
+        stage_weights: weight of each student stage, shallow to deep; None for equal ones that sum to 1.
+        student_stages: which stages these are, counted from 1; None for the first ones, four where nothing says more.
         same_stage: whether the teacher's logits come from each stage ((S, T, B, K)), not from the deepest alone.
         centering: "mean", the running center of the published recipe, or "sinkhorn", see `centering.sinkhorn`; ours.
         terms: further terms, each called with the network's output and added; ours, none in the published recipe.
@@ -77,14 +77,16 @@ class DeepSelfDistillationLoss(nn.Module):
         student_temperature: float = 0.1,
         teacher_temperature: float = 0.04,
         center_momentum: float = 0.9,
-        stage_weights: Sequence[float] = (0.25, 0.25, 0.25, 0.25),
+        stage_weights: Sequence[float] | None = None,
         same_stage: bool = False,
         centering: str = "mean",
         terms: Sequence[nn.Module] = (),
         student_stages: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        student_stages = tuple(range(1, len(stage_weights) + 1) if student_stages is None else student_stages)
+        count = len(stage_weights or student_stages or (1, 2, 3, 4))
+        student_stages = tuple(student_stages or range(1, count + 1))
+        stage_weights = stage_weights or [1 / count] * count
         if len(stage_weights) != len(student_stages):
             raise UserError(
                 f"stage_weights={list(stage_weights)}: give one for each of student_stages={list(student_stages)}."

@@ -17,14 +17,13 @@ from torch.nn import functional
 
 from ..base.arithmetic import cosines
 from ..base.draws import drawn_from
+from ..base.encoders import Encoder, pooled_stages
 from ..base.errors import UserError, require_one_of, require_whole
 from ..base.tensors import average_into
-from .encoder import ResNet3DEncoder, pooled_stages
 from .loss import DistillationOutput
 
 TEACHER_TARGETS = ("deepest", "same_stage")
 HEAD_NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": nn.Identity}
-STAGES = (1, 2, 3, 4)
 
 
 class ProjectionHead(nn.Module):
@@ -64,13 +63,14 @@ class ProjectionHead(nn.Module):
 
 
 def student_and_teacher_heads(
-    encoder: ResNet3DEncoder, num_prototypes: int, student_stages: Sequence[int], same_stage: bool, **shape: Any
+    encoder: Encoder, num_prototypes: int, student_stages: Sequence[int], same_stage: bool, **shape: Any
 ) -> tuple[nn.ModuleDict, nn.ModuleDict]:
     """A head for each student stage, and the teacher's copies of those that give targets; keys are ``stage_<n>``."""
-    targets = student_stages if same_stage else STAGES[-1:]
+    deepest = len(encoder.stage_channels)
+    targets = student_stages if same_stage else [deepest]
     if not set(targets) <= set(student_stages):
         raise UserError(
-            f"student_stages={list(student_stages)}: the deepest target is a head of stage {STAGES[-1]} that follows "
+            f"student_stages={list(student_stages)}: the deepest target is a head of stage {deepest} that follows "
             "the student's. Add that stage, or let the target be same_stage."
         )
     heads = {
@@ -82,7 +82,7 @@ def student_and_teacher_heads(
 
 
 def heads_on(heads: nn.Module, rows: Sequence[torch.Tensor]) -> torch.Tensor:
-    """What each head says of the features of its stage; `rows` holds (N, C) of all four -> logits (heads, N, K)."""
+    """What each head says of the features of its stage; `rows` holds (N, C) of all -> logits (heads, N, K)."""
     return torch.stack([head(rows[int(key.removeprefix("stage_")) - 1]) for key, head in heads.named_children()])
 
 
@@ -91,7 +91,7 @@ class HalfOutput(NamedTuple):
 
     Attributes:
         logits: (heads, V, B, K).
-        pooled: features of all four stages, (V, B, C) each.
+        pooled: features of all stages, (V, B, C) each.
         maps: stage maps (W * B, C, X, Y, Z) of the W views that share the first one's shape.
     """
 
@@ -103,7 +103,7 @@ class HalfOutput(NamedTuple):
 class EncoderWithHeads(nn.Module):
     """One half of the network: an encoder, and a projection head for each of some stages."""
 
-    def __init__(self, encoder: ResNet3DEncoder, heads: nn.ModuleDict) -> None:
+    def __init__(self, encoder: Encoder, heads: nn.ModuleDict) -> None:
         super().__init__()
         self.encoder, self.heads = encoder, heads
 
@@ -126,7 +126,8 @@ class DeepSelfDistillationNetwork(nn.Module):
         encoder: becomes the student's; the teacher starts as its copy.
         num_prototypes: K, the same for every head.
         num_global_views: how many of the views, from the first, the teacher sees.
-        student_stages: stages with a student head, counted from 1; (4,) is plain self-distillation.
+        student_stages: stages with a student head, counted from 1; None for all of the encoder's, and the deepest alone
+            is plain self-distillation.
         teacher_target: "deepest" for all student stages (the method), or "same_stage" for each its own.
         head_hidden, head_bottleneck, head_norm: see `ProjectionHead`.
         seed: of the heads' initial weights; None goes on with torch's generator.
@@ -137,10 +138,10 @@ class DeepSelfDistillationNetwork(nn.Module):
 
     def __init__(
         self,
-        encoder: ResNet3DEncoder,
+        encoder: Encoder,
         num_prototypes: int,
         num_global_views: int = 2,
-        student_stages: Sequence[int] = STAGES,
+        student_stages: Sequence[int] | None = None,
         teacher_target: str = "deepest",
         head_hidden: int = 2048,
         head_bottleneck: int = 256,
@@ -149,14 +150,16 @@ class DeepSelfDistillationNetwork(nn.Module):
     ) -> None:
         super().__init__()
         require_one_of(TEACHER_TARGETS, teacher_target=teacher_target)
-        if not student_stages or [stage for stage in STAGES if stage in student_stages] != list(student_stages):
-            raise UserError(f"student_stages={list(student_stages)}: give some of {list(STAGES)}, in order, once each.")
+        stages = list(range(1, len(encoder.stage_channels) + 1))
+        student_stages = stages if student_stages is None else list(student_stages)
+        if not student_stages or [stage for stage in stages if stage in student_stages] != student_stages:
+            raise UserError(f"student_stages={student_stages}: give some of {stages}, in order, once each.")
         require_whole(1, num_prototypes=num_prototypes, head_hidden=head_hidden, head_bottleneck=head_bottleneck)
         if num_global_views < 2:
             raise UserError(f"num_global_views={num_global_views}: the loss compares across views, so at least 2.")
         self.num_global_views, self.student_stages = num_global_views, tuple(student_stages)
         self.same_stage = teacher_target == "same_stage"
-        self.trains_partly = student_stages[-1] < STAGES[-1]  # deeper stages get no gradient
+        self.trains_partly = student_stages[-1] < stages[-1]  # deeper stages get no gradient
         self.head_shape: dict[str, Any] = {"hidden": head_hidden, "bottleneck": head_bottleneck, "norm": head_norm}
         with drawn_from(seed):
             heads, targets = student_and_teacher_heads(

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..base.encoders import refuse_other_features
+from ..base.encoders import Encoder, refuse_other_features, repeat_channels
 from ..base.errors import UserError
 from ..base.manifests import AXIS_ORDER, built, manifest_path, read_manifest, refuse_contradictions
-from .encoder import ResNet3DEncoder
+from ..base.networks import architecture_of
+from .encoder import build_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,8 @@ def encoder_from(
     scratch_architecture: Mapping[str, Any] | None = None,
     architecture: Mapping[str, Any] | None = None,
     in_channels: int | None = None,
-) -> ResNet3DEncoder:
+    encoder: str | Mapping[str, Any] | None = None,
+) -> Encoder:
     """The encoder of a checkpoint, built as its manifest says, with its weights; or a fresh one.
 
     Args:
@@ -30,29 +32,37 @@ def encoder_from(
             was trained with others is refused.
         in_channels: channels of the volumes. A checkpoint of one channel is inflated to more: its stem is repeated and
             divided by their number, and the log says so.
+        encoder: the network, as of `architecture_of`; where it is not "resnet", insisted on in place of
+            `scratch_architecture`.
 
     Raises:
         UserError: when the checkpoint is missing, contradicts what is asked for, or does not fit.
     """
+    architecture = {**architecture_of(encoder), **(architecture or {})}
     if checkpoint is None:
         channels = {} if in_channels is None else {"in_channels": in_channels}
-        settings = {**(scratch_architecture or {}), **channels, **(architecture or {})}
+        scratch = {} if "network" in architecture else scratch_architecture or {}
+        settings = {**scratch, **channels, **architecture}
         logger.info("no checkpoint is given: the encoder starts from random weights (%s).", settings)
-        return ResNet3DEncoder(**settings)
+        return build_encoder(**settings)
     manifest = read_manifest(checkpoint)
     if "architecture" not in manifest:
         raise UserError(f"{manifest_path(checkpoint)}: no `architecture` in it. Give a pre-training's encoder.pt.")
     refuse_contradictions(checkpoint, manifest["architecture"], architecture)
-    encoder = built(checkpoint, ResNet3DEncoder, manifest["architecture"])
+    found = built(checkpoint, build_encoder, manifest["architecture"])
     if "canary" in manifest:
-        refuse_other_features(checkpoint, encoder, manifest["canary"])
-    return encoder if in_channels in (None, encoder.in_channels) else inflate_channels(encoder, in_channels)
+        refuse_other_features(checkpoint, found, manifest["canary"])
+    if in_channels in (None, found.in_channels):
+        return found
+    wider = build_encoder(**{**manifest["architecture"], "in_channels": in_channels})
+    repeat_channels(found, wider)
+    return wider
 
 
-def load_encoder(path: str | Path, in_channels: int | None = None) -> ResNet3DEncoder:
+def load_encoder(path: str | Path, in_channels: int | None = None) -> Encoder:
     """A pre-trained encoder for a training loop of one's own.
 
-    Called with volumes (B, C, X, Y, Z) it gives the deepest map; its `stages` give all four.
+    Called with volumes (B, C, X, Y, Z) it gives the deepest map; its `stages` give all.
 
     Args:
         path: an ``encoder.pt``, or a ``.safetensors``, with its manifest beside it.
@@ -68,22 +78,3 @@ def load_encoder(path: str | Path, in_channels: int | None = None) -> ResNet3DEn
     wanted = manifest.get("preprocessing") or {}
     logger.info("%s: trained on volumes with %s, axes %s.", path, wanted, manifest.get("axis_order", AXIS_ORDER))
     return encoder
-
-
-def inflate_channels(encoder: ResNet3DEncoder, in_channels: int) -> ResNet3DEncoder:
-    """The same encoder for `in_channels` channels: the stem of a one-channel encoder, repeated and divided.
-
-    Raises:
-        UserError: when the encoder has more than one channel already.
-    """
-    if encoder.in_channels != 1:
-        raise UserError(
-            f"The checkpoint's encoder has {encoder.in_channels} input channels, the volumes have {in_channels}. "
-            "Only one channel can be inflated to more."
-        )
-    inflated = ResNet3DEncoder(**{**encoder.architecture, "in_channels": in_channels})  # type: ignore[arg-type]
-    logger.warning("The encoder's stem is inflated from 1 to %d input channels.", in_channels)
-    tensors = encoder.state_dict()
-    tensors["stem.0.weight"] = tensors["stem.0.weight"].repeat(1, in_channels, 1, 1, 1) / in_channels
-    inflated.load_state_dict(tensors)
-    return inflated

@@ -6,11 +6,12 @@ of volumes of a batch, the luck of guessing, or exact zeros where a mechanism ha
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..distillation.loss import DeepSelfDistillationLoss
-from ..distillation.network import STAGES, DeepSelfDistillationNetwork
+from ..distillation.network import DeepSelfDistillationNetwork
 from .measures import largest
 
 Scalars = Mapping[str, float]
@@ -44,7 +45,11 @@ def all_alarms(network: DeepSelfDistillationNetwork, loss: DeepSelfDistillationL
     """Every alarm of a self-distillation; those of stages that the loss weighs only."""
     weights = zip(network.student_stages, loss.stage_weights.tolist(), strict=True)
     stages = [stage for stage, weight in weights if weight > 0]
-    return [*target_alarms(loss.uniform_loss), *feature_alarms(), *teacher_alarms(), *gradient_alarms(stages)]
+    encoder = network.student.encoder
+    deepest = len(encoder.stage_channels)
+    taught = range(1, max(stages) + 1 if hasattr(encoder, "stage_modules") else 1)
+    gradients = gradient_alarms(stages, taught)
+    return [*target_alarms(loss.uniform_loss), *feature_alarms(deepest), *teacher_alarms(), *gradients]
 
 
 def target_alarms(uniform_loss: float) -> list[Alarm]:
@@ -122,20 +127,20 @@ def _information(s: Scalars) -> float:
 
 
 def _worst_loss(s: Scalars) -> float:
-    return max((s[f"stage_{stage}_loss"] for stage in STAGES if f"stage_{stage}_loss" in s), default=math.nan)
+    return max((s[name] for name in s if re.fullmatch(r"stage_\d_loss", name)), default=math.nan)
 
 
-def feature_alarms() -> list[Alarm]:
-    """What the student's deepest pooled features say of volumes and views."""
+def feature_alarms(deepest: int) -> list[Alarm]:
+    """What the pooled features of the student's `deepest` stage say of volumes and views."""
+    rank, spread = f"feature_rank_{deepest}", f"feature_spread_{deepest}"
     return [
         Alarm(
             "feature_collapse",
-            lambda s: s["feature_rank_bound"] >= 8 and (s["feature_rank_4"] < 2 or s["feature_spread_4"] < 1e-4),
+            lambda s: s["feature_rank_bound"] >= 8 and (s[rank] < 2 or s[spread] < 1e-4),
             lambda s: (
-                f"The deepest features vary along {s['feature_rank_4']:.1f} directions of "
-                f"{s['feature_rank_bound']:.0f} possible, spread {s['feature_spread_4']:.2g} of 1. Check that views "
-                "are larger than a few voxels at stage 4 and that the volumes differ; lower the learning rate; try "
-                "another norm."
+                f"The deepest features vary along {s[rank]:.1f} directions of {s['feature_rank_bound']:.0f} possible, "
+                f"spread {s[spread]:.2g} of 1. Check that views are larger than a few voxels at stage {deepest} and "
+                "that the volumes differ; lower the learning rate; try another norm."
             ),
         ),
         Alarm(
@@ -198,9 +203,9 @@ def teacher_alarms() -> list[Alarm]:
     ]
 
 
-def gradient_alarms(stages: Sequence[int]) -> list[Alarm]:
-    """A stage of the encoder, or a head, that learns nothing; `stages` are those whose loss counts."""
-    encoder = [f"gradient_norm_{stage}" for stage in STAGES if stage <= max(stages)]
+def gradient_alarms(stages: Sequence[int], taught: Sequence[int]) -> list[Alarm]:
+    """A head, or a stage of the encoder, that learns nothing; `stages` have a loss that counts, `taught` a gradient."""
+    encoder = [f"gradient_norm_{stage}" for stage in taught]
     heads = [f"head_gradient_norm_{stage}" for stage in stages]
     return [_no_gradient(), *map(_dead, (*encoder, *heads)), _still_frozen(stages)]
 

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..base.encoders import Encoder
 from ..base.errors import UserError
 from ..base.files import write_json
 from ..base.manifests import manifest_path, read_manifest
 from ..base.statistics import Statistic, percentiles, resampled_differences
-from ..distillation.encoder import ResNet3DEncoder
+from ..distillation.encoder import build_encoder
 from ..scans.labelled import LabelledData, find_labelled, label_subset
 from .measures import retrieved
 from .probes import DenseProbe, Samples, pooled_views
@@ -154,7 +155,7 @@ class EncoderEvaluation:
 
     def __init__(
         self,
-        encoder: ResNet3DEncoder,
+        encoder: Encoder,
         view_loader: Iterable[Mapping[str, Any]],
         prepare_views: Callable[..., tuple[Sequence[torch.Tensor], None]],
         output_dir: str | Path,
@@ -193,13 +194,13 @@ class EncoderEvaluation:
         logger.info("Scores written to %s", self.path)
         return report
 
-    def _untrained(self, draw: int) -> ResNet3DEncoder:
+    def _untrained(self, draw: int) -> Encoder:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1_000_003 * (draw + 1) + self.seed)
-            return ResNet3DEncoder(**self.encoder.architecture)  # type: ignore[arg-type]
+            return build_encoder(**self.encoder.architecture)
 
     @torch.no_grad()
-    def _scores(self, encoder: ResNet3DEncoder, batches: Sequence[Sequence[torch.Tensor]]) -> dict[str, list]:
+    def _scores(self, encoder: Encoder, batches: Sequence[Sequence[torch.Tensor]]) -> dict[str, list]:
         encoder = encoder.to(self.device)
         if encoder is not self.encoder:
             settle_batch_norms(encoder, batches)

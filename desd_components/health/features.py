@@ -1,12 +1,12 @@
 """Features of whole scans: one vector for each stage, and maps coloured by their principal components.
 
 The encoder slides over a scan in windows of the size that it was trained on, so that memory does not grow with the
-scan; the four stage maps of all windows are stitched, each at its own resolution, and averaged into four vectors.
+scan; the stage maps of all windows are stitched, each at its own resolution, and averaged into a vector each.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,20 +17,20 @@ from monai.engines.workflow import Workflow
 from monai.inferers import SlidingWindowInferer
 from monai.utils.enums import CommonKeys
 
-from ..distillation.encoder import ResNet3DEncoder
+from ..base.encoders import Encoder
 
 PLANES = ("sagittal", "coronal", "axial")
 
 
 class StageInferer(SlidingWindowInferer):
-    """Sliding windows over a scan (1, C, X, Y, Z) -> its four stage maps, each (1, C_s, X_s, Y_s, Z_s).
+    """Sliding windows over a scan (1, C, X, Y, Z) -> its stage maps, each (1, C_s, X_s, Y_s, Z_s).
 
     Takes the arguments of MONAI's `SlidingWindowInferer`.
     """
 
     def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> Any:
         """Stage maps of all windows that `network`, an encoder, makes, stitched."""
-        encoder = cast(ResNet3DEncoder, network)
+        encoder: Encoder = network
         return super().__call__(inputs, lambda window: tuple(encoder.stages(window)), *args, **kwargs)
 
 
@@ -61,7 +61,7 @@ def draw_feature_maps(
 
     Args:
         image: (X, Y, Z), on the grid that the network saw.
-        maps: the four stage maps, (C, X, Y, Z) each.
+        maps: the stage maps, (C, X, Y, Z) each.
         path: the PNG.
         spacing: mm along x, y, z.
     """
@@ -84,7 +84,7 @@ def draw_feature_maps(
 
 
 class SaveFeaturesHandler:
-    """Write what an encoder makes of each scan: ``<scan>.npz`` with the vectors ``stage_1`` to ``stage_4``.
+    """Write what an encoder makes of each scan: ``<scan>.npz`` with the vectors ``stage_1``, ``stage_2``, and so on.
 
     Args:
         layout: where the file of a scan goes.

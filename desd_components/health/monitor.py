@@ -21,10 +21,9 @@ from monai.engines.workflow import Workflow
 from monai.utils.enums import CommonKeys
 from torch import nn
 
-from ..base.encoders import shape_table
+from ..base.encoders import Encoder, shape_table
 from ..base.errors import UserError, require_one_of
 from ..base.processes import from_all_processes
-from ..distillation.encoder import ResNet3DEncoder
 from ..distillation.loss import DeepSelfDistillationLoss, DistillationOutput
 from ..distillation.network import DeepSelfDistillationNetwork
 from .alarms import Scalars, all_alarms
@@ -121,7 +120,7 @@ class DistillationMonitor:
     def _taught(self) -> dict[str, Iterable[nn.Parameter]]:
         """Name of a gradient's norm -> the parameters that are meant."""
         student = self.network.student
-        stages = enumerate(student.encoder.stage_modules, start=1)
+        stages = enumerate(getattr(student.encoder, "stage_modules", ()), start=1)
         heads: dict[str, Any] = {name.replace("stage", "gradient_norm"): head for name, head in student.heads.items()}
         return {
             **{f"gradient_norm_{number}": stage.parameters() for number, stage in stages},
@@ -251,7 +250,7 @@ def starting_lines(loss: DeepSelfDistillationLoss, learning_rate: float, teacher
 
 
 def log_start(
-    encoder: ResNet3DEncoder,
+    encoder: Encoder,
     view_size: Sequence[int],
     loss: DeepSelfDistillationLoss,
     learning_rate: float,

@@ -18,8 +18,8 @@ from torch import nn
 from torch.nn import functional
 
 from ..base.classes import IGNORE
+from ..base.encoders import Encoder, pooled_stages
 from ..base.errors import UserError
-from ..distillation.encoder import ResNet3DEncoder, pooled_stages
 from .measures import effective_rank, retrieved
 
 if TYPE_CHECKING:
@@ -86,10 +86,17 @@ class CrossViewScore(Metric):
         return effective_rank(views[0]) / max(1, min(views.shape[1] - 1, views.shape[2]))
 
 
-def cross_view_scores() -> dict[str, CrossViewScore]:
-    """Retrieval at stages 3 to 1 and rank at all four: what a validation shows beside retrieval at the deepest."""
-    retrievals = {f"retrieval_{stage}": CrossViewScore(stage) for stage in (3, 2, 1)}
-    return retrievals | {f"rank_{stage}": CrossViewScore(stage, "rank") for stage in (4, 3, 2, 1)}
+def deepest_retrieval(encoder: Encoder) -> dict[str, CrossViewScore]:
+    """Retrieval at the deepest stage: the score by which a pre-training is validated."""
+    deepest = len(encoder.stage_channels)
+    return {f"retrieval_{deepest}": CrossViewScore(deepest)}
+
+
+def cross_view_scores(encoder: Encoder) -> dict[str, CrossViewScore]:
+    """Retrieval at the other stages, and rank at all: what a validation shows beside `deepest_retrieval`."""
+    deepest, *others = range(len(encoder.stage_channels), 0, -1)
+    retrievals = {f"retrieval_{stage}": CrossViewScore(stage) for stage in others}
+    return retrievals | {f"rank_{stage}": CrossViewScore(stage, "rank") for stage in (deepest, *others)}
 
 
 def probed_box(labels: torch.Tensor, size: Sequence[int]) -> tuple[slice, slice, slice]:
@@ -163,7 +170,7 @@ class DenseProbe:
         self.neighbors, self.size, self.seed = neighbors, tuple(size), seed
 
     @torch.no_grad()
-    def __call__(self, encoder: ResNet3DEncoder, bank: Samples, judged: Samples) -> torch.Tensor:
+    def __call__(self, encoder: Encoder, bank: Samples, judged: Samples) -> torch.Tensor:
         """Dice (S, volumes, classes without the background); NaN where a class is neither there nor predicted.
 
         Args:
@@ -184,7 +191,7 @@ class DenseProbe:
             raise UserError("The dense probe has no volume to judge: give some under `validation`.")
         return torch.stack(scores, dim=1)
 
-    def _bank(self, encoder: ResNet3DEncoder, volumes: Samples) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def _bank(self, encoder: Encoder, volumes: Samples) -> tuple[list[torch.Tensor], torch.Tensor]:
         share = -(-self.voxels_per_class // max(1, len(volumes)))
         parts, classes = [], []
         for number in range(len(volumes)):
@@ -215,7 +222,7 @@ class DenseProbe:
 
     @staticmethod
     def _features(
-        encoder: ResNet3DEncoder, image: torch.Tensor, label: torch.Tensor, chosen: torch.Tensor
+        encoder: Encoder, image: torch.Tensor, label: torch.Tensor, chosen: torch.Tensor
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         device = next(encoder.parameters()).device
         voxels = torch.stack(torch.unravel_index(chosen, label.shape), dim=1)

@@ -30,7 +30,7 @@ class Chart:
 
 
 def _read_charts() -> dict[str, list[Chart]]:
-    """The charts of ``charts.yaml`` by kind of run; a key with braces stands for those of the four stages."""
+    """The charts of ``charts.yaml`` by kind of run; a key with braces stands for those of the stages."""
     kinds = yaml.safe_load(Path(__file__).with_name("charts.yaml").read_text("utf-8"))
     return {
         kind: [Chart(**{**words, "keys": _each(words["keys"])}) for words in found] for kind, found in kinds.items()
@@ -38,7 +38,7 @@ def _read_charts() -> dict[str, list[Chart]]:
 
 
 def _each(keys: Mapping[str, str]) -> dict[str, str]:
-    return {key.format(stage): name.format(stage) for key, name in keys.items() for stage in (1, 2, 3, 4)}
+    return {key.format(stage): name.format(stage) for key, name in keys.items() for stage in range(1, 9)}
 
 
 _CHARTS = _read_charts()
@@ -89,7 +89,7 @@ def _other_chart(beginning: str, keys: Sequence[str]) -> Chart:
 
 def _label(key: str, beginning: str) -> str:
     """What tells a key from others of its beginning: a stage's number, or the rest of the name."""
-    number = re.search(r"_([1-4])(_loss)?$", key)
+    number = re.search(r"_([1-8])(_loss)?$", key)
     rest = key.removeprefix(beginning).strip("_") if beginning in OTHERS else key
     return f"stage {number[1]}" if number else rest.replace("_", " ")
 

@@ -22,8 +22,8 @@ from monai.transforms import LoadImage
 from monai.utils.enums import CommonKeys
 from torch.utils.data import Dataset
 
+from ..base.encoders import Encoder
 from ..base.processes import from_all_processes
-from ..distillation.encoder import ResNet3DEncoder
 from ..health.features import draw_feature_maps
 from ..runs.layout import ScanLayout
 from ..scans.names import CaseNames
@@ -211,7 +211,7 @@ class ScanPictures(_Pictures):
 
 
 class FeaturePictures(_Pictures):
-    """Draw what an encoder's four stages make of a few volumes, coloured by principal components.
+    """Draw what an encoder's stages make of a few volumes, coloured by principal components.
 
     On a trainer: of the first volumes of a dataset, when the last epoch is over. On an evaluator of an encoder (see
     `StageInferer`): of the first scans.
@@ -229,7 +229,7 @@ class FeaturePictures(_Pictures):
     def __init__(
         self,
         output_dir: str | Path,
-        encoder: ResNet3DEncoder | None = None,
+        encoder: Encoder | None = None,
         dataset: Dataset | None = None,
         count: int = 2,
         case_names: CaseNames | ScanLayout | None = None,
@@ -253,7 +253,7 @@ class FeaturePictures(_Pictures):
             self._draw_dataset(self.encoder, self.dataset)
 
     @torch.no_grad()
-    def _draw_dataset(self, encoder: ResNet3DEncoder, dataset: Dataset) -> None:
+    def _draw_dataset(self, encoder: Encoder, dataset: Dataset) -> None:
         device, was_training = next(encoder.parameters()).device, encoder.training
         encoder.eval()
         for index in range(min(self.count, len(dataset))):  # type: ignore[arg-type]
@@ -268,10 +268,12 @@ class FeaturePictures(_Pictures):
         name = scan_path(image)
         title = f"{self.case_names.image(name)}." if name else f"Volume {len(self._album.pictures) + 1}."
         caption = (
-            "Middle slices of a scan and of its four stage maps, as preprocessed. Red, green and blue are the first "
+            "Middle slices of a scan and of its stage maps, as preprocessed. Red, green and blue are the first "
             "three principal components of a map's channels: what has one colour looks alike to the encoder."
         )
-        alt = f"Grid of slices: {title} Rows are planes; columns are the scan and the maps of stages 1 to 4."
+        alt = (
+            f"Grid of slices: {title} Rows are planes; columns are the scan and the maps of stages 1 to {len(stages)}."
+        )
         self._album.add(lambda path: draw_feature_maps(volume, stages, path, spacing), title, caption, alt)
 
 

@@ -4,6 +4,7 @@ Where from: ours; every number stands in the run's metrics.json.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -148,8 +149,10 @@ def _scans(scans: Mapping[str, Any]) -> dict[str, str]:
 def _training(run: Run) -> dict[str, str]:
     found = {"best validation Dice": _number(best(run.history, "val_mean_dice"), 3)}
     if run.pretraining:
-        found = {"label-free retrieval, stage 4": _number(last(run.history, "val_retrieval_4"), 3)}
-        found["feature rank, stage 4"] = _number(last(run.history, "feature_rank_4"), 1)
+        keys = {key for row in run.history for key in row if re.fullmatch(r"feature_rank_\d", key)}
+        deepest = max(keys, default="_4")[-1]
+        found = {f"label-free retrieval, stage {deepest}": _number(last(run.history, f"val_retrieval_{deepest}"), 3)}
+        found[f"feature rank, stage {deepest}"] = _number(last(run.history, f"feature_rank_{deepest}"), 1)
     found["loss at the end"] = _number(last(run.history, "loss"), 3)
     found |= {"optimiser steps": _number(last(run.history, "step"), 0), "time": _time(run)}
     return {words: figure for words, figure in found.items() if figure != "–"}

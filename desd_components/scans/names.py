@@ -105,10 +105,12 @@ class CaseNames:
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
+#: of cases that nnU-Net has preprocessed, the newest form first; no folder is searched for them
+NNUNET_SUFFIXES = (".b2nd", ".npy", ".npz")
 #: volumes of formats that are not read; the .hdr of an .img is told with it
 UNREAD_SUFFIXES = (".img", ".mgz", ".mgh", ".mnc", ".nii.bz2", ".nii.zst")
 FORMATS = ".nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd or DICOM series"
-_SUFFIX = re.compile(r"\.(nii(\.gz)?|nrrd|nhdr|mha|mhd|dcm|ima)$", re.IGNORECASE)
+_SUFFIX = re.compile(r"\.(nii(\.gz)?|nrrd|nhdr|mha|mhd|dcm|ima|b2nd|npy|npz)$", re.IGNORECASE)
 _DICOM_SUFFIXES = (".dcm", ".ima")
 # files that people keep beside scans; the first bytes of anything else are looked at
 _OTHER_SUFFIXES = (

@@ -6,7 +6,7 @@ The settings that configs give (grid and intensities) are what manifests carry a
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,9 @@ from .cache.entries import is_label
 from .check import file_problem, raise_problems
 from .names import Scan, scan_files
 from .read import ScanReader, open_volume
+from .volume import NNUNET_READER, scan_path
 
-INTENSITIES = ("hu", "zscore")
+INTENSITIES = ("hu", "zscore", "nnunet")
 
 
 def target_spacing(spacing: Any, scans: Sequence[Scan], on_bad_volume: str = "stop") -> list[float] | None:
@@ -113,6 +114,20 @@ def windowed(image: torch.Tensor, low: float, high: float) -> torch.Tensor:
     return scaled
 
 
+def as_nnunet_did(image: torch.Tensor) -> torch.Tensor:
+    """The volume as it is, where nnU-Net has preprocessed it.
+
+    Raises:
+        UserError: for any other scan.
+    """
+    if not isinstance(image, MetaTensor) or image.meta.get("reader") != NNUNET_READER:
+        raise UserError(
+            f"{scan_path(image)}: was not preprocessed by nnU-Net, as the volumes that intensity=nnunet stands for: "
+            "give a folder of nnUNet_preprocessed, with nnunet.yaml."
+        )
+    return image
+
+
 class Preprocessing(Compose):
     """Read, turn to RAS, resample, scale the intensities: a `Compose` that can be inverted, as of MONAI's transforms.
 
@@ -120,11 +135,12 @@ class Preprocessing(Compose):
         keys: the entries of a scan, such as "image" or ["image", "label"]; labels are resampled to the nearest voxel.
         spacing: voxel size to resample to, in mm along R, A, S; None keeps each scan's own grid.
         intensity: "hu" clips to the window and scales it to [-1, 1], for CT; "zscore" takes each volume's and
-            channel's mean off and divides by its standard deviation, for MR.
+            channel's mean off and divides by its standard deviation, for MR; "nnunet" leaves them as nnU-Net did.
         hu_window: lower and upper end in HU; unused with "zscore".
         orientation: of the axes.
         turn_labels: whether labels come along to the new grid; False leaves them as they are stored.
         ignore: the label value that becomes `IGNORE`; None where all voxels were annotated.
+        plans: of nnU-Net, by which the volumes were preprocessed; told in the settings.
 
     Attributes:
         settings: what a manifest says of it.
@@ -142,8 +158,11 @@ class Preprocessing(Compose):
         orientation: str = "RAS",
         turn_labels: bool = True,
         ignore: int | None = None,
+        plans: Mapping[str, Any] | None = None,
     ) -> None:
         self.settings = preprocessing_settings(spacing, intensity, hu_window, orientation)
+        if plans is not None:
+            self.settings["plans"] = dict(plans)
         keys = ensure_tuple(keys)
         images = [key for key in keys if not is_label(key)]
         turned = keys if turn_labels else images
@@ -160,6 +179,8 @@ class Preprocessing(Compose):
             steps.append(spaced)
         if window := self.settings["hu_window"]:
             steps.append(Lambdad(images, functools.partial(windowed, low=window[0], high=window[1])))
+        elif intensity == "nnunet":
+            steps.append(Lambdad(images, as_nnunet_did))
         else:
             steps.append(NormalizeIntensityd(images, channel_wise=True))
         super().__init__(steps)
@@ -175,7 +196,7 @@ def preprocessing_settings(
     """
     if intensity not in INTENSITIES:
         raise UserError(f"intensity={intensity!r}: choose hu (a window, for CT) or zscore (per volume, for MR).")
-    if intensity == "zscore" and hu_window is None:
+    if intensity != "hu" and hu_window is None:
         return {"orientation": orientation, "spacing": spacing, "intensity": intensity, "hu_window": None}
     if hu_window is None or len(hu_window) != 2 or hu_window[0] >= hu_window[1]:
         raise UserError(f"hu_window={hu_window!r}: give the lower and the upper end in HU, such as [-1024, 1024].")

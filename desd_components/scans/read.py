@@ -1,4 +1,4 @@
-"""One reader for all formats: NIfTI by nibabel, NRRD and MetaImage by SimpleITK, DICOM series by pydicom.
+"""One reader for all formats: NIfTI by nibabel, NRRD and MetaImage by SimpleITK, DICOM series by pydicom, and arrays.
 
 `open_volume` reads a header and promises the voxels; the checks, the cache and `ScanReader`, which the configs give to
 MONAI's ``LoadImaged``, all go through it. Differs from MONAI's readers: a DICOM series is checked before it is read
@@ -26,8 +26,8 @@ from monai.utils.enums import MetaKeys, SpaceKeys
 
 from ..base.errors import UserError
 from .itk import data_files, itk_volume
-from .names import ITK_SUFFIXES, NIFTI_SUFFIXES, is_dicom
-from .volume import UNREADABLE, Volume, damaged, dicom_room, refused_as
+from .names import ITK_SUFFIXES, NIFTI_SUFFIXES, NNUNET_SUFFIXES, is_dicom
+from .volume import UNREADABLE, Volume, damaged, dicom_room, nnunet_room, refused_as
 
 # MONAI warns, at every loader, that a GPU decoder which nobody asked for is not there
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
@@ -65,6 +65,9 @@ def _opened(path: str) -> Volume:
         return _nifti(path)
     if path.endswith(ITK_SUFFIXES):
         return itk_volume(path)
+    if path.endswith(NNUNET_SUFFIXES):
+        case: Volume = nnunet_room(path).nnunet_volume(path)
+        return case
     if os.path.isdir(path) or is_dicom(path):
         room = dicom_room(path)
         volume: Volume = room.dicom_volume(room.series_at(path))

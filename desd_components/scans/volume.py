@@ -18,6 +18,7 @@ from monai.utils import optional_import
 from ..base.errors import UserError, one_line
 
 UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error)  # what reading voxels may raise
+NNUNET_READER = "nnU-Net's array"  # as metadata name it
 INSTALL = "pip install pydicom highdicom SimpleITK pillow"
 
 
@@ -94,11 +95,20 @@ def dicom_room(path: str | Path) -> Any:
     Raises:
         MissingPackage: naming the file that needs it, and what to do without.
     """
-    found, is_there = optional_import(f"{__package__}.dicom")
+    return _room("dicom", path, "needs the reader of DICOM series", ", or convert the series to NIfTI with dcm2niix")
+
+
+def nnunet_room(path: str | Path) -> Any:
+    """`desd_components.scans.nnunet`, likewise."""
+    return _room("nnunet", path, "is an array, as nnU-Net's preprocessed cases are, and needs their reader", "")
+
+
+def _room(name: str, path: str | Path, need: str, otherwise: str) -> Any:
+    found, is_there = optional_import(f"{__package__}.{name}")
     if not is_there:
         raise MissingPackage(
-            f"{path}: needs the reader of DICOM series, which this copy of the package came without: install the whole "
-            'package, with `pip install ".[scans]"` in its repository, or convert the series to NIfTI with dcm2niix.'
+            f"{path}: {need}, which this copy of the package came without: install the whole "
+            f'package, with `pip install ".[scans]"` in its repository{otherwise}.'
         )
     return found
 

@@ -11,7 +11,7 @@ from ..base.classes import Classes, Regions, classes_of, with_background
 from ..base.errors import UserError
 from ..base.files import read_json
 from ..base.manifests import manifest_path, read_manifest, refuse_contradictions
-from ..distillation.encoder import ResNet3DEncoder
+from ..distillation.encoder import build_encoder
 from ..scans.labelled import classes_of_data
 from ..scans.preprocess import target_spacing
 from .network import SegmentationNetwork
@@ -123,4 +123,4 @@ def _as_written(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def network_from_manifest(manifest: Mapping[str, Any]) -> SegmentationNetwork:
     """The network that a manifest describes, with random weights."""
-    return SegmentationNetwork(ResNet3DEncoder(**manifest["architecture"]), **manifest["decoder"])
+    return SegmentationNetwork(build_encoder(**manifest["architecture"]), **manifest["decoder"])

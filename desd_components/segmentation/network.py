@@ -15,11 +15,9 @@ from monai.networks.blocks import Convolution
 from torch import nn
 from torch.nn import functional as F
 
-from ..base.arithmetic import NORMS
-from ..base.encoders import refuse_small_maps
+from ..base.arithmetic import NORMS, with_z_first, z_first, z_last
+from ..base.encoders import Encoder, refuse_small_maps
 from ..base.errors import UserError
-from ..base.layout import with_z_first, z_first, z_last
-from ..distillation.encoder import ResNet3DEncoder
 
 #: how many channels a decoder level may have at most
 MAX_DECODER_CHANNELS = 320
@@ -88,18 +86,18 @@ class SkipDecoder(nn.Module):
 class SegmentationNetwork(nn.Module):
     """The encoder of pre-training, a skip decoder to full resolution and a 1x1x1 head.
 
-    The skip maps are stages 3, 2, 1; then the stem's map where it is finer than stage 1; then the volume itself where
-    the stem has a stride.
+    The skip maps are those of all stages but the deepest; then the stem's, where the encoder tells it and it is finer
+    than that of stage 1; then the volume itself where none is as fine.
 
     Args:
-        encoder: any `ResNet3DEncoder`.
+        encoder: any.
         out_channels: classes including the background, which is channel 0.
         decoder_width: channels of the finest decoder level; each deeper level has twice as many, at most 320.
         decoder_norm: "instance", "batch" or "group".
         window: size (x, y, z) in voxels of the windows that the network will see, checked here when given.
 
     Raises:
-        UserError: when an argument is out of range, or when a window would leave a map of one voxel at stage 4.
+        UserError: when an argument is out of range, or a window would leave a map of one voxel at the deepest stage.
 
     Attributes:
         decoder_architecture: the arguments besides the encoder, as JSON-able values, for a manifest.
@@ -107,7 +105,7 @@ class SegmentationNetwork(nn.Module):
 
     def __init__(
         self,
-        encoder: ResNet3DEncoder,
+        encoder: Encoder,
         out_channels: int,
         decoder_width: int = 32,
         decoder_norm: str = "instance",
@@ -124,32 +122,40 @@ class SegmentationNetwork(nn.Module):
         }
         # probed instead of derived from the strides: a shape says whether a map is finer than the next
         probe = (64, 64, 64)
-        stem_shape, stage_1_shape = _stem_shape(encoder, probe), encoder.stage_shapes(probe)[0]
-        self.uses_stem = stem_shape != stage_1_shape
-        self.uses_volume = stem_shape != probe
-        skip_channels = list(encoder.stage_channels[2::-1])
-        kernels = [*encoder.stage_kernels[2::-1], *([encoder.stage_kernels[0]] * 2)]  # a level's are its map's
+        self.has_stem, stage_1_shape = hasattr(encoder, "stem"), encoder.stage_shapes(probe)[0]
+        finest = _stem_shape(encoder, probe) if self.has_stem else stage_1_shape
+        self.uses_stem = finest != stage_1_shape
+        self.uses_volume = finest != probe
+        skip_channels = list(encoder.stage_channels[-2::-1])
+        stage_kernels: Sequence[Sequence[int]] = getattr(
+            encoder, "stage_kernels", [[3, 3, 3]] * len(encoder.stage_channels)
+        )
+        kernels = [*stage_kernels[-2::-1], stage_kernels[0], stage_kernels[0]]  # a level's are its map's
         skip_channels += [encoder.stem_channels] if self.uses_stem else []
         skip_channels += [encoder.in_channels] if self.uses_volume else []
         depth = len(skip_channels)
         widths = [min(decoder_width * 2 ** (depth - 1 - level), MAX_DECODER_CHANNELS) for level in range(depth)]
         self.encoder = encoder
         self.decoder = with_z_first(
-            SkipDecoder(encoder.stage_channels[3], skip_channels, widths, decoder_norm, kernels[:depth])
+            SkipDecoder(encoder.stage_channels[-1], skip_channels, widths, decoder_norm, kernels[:depth])
         )
         self.head = with_z_first(Convolution(3, widths[-1], out_channels, kernel_size=1, conv_only=True))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Volume (B, C, X, Y, Z) -> logits (B, out_channels, X, Y, Z)."""
-        x = z_first(x)
-        stem = self.encoder.stem(x)
-        maps = self.encoder.pyramid(stem)
-        skips = [maps[2], maps[1], maps[0]]
+        volume = z_first(x)
+        if self.has_stem:
+            stem = self.encoder.stem(volume)
+            maps = self.encoder.pyramid(stem)
+        else:
+            stem, maps = volume, [z_first(m) for m in self.encoder.stages(x)]
+        skips = maps[:-1]
+        skips.reverse()
         if self.uses_stem:
             skips.append(stem)
         if self.uses_volume:
-            skips.append(x)
-        return z_last(self.head(self.decoder(maps[3], skips)))
+            skips.append(volume)
+        return z_last(self.head(self.decoder(maps[-1], skips)))
 
 
 def _check_decoder(out_channels: int, decoder_width: int, decoder_norm: str) -> None:
@@ -161,6 +167,6 @@ def _check_decoder(out_channels: int, decoder_width: int, decoder_norm: str) -> 
         raise UserError(f"decoder_width={decoder_width}: give a positive number, one that 8 divides for group norm.")
 
 
-def _stem_shape(encoder: ResNet3DEncoder, shape: tuple[int, int, int]) -> tuple[int, ...]:
+def _stem_shape(encoder: Encoder, shape: tuple[int, int, int]) -> tuple[int, ...]:
     stride = encoder.architecture["stem_stride"]
-    return tuple(-(-size // step) for size, step in zip(shape, stride, strict=True))  # type: ignore[call-overload]
+    return tuple(-(-size // step) for size, step in zip(shape, stride, strict=True))

@@ -16,7 +16,6 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from monai.engines import Evaluator
 from monai.handlers import stopping_fn_from_metric
-from torch import nn
 
 from ..base.encoders import shape_table
 from ..base.errors import UserError
@@ -44,7 +43,7 @@ def parameter_groups(
         network: the network to fine-tune.
         preset: "whole": one learning rate for all; "encoder_warmup": the encoder rests for the first `frozen_steps`
             optimiser steps, while the random decoder settles; "layerwise_decay": the decoder learns at the full rate,
-            stage 4 at `decay` times that, stage 3 at `decay` squared, and so on down to the stem.
+            the deepest stage at `decay` times that, the next at `decay` squared, and so on down to the stem.
         frozen_steps: used by "encoder_warmup".
         decay: used by "layerwise_decay", above 0 and at most 1.
         weight_decay: of kernels; biases and the affine parameters of norms get none.
@@ -57,16 +56,16 @@ def parameter_groups(
     if not 0 < decay <= 1:
         raise UserError(f"layer_decay={decay}: give a factor above 0 and at most 1.")
     encoder = network.encoder
-    parts: list[tuple[str, list[nn.Module]]] = [("decoder", [network.decoder, network.head])]
-    parts += [(f"stage_{stage}", [encoder.stage_modules[stage - 1]]) for stage in (4, 3, 2, 1)]
-    parts += [("stem", [encoder.stem])]
+    parts = [("decoder", [*network.decoder.parameters(), *network.head.parameters()])]
+    stages = [(f"stage_{n}", list(stage.parameters())) for n, stage in enumerate(encoder.stage_modules, start=1)]
+    taught = {id(parameter) for _, parameters in stages for parameter in parameters}
+    stem = [parameter for parameter in encoder.parameters() if id(parameter) not in taught]
     groups = []
-    for depth, (name, modules) in enumerate(parts):
+    for depth, (name, parameters) in enumerate([*parts, *reversed(stages), ("stem", stem)]):
         settings = {
             "lr_scale": decay**depth if preset == "layerwise_decay" else 1.0,
             "frozen_steps": frozen_steps if preset == "encoder_warmup" and name != "decoder" else 0,
         }
-        parameters = [p for module in modules for p in module.parameters()]
         kernels, vectors = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
         groups.append({"name": name, "params": kernels, "weight_decay": weight_decay, **settings})
         if vectors:

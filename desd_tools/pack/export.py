@@ -1,8 +1,8 @@
-"""Weights for other runtimes: safetensors, TorchScript and ONNX, each with the manifest beside it.
+"""Weights for other runtimes: safetensors, TorchScript, ONNX and nnU-Net, each with the manifest beside it.
 
 What is exported is the network that the manifest describes: a pre-trained encoder (volume -> deepest map), or a
-segmentation network (volume -> logits). Batch size and volume size stay free in all three. A network that a format
-cannot hold is refused, and leaves no file.
+segmentation network (volume -> logits). Batch size and volume size stay free in all. A network that a format cannot
+hold is refused, and leaves no file.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from torch import nn
 from desd_components.base.errors import UserError, one_line, optional_package
 from desd_components.base.files import write_json
 from desd_components.base.manifests import manifest_path, read_manifest
+from desd_components.scans.nnunet.plans import NnunetPlans
 
+from .nnunet import refuse_other_plans, write_nnunet
 from .publish import network_of
 
 logger = logging.getLogger(__name__)
@@ -31,8 +34,11 @@ TRACED = (2, 32, 48, 40)
 
 
 def write_safetensors(network: nn.Module, path: Path) -> None:
-    """The tensors, flat, under the names that they have in the ``.pt``."""
-    tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+    """The tensors, flat, under the names that they have in the ``.pt``; those that share memory are written apart."""
+    tensors = {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in network.state_dict().items()
+    }
     # its own writer of files makes them private, whatever the umask
     path.write_bytes(optional_package("safetensors.torch", "use a .pt file").save(tensors))
 
@@ -82,20 +88,31 @@ def write_onnx(network: nn.Module, path: Path) -> None:
 
 
 #: --format -> what writes it, and the ending that its readers expect
-FORMATS: dict[str, tuple[Callable[[nn.Module, Path], Any], str]] = {
+FORMATS: dict[str, tuple[Callable[..., Any], str]] = {
     "safetensors": (write_safetensors, ".safetensors"),
     "torchscript": (write_torchscript, ".ts"),
     "onnx": (write_onnx, ".onnx"),
+    "nnunet": (write_nnunet, ".pth"),
 }
 
 
-def export(weights: str, format: str, output: str) -> None:
-    """Write WEIGHTS, an encoder.pt or model.pt, as safetensors, TorchScript or ONNX.
+def export(
+    weights: str,
+    format: str,
+    output: str,
+    plans: str | None = None,
+    configuration: str = "3d_fullres",
+    allow_other_plans: bool = False,
+) -> None:
+    """Write WEIGHTS, an encoder.pt or model.pt, as safetensors, TorchScript or ONNX, or an encoder.pt for nnU-Net.
 
     Args:
         weights: the file, with its manifest beside it.
-        format: safetensors, torchscript or onnx.
-        output: the file to write, ending in .safetensors, .ts or .onnx; its manifest is written beside it.
+        format: safetensors, torchscript, onnx or nnunet.
+        output: the file to write, ending in .safetensors, .ts, .onnx or .pth; its manifest is written beside it.
+        plans: of nnunet alone: the nnUNetPlans.json of the network that is to be trained.
+        configuration: of the plans.
+        allow_other_plans: also where volumes were preprocessed otherwise than these plans say.
 
     Raises:
         UserError: when the format or the ending is another, the weights do not load, a package is missing, or the
@@ -103,11 +120,17 @@ def export(weights: str, format: str, output: str) -> None:
     """
     if format not in FORMATS:
         raise UserError(f"--format {format}: choose one of {', '.join(FORMATS)}.")
+    if (plans is None) != (format != "nnunet"):
+        raise UserError(f"--format {format}: goes {'with' if plans is None else 'without'} --plans nnUNetPlans.json.")
     write, ending = FORMATS[format]
     path = Path(output)
     if path.suffix != ending:
         raise UserError(f"--output {output}: a file of the format {format} ends in {ending}.")
     network, manifest = network_of(weights), read_manifest(weights)
+    if plans is not None:
+        planned = NnunetPlans(plans, configuration)
+        refuse_other_plans(weights, manifest, planned, allow_other_plans)
+        write = partial(write_nnunet, plans=planned)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # a writer that fails leaves nothing
         write(network, Path(folder) / path.name)

@@ -12,7 +12,7 @@ from desd_components.base.errors import UserError
 from desd_components.base.files import save_tensors, write_json
 from desd_components.base.manifests import load_weights, manifest_path, read_manifest
 from desd_components.base.tensors import flat_tensors
-from desd_components.distillation.encoder import ResNet3DEncoder
+from desd_components.distillation.encoder import build_encoder
 from desd_components.distillation.weights import load_encoder
 from desd_components.segmentation.model import network_from_manifest
 
@@ -80,7 +80,7 @@ def described(metadata: dict[str, Any], manifest: dict[str, Any]) -> dict[str, A
         pred["num_channels"] = len(manifest["class_names"])
         pred["channel_def"] = {str(i): name.lower() for i, name in enumerate(manifest["class_names"])}
     else:
-        pred["num_channels"] = ResNet3DEncoder(**architecture).stage_channels[-1]
+        pred["num_channels"] = build_encoder(**architecture).stage_channels[-1]
     return metadata
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from desd_components.base.layout import with_z_first, z_first, z_last
+from desd_components.base.arithmetic import with_z_first, z_first, z_last
 
 STRIDES = [1, 2, (2, 2, 1), (1, 2, 3)]
 

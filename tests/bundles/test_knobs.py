@@ -37,6 +37,7 @@ COMMON = {
     "amp": Change(True),
     "cudnn_benchmark": Same(True, why=GPU),
     "val_interval": Change(2),
+    "encoder": Change("SegResNet"),
     "in_channels": Change(2),
     "spacing": Change([2.0, 2.0, 2.0]),
     "intensity": Change("hu"),
@@ -155,8 +156,8 @@ TABLES = {
 }
 #: in the normal suite; all of them take some minutes
 SAMPLE = {
-    ("desd_pretrain", "train"): {"train#dataset#slab_stride", "num_prototypes", "loss#centering", "num_workers"},
-    ("desd_seg_finetune", "train"): {"flip_axes", "optimizer#params#decay", "regions", "extend"},
+    ("desd_pretrain", "train"): {"train#dataset#slab_stride", "encoder", "loss#centering", "num_workers"},
+    ("desd_seg_finetune", "train"): {"encoder", "optimizer#params#decay", "regions", "extend"},
     ("desd_pretrain", "inference"): {"overlap"},
     ("desd_seg_finetune", "inference"): {"data_sections", "separate_folder"},
 }

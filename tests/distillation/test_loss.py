@@ -150,7 +150,7 @@ def test_other_shapes_and_a_single_view_are_refused():
         ({"center_momentum": 1.5}, "0 to 1"),
         ({"stage_weights": (-1.0, 1.0)}, "negative"),
         ({"stage_weights": (0.0,)}, "positive"),
-        ({"student_stages": (2, 4)}, r"give one for each of student_stages=\[2, 4\]"),
+        ({"student_stages": (2, 4), "stage_weights": (1.0,)}, r"give one for each of student_stages=\[2, 4\]"),
     ],
 )
 def test_settings_out_of_range_are_refused(arguments, words):

@@ -9,7 +9,7 @@ from labelled_volumes import PROBED, labelled_volume
 from scan_files import write_json, write_pairs, write_scan
 
 from desd_components import DenseProbe, EncoderEvaluation, ResNet3DEncoder, UserError, evaluated_manifest, probe_data
-from desd_components.base.layout import z_first
+from desd_components.base.arithmetic import z_first
 from desd_components.health.evaluation import compare, mean_over, rank_of_gram, rank_over, settle_batch_norms
 from desd_components.health.measures import effective_rank
 

@@ -12,9 +12,10 @@ from subprocess import CompletedProcess
 from typing import Any
 
 from bundle_runs import ROOT, run_files
+from nnunet_files import write_case, write_plans
 from scan_files import write_json, write_label, write_scan
 
-LAST = ("evaluate", "multi_gpu_train")  # overlays that come after all others
+LAST = ("evaluate", "multi_gpu_train", "nnunet")  # overlays that come after all others
 DOCS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 #: those that show the main job, in the order in which a visitor goes through them
 FIRST_PAGES = ["README.md", "docs/first_steps.md", "docs/many_gpus.md", "results/README.md"]
@@ -82,7 +83,15 @@ def smoke_command(line: str, world: Path) -> BundleCommand:
     given.pop("standalone", None)
     [bundle] = set(re.findall(r"bundles/(\w+)/", line))
     files, training = with_smoke(given.pop("config_file")), "training" in words
-    for name in ("dataset_dir", "unlabelled_dir", "encoder_checkpoint", "init_checkpoint", "checkpoint", "output_dir"):
+    for name in (
+        "dataset_dir",
+        "unlabelled_dir",
+        "encoder_checkpoint",
+        "init_checkpoint",
+        "checkpoint",
+        "output_dir",
+        "nnunet_plans",
+    ):
         if name in given:
             given[name] = world / given[name]
     given.setdefault("output_dir", world / "runs" / bundle / "default")
@@ -117,6 +126,9 @@ def make_world(folder: Path) -> Path:
     for name in ("scans", "deeplesion"):
         for number in range(4):
             write_scan(data / name / f"new_{number}.nii.gz", (24, 18, 20), seed=number)
+    plans = write_plans(folder / "preprocessed" / "Dataset004_Hippocampus")
+    for number in range(4):
+        write_case(plans.parent / "nnUNetPlans_3d_fullres", f"case_{number}", seed=number)
     return folder
 
 

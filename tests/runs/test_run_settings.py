@@ -9,7 +9,8 @@ from desd_components.runs.same_run import MAY_DIFFER
 
 #: the knobs that decide the steps of a run, or which of its weights are best
 FIXED = {
-    *("plan", "minutes", "seed", "amp", "accumulation_steps", "in_channels", "spacing", "intensity", "hu_window"),
+    *("plan", "minutes", "seed", "amp", "accumulation_steps", "encoder", "in_channels", "spacing", "intensity"),
+    "hu_window",
     *("learning_rate", "final_learning_rate", "warmup_steps"),
     # pre-training
     *("init_checkpoint", "view_size", "num_prototypes", "student_stages", "teacher_target", "teacher_momentum"),

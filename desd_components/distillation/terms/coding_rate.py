@@ -2,7 +2,7 @@
 
 Method: Yu et al., "Learning diverse and discriminative representations via the principle of maximal coding rate
 reduction", NeurIPS 2020; beside self-distillation: Wu et al., "SimDINO", 2025. Not part of DeSD: the published recipe
-leaves it out. Differs from SimDINO: it acts on the encoder's own pooled features, centred, at each of the four stages.
+leaves it out. Differs from SimDINO: it acts on the encoder's own pooled features, centred, at each stage.
 """
 
 from __future__ import annotations
@@ -33,23 +33,24 @@ class CodingRateTerm(nn.Module):
     Args:
         weight: factor of the term in the loss.
         precision: see `coding_rate`.
-        stages: which stages, counted from 1.
+        stages: which stages, counted from 1; None for all.
 
     Raises:
         UserError: when the weight is negative or the precision is not positive.
     """
 
-    def __init__(self, weight: float, precision: float = 0.5, stages: Sequence[int] = (1, 2, 3, 4)) -> None:
+    def __init__(self, weight: float, precision: float = 0.5, stages: Sequence[int] | None = None) -> None:
         super().__init__()
         if weight < 0 or precision <= 0:
             raise UserError(f"coding rate: weight={weight} must not be negative and precision={precision} not 0.")
-        self.weight, self.precision, self.stages = weight, precision, tuple(stages)
+        self.weight, self.precision, self.stages = weight, precision, stages
         self.rate = torch.zeros(())
 
     def forward(self, output: DistillationOutput) -> torch.Tensor:
         """The weighted term of a batch, a scalar."""
         with torch.autocast(output.student_logits.device.type, enabled=False):
-            rates = [coding_rate(view, self.precision) for stage in self.stages for view in output.pooled[stage - 1]]
+            stages = self.stages or range(1, len(output.pooled) + 1)
+            rates = [coding_rate(view, self.precision) for stage in stages for view in output.pooled[stage - 1]]
             rate = torch.stack(rates).mean()
         self.rate = rate.detach()
         return -self.weight * rate

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn import functional
 
 from ...base.draws import drawn_from, keyed
+from ...base.encoders import Encoder
 from ...base.errors import UserError, require_one_of, require_whole
-from ..encoder import ResNet3DEncoder
 from ..loss import DeepSelfDistillationLoss, DistillationOutput
 from ..network import (
     TEACHER_TARGETS,
@@ -141,7 +141,7 @@ class DenseDistillationNetwork(nn.Module):
 
     def __init__(
         self,
-        encoder: ResNet3DEncoder,
+        encoder: Encoder,
         num_prototypes: int,
         dense_prototypes: int,
         dense_target: str = "deepest",

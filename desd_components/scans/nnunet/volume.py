@@ -1,0 +1,68 @@
+"""Cases that nnU-Net has preprocessed: arrays (C, X, Y, Z) in ``.b2nd``, ``.npy``, ``.npz``, on the grid of its plans.
+
+Axes are those of the arrays, which nnU-Net calls z, y, x, or as its plans transpose them. The ``.pkl`` beside a case is
+not opened, for reading it would execute it; what is needed stands in the plans.
+"""
+
+from __future__ import annotations
+
+import functools
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...base.errors import UserError, optional_package
+from ...base.files import read_json
+from ..volume import NNUNET_READER, Volume, refused_as
+
+
+def nnunet_volume(path: str) -> Volume:
+    """The header of a preprocessed case, its voxels unread.
+
+    Raises:
+        UserError: when it holds no array of four axes, or blosc2, which ``.b2nd`` needs, is not installed.
+    """
+    try:
+        stored, dtype, read = _opened(path)
+    except UserError:
+        raise
+    except Exception as error:
+        raise refused_as(NNUNET_READER, path, error) from error
+    if len(stored) != 4:
+        raise refused_as(NNUNET_READER, path, ValueError(f"shape {stored}, not (C, X, Y, Z)"))
+    channels, *space = stored
+    shape = (*space, channels) if channels > 1 else tuple(space)
+
+    def voxels() -> np.ndarray:
+        return np.moveaxis(np.asarray(read()), 0, -1).reshape(shape)
+
+    return Volume(path, NNUNET_READER, shape, np.diag([*spacing_of(Path(path).parent), 1.0]), dtype, voxels)
+
+
+def _opened(path: str) -> tuple[tuple[int, ...], np.dtype, Callable[[], Any]]:
+    """Shape and type of the array in a file, and what reads it."""
+    if path.endswith(".b2nd"):
+        array = optional_package("blosc2", "preprocess to .npz").open(path, mode="r", dparams={"nthreads": 1})
+        return tuple(array.shape), np.dtype(array.dtype), lambda: array[:]
+    if path.endswith(".npy"):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array.shape, array.dtype, lambda: array
+    with zipfile.ZipFile(path) as archive, archive.open("data.npy") as stream:
+        np.lib.format.read_magic(stream)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    return shape, dtype, lambda: np.load(path, allow_pickle=False)["data"]
+
+
+@functools.lru_cache
+def spacing_of(folder: Path) -> tuple[float, ...]:
+    """mm between the voxels of a folder's cases, by the plans beside it; 1 where none names the folder."""
+    for path in sorted(folder.parent.glob("*.json")):
+        content = read_json(path)
+        found = content.get("configurations") if isinstance(content, dict) else None
+        for configuration in (found or {}).values():
+            if configuration.get("data_identifier") == folder.name and len(configuration.get("spacing", ())) == 3:
+                return tuple(map(float, configuration["spacing"]))
+    return (1.0, 1.0, 1.0)
