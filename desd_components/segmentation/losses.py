@@ -1,10 +1,11 @@
 """Losses of segmentation, and the one rule from logits to labels."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from monai.losses import DiceCELoss, DiceLoss
+from monai.losses import DeepSupervisionLoss, DiceCELoss, DiceLoss
 from torch import nn
 from torch.nn import functional as F
 
@@ -79,6 +80,8 @@ def segmentation_loss(
 ) -> nn.Module:
     """The loss of one `activation`: "sigmoid", Dice + binary cross-entropy as in the paper; "softmax", Dice + CE.
 
+    Of a list of logits, the finest first, the weighted sum: 1, 1/2, 1/4, against labels of their size.
+
     Args:
         activation: see above.
         regions: see `DiceBCELoss`; True lets classes overlap, each being its own label value.
@@ -94,8 +97,10 @@ def segmentation_loss(
     if activation == "softmax":
         if regions:
             raise UserError("regions overlap, which a softmax cannot say. Use activation: sigmoid, or regions: false.")
-        return _DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
-    return DiceBCELoss(regions=None if isinstance(regions, bool) else regions)
+        plain: Any = _DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+    else:
+        plain = DiceBCELoss(regions=None if isinstance(regions, bool) else regions)
+    return DeepSupervisionLoss(plain)
 
 
 def decode(logits: torch.Tensor, regions: Regions = False, single: Sequence[int] = ()) -> torch.Tensor:

@@ -9,6 +9,7 @@ input size and any strides fit.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from monai.networks.blocks import Convolution
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from ..base.arithmetic import NORMS, with_z_first, z_first, z_last
 from ..base.encoders import Encoder, refuse_small_maps
-from ..base.errors import UserError
+from ..base.errors import UserError, require_whole
 
 #: how many channels a decoder level may have at most
 MAX_DECODER_CHANNELS = 320
@@ -76,11 +77,13 @@ class SkipDecoder(nn.Module):
             for source, skip, target, kernel in zip(sources, skip_channels, out_channels, kernels, strict=True)
         )
 
-    def forward(self, x: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
-        """The deepest map and the skip maps, deep to shallow -> a map of the shallowest skip's size."""
+    def forward(self, x: torch.Tensor, skips: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The deepest map and the skip maps, deep to shallow -> a map of each skip's size."""
+        maps: list[torch.Tensor] = []
         for i, level in enumerate(self.levels):
             x = level(x, skips[i])
-        return x
+            maps.append(x)
+        return maps
 
 
 class SegmentationNetwork(nn.Module):
@@ -95,6 +98,8 @@ class SegmentationNetwork(nn.Module):
         decoder_width: channels of the finest decoder level; each deeper level has twice as many, at most 320.
         decoder_norm: "instance", "batch" or "group".
         window: size (x, y, z) in voxels of the windows that the network will see, checked here when given.
+        deep_supervision: how many decoder levels before the finest have a head of their own; in training mode, and only
+            then, their logits follow those of the finest in a list, as of MONAI's `SegResNetDS`.
 
     Raises:
         UserError: when an argument is out of range, or a window would leave a map of one voxel at the deepest stage.
@@ -110,6 +115,7 @@ class SegmentationNetwork(nn.Module):
         decoder_width: int = 32,
         decoder_norm: str = "instance",
         window: Sequence[int] | None = None,
+        deep_supervision: int = 0,
     ) -> None:
         super().__init__()
         _check_decoder(out_channels, decoder_width, decoder_norm)
@@ -119,6 +125,7 @@ class SegmentationNetwork(nn.Module):
             "out_channels": out_channels,
             "decoder_width": decoder_width,
             "decoder_norm": decoder_norm,
+            "deep_supervision": deep_supervision,
         }
         # probed instead of derived from the strides: a shape says whether a map is finer than the next
         probe = (64, 64, 64)
@@ -140,9 +147,14 @@ class SegmentationNetwork(nn.Module):
             SkipDecoder(encoder.stage_channels[-1], skip_channels, widths, decoder_norm, kernels[:depth])
         )
         self.head = with_z_first(Convolution(3, widths[-1], out_channels, kernel_size=1, conv_only=True))
+        require_whole(0, deep_supervision=deep_supervision)
+        coarser = widths[-2::-1][:deep_supervision]
+        self.deep_heads = nn.ModuleList(
+            with_z_first(Convolution(3, width, out_channels, kernel_size=1, conv_only=True)) for width in coarser
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Volume (B, C, X, Y, Z) -> logits (B, out_channels, X, Y, Z)."""
+        """Volume (B, C, X, Y, Z) -> logits (B, out_channels, X, Y, Z); see `deep_supervision` for training."""
         volume = z_first(x)
         if self.has_stem:
             stem = self.encoder.stem(volume)
@@ -155,7 +167,16 @@ class SegmentationNetwork(nn.Module):
             skips.append(stem)
         if self.uses_volume:
             skips.append(volume)
-        return z_last(self.head(self.decoder(maps[-1], skips)))
+        decoded = self.decoder(maps[-1], skips)
+        logits = z_last(self.head(decoded[-1]))
+        if torch.jit.is_scripting() or not (self.training and len(self.deep_heads)):
+            return logits
+        found: Any = self._with_coarser(logits, decoded)
+        return found
+
+    def _with_coarser(self, logits: torch.Tensor, decoded: list[torch.Tensor]) -> list[torch.Tensor]:
+        coarser = zip(self.deep_heads, decoded[-2::-1], strict=False)
+        return [logits, *(z_last(head(m)) for head, m in coarser)]
 
 
 def _check_decoder(out_channels: int, decoder_width: int, decoder_norm: str) -> None:

@@ -56,7 +56,8 @@ def parameter_groups(
     if not 0 < decay <= 1:
         raise UserError(f"layer_decay={decay}: give a factor above 0 and at most 1.")
     encoder = network.encoder
-    parts = [("decoder", [*network.decoder.parameters(), *network.head.parameters()])]
+    decoder = (network.decoder, network.head, network.deep_heads)
+    parts = [("decoder", [parameter for part in decoder for parameter in part.parameters()])]
     stages = [(f"stage_{n}", list(stage.parameters())) for n, stage in enumerate(encoder.stage_modules, start=1)]
     taught = {id(parameter) for _, parameters in stages for parameter in parameters}
     stem = [parameter for parameter in encoder.parameters() if id(parameter) not in taught]

@@ -268,3 +268,22 @@ def test_a_decoder_has_the_kernels_of_the_stages_it_joins():
     assert kernels == [[cube] * 2, [thin] * 2, [thin] * 2, [thin] * 2]  # of stages 3, 2, 1 and of the volume
     assert network(torch.zeros(1, 1, 16, 16, 6)).shape == (1, 2, 16, 16, 6)
     assert ResNet3DEncoder(**encoder.architecture).stage_kernels == encoder.stage_kernels
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_deep_supervision_teaches_coarser_levels_against_labels_of_their_size(activation):
+    encoder = ResNet3DEncoder(depth=10, width=8, norm="group", stem_kernel=3, stem_stride=1, stem_pool=False)
+    network = SegmentationNetwork(encoder, 3, 8, deep_supervision=2)
+    volume, labels = torch.randn(1, 1, 16, 16, 8), torch.randint(0, 3, (1, 1, 16, 16, 8)).float()
+    found = network.train()(volume)
+    assert [tuple(logits.shape[2:]) for logits in found] == [(16, 16, 8), (8, 8, 4), (4, 4, 2)]
+    plain = segmentation_loss(activation)
+    coarser = [torch.nn.functional.interpolate(labels, logits.shape[2:], mode="nearest-exact") for logits in found]
+    wanted = sum(weight * plain(f, c) for weight, f, c in zip((1, 0.5, 0.25), found, coarser, strict=True))
+    torch.testing.assert_close(plain(found, labels), wanted)
+    wanted.backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    assert network.eval()(volume).shape == (1, 3, 16, 16, 8)
+    assert SegmentationNetwork(encoder, **network.decoder_architecture).load_state_dict(network.state_dict())
+    with pytest.raises(UserError, match="deep_supervision"):
+        SegmentationNetwork(encoder, 3, 8, deep_supervision=-1)
