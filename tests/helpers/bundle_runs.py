@@ -28,6 +28,7 @@ BOTH = (
 #: a bundle, and configs of it that are laid over each other, by their names
 TOGETHER = [
     *((bundle, configs) for bundle in ("desd_pretrain", "desd_seg_finetune") for configs in BOTH),
+    ("desd_pretrain", "train small nnunet"),
     ("desd_seg_finetune", "train small self_train"),
     ("desd_seg_finetune", "train small smoke self_train multi_gpu_train"),
 ]

@@ -23,8 +23,12 @@ def nnunet_volume(path: str) -> Volume:
     """The header of a preprocessed case, its voxels unread.
 
     Raises:
-        UserError: when it holds no array of four axes, or blosc2, which ``.b2nd`` needs, is not installed.
+        UserError: when no plans tell of its folder, it holds no array of four axes, or blosc2, which ``.b2nd`` needs, is
+            not installed.
     """
+    spacing = spacing_of(Path(path).parent)
+    if spacing is None:
+        raise UserError(f"{path}: is not a scan, nor a case of nnU-Net's: no plans beside its folder name that folder.")
     try:
         stored, dtype, read = _opened(path)
     except UserError:
@@ -39,7 +43,7 @@ def nnunet_volume(path: str) -> Volume:
     def voxels() -> np.ndarray:
         return np.moveaxis(np.asarray(read()), 0, -1).reshape(shape)
 
-    return Volume(path, NNUNET_READER, shape, np.diag([*spacing_of(Path(path).parent), 1.0]), dtype, voxels)
+    return Volume(path, NNUNET_READER, shape, np.diag([*spacing, 1.0]), dtype, voxels)
 
 
 def _opened(path: str) -> tuple[tuple[int, ...], np.dtype, Callable[[], Any]]:
@@ -57,12 +61,12 @@ def _opened(path: str) -> tuple[tuple[int, ...], np.dtype, Callable[[], Any]]:
 
 
 @functools.lru_cache
-def spacing_of(folder: Path) -> tuple[float, ...]:
-    """mm between the voxels of a folder's cases, by the plans beside it; 1 where none names the folder."""
+def spacing_of(folder: Path) -> tuple[float, ...] | None:
+    """mm between the voxels of a folder's cases, by the plans beside it; None where none names the folder."""
     for path in sorted(folder.parent.glob("*.json")):
         content = read_json(path)
         found = content.get("configurations") if isinstance(content, dict) else None
         for configuration in (found or {}).values():
             if configuration.get("data_identifier") == folder.name and len(configuration.get("spacing", ())) == 3:
                 return tuple(map(float, configuration["spacing"]))
-    return (1.0, 1.0, 1.0)
+    return None

@@ -30,9 +30,10 @@ def test_a_case_is_read_whole_on_the_grid_of_the_plans(plans, suffix, channels):
     assert np.diag(volume.affine).tolist() == [2.5, 1.0, 0.5, 1.0]
 
 
-def test_without_plans_a_voxel_is_a_millimetre(tmp_path):
+def test_an_array_whose_spacing_no_plans_tell_is_refused(tmp_path):
     write_case(tmp_path / "cases", "a")
-    assert np.diag(open_volume(tmp_path / "cases" / "a.npz").affine).tolist() == [1.0] * 4
+    with pytest.raises(UserError, match=r"a\.npz: is not a scan, nor a case of nnU-Net's"):
+        open_volume(tmp_path / "cases" / "a.npz")
 
 
 def test_the_cache_keeps_the_values_as_nnunet_left_them(plans, tmp_path):
@@ -126,13 +127,20 @@ def test_plans_of_old_have_no_architecture(tmp_path):
         NnunetPlans(path)
 
 
-def test_an_array_of_another_shape_is_refused(tmp_path):
-    np.save(tmp_path / "a.npy", np.zeros((4, 5, 6), np.float32))
+@pytest.fixture
+def array(plans):
+    folder = plans.parent / "nnUNetPlans_3d_fullres"
+    folder.mkdir()
+    return folder / "a.npy"
+
+
+def test_an_array_of_another_shape_is_refused(array):
+    np.save(array, np.zeros((4, 5, 6), np.float32))
     with pytest.raises(UserError, match=r"shape \(4, 5, 6\), not \(C, X, Y, Z\)"):
-        open_volume(tmp_path / "a.npy")
+        open_volume(array)
 
 
-def test_pickled_values_in_an_array_are_not_executed(tmp_path):
-    np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+def test_pickled_values_in_an_array_are_not_executed(array):
+    np.save(array, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match="cannot be read as nnU-Net's array"):
-        open_volume(tmp_path / "a.npy")
+        open_volume(array)
