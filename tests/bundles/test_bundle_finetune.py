@@ -118,7 +118,7 @@ def test_training_from_an_encoder_starts_with_its_weights(folder, encoder, tmp_p
     assert (manifest["architecture"]["norm"], manifest["encoder"]) == ("group", "encoder.pt")
 
 
-def test_training_from_public_weights_takes_their_intensity_and_any_spacing(folder, tmp_path):
+def test_public_weights_are_fine_tuned_and_probed_with_their_intensity_at_any_spacing(folder, tmp_path):
     tensors = NetworkEncoder("ResNetFeatures", model_name="resnet10").state_dict()
     theirs = {name.replace("network.", "module."): tensor for name, tensor in tensors.items()}
     torch.save({"state_dict": theirs}, tmp_path / "resnet_10.pth")
