@@ -44,7 +44,7 @@ COMMANDS = {
     "publish": "desd_tools.pack.publish:publish",
     "pack": "desd_tools.pack.pack:pack",
     "export": "desd_tools.pack.export:export",
-    "import-official": "desd_tools.pack.import_official:import_official",
+    "import-weights": "desd_tools.pack.import_weights:import_weights",
 }
 
 

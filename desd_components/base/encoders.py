@@ -39,12 +39,14 @@ def refuse_small_maps(encoder: Encoder, view_size: Sequence[int]) -> None:
     """Refuse views that leave one voxel at the deepest stage, where instance norm fails; warn below eight.
 
     Raises:
-        UserError: when the deepest map of a view of `view_size` voxels (x, y, z) has a single voxel.
+        UserError: when the deepest map of a view of `view_size` voxels (x, y, z) has a single voxel, or is one voxel
+            thick where the encoder reflects maps at their borders.
     """
     shape, stage = encoder.stage_shapes(view_size)[-1], len(encoder.stage_channels)
     voxels = math.prod(shape)
     remedy = "Use larger views, or lower strides (of a resnet, stem_stride: 1 and stem_pool: false)."
-    if voxels < 2:
+    reflects = any(getattr(module, "padding_mode", None) == "reflect" for module in encoder.modules())
+    if voxels < 2 or (reflects and min(shape) < 2):
         raise UserError(f"Views of {tuple(view_size)} voxels leave a map of {shape} at stage {stage}. {remedy}")
     has_instance_norm = any(isinstance(m, nn.modules.instancenorm._InstanceNorm) for m in encoder.modules())
     if voxels < SMALL_MAP_VOXELS and has_instance_norm:

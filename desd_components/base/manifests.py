@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _Network = TypeVar("_Network", bound=nn.Module)
 AXIS_ORDER = "x, y, z"
+NON_COMMERCIAL = "non-commercial use only"  # how the licence of such weights begins
 _ANOTHER = "No name agrees, so that it is another network: give the encoder.pt or model.pt of a run"
 
 
@@ -156,6 +157,12 @@ def known_encoder(checkpoint: str | Path | None, encoder: str | Mapping[str, Any
         return read_manifest(checkpoint)
     asked = architecture_of(encoder)
     return {"architecture": asked} if "network" in asked else {}
+
+
+def licence_of(checkpoint: str | Path | None) -> dict[str, Any]:
+    """The entry "licence" of the manifest of weights that others start from, for theirs; nothing where it has none."""
+    manifest = {} if checkpoint is None else read_manifest(checkpoint)
+    return {name: manifest[name] for name in ("licence",) if name in manifest}
 
 
 def agree_with_encoder(checkpoint: str | Path | None, settings: Mapping[str, Any], allow: bool | None = None) -> None:

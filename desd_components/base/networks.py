@@ -1,15 +1,16 @@
 """Networks of other packages as encoders: those of MONAI and of nnU-Net, without what decodes.
 
 Where from: ``monai.networks.nets``, and the package dynamic_network_architectures, imported when one of nnU-Net's
-encoders is asked for. Tensors keep the names that they have in their network, behind ``network.``, so that they go back
-into it.
+encoders is asked for; anatomix's U-Net is built here from torch's layers, for no package holds it. Tensors keep the
+names that they have in their network, behind ``network.``, so that they go back into it.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import monai.networks.nets as monai_nets
@@ -88,6 +89,44 @@ def _swin_stages(network: Any) -> list[nn.Module]:
     return [network.patch_embed, *layers]
 
 
+def _resnet(in_channels: int, model_name: str = "resnet18", dilated: bool = False) -> Parts:
+    """MONAI's ResNet; `dilated` as MedicalNet is: layers 3 and 4 keep their resolution, and reach as far by gaps."""
+    network = monai_nets.ResNetFeatures(model_name, pretrained=False, in_channels=in_channels)
+    for layer, gap in ((network.layer3, 2), (network.layer4, 4)) if dilated else ():
+        if isinstance(layer[0].downsample, partial):  # a shortcut without tensors
+            layer[0].downsample.keywords["stride"] = 1
+        for module in layer.modules():
+            if isinstance(module, nn.Conv3d):
+                module.stride = (1, 1, 1)
+                if module.kernel_size == (3, 3, 3):
+                    module.padding = module.dilation = (gap, gap, gap)
+    norms = [[m for m in stage.modules() if isinstance(m, nn.BatchNorm3d)] for stage in _resnet_stages(network)]
+    return Parts(network, [of_stage[-1].num_features for of_stage in norms], [2, 2, 2, *[1 if dilated else 2] * 2])
+
+
+def _resnet_stages(network: Any) -> list[nn.Module]:
+    stem = nn.ModuleList([network.conv1, network.bn1])
+    return [stem, network.layer1, network.layer2, network.layer3, network.layer4]
+
+
+def _anatomix(in_channels: int, channels: Sequence[int] = (16, 32, 64, 128, 256)) -> Parts:
+    """The first half of a U-Net of two convolutions a stage, the first three; borders are reflected."""
+    layers: list[nn.Module] = []
+    source = in_channels
+    for stage, width in enumerate(channels):
+        layers += [nn.MaxPool3d(2)] if stage else []
+        for _ in range(2 if stage else 3):
+            layers.append(nn.Conv3d(source, width, 3, padding=1, padding_mode="reflect", bias=False))
+            layers += [nn.BatchNorm3d(width), nn.ReLU(inplace=True)]
+            source = width
+    return Parts(nn.Sequential(*layers), channels, [1, *[2] * (len(channels) - 1)])
+
+
+def _anatomix_stages(network: Any) -> list[nn.Module]:
+    pools = [place for place, layer in enumerate(network) if isinstance(layer, nn.MaxPool3d)]
+    return [network[start:end] for start, end in pairwise([0, *pools, len(network)])]
+
+
 def _nnunet(module: str, kind: str, **defaults: Any) -> Callable[..., Parts]:
     """A builder of one of nnU-Net's encoders, from the ``arch_kwargs`` of a plan, initialised as nnU-Net does."""
 
@@ -142,6 +181,8 @@ NETWORKS = {
     "SegResNet": Adapter(_segresnet, lambda network, x: network.encode(x)[1], _of("down_layers")),
     "DynUNet": Adapter(_dynunet, _in_a_row(_dynunet_stages), _dynunet_stages),
     "SwinUNETR": Adapter(_swin_unetr, lambda network, x: network(x, network.normalize), _swin_stages),
+    "ResNetFeatures": Adapter(_resnet, _called, _resnet_stages),
+    "Anatomix": Adapter(_anatomix, _in_a_row(_anatomix_stages), _anatomix_stages, even=True),
     "PlainConvEncoder": Adapter(_PLAIN, _called, _of("stages")),
     "ResidualEncoder": Adapter(_RESIDUAL, _called, _of("stages"), even=True),
 }

@@ -16,7 +16,7 @@ from ignite.engine import Events
 from monai.engines.workflow import Workflow
 from torch import nn
 
-from ..base.manifests import save_weights, write_weights
+from ..base.manifests import licence_of, save_weights, write_weights
 from ..base.version import __version__
 from .history import RunRecordHandler
 from .log import record_run, start_log
@@ -173,6 +173,7 @@ def encoder_manifest(
     volumes: int,
     data_hash: str,
     config_hash: str | None = None,
+    init_checkpoint: str | None = None,
 ) -> dict[str, Any]:
     """What ``encoder.json`` says beside ``encoder.pt``: enough to build the encoder and the way to its input again."""
     return {
@@ -185,4 +186,5 @@ def encoder_manifest(
         "data_hash": data_hash,
         "config_hash": config_hash,
         "desd_components": __version__,
+        **licence_of(init_checkpoint),
     }

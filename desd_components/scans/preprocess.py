@@ -19,6 +19,7 @@ from monai.transforms import (
     LoadImaged,
     NormalizeIntensityd,
     Orientationd,
+    ScaleIntensityd,
     Spacingd,
     SpatialResample,
 )
@@ -33,7 +34,7 @@ from .names import Scan, scan_files
 from .read import ScanReader, open_volume
 from .volume import NNUNET_READER, scan_path
 
-INTENSITIES = ("hu", "zscore", "nnunet")
+INTENSITIES = ("hu", "zscore", "minmax", "nnunet")
 
 
 def target_spacing(spacing: Any, scans: Sequence[Scan], on_bad_volume: str = "stop") -> list[float] | None:
@@ -135,8 +136,9 @@ class Preprocessing(Compose):
         keys: the entries of a scan, such as "image" or ["image", "label"]; labels are resampled to the nearest voxel.
         spacing: voxel size to resample to, in mm along R, A, S; None keeps each scan's own grid.
         intensity: "hu" clips to the window and scales it to [-1, 1], for CT; "zscore" takes each volume's and
-            channel's mean off and divides by its standard deviation, for MR; "nnunet" leaves them as nnU-Net did.
-        hu_window: lower and upper end in HU; unused with "zscore".
+            channel's mean off and divides by its standard deviation, for MR; "minmax" scales it to [0, 1], as some
+            public weights want it; "nnunet" leaves them as nnU-Net did.
+        hu_window: lower and upper end in HU; used with "hu" alone.
         orientation: of the axes.
         turn_labels: whether labels come along to the new grid; False leaves them as they are stored.
         ignore: the label value that becomes `IGNORE`; None where all voxels were annotated.
@@ -181,6 +183,8 @@ class Preprocessing(Compose):
             steps.append(Lambdad(images, functools.partial(windowed, low=window[0], high=window[1])))
         elif intensity == "nnunet":
             steps.append(Lambdad(images, as_nnunet_did))
+        elif intensity == "minmax":
+            steps.append(ScaleIntensityd(images, channel_wise=True))
         else:
             steps.append(NormalizeIntensityd(images, channel_wise=True))
         super().__init__(steps)
@@ -195,7 +199,9 @@ def preprocessing_settings(
         UserError: when `intensity` or the window is no such thing.
     """
     if intensity not in INTENSITIES:
-        raise UserError(f"intensity={intensity!r}: choose hu (a window, for CT) or zscore (per volume, for MR).")
+        raise UserError(
+            f"intensity={intensity!r}: choose hu (a window, for CT), zscore (per volume, for MR) or minmax."
+        )
     if intensity != "hu" and hu_window is None:
         return {"orientation": orientation, "spacing": spacing, "intensity": intensity, "hu_window": None}
     if hu_window is None or len(hu_window) != 2 or hu_window[0] >= hu_window[1]:

@@ -10,7 +10,7 @@ from typing import Any
 from ..base.classes import Classes, Regions, classes_of, with_background
 from ..base.errors import UserError
 from ..base.files import read_json
-from ..base.manifests import manifest_path, read_manifest, refuse_contradictions
+from ..base.manifests import licence_of, manifest_path, read_manifest, refuse_contradictions
 from ..distillation.encoder import build_encoder
 from ..scans.labelled import classes_of_data
 from ..scans.preprocess import target_spacing
@@ -69,6 +69,7 @@ def segmentation_manifest(
         "preprocessing": dict(preprocessing),
         "window": list(window),
         "encoder": "random" if encoder_checkpoint is None else Path(encoder_checkpoint).name,
+        **licence_of(encoder_checkpoint),
     }
 
 

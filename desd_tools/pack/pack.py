@@ -126,13 +126,15 @@ def write_zip(bundle: Path) -> Path:
     return archive
 
 
-def pack_one(source: Path, output: Path, url: str | None = None, requirement: bool = False) -> Path:
+def pack_one(
+    source: Path, output: Path, url: str | None = None, requirement: bool = False, non_commercial: bool = False
+) -> Path:
     """The packed folder of the bundle `source` in `output`, with its zip beside it; the arguments are those of `pack`.
 
     Raises:
         UserError: naming the first rule that the bundle breaks, and where.
     """
-    refuse_unfit_source(source)
+    refuse_unfit_source(source, non_commercial)
     target = output / source.name
     shutil.rmtree(target, ignore_errors=True)
     copy_parts(source, target)
@@ -159,6 +161,7 @@ def pack(
     url: str | None = None,
     hub: str | None = None,
     requirement: bool = False,
+    non_commercial: bool = False,
 ) -> None:
     """Write the packed form of each of BUNDLES to OUTPUT/<name> and OUTPUT/<name>.zip.
 
@@ -170,6 +173,7 @@ def pack(
         hub: owner on the model hub: also write OUTPUT/hf_models/<name>, the zoo's entry for a model that lies there.
         requirement: true: carry no code, but require the package desd-components in this version; false: carry the
             part of it that the configs reach, with which pages, overlays and DICOM-SEG stay off.
+        non_commercial: also weights whose manifest says that they are for non-commercial use only.
 
     Raises:
         UserError: naming the first rule that a bundle breaks, or the first check that fails.
@@ -179,7 +183,7 @@ def pack(
             "pack: no bundle named. Say pack bundles/desd_pretrain bundles/desd_seg_finetune --output dist."
         )
     for bundle in bundles:
-        packed = pack_one(Path(bundle).resolve(), Path(output).resolve(), url, requirement)
+        packed = pack_one(Path(bundle).resolve(), Path(output).resolve(), url, requirement, non_commercial)
         if hub:
             write_hub_entry(packed, hub)
         if checks:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from desd_components.base.errors import UserError
+from desd_components.base.manifests import NON_COMMERCIAL
 
 from .metadata_schema import EXACT_VERSION, METADATA_SCHEMA
 from .publish import described, weights_for
@@ -36,8 +37,8 @@ def refuse(rule: str, where: Path | str, what: str) -> None:
     raise UserError(f"{where}: cannot be packed, for rule '{rule}' fails: {what}")
 
 
-def refuse_unfit_source(bundle: Path) -> None:
-    """Check a bundle as it stands in the repository.
+def refuse_unfit_source(bundle: Path, non_commercial: bool = False) -> None:
+    """Check a bundle as it stands in the repository; weights for non-commercial use only are taken where asked.
 
     Raises:
         UserError: naming the first rule that it breaks.
@@ -47,7 +48,7 @@ def refuse_unfit_source(bundle: Path) -> None:
         refuse("files", bundle, f"without {', '.join(missing)}. `publish` fills models/, the rest is written by hand.")
     check_metadata(bundle / "configs" / "metadata.json")
     check_readme(bundle / "docs" / "README.md")
-    check_weights(bundle)
+    check_weights(bundle, non_commercial)
 
 
 def check_metadata(path: Path) -> None:
@@ -99,9 +100,12 @@ def check_readme(path: Path) -> None:
         refuse("README sections", path, f"no heading has {', '.join(absent)}.")
 
 
-def check_weights(bundle: Path) -> None:
-    """A flat file that fits its manifest, and metadata that describe it."""
-    manifest = weights_for(bundle, bundle / "models" / "model.pt")
+def check_weights(bundle: Path, non_commercial: bool) -> None:
+    """A flat file that fits its manifest, of a licence that lets all use it, and metadata that describe it."""
+    path = bundle / "models" / "model.pt"
+    manifest = weights_for(bundle, path)
+    if str(manifest.get("licence")).startswith(NON_COMMERCIAL) and not non_commercial:
+        refuse("free weights", path, f"{manifest['licence']}. Take other weights, or say --non-commercial true.")
     content = json.loads((bundle / "configs" / "metadata.json").read_text())
     if described(json.loads(json.dumps(content)), manifest) != content:
         refuse("metadata fit weights", bundle / "configs" / "metadata.json", "other channels. Use `publish`.")

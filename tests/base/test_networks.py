@@ -25,11 +25,16 @@ TINY = {
     "SegResNet": {"init_filters": 8, "blocks_down": [1, 1]},
     "DynUNet": {"strides": [1, [2, 2, 1], 2], "filters": [4, 8, 8], "res_block": True},
     "SwinUNETR": {"feature_size": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 2},
+    "ResNetFeatures": {"model_name": "resnet18", "dilated": True},
+    "Anatomix": {"channels": [4, 6, 8]},
     "PlainConvEncoder": {"n_stages": 5, "features_per_stage": [4, 4, 6, 8, 8], "n_conv_per_stage": 1},
     "ResidualEncoder": {"n_stages": 3, "features_per_stage": [4, 6, 8], "strides": [1, [1, 2, 2], 2]},
 }
 PACKAGES = dict.fromkeys(("PlainConvEncoder", "ResidualEncoder"), "dynamic_network_architectures")
-STAGES = {"SegResNet": 2, "DynUNet": 3, "SwinUNETR": 5, "PlainConvEncoder": 5, "ResidualEncoder": 3}
+STAGES = {
+    **{"SegResNet": 2, "DynUNet": 3, "SwinUNETR": 5, "ResNetFeatures": 5, "Anatomix": 3},
+    **{"PlainConvEncoder": 5, "ResidualEncoder": 3},
+}
 
 
 @pytest.fixture(params=TINY)
@@ -120,6 +125,8 @@ def test_a_layer_that_torch_does_not_have_is_not_imported():
 def test_views_that_are_too_small_are_refused_by_the_deepest_of_its_stages():
     with pytest.raises(UserError, match=r"leave a map of \(1, 1, 1\) at stage 2\. Use larger views"):
         refuse_small_maps(NetworkEncoder("SegResNet", **TINY["SegResNet"]), (2, 2, 2))
+    with pytest.raises(UserError, match=r"leave a map of \(8, 8, 1\) at stage 3\. Use larger views"):
+        refuse_small_maps(NetworkEncoder("Anatomix", **TINY["Anatomix"]), (32, 32, 4))
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):

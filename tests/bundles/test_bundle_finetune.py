@@ -17,10 +17,12 @@ from random_weights import write_encoder
 from scan_files import write_json, write_nifti
 
 from desd_components import (
+    NetworkEncoder,
     load_weights,
     network_from_manifest,
     read_manifest,
 )
+from desd_tools.pack.import_weights import import_weights
 
 NAME = "desd_seg_finetune"
 
@@ -114,6 +116,21 @@ def test_training_from_an_encoder_starts_with_its_weights(folder, encoder, tmp_p
         torch.testing.assert_close(kept[f"encoder.{name}"], tensor, msg=name)
     manifest = read_manifest(tmp_path / "run" / "model.pt")
     assert (manifest["architecture"]["norm"], manifest["encoder"]) == ("group", "encoder.pt")
+
+
+def test_public_weights_are_fine_tuned_and_probed_with_their_intensity_at_any_spacing(folder, tmp_path):
+    tensors = NetworkEncoder("ResNetFeatures", model_name="resnet10").state_dict()
+    theirs = {name.replace("network.", "module."): tensor for name, tensor in tensors.items()}
+    torch.save({"state_dict": theirs}, tmp_path / "resnet_10.pth")
+    import_weights(str(tmp_path / "resnet_10.pth"), "medicalnet", str(tmp_path / "ours"))
+    settings = {"encoder_checkpoint": tmp_path / "ours" / "encoder.pt", "max_epochs": 1, "samples_per_epoch": 4}
+    done = succeed(finetune(folder, tmp_path, val_fraction=0, **settings))
+    manifest = read_manifest(tmp_path / "run" / "model.pt")
+    assert (manifest["architecture"]["model_name"], manifest["licence"][:3]) == ("resnet10", "MIT")
+    assert f"all {len(tensors)} tensors loaded" in said(done)
+    assert "was pre-trained on other volumes" in error_line(
+        finetune(folder, tmp_path / "hu", intensity="hu", **settings)
+    )
 
 
 @pytest.mark.parametrize(

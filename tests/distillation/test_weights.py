@@ -19,7 +19,7 @@ from desd_components import (
 from desd_components.health.evaluation import evaluated_manifest
 from desd_components.segmentation.model import model_manifest
 from desd_tools.pack.export import export
-from desd_tools.pack.import_official import import_official
+from desd_tools.pack.import_weights import import_weights
 
 SMALL = {"depth": 10, "width": 8, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
 
@@ -158,7 +158,7 @@ ENTRIES = {
     "evaluation": evaluated_manifest,
     "inference": model_manifest,
     "export": lambda path: export(str(path), "safetensors", str(path.with_name("out.safetensors"))),
-    "import-official": lambda path: import_official(str(path), str(path.with_name("out.pt"))),
+    "import-weights": lambda path: import_weights(str(path), "desd", str(path.with_name("out"))),
 }
 
 

@@ -60,6 +60,13 @@ def test_a_label_to_be_ignored_as_a_whole_is_refused(tmp_path) -> None:
         VolumeCache(preprocessing, tmp_path / "cache", ["image", "label"], class_count=2).prepare([scan])
 
 
+def test_minmax_takes_each_volume_from_0_to_1(tmp_path) -> None:
+    preprocessing = Preprocessing("image", None, "minmax", [-1024.0, 1024.0])
+    image = preprocessing({"image": str(write_scan(tmp_path / "a.nii"))})["image"]
+    assert (float(image.min()), float(image.max())) == (0.0, 1.0)
+    assert preprocessing.settings["hu_window"] is None
+
+
 def test_median_spacing_is_taken_along_anatomical_axes(tmp_path: Path) -> None:
     scans = [
         written(tmp_path / "a.nii", (1.0, 2.0, 3.0)),
@@ -82,7 +89,7 @@ def test_other_spacings_are_refused(given: object) -> None:
 
 def test_unknown_intensities_are_refused() -> None:
     with pytest.raises(UserError, match="zscore"):
-        preprocessing_settings(None, "minmax", [0, 1])
+        preprocessing_settings(None, "percentiles", [0, 1])
     with pytest.raises(UserError, match="lower and the upper"):
         preprocessing_settings(None, "hu", [1024, -1024])
 

@@ -56,7 +56,7 @@ def test_a_user_error_is_one_line_and_exit_code_2(tmp_path: Path, capsys):
         (["report"], "desd report: no run was named."),
         (["check"], "desd check: DATA is missing. Give --data VALUE."),
         (["export", "a.pt", "onnx"], "desd export: OUTPUT is missing. Give --output VALUE."),
-        (["import-official", "--output", "a.pt"], "desd import-official: FILE is missing."),
+        (["import-weights", "--output", "a"], "desd import-weights: FILE is missing."),
         (["pack", "bundles/desd_pretrain"], "desd pack: OUTPUT is missing."),
         (["gallery", "runs", "page", "more"], "desd gallery: more is one argument too many."),
         (["check-config", "tests/tools/test_main.py"], "tests/tools/test_main.py: no YAML or JSON"),

@@ -114,7 +114,7 @@ class Planner:
     def _grid(self) -> np.ndarray:
         """The spacing that holds, (3,) in mm."""
         own, count = own_spacing(self.spacings), len(self.spacings)
-        if before := self.known.get("preprocessing"):
+        if "spacing" in (before := self.known.get("preprocessing") or {}):
             value, why = before["spacing"], "as the encoder saw"
         else:
             wanted = fitted_spacing(own, self.field, self.extent, self.budget)

@@ -69,6 +69,13 @@ def test_pretrained_weights_decide_grid_intensity_and_encoder():
     assert {name: plan[name] for name in before} == before and plan["architecture"] == {"depth": 18}
 
 
+def test_weights_that_saw_any_grid_leave_it_to_the_plan():
+    known = {"preprocessing": {"intensity": "zscore", "hu_window": None}, "architecture": {"depth": 18}}
+    plan = planned_segmentation(hearts(), machine(), known=known).settings()
+    assert plan["intensity"] == "zscore"
+    assert plan["spacing"] == planned_segmentation(hearts(), machine()).settings()["spacing"]
+
+
 def test_pretraining_and_fine_tuning_of_one_folder_agree():
     plans = [plan(hearts(), machine()).settings() for plan in (planned_pretraining, planned_segmentation)]
     for name in ("spacing", "intensity", "architecture"):
