@@ -23,8 +23,8 @@ def nnunet_volume(path: str) -> Volume:
     """The header of a preprocessed case, its voxels unread.
 
     Raises:
-        UserError: when no plans tell of its folder, it holds no array of four axes, or blosc2, which ``.b2nd`` needs, is
-            not installed.
+        UserError: when no plans tell of its folder, it holds no array of four axes, or blosc2, which ``.b2nd`` needs,
+            is not installed.
     """
     spacing = spacing_of(Path(path).parent)
     if spacing is None:
