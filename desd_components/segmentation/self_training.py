@@ -36,6 +36,7 @@ from .mixing import Targets, cuboids
 logger = logging.getLogger(__name__)
 
 DRIFT = 2.0  # times the volume of labelled scans, or its inverse, beyond which a class has drifted
+FEW_STEPS = 1000  # of a run, below which the teacher has learnt too little to teach
 LEAST_CROPS = 64  # that a judgement on volumes is based on
 
 
@@ -200,6 +201,11 @@ class SelfTraining(TeacherEMAHandler):
     def attach(self, engine: Workflow) -> None:
         """Serve a trainer, whose ``prepare_batch`` is `prepare`."""
         super().attach(engine)
+        if self.schedule.weight and self.schedule.total_steps < FEW_STEPS:
+            logger.warning(
+                "self_training: %d steps are few: a teacher that has learnt little teaches its faults. Give the run %d "
+                "or more (max_epochs, minutes), or leave self_train.yaml out.", self.schedule.total_steps, FEW_STEPS,
+            )  # fmt: skip
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._judge)
 
     def __call__(self, engine: Workflow) -> None:

@@ -46,6 +46,7 @@ def test_the_teacher_is_the_result_and_the_weight_of_unlabelled_voxels_rises(who
     assert any(not torch.equal(weights[name], student[name]) for name in weights)
     risen = [record["unlabelled_weight"] for record in history(whole) if "unlabelled_weight" in record]
     assert risen[-1] == pytest.approx(0.5)  # after 3 of 8 steps it begins, and rises over 3
+    assert "8 steps are few" in (whole / "train.log").read_text()
     assert state["self_training"]["step"] == 8 and state["self_training"]["watch"]["crops"] == 5
 
 
