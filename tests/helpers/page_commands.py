@@ -99,6 +99,7 @@ def smoke_command(line: str, world: Path) -> BundleCommand:
         given["cache_dir"] = world / "cache"
     if training:
         given["resume"] = "never"
+        given.pop("minutes", None)  # the smoke overlay's epochs would be repeated until they are over
         given |= {"batch_size": 1} if "torchrun" in words[0] else {}
     if files[0].endswith("/inference.yaml"):
         run = "encoder.pt" if bundle == "desd_pretrain" else "model.pt"
