@@ -50,16 +50,20 @@ class DiceBCELoss(nn.Module):
     Args:
         regions: for each channel from 1 on, the label values that it covers, e.g. [[1, 2], [2]] for an organ with its
             tumour, and the tumour; None: each channel is its own label value.
+        ignore: whether labels may hold `IGNORE`; to look for it is to wait for a GPU.
     """
 
-    def __init__(self, regions: Sequence[Sequence[int]] | None = None) -> None:
+    def __init__(self, regions: Sequence[Sequence[int]] | None = None, ignore: bool = True) -> None:
         super().__init__()
+        self.ignore = ignore
         self.regions = None if regions is None else [list(r) for r in regions]
         self.dice = DiceLoss(include_background=False, sigmoid=True, batch=True)
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits (B, C, X, Y, Z) and label values (B, 1, X, Y, Z), `IGNORE` without effect -> a scalar."""
-        logits, labels = annotated(logits.float(), labels)
+        logits = logits.float()
+        if self.ignore:
+            logits, labels = annotated(logits, labels)
         if not labels.numel():
             return logits.sum()  # 0, and no gradient
         targets = class_targets(labels, logits.shape[1], self.regions)
@@ -67,16 +71,20 @@ class DiceBCELoss(nn.Module):
 
 
 class _DiceCELoss(DiceCELoss):
-    """MONAI's `DiceCELoss` on softmax, in float32."""
+    """MONAI's `DiceCELoss` on softmax, in float32; `ignore` as of `DiceBCELoss`."""
+
+    def __init__(self, ignore: bool, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.ignore = ignore
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Logits (B, C, X, Y, Z) and label values (B, 1, X, Y, Z), `IGNORE` without effect -> a scalar."""
-        logits, labels = annotated(input.float(), target)
+        logits, labels = annotated(input.float(), target) if self.ignore else (input.float(), target)
         return super().forward(logits, labels) if labels.numel() else logits.sum()  # 0, and no gradient
 
 
 def segmentation_loss(
-    activation: str = "sigmoid", regions: Regions = False, num_classes: int | None = None
+    activation: str = "sigmoid", regions: Regions = False, num_classes: int | None = None, ignore: bool = True
 ) -> nn.Module:
     """The loss of one `activation`: "sigmoid", Dice + binary cross-entropy as in the paper; "softmax", Dice + CE.
 
@@ -86,6 +94,7 @@ def segmentation_loss(
         activation: see above.
         regions: see `DiceBCELoss`; True lets classes overlap, each being its own label value.
         num_classes: channels, the background included, to check the regions against.
+        ignore: see `DiceBCELoss`.
 
     Raises:
         UserError: when `activation` is neither, or when overlapping regions are asked of a softmax.
@@ -97,9 +106,9 @@ def segmentation_loss(
     if activation == "softmax":
         if regions:
             raise UserError("regions overlap, which a softmax cannot say. Use activation: sigmoid, or regions: false.")
-        plain: Any = _DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+        plain: Any = _DiceCELoss(ignore, include_background=False, to_onehot_y=True, softmax=True, batch=True)
     else:
-        plain = DiceBCELoss(regions=None if isinstance(regions, bool) else regions)
+        plain = DiceBCELoss(None if isinstance(regions, bool) else regions, ignore)
     return DeepSupervisionLoss(plain)
 
 

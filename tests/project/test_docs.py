@@ -213,7 +213,7 @@ def test_a_training_of_the_pages_finds_its_scans_and_builds_its_network(line, wo
     parser.update({name: str(v) if isinstance(v, Path) else _read(v) for name, v in command.settings.items()})
     found = parser.get_parsed_content("found_scans")
     assert len(getattr(found, "training", found)) >= 3
-    network = parser.get_parsed_content("network_def")
+    network = parser.get_parsed_content("network_def").eval()
     if command.bundle == "desd_seg_finetune":
         assert network(torch.zeros(1, 1, 16, 16, 16)).shape[1] == len(found.class_names)
         parser.get_parsed_content("loss")
