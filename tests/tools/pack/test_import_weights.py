@@ -305,7 +305,10 @@ PUBLIC = {
 }
 
 
-@pytest.mark.parametrize("whose", PUBLIC)
+LARGE = ("medicalnet 34", "medicalnet 50", "openmind")  # a quarter of a minute and more
+
+
+@pytest.mark.parametrize("whose", [pytest.param(w, marks=[pytest.mark.soak] * (w in LARGE)) for w in PUBLIC])
 def test_public_weights_give_the_features_of_their_network_and_a_fine_tuning_starts_from_them(tmp_path, whose, caplog):
     caplog.set_level("INFO")
     make, licence, seen = PUBLIC[whose]
