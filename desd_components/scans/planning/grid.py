@@ -19,6 +19,7 @@ ANISOTROPIC = 3.0  # a spacing so many times the others', whose own tenth percen
 LEAST_MAP = 4  # voxels that an axis keeps when it is halved; 2 at the deepest stage
 THICK = 1.75  # times the finest spacing, beyond which a kernel has one voxel along an axis; nnU-Net: 2
 WIDE = 64  # voxels along two axes from which on the stem halves, too
+WIDE_PLANE = 96  # the same where slices are thick, so that it would halve the plane alone, which saves less
 LEAST_SIDE = 8  # voxels of a window's axis, unless the volumes have fewer
 
 
@@ -122,7 +123,7 @@ def levels(window: Sequence[int], spacing: np.ndarray) -> Levels:
     size, mm = np.array(window, dtype=float), np.array(spacing, dtype=float)
     strides: list[list[int]] = []
     kernels: list[list[int]] = []
-    is_wide = sorted(window)[1] >= WIDE
+    is_wide = sorted(window)[1] >= (WIDE if mm.max() <= 2 * mm.min() else WIDE_PLANE)
     for level in range(5):
         rests = level == 1 or (level == 0 and not is_wide)  # stage 1 keeps the resolution of the stem
         least = 2 if level == 4 else LEAST_MAP

@@ -61,6 +61,11 @@ def test_thin_axes_are_halved_before_thick_ones():
     assert strides == [[2, 2, 1], [1, 1, 1], [2, 2, 1], [2, 2, 2], [2, 2, 2]]
 
 
+def test_the_stem_halves_wider_planes_only_where_slices_are_thick():
+    thick, cubes = np.array([2.5, 2.5, 10.0]), np.ones(3)
+    assert levels([72, 64, 10], thick).strides[0] == [1, 1, 1] and levels([64, 64, 40], cubes).strides[0] == [2, 2, 2]
+
+
 def test_small_windows_keep_the_full_resolution_at_stage_1():
     strides = levels([32, 48, 32], np.ones(3)).strides
     assert strides == [[1, 1, 1], [1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
