@@ -165,7 +165,8 @@ class Planner:
             "stem_kernel": kernels[0], "stage_kernels": kernels[1:],
             "stem_stride": strides[0], "stem_pool": False, "stage_strides": strides[1:],
         }  # fmt: skip
-        why = f"finer axes are halved first; stage 4 keeps {_by(left)} voxels of a window"
+        across = ", and kernels do not reach across thick slices" if any(1 in kernel for kernel in kernels) else ""
+        why = f"finer axes are halved first{across}; stage 4 keeps {_by(left)} voxels of a window"
         self.put("architecture", value, why, entry)
 
 
