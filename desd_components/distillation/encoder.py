@@ -100,6 +100,7 @@ class ResNet3DEncoder(nn.Module):
     Attributes:
         architecture: the arguments, as JSON-able values: what a manifest needs to build this encoder again.
         stem_channels, stage_channels: channels of the stem's map and of the four stage maps.
+        stage_kernels: (x, y, z) of each stage.
     """
 
     def __init__(

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from ..base.classes import IGNORE, Regions
 from ..base.draws import MIXING_STREAM, SampleKey, generator, key_of
+from ..base.errors import UserError
 from ..scans.datasets import PreprocessedDataset
 from .losses import class_targets
 
@@ -102,8 +103,14 @@ class MixedLoss(nn.Module):
         self.regions = None if isinstance(regions, bool) else regions
 
     def forward(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
-        """Logits (B, C, X, Y, Z) and `Targets` -> a scalar."""
+        """Logits (B, C, X, Y, Z) and `Targets` -> a scalar.
+
+        Raises:
+            UserError: when the network gives logits of coarser levels, too.
+        """
         labels, weights = targets
+        if isinstance(logits, list):
+            raise UserError("Crops are mixed at full resolution alone: set network_def#deep_supervision to 0.")
         if weights is None:
             loss: torch.Tensor = self.plain(logits, labels)
             return loss

@@ -171,7 +171,7 @@ class SegmentationNetwork(nn.Module):
         logits = z_last(self.head(decoded[-1]))
         if torch.jit.is_scripting() or not (self.training and len(self.deep_heads)):
             return logits
-        found: Any = self._with_coarser(logits, decoded)
+        found: Any = self._with_coarser(logits, decoded)  # a list, where TorchScript, which is not here, wants a tensor
         return found
 
     def _with_coarser(self, logits: torch.Tensor, decoded: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -36,7 +36,7 @@ from .mixing import Targets, cuboids
 logger = logging.getLogger(__name__)
 
 DRIFT = 2.0  # times the volume of labelled scans, or its inverse, beyond which a class has drifted
-FEW_STEPS = 1000  # of a run, below which the teacher has learnt too little to teach
+FEW_STEPS = 1000  # of a run, below which a teacher may know too little: 300 did harm, between nobody looked
 LEAST_CROPS = 64  # that a judgement on volumes is based on
 
 

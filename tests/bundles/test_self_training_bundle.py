@@ -87,3 +87,8 @@ def test_without_unlabelled_scans_it_is_refused_in_a_line_whose_remedy_works(set
     judged = error_line(run(settings, tmp_path, num_labels=4, unlabelled_dir=settings["dataset_dir"] / "imagesTr"))
     assert judged.startswith("case_4.nii.gz: 1 of 5 unlabelled scans are validation or test cases")
     succeed(run(settings, tmp_path, num_labels=4, unlabelled_weight=0))  # labelled crops are mixed alone
+
+
+def test_deep_supervision_is_refused_in_a_line(settings, tmp_path):
+    line = error_line(run(settings, tmp_path, **{"network_def#deep_supervision": 1}))
+    assert "set network_def#deep_supervision to 0" in line
