@@ -1,6 +1,9 @@
 """Layers that compute the plain form of torch at less cost."""
 
 import copy
+import multiprocessing
+import platform
+import resource
 from typing import Any
 
 import pytest
@@ -10,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from desd_components import DenseDistillationNetwork, ProjectionHead, ResNet3DEncoder, ViewsWithPoints
-from desd_components.base.arithmetic import AffineInstanceNorm3d, AutocastInferer, FusedSGD, cosines
+from desd_components.base.arithmetic import AffineInstanceNorm3d, AutocastInferer, FusedSGD, cosines, keep_freed_memory
 
 
 def plain_cosines(embedding, prototypes):
@@ -159,3 +162,22 @@ def test_student_and_teacher_compute_in_bfloat16_but_for_their_heads(points):
         torch.float32
     }
     torch.testing.assert_close(output.student_logits, network(views).student_logits, rtol=0, atol=0.05)
+
+
+def faults_of_large_tensors(keep: bool) -> int:
+    if keep:
+        keep_freed_memory()
+    torch.ones(2**25)  # 128 MB
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(2**25)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+def test_a_large_tensor_takes_over_the_memory_of_the_one_before():
+    asked = []
+    for keep in (False, True):  # each in a process of its own, which is what changes
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            asked.append(pool.apply(faults_of_large_tensors, (keep,)))
+    assert asked[0] > 1000 and asked[1] < asked[0] / 2
