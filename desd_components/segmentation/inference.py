@@ -41,9 +41,9 @@ class FlipInferer(Inferer):
             dims = [axis + 2 for axis in flip]
             logits = self.inferer(torch.flip(inputs, dims) if dims else inputs, network, *args, **kwargs)
             logits = torch.flip(logits, dims) if dims else logits
-            total = logits if total is None else total + logits
+            total = logits if total is None else total.add_(logits)
         assert total is not None
-        return total / len(flips)
+        return total / len(flips) if len(flips) > 1 else total
 
 
 class SkipAirInferer(Inferer):

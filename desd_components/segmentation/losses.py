@@ -133,15 +133,16 @@ def decode_channels(
 ) -> torch.Tensor:
     """`decode` of logits that come class by class, `count` times (..., 1, X, Y, Z), the background's first."""
     values = written_values(count, regions) if regions else list(range(count))
-    labels = largest = torch.empty(0)
-    for value, logits in zip(values, channels, strict=True):
-        if not len(labels):
-            labels, largest = torch.zeros_like(logits, dtype=torch.int16), logits.clone()
-            continue
+    channels = iter(channels)
+    largest = next(channels).clone()
+    labels = torch.zeros_like(largest, dtype=torch.int16)
+    for value in values[1:]:
+        logits = next(channels)
         wins = (logits > 0) if regions else (logits > largest)  # a sigmoid exceeds 0.5 where its logit exceeds 0
         labels.masked_fill_(wins, value)
         if not regions:
             torch.maximum(largest, logits, out=largest)
+        del logits, wins  # or they would lie beside the next class
     return labels if regions else largest_pieces(labels, single)
 
 
