@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai import transforms
@@ -49,13 +50,13 @@ def write_model(folder: Path, classes: int) -> Path:
     return folder / "model.pt"
 
 
-def ours(data: str, folder: str, classes: int) -> Callable[[], None]:
+def ours(data: str, folder: str, classes: int, **settings: Any) -> Callable[[], None]:
     """The bundle's own inference, ready to run."""
     model = write_model(Path(folder), classes)
     parser = ConfigParser()
     parser.read_config(CONFIGS / "inference.yaml")
-    settings = {"dataset_dir": data, "checkpoint": str(model), "output_dir": f"{folder}/labels", "device": "cpu"}
-    parser.update(settings)
+    places = {"dataset_dir": data, "checkpoint": str(model), "output_dir": f"{folder}/labels", "device": "cpu"}
+    parser.update(places | settings)
     parser.get_parsed_content("initialize")
     run = parser.get_parsed_content("evaluator").run
     load_weights(parser.get_parsed_content("network_def"), model)
