@@ -1,8 +1,8 @@
 """Run benchmarks by name, or all of those that time: ``python -m benchmarks [NAME ...]``.
 
-The rows of `benchmarks.table`, and ``tools``. ``gpu`` stands alone, and takes what `benchmarks.gpu.run` says. Exit code:
-1 when one of them says that something is not as it should be (``faults``, ``gpu``), 2 when there is no GPU for ``gpu``,
-else 0.
+The rows of `benchmarks.table`, and ``tools``. ``gpu`` stands alone, and takes what `benchmarks.gpu.run` says. Exit
+code: 1 when one of them says that something is not as it should be (``faults``, ``gpu``), 2 when there is no GPU for
+``gpu``, else 0.
 """
 
 import importlib

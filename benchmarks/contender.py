@@ -29,7 +29,8 @@ def version_01(folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
         sys.exit(f"error: version 0.1 is not in this repository's history ({done.stderr.decode().strip()}).")
-    tarfile.open(fileobj=io.BytesIO(done.stdout)).extractall(folder, filter="data")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        archive.extractall(folder, filter="data")
     return folder
 
 

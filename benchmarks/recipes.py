@@ -127,7 +127,7 @@ def caching(data: str, folder: str) -> Turn:
 
 
 def start(data: str, folder: str, ranks: int) -> Turn:
-    """A turn finds volumes, their entries and their hash in so many processes; CPU seconds of rank 0, and of the last."""
+    """A turn finds volumes, their entries and hash in so many processes; CPU seconds of rank 0, and of the last."""
 
     def turn() -> dict[str, float]:
         command = [sys.executable, "-P", "-W", "ignore", "-m", "benchmarks.recipes", data, folder]
