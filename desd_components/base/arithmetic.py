@@ -8,8 +8,11 @@ and their maps once, when they go out; kernels, strides and sizes stay in (x, y,
 from __future__ import annotations
 
 import ctypes
+import functools
+import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +22,9 @@ from torch import nn
 from torch.nn import functional
 
 
+logger = logging.getLogger(__name__)
+
+PROCESSOR = Path("/proc/cpuinfo")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's names of what it can be told
 KEPT_BYTES = 1 << 30  # of one tensor; larger ones go back to the system
 
@@ -160,6 +166,16 @@ def _begin_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
+@functools.cache
+def _say_if_emulated() -> None:
+    """Say it once; a processor that tells nothing of itself is believed."""
+    if PROCESSOR.is_file() and "bf16" not in PROCESSOR.read_text(errors="replace"):
+        logger.warning(
+            "amp: true, but this processor has no instructions for bfloat16: it takes many times as long as float32. "
+            "Use --amp false."
+        )
+
+
 class AutocastInferer(Inferer):
     """An inferer whose network computes in bfloat16 where that does no harm, on a CPU as on a GPU; float32 comes out.
 
@@ -182,6 +198,8 @@ class AutocastInferer(Inferer):
             first = windows
             while not isinstance(first, torch.Tensor):
                 first = first[0]
+            if first.device.type == "cpu":
+                _say_if_emulated()
             with torch.autocast(first.device.type, dtype=torch.bfloat16):
                 output = network(windows, *rest, **named)
             return output.float() if isinstance(output, torch.Tensor) else output

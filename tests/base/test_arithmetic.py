@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from desd_components import DenseDistillationNetwork, ProjectionHead, ResNet3DEncoder, ViewsWithPoints
+from desd_components.base import arithmetic
 from desd_components.base.arithmetic import AffineInstanceNorm3d, AutocastInferer, FusedSGD, cosines, keep_freed_memory
 
 
@@ -143,6 +144,19 @@ def test_a_network_computes_in_bfloat16_where_it_is_asked_to_and_float32_comes_o
     found = AutocastInferer(SimpleInferer(), amp)(volume, network)
     assert seen == [torch.bfloat16 if amp else torch.float32] and found.dtype == torch.float32
     torch.testing.assert_close(found, volume, rtol=0, atol=0.004 if amp else 0)
+
+
+@pytest.mark.parametrize(("flags", "lines"), [("fpu avx2", 1), ("fpu avx512_bf16", 0), ("fp asimd bf16", 0), (None, 0)])
+def test_a_processor_that_emulates_bfloat16_is_named_once(flags, lines, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(arithmetic, "PROCESSOR", tmp_path / "cpuinfo")
+    if flags:
+        arithmetic.PROCESSOR.write_text(f"processor: 0\nflags: {flags}\n")
+    arithmetic._say_if_emulated.cache_clear()
+    for _ in range(2):
+        AutocastInferer(SimpleInferer())(torch.rand(1, 1, 2, 2, 2), torch.nn.Identity())
+    assert [record.getMessage().count("--amp false") for record in caplog.records] == [1] * lines
+    AutocastInferer(SimpleInferer(), amp=False)(torch.rand(1, 1, 2, 2, 2), torch.nn.Identity())
+    assert len(caplog.records) == lines
 
 
 @pytest.mark.parametrize("points", [False, True])
