@@ -21,7 +21,6 @@ from monai.networks.layers.factories import Norm
 from torch import nn
 from torch.nn import functional
 
-
 logger = logging.getLogger(__name__)
 
 PROCESSOR = Path("/proc/cpuinfo")

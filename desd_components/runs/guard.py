@@ -177,7 +177,7 @@ def scan_facts(
     labels = output[0]["pred"]
     values = label_count(class_names, regions)
     planes = np.asarray(labels[0].cpu())  # one by one: numbers to count take 8 bytes
-    counts = sum(np.bincount(plane.round().astype(int).ravel(), minlength=values) for plane in planes)
+    counts = np.sum([np.bincount(plane.round().astype(int).ravel(), minlength=values) for plane in planes], axis=0)
     ml = float(np.prod(voxel_size(labels))) / 1000
     named = list(zip(class_names, class_members(len(class_names), regions), strict=True))[1:]
     facts["volumes_ml"] = {name: round(int(counts[members].sum()) * ml, 3) for name, members in named}

@@ -1,6 +1,7 @@
 """Losses of segmentation, and the one rule from logits to labels."""
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -163,6 +164,11 @@ def largest_pieces(labels: torch.Tensor, classes: Sequence[int]) -> torch.Tensor
     return labels.clone().copy_(torch.from_numpy(kept))  # a MetaTensor remembers its scan
 
 
-def probabilities(logits: torch.Tensor, activation: str) -> torch.Tensor:
-    """Logits (..., C, X, Y, Z) to probabilities of the same shape, in float32."""
-    return logits.float().softmax(dim=-4) if activation == "softmax" else logits.float().sigmoid()
+def probabilities(channels: Callable[[], Iterable[torch.Tensor]], activation: str) -> Iterator[torch.Tensor]:
+    """Of each class in turn, from logits (X, Y, Z) that `channels` gives class by class, as often as it is called."""
+    if activation == "sigmoid":
+        yield from (logits.sigmoid() for logits in channels())
+        return
+    total = functools.reduce(torch.logaddexp, channels())
+    for logits in channels():
+        yield (logits - total).exp_()
