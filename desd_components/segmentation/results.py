@@ -70,7 +70,7 @@ def write_by_class(
     image = _like_scan(empty, affine, scan) or _by_affine(empty, affine)
     image.header.set_data_dtype(np.float32)
     image.header.set_slope_inter(1, 0)
-    with Opener(path, "wb") as file:
+    with Opener(str(path), "wb") as file:
         image.header.write_to(file)
         for volume in volumes:
             for plane in volume.cpu().permute(2, 1, 0):  # x runs fastest in a NIfTI
