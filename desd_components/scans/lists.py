@@ -1,5 +1,6 @@
 """Scans by name: data lists and ``dataset.json`` say which there are, split files choose among them by case ids."""
 
+import functools
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ from typing import Any
 
 from ..base.errors import UserError
 from ..base.files import read_json
+from ..base.processes import from_first
 from .find import absence, existing, note_links, scans_in_folder
 from .names import SUFFIXES, CaseNames, Scan, case_ids, files_of, first_few, first_names, scan_files, stem
 
@@ -33,7 +35,8 @@ def find_scans(
 ) -> list[Scan]:
     """Unlabelled scans ``{"image": path or [path per channel]}``, sorted; label files are left out and counted.
 
-    Where ``dataset_dir`` does not exist there is none, and the log says so: see `require_scans`.
+    Where ``dataset_dir`` does not exist there is none, and the log says so: see `require_scans`. In a process group the
+    first process looks, for all.
 
     Args:
         dataset_dir: a folder searched recursively for scans of all formats (`desd_components.scans.find`), a Medical
@@ -47,6 +50,16 @@ def find_scans(
     Raises:
         UserError: when ``dataset_dir`` holds no scan, or when the split does not fit it.
     """
+    return from_first(functools.partial(_found, dataset_dir, in_channels, data_split, sections, base_dir))
+
+
+def _found(
+    dataset_dir: str | Path,
+    in_channels: int,
+    data_split: str | Path | None,
+    sections: Sequence[str],
+    base_dir: str | Path | None,
+) -> list[Scan]:
     if nothing := absence(dataset_dir):
         logger.warning(nothing)
         return []
