@@ -50,10 +50,11 @@ def _cases(study: Path) -> list[cases.Case]:
     ]
 
 
-def test_every_figure_is_there_with_axes_and_a_caption(html):
-    titles = [chart.title for chart in (*charts.PRETRAINING_CHARTS, *charts.FINETUNING_CHARTS[:2])]
-    for title in ("Overlap with the truth, by class.", *titles):
-        assert f"</svg></div><figcaption><b>{title}</b>" in html
+def test_every_figure_is_there_with_axes_and_a_caption(study, html):
+    run = runs.read_run(study / "pretrain")
+    drawn = [chart.title for chart in charts.PRETRAINING_CHARTS if chart.lines(run)]
+    for title in ("Overlap with the truth, by class.", *drawn, "Training loss.", "Validation."):
+        assert f"</svg></div><figcaption><b>{title}</b> " in html
     assert html.count("<svg") == html.count("<figcaption>") == 1 + 13 + 2
     for label in ("optimiser step", "loss (nats)", "effective rank (directions)", "Dice (1 = same as the truth)"):
         assert f">{label}</text>" in html
