@@ -79,7 +79,7 @@ from .segmentation.scores import MetricsReportHandler, SegmentationScores
 from .segmentation.self_training import MomentumTeacher, SelfTraining, SelfTrainingSchedule, VolumeWatch
 from .segmentation.training import (
     EarlyStop,
-    FinalValidationHandler,
+    ValidationHandler,
     announce_training,
     parameter_groups,
     section_of,

@@ -112,12 +112,12 @@ def section_of(data: LabelledData, section: str) -> list[Scan]:
     return scans
 
 
-class FinalValidationHandler:
-    """Validate after the last epoch of a trainer, where its `ValidationHandler` does not: no run ends without a model.
+class ValidationHandler:
+    """Validate every few epochs, as MONAI's does, and after the last: no run ends without a model.
 
     Args:
         validator: the evaluator.
-        interval: epochs between two validations of the `ValidationHandler`; None where this is the only one.
+        interval: epochs between two validations; None: after the last alone.
     """
 
     def __init__(self, validator: Evaluator, interval: int | None) -> None:
@@ -130,7 +130,7 @@ class FinalValidationHandler:
     def __call__(self, engine: Engine) -> None:
         """Validate if it is time."""
         epoch = engine.state.epoch
-        if epoch == engine.state.max_epochs and (self.interval is None or epoch % self.interval):
+        if epoch == engine.state.max_epochs or (self.interval and epoch % self.interval == 0):
             self.validator.run(epoch)
 
 
