@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from monai.bundle import (
-    ConfigParser,
     ckpt_export,
     create_workflow,
     load,
@@ -21,89 +20,12 @@ from monai.bundle import (
     verify_metadata,
     verify_net_in_out,
 )
-from monai.data import MetaTensor
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.networks.utils import get_state_dict
-from monai.transforms import Compose, LoadImage, LoadImaged, SaveImaged
 
 CONFIGS = (("train", "train"), ("inference", "infer"))
-
-
-class LabelReads:
-    """The reads of MONAI Label's `BundleInferTask`, in its order: what it sets, opens and leaves out.
-
-    Written from the source of monailabel 0.8.5 (``tasks/infer/bundle.py``, ``basic_infer.py``), not the package itself.
-    """
-
-    def __init__(self, bundle: Path) -> None:
-        self.parser: Any = ConfigParser()
-        self.parser.read_config(str(bundle / "configs" / "inference.json"))
-        self.parser.set(str(bundle), "bundle_root")
-        self.network = self.parser.get_parsed_content("network_def", instantiate=True)
-        self.network.load_state_dict(torch.load(bundle / "models" / "model.pt", map_location="cpu"), strict=True)
-        self.options = dict(self.parser.get("displayable_configs") or {})
-
-    def __call__(self, scan: Path) -> Any:
-        """What a request for `scan` gives, before it is written."""
-        if self.options:  # a request states them anew
-            self.parser.set(dict(self.options), "displayable_configs")
-            self.parser.parse()
-        sample: Any = {"image": str(scan)}
-        for transform in self.transforms("preprocessing"):
-            if isinstance(transform, LoadImaged):
-                transform._loader.image_only = False
-            sample = transform(sample)
-        inferer = self.parser.get_parsed_content("inferer", instantiate=True)
-        with torch.no_grad():
-            sample["pred"] = inferer(sample["image"][None], self.network.eval())[0]
-        for transform in self.transforms("postprocessing"):
-            if not isinstance(transform, SaveImaged):
-                sample = transform(sample)
-        return sample["pred"]
-
-    def transforms(self, name: str) -> list[Callable]:
-        """The single steps of a Compose of the config."""
-        found = self.parser.get_parsed_content(name, instantiate=True) if self.parser.get(name) else []
-        return list(found.transforms) if isinstance(found, Compose) else found
-
-
-class DeployReads:
-    """The reads of MONAI Deploy's `MonaiBundleInferenceOperator` in a bundle's folder, with `bundle_root` as it stands.
-
-    Written from the source of monai-deploy-app-sdk 4.0.0, not the package itself, which needs Holoscan for CUDA.
-    """
-
-    def __init__(self, bundle: Path) -> None:
-        self._bundle_path = bundle  # its name there, which the package looks for
-
-    def __call__(self, scan: Path) -> Any:
-        """What the operator makes of an image that another one has loaded."""
-        parser: Any = ConfigParser()
-        parser.read_meta(json.loads((self._bundle_path / "configs" / "metadata.json").read_text()))
-        parser.read_config([self._bundle_path / "configs" / "inference.json"])
-        parser.parse()
-        device, inferer = parser.get_parsed_content("device"), parser.get_parsed_content("inferer")
-        steps = {name: self.kept(parser, name) for name in ("preprocessing", "postprocessing")}
-        network = parser.get_parsed_content("network")
-        network.load_state_dict(torch.load(self._bundle_path / "models" / "model.pt", map_location=device), strict=True)
-        volume = LoadImage(image_only=True)(str(scan))
-        meta = {"affine": volume.affine, "original_affine": volume.affine, "original_channel_dim": "no_channel"}
-        sample = steps["preprocessing"]({"image": MetaTensor.ensure_torch_and_prune_meta(volume.as_tensor(), meta)})
-        with torch.no_grad():
-            pred = inferer(inputs=sample["image"][None].to(device), network=network.eval())
-        # with the batch's axis gone, as the operator of an earlier stage hands it over
-        return steps["postprocessing"]({"pred": pred[0], **sample})["pred"]
-
-    def kept(self, parser: ConfigParser, name: str) -> Compose:
-        """A Compose of the config without what loads and saves files."""
-        if parser.get(name) is None:
-            return Compose([])
-        compose = parser.get_parsed_content(name)
-        names = ("LoadImage", "SaveImage")
-        compose.transforms = tuple(t for t in compose.transforms if not any(n in type(t).__name__ for n in names))
-        return compose
 
 
 class Consumers:
@@ -187,14 +109,6 @@ class Consumers:
             workflow = create_workflow(config_file=[str(file) for file in files], workflow_type=kind, **settings)
             assert workflow.check_properties() == [], [file.name for file in files]
 
-    def label_and_deploy_say_the_same(self) -> None:
-        """Both make the same of a scan: labels on its grid, or an encoder's maps."""
-        scan = sorted((Path(self.settings["dataset_dir"]) / "imagesTr").glob("*.nii.gz"))[0]
-        label, deploy = LabelReads(self.bundle)(scan), DeployReads(self.bundle)(scan)
-        torch.testing.assert_close(torch.as_tensor(deploy), torch.as_tensor(label))
-        if "samples_per_epoch" in self.settings:
-            assert label.shape == (1, *LoadImage(image_only=True)(str(scan)).shape), "labels on another grid"
-
     def federated_rounds_exchange_weights(self) -> None:
         """Two rounds of `MonaiAlgo`: what the server sends is what training starts from, and what evaluation scores."""
         algorithm = MonaiAlgo(str(self.bundle), train_kwargs=dict(self.settings), eval_kwargs=dict(self.settings))
@@ -220,7 +134,6 @@ CHECKS: tuple[Callable[[Consumers], None], ...] = (
     Consumers.networks_fit_the_metadata,
     Consumers.exported_network_says_the_same,
     Consumers.workflows_have_all_properties,
-    Consumers.label_and_deploy_say_the_same,
     Consumers.federated_rounds_exchange_weights,
 )
 
