@@ -80,11 +80,6 @@ def test_the_bars_carry_the_class_means(study, html):
         assert f">{mean[name]:.3f}</text>" in html
 
 
-def test_alarms_of_the_log_are_shown_as_text_not_as_markup(html):
-    assert "the teacher &lt;says&gt; the same." in html
-    assert "INFO desd_components" not in html
-
-
 def test_settings_and_provenance_are_on_the_page(html):
     assert "<details>" in html and "num_prototypes: 256" in html
     for fact in ("c0ffee", "da7a", "torch 2.13.0", "2026-01-01T10:00:00"):

@@ -106,6 +106,15 @@ def edit_metadata(bundle, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def test_elsewhere_nothing_of_this_project_can_be_imported_but_what_is_given(tmp_path):
+    (tmp_path / "given" / "desd_components").mkdir(parents=True)
+    (tmp_path / "given" / "desd_components" / "__init__.py").write_text("print('the one that was given')")
+    ours = ["-c", "import desd_components"]
+    assert "No module named 'desd_components'" in run_elsewhere(ours, tmp_path).stderr
+    done = run_elsewhere(ours, tmp_path, tmp_path / "given")
+    assert (done.returncode, done.stdout) == (0, "the one that was given\n")
+
+
 def test_a_packed_bundle_has_the_zoo_s_files(packed):
     wanted = {"LICENSE", "docs/README.md", "docs/data_license.txt", "models/model.pt", "models/model.json"}
     wanted |= {f"configs/{name}.json" for name in ("metadata", "train", "inference", "evaluate", "multi_gpu_train")}
