@@ -50,7 +50,7 @@ from .runs.guard import ScanDataset, SkipBadScans
 from .runs.history import RunRecordHandler
 from .runs.layout import ResultLayouts, ScanLayout, keep_subfolders, refuse_overwriting, scans_root
 from .runs.log import origin, record_run, start_log
-from .runs.progress import ProgressHandler, TerminalProgress, TimeEstimateHandler, TrackableOutputHandler
+from .runs.progress import ProgressHandler, TerminalProgress, TrackableOutputHandler
 from .runs.resume import ResumeHandler
 from .runs.same_run import run_settings, scheduled_epochs
 from .scans.cache.cache import VolumeCache
