@@ -31,8 +31,9 @@ SHAPE = (36, 34, 33)
 CASES = 4
 
 
-def write_volumes(folder: Path, class_names: Sequence[str]) -> Path:
-    """A Decathlon folder of tiny volumes, every class in each."""
+def write_volumes(bundle: Path, folder: Path) -> Path:
+    """A Decathlon folder of tiny volumes, with every class of the bundle's weights in each, or any two."""
+    class_names = read_manifest(bundle / "models" / "model.pt").get("class_names", ["background", "one", "two"])
     generator, pairs = np.random.default_rng(0), []
     for number in range(CASES):
         pair = {"image": f"imagesTr/tiny_{number}.nii.gz", "label": f"labelsTr/tiny_{number}.nii.gz"}
@@ -145,8 +146,7 @@ def check_packed(bundle: Path) -> None:
     for package in ("jsonschema", "mlflow"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"pack --checks needs {package}, which is not installed: pip install {package}")
-    manifest = read_manifest(bundle / "models" / "model.pt")
     with tempfile.TemporaryDirectory() as folder:
-        data = write_volumes(Path(folder) / "data", manifest.get("class_names", ["background", "one", "two"]))
+        data = write_volumes(bundle, Path(folder) / "data")
         check_consumers(bundle, data)
         check_commands(bundle, data)
