@@ -146,7 +146,9 @@ def test_a_single_class_is_shown_once_and_a_count_that_stayed_0_not_at_all(tmp_p
     mean = {"dice": {"liver": 0.625, "mean": 0.625}, "hd95": {"liver": 4.0, "mean": 4.0}}
     metrics = {"classes": ["background", "liver"], "cases": [case], "mean": mean}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    made = run_page(read_run(tmp_path))
+    run = read_run(tmp_path)
+    assert run.figures["val_mean_dice"] == ([3.0, 3.0], [0.25, 0.5]), "at the last step before it"
+    made = run_page(run)
     assert made.count(">0.625</td>") == 2, "in the table of results and in that of the cases"
     assert re.findall(r"<figcaption><b>([^<]*)</b>", made) == [
         "Overlap with the truth, by class.", "Training loss.", "Validation.", "Distance of the borders.",

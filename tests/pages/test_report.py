@@ -56,7 +56,14 @@ def test_every_figure_is_there_with_axes_and_a_caption(study, html):
     for title in ("Overlap with the truth, by class.", *drawn, "Training loss.", "Validation."):
         assert f"</svg></div><figcaption><b>{title}</b> " in html
     assert html.count("<svg") == html.count("<figcaption>") == 1 + 13 + 2
-    for label in ("optimiser step", "loss (nats)", "effective rank (directions)", "Dice (1 = same as the truth)"):
+    for label in (
+        "stage 1",
+        "stage 4",
+        "optimiser step",
+        "loss (nats)",
+        "effective rank (directions)",
+        "Dice (1 = same as the truth)",
+    ):
         assert f">{label}</text>" in html
 
 
