@@ -5,7 +5,6 @@ the bundle's nor the repository's: what a person has after a download.
 """
 
 import importlib.util
-import json
 import logging
 import os
 import subprocess
@@ -94,7 +93,7 @@ def commands(bundle: Path, data: Path, tracking: bool = True) -> dict[str, tuple
     configs, runs = bundle / "configs", data.parent / f"runs_{bundle.name}"
     settings = {"dataset_dir": data, "cache_dir": data.parent / "cache"}
     training = [str(configs / f"{name}.json") for name in ("train", "smoke")]
-    encoder = "samples_per_epoch" not in json.loads((configs / "train.json").read_text())
+    encoder = read_manifest(bundle / "models" / "model.pt")["kind"] == "encoder"
     trained = {"encoder_checkpoint": runs / "train" / "encoder.pt"} if encoder else {}
     train = {**settings, "output_dir": runs / "train"} | ({"tracking": "mlflow"} if tracking else {})
     evaluation = runs / ("evaluation" if encoder else "train")

@@ -67,7 +67,8 @@ def make_run(bundle, folder):
         save_weights(encoder, folder / "encoder.pt", encoder_manifest(encoder, SETTINGS, [24, 24, 24], 3, "hash"))
         return encoder
     classes, window = ["background", "left", "right"], small(bundle)["roi_size"]
-    network = SegmentationNetwork(encoder, len(classes), decoder_width=small(bundle)["network_def#decoder_width"])
+    decoder = {name: small(bundle)[f"network_def#{name}"] for name in ("decoder_width", "deep_supervision")}
+    network = SegmentationNetwork(encoder, len(classes), **decoder)
     manifest = segmentation_manifest(network, classes, "sigmoid", False, SETTINGS, window)
     save_weights(network, folder / "model.pt", manifest)
     return network
