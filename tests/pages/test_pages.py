@@ -166,6 +166,7 @@ def test_what_was_recorded_once_is_a_row_and_no_curve(tmp_path):
         ("Validation, by class", "left lung", "0.75"),
         ("Validation, by class", "liver", "0.25"),
     ]
+    assert charts.chart_figure([read_run(tmp_path)], charts.PRETRAINING_CHARTS[1]) == "", "nothing was recorded for it"
 
 
 def test_every_picture_and_drawing_says_what_it_shows(page):
