@@ -40,7 +40,7 @@ from .health.skipping import SkipNonFiniteHandler
 from .pages.handlers import CasePictures, FeaturePictures, ScanPictures
 from .pages.outlines import DrawOverlayd
 from .pages.run_end import finish_run
-from .runs.budget import BudgetHandler
+from .runs.budget import BudgetHandler, ValidationHandler
 from .runs.bundle import bundle_file, given_number, own_config_hash, require_version, run_or_bundle
 from .runs.command import plain_errors
 from .runs.config import shared
@@ -79,7 +79,6 @@ from .segmentation.scores import MetricsReportHandler, SegmentationScores
 from .segmentation.self_training import MomentumTeacher, SelfTraining, SelfTrainingSchedule, VolumeWatch
 from .segmentation.training import (
     EarlyStop,
-    ValidationHandler,
     announce_training,
     parameter_groups,
     section_of,

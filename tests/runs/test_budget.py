@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 
 from desd_components import BudgetHandler, CosineSchedule, LearningRateHandler, ValidationHandler
@@ -138,3 +138,12 @@ def test_without_minutes_the_run_is_as_long_as_planned(monkeypatch):
 
 def test_the_age_of_this_process_is_known():
     assert 0 < module.process_age() < 24 * 3600
+
+
+@pytest.mark.parametrize(("interval", "epochs"), [(2, [2, 4, 5]), (5, [5]), (None, [5])])
+def test_validations_come_every_few_epochs_and_once_after_the_last(interval, epochs):
+    seen: list[int] = []
+    trainer = Engine(lambda engine, batch: None)
+    ValidationHandler(SimpleNamespace(run=seen.append), interval).attach(trainer)
+    trainer.run([0], max_epochs=5)
+    assert seen == epochs

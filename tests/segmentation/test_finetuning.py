@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from desd_components import (
     LearningRateHandler,
     SegmentationNetwork,
     UserError,
-    ValidationHandler,
     agree_with_encoder,
     save_weights,
 )
@@ -202,15 +200,6 @@ def test_sections_are_taken_by_name_or_all_together():
     assert len(section_of(DATA, "all")) == 2
     with pytest.raises(UserError, match="--data_split"):
         section_of(DATA, "test")
-
-
-@pytest.mark.parametrize(("interval", "epochs"), [(2, [2, 4, 5]), (5, [5]), (None, [5])])
-def test_validations_come_every_few_epochs_and_once_after_the_last(interval, epochs):
-    seen: list[int] = []
-    trainer = Engine(lambda engine, batch: None)
-    ValidationHandler(SimpleNamespace(run=seen.append), interval).attach(trainer)
-    trainer.run([0], max_epochs=5)
-    assert seen == epochs
 
 
 def early_stopped(*scores: float, epochs: int = 6, state: dict[str, Any] | None = None) -> tuple[Engine, EarlyStop]:
