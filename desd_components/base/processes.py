@@ -6,8 +6,7 @@ import datetime
 import logging
 import os
 import weakref
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import ignite.distributed as idist
 import torch
@@ -16,7 +15,6 @@ from torch import nn
 
 from .errors import UserError
 
-T = TypeVar("T")
 #: those of `distributed_network` that are still there
 _WRAPPERS: weakref.WeakSet[nn.parallel.DistributedDataParallel] = weakref.WeakSet()
 
@@ -75,24 +73,6 @@ def patiently_gathered(item: Any) -> list[Any]:
     found = from_all_processes([item], group)
     dist.destroy_process_group(group)
     return found
-
-
-def from_first(work: Callable[[], T]) -> T:
-    """What rank 0 makes of `work`, on all processes, or its refusal: they read no folder as often as they are many.
-
-    Raises:
-        UserError: on all of them, when `work` does.
-    """
-    found: T | UserError | None = None
-    if place()[0] == 0:
-        try:
-            found = work()
-        except UserError as error:
-            found = error
-    told = patiently_gathered(found)[0]
-    if isinstance(told, UserError):
-        raise told
-    return told
 
 
 def joined_processes() -> str:

@@ -22,7 +22,7 @@ from ..base.manifests import manifest_path, read_manifest
 from ..base.statistics import Statistic, percentiles, resampled_differences
 from ..distillation.encoder import build_encoder
 from ..scans.labelled import LabelledData, find_labelled, label_subset
-from .measures import retrieved
+from .measures import rank_of_gram, retrieved
 from .probes import DenseProbe, Samples, pooled_views
 
 logger = logging.getLogger(__name__)
@@ -78,24 +78,15 @@ def probe_data(
     return data
 
 
-def rank_of_gram(gram: np.ndarray) -> float:
-    """Effective rank of features from their (N, N) Gram matrix, centred here; see `health.effective_rank`."""
-    centred = gram - gram.mean(axis=0) - gram.mean(axis=1, keepdims=True) + gram.mean()
-    values = np.sqrt(np.linalg.eigvalsh(centred).clip(min=0))
-    if values.sum() <= 1e-12:
-        return 1.0
-    shares = values[values > 0] / values.sum()
-    return float(np.exp(-(shares * np.log(shares)).sum()))
-
-
 def mean_over(values: np.ndarray, volumes: np.ndarray) -> float:
     """Mean of per-volume scores over those volumes, NaN left out."""
     return float(np.nanmean(values[volumes]))
 
 
 def rank_over(gram: np.ndarray, volumes: np.ndarray) -> float:
-    """Effective rank over those volumes."""
-    return rank_of_gram(gram[np.ix_(volumes, volumes)])
+    """Effective rank over those volumes, of features with that Gram matrix (N, N), which is centred here."""
+    part = gram[np.ix_(volumes, volumes)]
+    return rank_of_gram(torch.from_numpy(part - part.mean(0) - part.mean(1, keepdims=True) + part.mean()))
 
 
 def as_json(values: np.ndarray) -> list[float | None]:

@@ -22,21 +22,24 @@ def effective_rank(features: torch.Tensor) -> float:
     """
     if not torch.isfinite(features).all():
         return math.nan
-    values = singular_values(features.double() - features.double().mean(dim=0))
+    centred = features.double() - features.double().mean(dim=0)
+    smaller = centred if len(centred) <= centred.shape[1] else centred.T
+    return rank_of_gram(smaller @ smaller.T)
+
+
+def rank_of_gram(gram: torch.Tensor) -> float:
+    """The same from the Gram matrix of centred features, in float64: their products, or those of their channels."""
+    values = singular_values(gram)
     total = values.sum()
-    if total <= 1e-12:
-        return 1.0
-    shares = values / total
-    return float(torch.exp(torch.special.entr(shares).sum()))
+    return 1.0 if total <= 1e-12 else float(torch.exp(torch.special.entr(values / total).sum()))
 
 
-def singular_values(matrix: torch.Tensor) -> torch.Tensor:
-    """The min(N, C) singular values of (N, C), ascending, in float64 to 1e-6 of the largest: faster than an SVD.
+def singular_values(gram: torch.Tensor) -> torch.Tensor:
+    """Those of a matrix whose Gram matrix this is, ascending, to 1e-6 of the largest: faster than an SVD.
 
-    They are the roots of the Gram matrix's eigenvalues; those that are but rounding are 0.
+    They are the roots of the eigenvalues; those that are but rounding are 0.
     """
-    smaller = matrix if len(matrix) <= matrix.shape[1] else matrix.T
-    squares = torch.linalg.eigvalsh(smaller @ smaller.T)
+    squares = torch.linalg.eigvalsh(gram)
     rounding = len(squares) * torch.finfo(squares.dtype).eps * squares[-1]
     return squares.where(squares > rounding, 0).sqrt()
 

@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from ..base.errors import UserError
 from ..base.processes import from_all_processes, least_over_processes
+from ..scans.names import scan_files
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +42,12 @@ def batch_files(batch: Any, records: Sequence[Mapping[str, Any]] = ()) -> list[s
     if not isinstance(batch, Mapping):
         return []
     if "volume" in batch and records:
-        return [_file_of(records[int(number)]["image"]) for number in batch["volume"]]
-    image = batch.get(CommonKeys.IMAGE)
-    names = image.meta.get("filename_or_obj", []) if isinstance(image, MetaTensor) else []
-    return [_file_of(name) for name in ([names] if isinstance(names, str) else names)]
-
-
-def _file_of(image: Any) -> str:
-    return str(image) if isinstance(image, str) or not isinstance(image, Sequence) else str(image[0])
+        images = [records[int(number)]["image"] for number in batch["volume"]]
+    else:
+        image = batch.get(CommonKeys.IMAGE)
+        names = image.meta.get("filename_or_obj", []) if isinstance(image, MetaTensor) else []
+        images = [names] if isinstance(names, str) else names
+    return [scan_files({"image": image})[0] for image in images]
 
 
 class StepGate:

@@ -19,7 +19,10 @@ from .runs import Run
 
 @dataclass(frozen=True)
 class Chart:
-    """One figure of a history: its keys with their names, units and words; ``schedule``: exact, drawn small."""
+    """One figure of a history: its keys with their names, units and words; ``schedule``: exact, drawn small.
+
+    A ``*`` in a key stands for a stage's number or a class, and ``{}`` in its name for what it stood for.
+    """
 
     keys: Mapping[str, str]
     ylabel: str
@@ -28,93 +31,80 @@ class Chart:
     ln_k: bool = False
     schedule: bool = False
 
-
-def _read_charts() -> dict[str, list[Chart]]:
-    """The charts of ``charts.yaml`` by kind of run; a key with braces stands for those of the stages."""
-    kinds = yaml.safe_load(Path(__file__).with_name("charts.yaml").read_text("utf-8"))
-    return {
-        kind: [Chart(**{**words, "keys": _each(words["keys"])}) for words in found] for kind, found in kinds.items()
-    }
-
-
-def _each(keys: Mapping[str, str]) -> dict[str, str]:
-    return {key.format(stage): name.format(stage) for key, name in keys.items() for stage in range(1, 9)}
+    def lines(self, run: Run) -> dict[str, draw.Line]:
+        """What it draws of a run, by key, each in a colour of its own."""
+        found: dict[str, draw.Line] = {}
+        for pattern, name in self.keys.items():
+            shape = re.compile(re.escape(pattern).replace(r"\*", "(.+)"))
+            for match in filter(None, map(shape.fullmatch, sorted(run.figures))):
+                words, key = name.format(*(part.replace("_", " ") for part in match.groups())), match[0]
+                found[key] = draw.Line(words, *run.figures[key], len(found) % MAX_LINES + 1, key.startswith("val_"))
+        return found
 
 
-_CHARTS = _read_charts()
-PRETRAINING_CHARTS, FINETUNING_CHARTS = _CHARTS["pre-training"], _CHARTS["fine-tuning"]
-#: of further names, by the beginning that they share
-OTHERS = {next(iter(chart.keys)): chart for chart in _CHARTS["others"]}
+MAX_LINES = 8  # of a chart, as there are colours
 #: of a record, not of the training
 BOOKKEEPING = {*PLACE, "feature_rank_bound", "batch_information"}
-MAX_LINES = 8  # of a chart, as there are colours
+PRETRAINING_CHARTS, FINETUNING_CHARTS = (
+    [Chart(**words) for words in charts]
+    for charts in yaml.safe_load(Path(__file__).with_name("charts.yaml").read_text("utf-8")).values()
+)
 
 
 def charts_section(run: Run) -> Section:
-    """All curves of one run: the known ones, the rest grouped by their names, the schedules drawn small."""
+    """All curves of one run: the known ones, the rest grouped by their names, the schedules drawn small.
+
+    What was recorded a single time is no curve: a table holds it. A lone curve that was drawn before, such as that of a
+    single class, which is the mean, is left out.
+    """
     known = PRETRAINING_CHARTS if run.pretraining else FINETUNING_CHARTS
-    rest = other_charts(run, {key for chart in known for key in chart.keys})
-    big = [chart_figure([run], chart) for chart in (*known, *rest) if not chart.schedule]
-    small = [chart_figure([run], chart) for chart in known if chart.schedule]
-    body = [html.figures(figures, small=figures is small) for figures in (big, small) if any(figures)]
-    return Section("Pre-training" if run.pretraining else "Fine-tuning", body)
+    drawn: list[tuple] = []
+    once: list[list[str]] = []
+    large: list[str] = []
+    small: list[str] = []
+    for chart in (*known, *other_charts(run, known)):
+        lines = list(chart.lines(run).values())
+        if len(lines) == 1 and (lines[0].steps, lines[0].values) in drawn:
+            continue
+        drawn += [(line.steps, line.values) for line in lines]
+        if all(len(line.values) == 1 for line in lines):
+            once += [[chart.title.rstrip("."), line.label, f"{line.values[0]:.4g}"] for line in lines]
+        else:
+            (small if chart.schedule else large).append(chart_figure([run], chart))
+    parts = [html.table(["recorded once", "", "value"], once, numbers_from=2)] if once else []
+    parts += [html.figures(figures, small=figures is small) for figures in (large, small) if figures]
+    return Section("Pre-training" if run.pretraining else "Fine-tuning", parts)
 
 
 def finetuning_section(runs: Sequence[Run]) -> Section:
     """Training loss and validation Dice of the arms, one colour each, as in the bars."""
     arms = [run for run in runs if run.history and not run.pretraining]
-    shown = [chart_figure(arms, chart) for chart in FINETUNING_CHARTS if not chart.schedule] if arms else []
+    shown = [chart_figure(arms, chart) for chart in FINETUNING_CHARTS[:2]] if arms else []
     return Section("Fine-tuning", [html.figures(shown)] if any(shown) else [])
 
 
-def other_charts(run: Run, known: set[str]) -> list[Chart]:
-    """A chart for each beginning of the names that no known chart draws.
+def other_charts(run: Run, known: Sequence[Chart]) -> list[Chart]:
+    """A chart for all names that differ in their numbers alone and that no known chart draws.
 
-    Left out are alarms, which are a table's, what was 0 throughout, and a single class, which is the mean.
+    Left out are alarms, which are a table's, and what was 0 throughout.
     """
-    groups: dict[str, list[str]] = {}
-    for key in sorted({key for row in run.history for key, value in row.items() if _is_number(value) and value}):
-        if key not in known | BOOKKEEPING and not key.startswith("alarm_"):
-            groups.setdefault(_beginning(key), []).append(key)
-    if len(groups.get("val_dice_", [])) == 1:
-        del groups["val_dice_"]
-    return [_other_chart(beginning, keys[:MAX_LINES]) for beginning, keys in groups.items()]
-
-
-def _other_chart(beginning: str, keys: Sequence[str]) -> Chart:
-    words = beginning.replace("_", " ").strip()
-    known = OTHERS.get(beginning, Chart({}, words, f"{words.capitalize()}."))
-    return replace(known, keys={key: _label(key, beginning) for key in keys})
-
-
-def _label(key: str, beginning: str) -> str:
-    """What tells a key from others of its beginning: a stage's number, or the rest of the name."""
-    number = re.search(r"_([1-8])(_loss)?$", key)
-    rest = key.removeprefix(beginning).strip("_") if beginning in OTHERS else key
-    return f"stage {number[1]}" if number else rest.replace("_", " ")
-
-
-def _beginning(key: str) -> str:
-    """Its name without a stage's number."""
-    for known in OTHERS:
-        if key.startswith(known):
-            return known
-    return re.sub(r"(_stage)?_\d+(_loss)?$", r"\1\2", key)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    drawn = {key for chart in known for key in chart.lines(run)} | BOOKKEEPING
+    names = [key for key, (_, values) in sorted(run.figures.items()) if any(values) and not key.startswith("alarm_")]
+    patterns = dict.fromkeys(re.sub(r"_\d+(?=_|$)", "_*", key) for key in names if key not in drawn)
+    titles = {pattern: pattern.replace("_*", "").replace("_", " ") for pattern in patterns}
+    return [
+        Chart({key: "{}" if "*" in key else words}, words, f"{words.capitalize()}.") for key, words in titles.items()
+    ]
 
 
 def chart_figure(runs: Sequence[Run], chart: Chart) -> str:
     """One figure: of one run a line per key, of several runs a line per run. Empty where no history has the keys."""
-    lines: list[draw.Line] = []
-    for number, run in enumerate(runs):
-        for key, label in chart.keys.items():
-            steps, values = draw.series(run.history, key)
-            color, points = (len(lines) if len(runs) == 1 else number) % MAX_LINES + 1, key.startswith("val_")
-            if values:
-                lines.append(draw.Line(label if len(runs) == 1 else run.name, steps, values, color, points))
+    lines = list(chart.lines(runs[0]).values())[:MAX_LINES]
+    if len(runs) > 1:
+        colored = [(run, number % MAX_LINES + 1) for number, run in enumerate(runs)]
+        lines = [
+            replace(line, label=run.name, color=color) for run, color in colored for line in chart.lines(run).values()
+        ]
     if not lines:
         return ""
     prototypes = runs[0].setting("num_prototypes")

@@ -4,15 +4,16 @@ Where from: the paired bootstrap over cases; see `desd_components.base.statistic
 Says nothing about the spread over training seeds, which for few labels is often larger: whoever quotes it must say so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..base.errors import UserError
 from ..base.statistics import Bootstrap
 
+Case = TypeVar("Case")
 SMALLEST_GAIN = 0.005  # Dice; less is no news, however sure
 
 
@@ -74,3 +75,9 @@ def verdict(result: Comparison, first: str, second: str) -> str:
     if result.high < 0 and result.difference <= -SMALLEST_GAIN:
         return f"“{first}” is behind “{second}”: {interval}."
     return f"“{first}” and “{second}” cannot be told apart on these scans: {interval}."
+
+
+def best_median_worst(ranked: Sequence[Case]) -> dict[str, Case]:
+    """ "best", "median" and "worst" of cases, of which the best come first; fewer where there are fewer."""
+    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
+    return {word: ranked[place] for word, place in places.items() if ranked and (word == "best" or place > 0)}

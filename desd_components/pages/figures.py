@@ -36,18 +36,6 @@ class Line:
     points: bool = False
 
 
-def series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    """Steps and finite values of one key of a run's history; an evaluation belongs to the last step before it."""
-    steps, values, step = [], [], 0.0
-    for row in history:
-        step = float(row.get("step", step))
-        value = row.get(key)
-        if isinstance(value, int | float) and np.isfinite(value):
-            steps.append(step)
-            values.append(float(value))
-    return steps, values
-
-
 def curves(
     lines: Sequence[Line],
     ylabel: str,

@@ -30,6 +30,7 @@ from ..scans.names import CaseNames
 from ..scans.read import ScanReader
 from ..scans.volume import scan_path, voxel_size
 from ..segmentation.scores import dice_score, judged
+from .compare import best_median_worst
 from .outlines import ras, voxels
 from .pictures import Album
 from .run_end import comfort
@@ -136,7 +137,8 @@ class CasePictures(_Pictures):
     def _end(self, engine: Workflow) -> None:
         cases = from_all_processes(self.cases)
         if idist.get_rank() == 0:
-            for word, case in best_median_worst(cases).items():
+            ranked = sorted(cases, key=lambda case: (-case.dice, case.path))
+            for word, case in best_median_worst(ranked).items():
                 self._draw(word, case)
 
     def _draw(self, word: str, case: KeptCase) -> None:
@@ -157,13 +159,6 @@ class CasePictures(_Pictures):
         self._album.add(
             stack.save, f"{word.capitalize()} case, slice by slice.", caption, alt, stack.slices, stack.first
         )
-
-
-def best_median_worst(cases: Sequence[KeptCase]) -> dict[str, KeptCase]:
-    """ "best", "median" and "worst" case by Dice; fewer where there are fewer cases."""
-    ranked = sorted(cases, key=lambda case: (-case.dice, case.path))
-    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
-    return {word: ranked[place] for word, place in places.items() if ranked and (word == "best" or place > 0)}
 
 
 class ScanPictures(_Pictures):

@@ -147,29 +147,20 @@ def _scans(scans: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _training(run: Run) -> dict[str, str]:
-    found = {"best validation Dice": _number(best(run.history, "val_mean_dice"), 3)}
+    last = {key: values[-1] for key, (_, values) in run.figures.items()}
     if run.pretraining:
-        keys = {key for row in run.history for key in row if re.fullmatch(r"feature_rank_\d", key)}
-        deepest = max(keys, default="_4")[-1]
-        found = {f"label-free retrieval, stage {deepest}": _number(last(run.history, f"val_retrieval_{deepest}"), 3)}
-        found[f"feature rank, stage {deepest}"] = _number(last(run.history, f"feature_rank_{deepest}"), 1)
-    found["loss at the end"] = _number(last(run.history, "loss"), 3)
-    found |= {"optimiser steps": _number(last(run.history, "step"), 0), "time": _time(run)}
+        deepest = max((key[-1] for key in last if re.fullmatch(r"feature_rank_\d", key)), default="4")
+        found = {f"label-free retrieval, stage {deepest}": _number(last.get(f"val_retrieval_{deepest}"), 3)}
+        found[f"feature rank, stage {deepest}"] = _number(last.get(f"feature_rank_{deepest}"), 1)
+    else:
+        _, scores = run.figures.get("val_mean_dice", ([], []))
+        found = {"best validation Dice": _number(max(scores, default=None), 3)}
+    found["loss at the end"] = _number(last.get("loss"), 3)
+    found |= {"optimiser steps": _number(last.get("step"), 0), "time": _time(last.get("seconds"))}
     return {words: figure for words, figure in found.items() if figure != "–"}
 
 
-def last(history: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    """The last value of a figure; None where it was never recorded."""
-    return next((row[key] for row in reversed(history) if row.get(key) is not None), None)
-
-
-def best(history: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    """The largest value of a figure; None where it was never recorded."""
-    return max((row[key] for row in history if row.get(key) is not None), default=None)
-
-
-def _time(run: Run) -> str:
-    seconds = last(run.history, "seconds")
+def _time(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     unit, size = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if seconds >= 1.5 * s), ("s", 1))

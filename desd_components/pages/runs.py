@@ -4,8 +4,10 @@ Where from: ours. Reads only; a run that was stopped half way gives what it has.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,20 @@ class Run:
     def pretraining(self) -> bool:
         """Whether it is a self-distillation: its history tells of a teacher."""
         return any("teacher_entropy" in row for row in self.history)
+
+    @cached_property
+    def figures(self) -> dict[str, tuple[list[float], list[float]]]:
+        """Steps and finite values of each figure of the history; an evaluation belongs to the last step before it."""
+        found: dict[str, tuple[list[float], list[float]]] = {}
+        step = 0.0
+        for row in self.history:
+            step = float(row.get("step", step))
+            for key, value in row.items():
+                if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                    steps, values = found.setdefault(key, ([], []))
+                    steps.append(step)
+                    values.append(float(value))
+        return found
 
     @property
     def kind(self) -> str:

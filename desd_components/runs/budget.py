@@ -1,4 +1,4 @@
-"""A budget of minutes: a training ends when they are over, with its schedules at their ends.
+"""When a training validates, and a budget of minutes: it ends when they are over, with its schedules at their ends.
 
 Ours. How many epochs fit is told by what the epochs so far took, after each of them; the schedules run towards the end
 that is foreseen, so that a machine that slows down or speeds up meanwhile still ends them where they should end. The
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Events
-from monai.engines import SupervisedEvaluator
+from monai.engines import Evaluator, SupervisedEvaluator
 from monai.engines.workflow import Workflow
 from monai.networks import eval_mode
 
@@ -30,6 +30,28 @@ logger = logging.getLogger(__name__)
 RESERVE = 0.03  # of the minutes, for what comes after the last step: weights, state, the page
 VALIDATION = 0.1  # of the minutes, that a validation takes at most
 SAID = 0.1  # by how much the number of epochs differs from the last that was said, to be said again
+
+
+class ValidationHandler:
+    """Validate every few epochs, as MONAI's does, and after the last: what a run leaves has a score.
+
+    Args:
+        validator: the evaluator.
+        interval: epochs between two validations; None: after the last alone.
+    """
+
+    def __init__(self, validator: Evaluator, interval: int | None) -> None:
+        self.validator, self.interval = validator, interval
+
+    def attach(self, engine: Workflow) -> None:
+        """Serve a trainer, whose last epoch may change while it runs."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Validate if it is time."""
+        epoch = engine.state.epoch
+        if epoch == engine.state.max_epochs or (self.interval and epoch % self.interval == 0):
+            self.validator.run(epoch)
 
 
 class BudgetHandler:

@@ -20,7 +20,7 @@ from ..base.manifests import licence_of, save_weights, write_weights
 from ..base.version import __version__
 from .history import RunRecordHandler
 from .log import record_run, start_log
-from .progress import ProgressHandler, TimeEstimateHandler, TrackableOutputHandler
+from .progress import ProgressHandler, TrackableOutputHandler
 from .resume import ResumeHandler
 from .same_run import run_settings
 
@@ -91,7 +91,7 @@ class RunFolder:
     def _attach_last(self, engine: Workflow) -> None:
         # at the start, and so behind the other handlers of their events; Ignite fires those of this event, too
         if not self._attached:
-            for handler in (self.record, TimeEstimateHandler(), ProgressHandler(self.label)):
+            for handler in (self.record, ProgressHandler(self.label)):
                 handler.attach(engine)
         self._attached = True
 

@@ -16,34 +16,7 @@ from monai.utils.enums import CommonKeys
 logger = logging.getLogger(__name__)
 
 
-class TimeEstimateHandler:
-    """Say after some iterations how long the run will take.
-
-    Args:
-        after: iterations to watch; the first few, which are slow, are left out of the estimate.
-    """
-
-    def __init__(self, after: int = 20) -> None:
-        self.after, self._started = after, 0.0
-
-    def attach(self, engine: Workflow) -> None:
-        """Watch the first iterations of this process, resumed or not."""
-        engine.add_event_handler(Events.STARTED, self._start)
-
-    def _start(self, engine: Workflow) -> None:
-        first = engine.state.iteration
-        skipped = self.after // 4
-
-        def watch(engine: Workflow) -> None:
-            done = engine.state.iteration - first
-            if done == skipped:
-                self._started = time.monotonic()
-            elif done == self.after:
-                seconds = (time.monotonic() - self._started) / (self.after - skipped)
-                left = engine.state.max_epochs * engine.state.epoch_length - engine.state.iteration
-                logger.info("%.2f s a step: about %s to go.", seconds, spoken_time(seconds * left))
-
-        engine.add_event_handler(Events.ITERATION_COMPLETED, watch)
+WATCHED, SLOW = 20, 5  # iterations that an estimate looks at, and the first of them, which it leaves out
 
 
 def spoken_time(seconds: float) -> str:
@@ -80,21 +53,38 @@ class TerminalProgress:
 
 
 class ProgressHandler:
-    """A progress bar for each epoch, with the loss; on the first process only.
+    """How far a run is: a bar for each epoch on a terminal, a line for each epoch, and soon how long it will take.
+
+    On the first process only.
 
     Args:
-        label: what the bar stands for.
+        label: what the run does.
     """
 
     def __init__(self, label: str) -> None:
         self.label = label
+        self._first, self._started = 0, 0.0
 
     def attach(self, engine: Workflow) -> None:
-        """Show a bar on a terminal, and a line for each epoch elsewhere."""
+        """Follow a trainer, from where it starts in this process."""
         if idist.get_rank() != 0:
             return
         TerminalProgress(self.label, lambda output: {"loss": output[CommonKeys.LOSS].item()}).attach(engine)
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._estimate)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._line)
+
+    def _start(self, engine: Workflow) -> None:
+        self._first = engine.state.iteration
+
+    def _estimate(self, engine: Workflow) -> None:
+        done = engine.state.iteration - self._first
+        if done == SLOW:
+            self._started = time.monotonic()
+        elif done == WATCHED:
+            seconds = (time.monotonic() - self._started) / (WATCHED - SLOW)
+            left = engine.state.max_epochs * engine.state.epoch_length - engine.state.iteration
+            logger.info("%.2f s a step: about %s to go.", seconds, spoken_time(seconds * left))
 
     def _line(self, engine: Workflow) -> None:
         loss = engine.state.output[CommonKeys.LOSS].item()

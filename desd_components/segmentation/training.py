@@ -112,28 +112,6 @@ def section_of(data: LabelledData, section: str) -> list[Scan]:
     return scans
 
 
-class FinalValidationHandler:
-    """Validate after the last epoch of a trainer, where its `ValidationHandler` does not: no run ends without a model.
-
-    Args:
-        validator: the evaluator.
-        interval: epochs between two validations of the `ValidationHandler`; None where this is the only one.
-    """
-
-    def __init__(self, validator: Evaluator, interval: int | None) -> None:
-        self.validator, self.interval = validator, interval
-
-    def attach(self, engine: Engine) -> None:
-        """Serve a trainer, whose last epoch may change while it runs."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Validate if it is time."""
-        epoch = engine.state.epoch
-        if epoch == engine.state.max_epochs and (self.interval is None or epoch % self.interval):
-            self.validator.run(epoch)
-
-
 class EarlyStop:
     """Stop the trainer when the validator's metric has not risen for `patience` validations.
 

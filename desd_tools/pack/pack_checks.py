@@ -5,7 +5,6 @@ the bundle's nor the repository's: what a person has after a download.
 """
 
 import importlib.util
-import json
 import logging
 import os
 import subprocess
@@ -31,8 +30,9 @@ SHAPE = (36, 34, 33)
 CASES = 4
 
 
-def write_volumes(folder: Path, class_names: Sequence[str]) -> Path:
-    """A Decathlon folder of tiny volumes, every class in each."""
+def write_volumes(bundle: Path, folder: Path) -> Path:
+    """A Decathlon folder of tiny volumes, with every class of the bundle's weights in each, or any two."""
+    class_names = read_manifest(bundle / "models" / "model.pt").get("class_names", ["background", "one", "two"])
     generator, pairs = np.random.default_rng(0), []
     for number in range(CASES):
         pair = {"image": f"imagesTr/tiny_{number}.nii.gz", "label": f"labelsTr/tiny_{number}.nii.gz"}
@@ -93,7 +93,7 @@ def commands(bundle: Path, data: Path, tracking: bool = True) -> dict[str, tuple
     configs, runs = bundle / "configs", data.parent / f"runs_{bundle.name}"
     settings = {"dataset_dir": data, "cache_dir": data.parent / "cache"}
     training = [str(configs / f"{name}.json") for name in ("train", "smoke")]
-    encoder = "samples_per_epoch" not in json.loads((configs / "train.json").read_text())
+    encoder = read_manifest(bundle / "models" / "model.pt")["kind"] == "encoder"
     trained = {"encoder_checkpoint": runs / "train" / "encoder.pt"} if encoder else {}
     train = {**settings, "output_dir": runs / "train"} | ({"tracking": "mlflow"} if tracking else {})
     evaluation = runs / ("evaluation" if encoder else "train")
@@ -145,8 +145,7 @@ def check_packed(bundle: Path) -> None:
     for package in ("jsonschema", "mlflow"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"pack --checks needs {package}, which is not installed: pip install {package}")
-    manifest = read_manifest(bundle / "models" / "model.pt")
     with tempfile.TemporaryDirectory() as folder:
-        data = write_volumes(Path(folder) / "data", manifest.get("class_names", ["background", "one", "two"]))
+        data = write_volumes(bundle, Path(folder) / "data")
         check_consumers(bundle, data)
         check_commands(bundle, data)

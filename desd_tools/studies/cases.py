@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from desd_components.base.errors import UserError
-from desd_components.pages.compare import case_scores
+from desd_components.pages.compare import best_median_worst, case_scores
 from desd_components.pages.figures import to_svg
 from desd_components.pages.page import Section, html
 from desd_components.pages.runs import Run
@@ -105,12 +105,8 @@ def slices_section(cases: Sequence[Case], runs: Sequence[Run]) -> Section:
 
 
 def pick_cases(cases: Sequence[Case], runs: Sequence[Run]) -> dict[str, Case]:
-    """ "best", "median" and "worst" case by mean Dice over the runs; fewer where there are fewer cases."""
-    ranked = sorted(cases, key=lambda case: -float(np.mean([score_of(run, case) for run in runs])))
-    if not ranked:
-        return {}
-    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
-    return {word: ranked[place] for word, place in places.items() if word == "best" or place > 0}
+    """The best, the median and the worst case by mean Dice over the runs."""
+    return best_median_worst(sorted(cases, key=lambda case: -float(np.mean([score_of(run, case) for run in runs]))))
 
 
 def score_of(run: Run, case: Case) -> float:

@@ -152,7 +152,6 @@ def test_an_encoder_that_does_not_fit_is_refused_with_what_differs(folder, encod
     [
         ({"class_names": "['organ']", "num_labels": 1}, "holds the label values [2]"),
         ({"roi_size": "[8,8,8]"}, "stage 4"),
-        ({"learning_rat": "1"}, "--learning_rate"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(folder, tmp_path, settings, words):

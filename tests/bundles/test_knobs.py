@@ -238,10 +238,3 @@ def test_a_knob_changes_the_run_or_is_refused(places, tmp_path, bundle, config, 
         assert after == before, change.why
     else:
         assert after != before
-
-
-def test_places_are_where_things_lie(places, tmp_path):
-    change = Change(None, {"output_dir": str(tmp_path / "out"), "cache_dir": str(tmp_path / "cache")})
-    result(("desd_pretrain", "train"), tmp_path, places, change)
-    assert (tmp_path / "out" / "encoder.pt").is_file()
-    assert len(list((tmp_path / "cache").glob("*/*.safetensors"))) == 4

@@ -68,12 +68,6 @@ def test_architecture_builds_the_same_encoder_again():
     torch.testing.assert_close(again.eval()(x), encoder.eval()(x))
 
 
-def test_scripting_keeps_the_output(tiny_encoder):
-    x = torch.randn(1, 1, 17, 16, 19)
-    scripted = torch.jit.script(tiny_encoder.eval())
-    torch.testing.assert_close(scripted(x), tiny_encoder(x))
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

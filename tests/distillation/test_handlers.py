@@ -3,7 +3,6 @@
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from monai.handlers import ParamSchedulerHandler
 from tiny_pretraining import Run
 
 from desd_components import (
@@ -69,27 +68,6 @@ def test_prototypes_rest_in_the_first_epoch_and_move_in_the_second(tiny_encoder)
     assert len(start) == 4
     assert all(torch.equal(a, b) for a, b in zip(start, first, strict=True))
     assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def test_the_stock_scheduler_gives_the_published_teacher_temperatures(tiny_encoder):
-    run = Run(tiny_encoder, batches=1, epochs=22, rate=0.0)
-    used = []
-
-    class Watch:
-        def attach(self, engine):
-            engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: used.append(run.loss.teacher_temperature))
-
-    run.train(
-        ParamSchedulerHandler(
-            parameter_setter=run.loss.set_teacher_temperature,
-            value_calculator="linear",
-            vc_kwargs={"initial_value": 0.04, "step_constant": 1, "step_max_value": 20, "max_value": 0.07},
-            epoch_level=True,
-            event=Events.EPOCH_STARTED,
-        ),
-        Watch(),
-    )
-    assert used == pytest.approx([0.04 + 0.03 * i / 19 for i in range(20)] + [0.07, 0.07])
 
 
 @pytest.mark.parametrize(

@@ -112,18 +112,6 @@ def test_kernels_of_another_axis_order_are_refused(checkpoint):
         encoder_from(checkpoint)
 
 
-def test_a_file_of_other_objects_is_refused_and_nothing_is_executed(tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "executed"), "w"))
-
-    torch.save({"weight": Payload()}, tmp_path / "bad.pt")
-    (tmp_path / "bad.json").write_text(json.dumps({"architecture": SMALL}))
-    with pytest.raises(UserError, match="not a readable file of tensors"):
-        encoder_from(tmp_path / "bad.pt")
-    assert not (tmp_path / "executed").exists()
-
-
 @pytest.mark.parametrize(
     "architecture", [SMALL, {"depth": 50, "width": 8}, {**SMALL, "norm": "batch", "in_channels": 2}]
 )

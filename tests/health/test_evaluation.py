@@ -10,23 +10,19 @@ from scan_files import write_json, write_pairs, write_scan
 
 from desd_components import DenseProbe, EncoderEvaluation, ResNet3DEncoder, UserError, evaluated_manifest, probe_data
 from desd_components.base.arithmetic import z_first
-from desd_components.health.evaluation import compare, mean_over, rank_of_gram, rank_over, settle_batch_norms
+from desd_components.health.evaluation import compare, mean_over, rank_over, settle_batch_norms
 from desd_components.health.measures import effective_rank
 
 TINY = {"depth": 10, "width": 8, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False, "norm": "group"}
 
 
-def test_rank_from_the_gram_matrix_is_the_effective_rank():
-    features = torch.randn(12, 30).double() + 3
-    assert rank_of_gram((features @ features.T).numpy()) == pytest.approx(effective_rank(features))
-    assert rank_of_gram(np.ones((4, 4))) == 1.0
-
-
-def test_rank_over_some_volumes_is_that_of_their_features():
-    features = torch.randn(12, 5).double()
+@pytest.mark.parametrize("width", [5, 30])
+def test_rank_over_some_volumes_is_that_of_their_features(width):
+    features = torch.randn(12, width).double() + 3
     gram = (features @ features.T).numpy()
     chosen = np.array([1, 5, 5, 7, 8])
     assert rank_over(gram, chosen) == pytest.approx(effective_rank(features[chosen]))
+    assert rank_over(np.ones((4, 4)), np.arange(4)) == 1.0
 
 
 def test_the_interval_covers_the_difference_and_shrinks_with_more_volumes():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from desd_components import StageInferer
-from desd_components.health.features import draw_feature_maps, principal_colors
+from desd_components.health.features import principal_colors
 
 
 def test_one_window_over_the_whole_scan_gives_the_encoder_s_own_maps(tiny_encoder):
@@ -43,9 +43,3 @@ def test_colours_follow_the_strongest_directions_of_the_features():
 def test_a_map_of_two_channels_or_without_variation_is_coloured_too():
     assert np.isfinite(principal_colors(torch.randn(2, 3, 3, 3))).all()
     assert not principal_colors(torch.ones(5, 3, 3, 3)).any()
-
-
-def test_the_picture_is_written(tmp_path):
-    maps = [torch.randn(4, 8, 8, 4), torch.randn(8, 4, 4, 2)]
-    draw_feature_maps(np.random.default_rng(0).random((16, 16, 8)), maps, tmp_path / "x.png", (1.0, 1.0, 3.0))
-    assert (tmp_path / "x.png").stat().st_size > 5_000

@@ -39,7 +39,7 @@ def write_pretraining(folder: Path, steps: int = 200, prototypes: int = 256) -> 
             "teacher_temperature": 0.04 + 0.03 * min(1, 3 * share),
         }
         rows.append(row)
-    rows += [{"epoch": 4, **{f"val_retrieval_{s}": 0.1 * s for s in (1, 2, 3, 4)}}]
+    rows += [{"epoch": epoch, **{f"val_retrieval_{s}": 0.1 * s for s in (1, 2, 3, 4)}} for epoch in (2, 4)]
     _write(folder, rows, {"num_prototypes": prototypes, "seed": 3, "max_epochs": 4})
     alarm = "Epoch 1, iteration 8: the teacher <says> the same."
     log = f"2026-01-01 10:00:00 WARNING desd_components.health.monitor: {alarm}\n"

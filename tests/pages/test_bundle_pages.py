@@ -27,7 +27,7 @@ def run(place: Path, bundle: str, configs: str, *words: str, output: str, **sett
 
 
 def test_a_pretraining_shows_curves_health_and_feature_maps(place: Path) -> None:
-    page = run(place, "desd_pretrain", "train smoke", "training", output="pretrain")
+    page = run(place, "desd_pretrain", "train small smoke", "training", output="pretrain")
     for words in (
         "Loss of each stage.",
         "No alarm sounded",
@@ -37,6 +37,7 @@ def test_a_pretraining_shows_curves_health_and_feature_maps(place: Path) -> None
     ):
         assert words in page
     assert page.count("data:image/png;base64") == 2
+    assert "</b> </figcaption>" not in page, "a curve without words"
 
 
 def test_a_pretraining_in_two_processes_leaves_one_page_without_a_complaint(place: Path) -> None:

@@ -132,24 +132,41 @@ def test_each_of_many_alarms_has_its_own_words_before_long(tmp_path):
 
 
 def test_a_figure_that_no_one_foresaw_is_drawn_beside_its_siblings(folder, page):
-    found = charts.other_charts(read_run(folder), {k for c in charts.PRETRAINING_CHARTS for k in c.keys})
-    assert [list(chart.keys) for chart in found] == [["odd_thing_1", "odd_thing_2"]]
+    run = read_run(folder)
+    [found] = charts.other_charts(run, charts.PRETRAINING_CHARTS)
+    assert {key: line.label for key, line in found.lines(run).items()} == {"odd_thing_1": "1", "odd_thing_2": "2"}
     assert "<b>Odd thing.</b>" in page
 
 
 def test_a_single_class_is_shown_once_and_a_count_that_stayed_0_not_at_all(tmp_path):
     rows = [{"step": step, "epoch": step, "seconds": 1, "loss": 1 / step, "skipped_steps": 0} for step in (1, 2, 3)]
-    rows += [{"epoch": 3, "val_mean_dice": 0.5, "val_dice_liver": 0.5, "val_hd95_liver": 4.0}]
+    rows += [{"epoch": 3, "val_mean_dice": d, "val_dice_liver": d, "val_hd95_liver": 4.0} for d in (0.25, 0.5)]
     (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     case = {"image": "a.nii", "dice": {"liver": 0.625}, "hd95": {"liver": 4.0}}
     mean = {"dice": {"liver": 0.625, "mean": 0.625}, "hd95": {"liver": 4.0, "mean": 4.0}}
     metrics = {"classes": ["background", "liver"], "cases": [case], "mean": mean}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    made = run_page(read_run(tmp_path))
+    run = read_run(tmp_path)
+    assert run.figures["val_mean_dice"] == ([3.0, 3.0], [0.25, 0.5]), "at the last step before it"
+    made = run_page(run)
     assert made.count(">0.625</td>") == 2, "in the table of results and in that of the cases"
     assert re.findall(r"<figcaption><b>([^<]*)</b>", made) == [
         "Overlap with the truth, by class.", "Training loss.", "Validation.", "Distance of the borders.",
     ]  # fmt: skip
+
+
+def test_what_was_recorded_once_is_a_row_and_no_curve(tmp_path):
+    rows = [{"step": step, "epoch": step, "seconds": 1, "loss": 1 / step} for step in (1, 2)]
+    rows += [{"epoch": 2, "val_mean_dice": 0.5, "val_dice_left_lung": 0.75, "val_dice_liver": 0.25}]
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = run_page(read_run(tmp_path))
+    assert re.findall(r"<figcaption><b>([^<]*)</b>", made) == ["Training loss."]
+    assert re.findall(r'<tr><td>(Validation.*?)</td><td>(.*?)</td><td class="n">(.*?)</td>', made) == [
+        ("Validation", "Dice", "0.5"),
+        ("Validation, by class", "left lung", "0.75"),
+        ("Validation, by class", "liver", "0.25"),
+    ]
+    assert charts.chart_figure([read_run(tmp_path)], charts.PRETRAINING_CHARTS[1]) == "", "nothing was recorded for it"
 
 
 def test_every_picture_and_drawing_says_what_it_shows(page):

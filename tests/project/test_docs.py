@@ -1,7 +1,7 @@
 """The pages: every command exists with every flag, every link leads somewhere, and what they show runs on tiny volumes.
 
-The commands of the README and the other first pages are run by test_readme.py. Those of other pages find their scans
-and build their network here; a sample of them runs, and all of them do in `make soak`.
+The commands of the README and the other first pages all run; of those of other pages a sample, and the rest in
+`make soak`.
 """
 
 import importlib.util
@@ -17,9 +17,7 @@ from pathlib import Path
 
 import monai.bundle
 import pytest
-import torch
 from bundle_runs import ENVIRONMENT, ROOT, succeed, words_to_settings
-from monai.bundle import ConfigParser
 from page_commands import (
     BUNDLE_PAGES,
     FIRST_PAGES,
@@ -42,7 +40,8 @@ from desd_tools.__main__ import _find, _refuse_unknown_flags
 
 SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "slurm").glob("*.sbatch"))
 LINES = list(dict.fromkeys(line for page in [*PAGES, *BUNDLE_PAGES] for line in shell_lines(page)))
-OTHERS = [line for line in bundle_commands(*PAGES) if line not in bundle_commands(*FIRST_PAGES)]
+FIRST = bundle_commands(*FIRST_PAGES)
+OTHERS = [line for line in bundle_commands(*PAGES) if line not in FIRST]
 SAMPLE = next(line for line in OTHERS if "Task03_Liver" in line)
 
 
@@ -160,7 +159,40 @@ def test_the_index_lists_every_page():
         assert page.name == "README.md" or f"({page.name})" in index, page.name
 
 
-# they find their scans, build their network, and run
+# the first page answers a visitor in order
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_readme_is_short_and_says_linux_on_the_first_screen():
+    lines = README.splitlines()
+    assert len(lines) <= 130
+    assert "Linux" in " ".join(lines[:25])
+
+
+def test_the_readme_sets_up_with_two_commands_and_then_takes_three_steps():
+    first, second, *others = shell_lines("README.md")
+    assert (first, second) == ("make demo", "make test")
+    assert others[1::2] == bundle_commands("README.md")  # beside each short form
+    assert [line.split()[1] for line in others[::2]] == ["pretrain", "finetune", "segment"]
+    steps = [("desd_pretrain", "train"), ("desd_seg_finetune", "train"), ("desd_seg_finetune", "inference")]
+    assert [re.findall(r"(desd_\w+)/configs/(train|inference)", line) for line in others[1::2]] == [[s] for s in steps]
+
+
+def test_the_page_in_chinese_shows_the_same_commands_and_links():
+    chinese = (ROOT / "README.zh.md").read_text()
+    assert shell_lines("README.zh.md") == shell_lines("README.md")
+    pages = [set(re.findall(r"\]\(((?:docs|results)/[^)]+)\)", text)) for text in (README, chinese)]
+    assert pages[0] == pages[1]
+
+
+@pytest.mark.parametrize("bundle", ["desd_pretrain", "desd_seg_finetune"])
+@pytest.mark.parametrize("config", ["train", "small", "evaluate", "inference", "multi_gpu_train"])
+def test_the_first_pages_show_the_main_job_in_full(bundle, config):
+    assert f"bundles/{bundle}/configs/{config}.yaml" in "\n".join(FIRST)
+
+
+# the commands run
 
 
 @pytest.fixture(scope="module")
@@ -204,40 +236,17 @@ def test_all_seven_tasks_have_a_command():
         assert any(f"data/{name} " in line for line in trained), name
 
 
-@pytest.mark.parametrize("line", [line for line in OTHERS if " training " in line], ids=short)
-def test_a_training_of_the_pages_finds_its_scans_and_builds_its_network(line, world, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    command = smoke_command(line, world)
-    parser = ConfigParser()
-    parser.read_config(command.files)
-    parser.update({name: str(v) if isinstance(v, Path) else _read(v) for name, v in command.settings.items()})
-    found = parser.get_parsed_content("found_scans")
-    assert len(getattr(found, "training", found)) >= 3
-    network = parser.get_parsed_content("network_def").eval()
-    if command.bundle == "desd_seg_finetune":
-        assert network(torch.zeros(1, 1, 16, 16, 16)).shape[1] == len(found.class_names)
-        parser.get_parsed_content("loss")
-
-
-def _read(value):
-    import fire
-
-    return fire.parser.DefaultParseValue(value) if isinstance(value, str) else value
-
-
 def run(line: str, world: Path) -> None:
     leave_weights(world)
     command = smoke_command(line, world)
-    succeed(command.run())
+    succeed(command.run(own_process=line == FIRST[0]))
     assert any(command.settings["output_dir"].iterdir())
 
 
-def test_a_sample_of_the_pages_commands_runs(world):
-    run(SAMPLE, world)
+LATER = [pytest.param(line, marks=pytest.mark.soak) for line in OTHERS if line != SAMPLE]
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("line", [line for line in OTHERS if line != SAMPLE], ids=short)
+@pytest.mark.parametrize("line", [*FIRST, SAMPLE, *LATER], ids=short)
 def test_a_command_of_the_pages_runs(line, world):
     run(line, world)
 
@@ -245,17 +254,8 @@ def test_a_command_of_the_pages_runs(line, world):
 # SLURM
 
 #: options of sbatch, as its manual lists them, that our scripts use
-SBATCH = [
-    "job-name",
-    "nodes",
-    "ntasks-per-node",
-    "gpus-per-node",
-    "cpus-per-task",
-    "time",
-    "signal",
-    "dependency",
-    "output",
-]
+SBATCH = ("job-name", "nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task")
+SBATCH += ("time", "signal", "dependency", "output")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -1,8 +1,7 @@
-"""One version: the package's, which the project file reads, and which every other file that names one repeats."""
+"""One version: the package's, which every other file that names one repeats."""
 
 import json
 import re
-import tomllib
 
 import pytest
 import yaml
@@ -32,9 +31,3 @@ REPEATED = {
 def test_a_file_that_repeats_the_version_says_that_of_the_package(path):
     text = (ROOT / path).read_text()
     assert [said(text) for said in REPEATED[path]] == [__version__] * len(REPEATED[path])
-
-
-def test_the_project_file_takes_the_version_from_the_package():
-    content = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert "version" not in content["project"] and "version" in content["project"]["dynamic"]
-    assert content["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "desd_components.base.version.__version__"}

@@ -1,14 +1,14 @@
 """A budget: a training ends when its minutes are over, its schedules with it, however fast the machine turns out."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from monai.handlers import ValidationHandler
 
-from desd_components import BudgetHandler, CosineSchedule, FinalValidationHandler, LearningRateHandler
+from desd_components import BudgetHandler, CosineSchedule, LearningRateHandler, ValidationHandler
 from desd_components.runs import budget as module
 
 STEPS = 4  # of an epoch
@@ -55,9 +55,7 @@ def trained(
     handler = BudgetHandler(minutes, [rate], STEPS, evaluator)
     if state is not None:
         handler.load_state_dict(state)
-    validating = [] if evaluator is None else [FinalValidationHandler(evaluator, interval)]
-    if interval is not None:
-        validating.append(ValidationHandler(interval, evaluator))
+    validating = [] if evaluator is None else [ValidationHandler(evaluator, interval)]
     network = torch.nn.Linear(2, 1)
     trainer = SupervisedTrainer(
         device="cpu", max_epochs=8, train_data_loader=[{"image": torch.ones(1, 2), "label": torch.ones(1, 1)}] * STEPS,
@@ -90,7 +88,7 @@ def test_the_validation_after_the_last_epoch_has_its_time(monkeypatch, interval)
     clock = Clock(monkeypatch)
     evaluator, seen = validator(clock, seconds=1.0)
     trainer, handler, _ = trained(clock, 2, [5.0], evaluator=evaluator, interval=interval)
-    assert set(seen) == {12} and (len(seen) == 1) == (interval is None)
+    assert seen == [12] * math.ceil(trainer.state.epoch / (interval or trainer.state.epoch))
     assert trainer.state.epoch > 8 and 0.92 * 120 <= handler.seconds <= 1.03 * 120
 
 
@@ -140,3 +138,12 @@ def test_without_minutes_the_run_is_as_long_as_planned(monkeypatch):
 
 def test_the_age_of_this_process_is_known():
     assert 0 < module.process_age() < 24 * 3600
+
+
+@pytest.mark.parametrize(("interval", "epochs"), [(2, [2, 4, 5]), (5, [5]), (None, [5])])
+def test_validations_come_every_few_epochs_and_once_after_the_last(interval, epochs):
+    seen: list[int] = []
+    trainer = Engine(lambda engine, batch: None)
+    ValidationHandler(SimpleNamespace(run=seen.append), interval).attach(trainer)
+    trainer.run([0], max_epochs=5)
+    assert seen == epochs

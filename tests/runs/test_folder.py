@@ -63,12 +63,6 @@ def test_a_run_goes_on_with_all_parts_and_the_history_of_before(tmp_path):
     torch.testing.assert_close(again.weight, whole.weight, rtol=0, atol=0)
 
 
-def test_it_leaves_log_records_and_a_state_at_the_end(tmp_path):
-    trained(tmp_path, 1, Counter())
-    left = {path.name for path in tmp_path.iterdir()}
-    assert {"train.log", "data.json", "environment.json", "history.jsonl", "state.pt"} <= left
-
-
 def test_a_refused_run_replaces_no_record(tmp_path):
     trained(tmp_path, 1, Counter())
     before = (tmp_path / "environment.json").read_bytes()

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from desd_components.base.errors import UserError
+from desd_components.runs.bundle import config_hash
 from desd_components.runs.config import is_known
 
 from ..commands import shown
 from .known_settings import FINETUNE, PRETRAIN, bundle_config, refuse_unknown_settings
-from .store import Key, file_hash, text_hash
+from .store import Key, file_hash
 from .study import ALL, Arm, Label, Pretraining, Study
 from .units import Places, Scans, Stage, Unit
 
@@ -44,11 +45,11 @@ class Planner:
 
     def key(self, unit: Unit) -> Key:
         """Under which a unit's result counts."""
-        return {"settings": text_hash(unit.settings), "data": self.scans.hash, "code": self.code}
+        return {"settings": config_hash(unit.settings), "data": self.scans.hash, "code": self.code}
 
     def work(self, unit: Unit) -> Path:
         """The unit's own folder; another one as soon as anything differs, so that no run goes on from a wrong state."""
-        return self.places.work / f"{unit.name}-{text_hash(self.key(unit))[:8]}"
+        return self.places.work / f"{unit.name}-{config_hash(self.key(unit))[:8]}"
 
     def check(self) -> None:
         """Refuse what cannot be run, before anything starts.

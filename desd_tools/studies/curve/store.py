@@ -22,11 +22,6 @@ Key = dict[str, str]
 IDLE = "pages"  # no figure depends on them
 
 
-def text_hash(content: Any) -> str:
-    """16 digits of the SHA-256 of anything that JSON can write."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
 def file_hash(path: Path) -> str:
     """16 digits of the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -11,7 +11,6 @@ from desd_components import (
     ResNet3DEncoder,
     SegmentationNetwork,
     UserError,
-    encoder_from,
     load_encoder,
     preprocessing_settings,
     read_manifest,
@@ -163,14 +162,3 @@ def test_a_missing_package_is_one_line(weights, tmp_path, monkeypatch, format, e
     with pytest.raises(UserError, match=f"pip install {package.partition('.')[0]}"):
         export(str(weights), format, str(tmp_path / f"x.{ending}"))
     assert not list(tmp_path.iterdir())
-
-
-def test_four_channels_from_one_are_said_aloud(tmp_path, caplog):
-    encoder = ResNet3DEncoder(**ARCHITECTURES["small"])
-    save_weights(encoder, tmp_path / "encoder.pt", {"kind": "encoder", "architecture": encoder.architecture})
-    inflated = load_encoder(tmp_path / "encoder.pt", in_channels=4).eval()
-    assert "inflated from 1 to 4 input channels" in caplog.text
-    x = torch.randn(2, 1, 32, 32, 32)
-    with torch.no_grad():
-        wanted = encoder_from(tmp_path / "encoder.pt").eval()(x)
-        torch.testing.assert_close(inflated(x.expand(-1, 4, -1, -1, -1)), wanted, rtol=1e-4, atol=1e-5)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from bundle_runs import ROOT
 
-from desd_components import read_manifest
 from desd_tools.pack.pack import pack
 from desd_tools.pack.pack_checks import foreign_environment, last_words, run_command, run_foreign, write_volumes
 
@@ -33,7 +32,7 @@ def packed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(packed):
-    return write_volumes(packed.parent / "data", read_manifest(packed / "models" / "model.pt")["class_names"])
+    return write_volumes(packed, packed.parent / "data")
 
 
 @pytest.fixture(scope="module")

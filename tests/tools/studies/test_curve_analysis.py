@@ -32,11 +32,6 @@ def test_a_case_counts_with_the_mean_of_the_classes_that_have_a_score():
     np.testing.assert_allclose(cell.values["hd95", "front"], [[5.0, 6.0, math.nan]])
 
 
-def test_the_spread_over_seeds_is_the_standard_deviation_of_their_means():
-    [cell] = cells([level("a", 4, 0, 0.5), level("a", 4, 1, 0.7)])
-    assert analysis.seed_sd(cell.dice) == pytest.approx(0.2 / math.sqrt(2))
-
-
 def test_one_seed_has_no_spread_and_no_verdict():
     curves = _curves(level("scratch", 4, 0, 0.5), level("ours", 4, 0, 0.6))
     [row] = curves.against("ours", "scratch")
