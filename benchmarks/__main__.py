@@ -7,7 +7,7 @@ as it should be (``faults``, ``gpu``), 2 when there is no GPU for ``gpu``, else 
 import importlib
 import sys
 
-TIMED = ("views", "reading", "step", "small", "inference", "tools")
+TIMED = ("views", "reading", "checksums", "step", "small", "inference", "tools")
 NAMES = (*TIMED, "faults")  # half an hour, about the alarms: only by name
 
 if sys.argv[1:2] == ["gpu"]:

@@ -25,11 +25,11 @@ from desd_components import ContextDataset, SampleKey, VolumeCache, find_scans, 
 SCANS = 3
 
 
-def write_scans(folder: Path, shape: tuple[int, int, int] = (320, 320, 80)) -> None:
+def write_scans(folder: Path, shape: tuple[int, int, int] = (320, 320, 80), count: int = SCANS) -> None:
     """Scans, of a clinical size, whose noise keeps them from being compressed better than real ones."""
     rng = np.random.default_rng(0)
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, voxels) for voxels in shape), indexing="ij", sparse=True)
-    for index in range(SCANS):
+    for index in range(count):
         tissue = 40 + 60 * np.sin(9 * x + index) * np.sin(7 * y) * np.cos(5 * z)
         hu = np.where((x / 0.9) ** 2 + (y / 0.7) ** 2 < 1, tissue + rng.normal(0, 12, tissue.shape), -1000)
         nibabel.save(nibabel.Nifti1Image(hu.astype(np.int16), np.diag([-1, -1, 1, 1])), folder / f"scan_{index}.nii.gz")
