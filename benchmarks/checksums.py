@@ -1,8 +1,8 @@
 """Reading compressed scans with their checksums, against reading them without, for each compressed format.
 
-Ours is `open_volume` and its voxels. The reference is the same header with the same checks, and the voxels as nibabel or
-SimpleITK give them, which stop before the checksum. 200 scans, of a folder or synthetic ones of 128 x 128 x 40 voxels
-of 16 bit, are written in each format; each is read both ways in turn, and CPU seconds are summed over all.
+Ours is `open_volume` and its voxels. The reference is the same header with the same checks, and the voxels as nibabel
+or SimpleITK give them, which stop before the checksum. 200 scans, of a folder or synthetic ones of 128 x 128 x 40
+voxels of 16 bit, are written in each format; each is read both ways in turn, and CPU seconds are summed over all.
 
     python -m benchmarks.checksums [DIR]
 """
