@@ -51,7 +51,7 @@ def _stored_spacing(file: str, header: Any) -> np.ndarray:
 
 
 def _two_affines(file: str, header: Any, shape: tuple[int, ...]) -> Finding | None:
-    """Readers differ in which of the two they believe; nibabel, and so MONAI, takes the sform. Without any, they guess."""
+    """Readers differ in which of the two they believe; nibabel, and so MONAI, takes the sform. Without, they guess."""
     get_qform = getattr(header, "get_qform", None)
     qform = get_qform(coded=True)[0] if get_qform else None
     sform = header.get_sform(coded=True)[0] if get_qform else None
