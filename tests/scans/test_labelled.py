@@ -6,6 +6,7 @@ import pytest
 from scan_files import write_json, write_label, write_pairs, write_scan
 
 from desd_components import UserError, find_labelled, find_scans, with_background
+from desd_components.scans.check import header_problem
 from desd_components.scans.names import case_ids
 from desd_tools.check.folder import look
 
@@ -168,14 +169,24 @@ def test_of_two_images_for_one_label_the_other_is_said_to_have_none(tmp_path, ca
     assert "1 images without a label left out" in caplog.text
 
 
-def test_numbered_files_that_hold_all_channels_are_cases_each(tmp_path, caplog):
+@pytest.mark.parametrize("channels", [2, 3])
+def test_numbered_files_that_hold_channels_are_cases_each(tmp_path, caplog, channels):
     for number in range(1, 4):
-        write_scan(tmp_path / "imagesTr" / f"case_{number:04d}.nii.gz", (6, 7, 5, 2))
-        write_label(tmp_path / "labelsTr" / f"case_{number:04d}.nii.gz")
+        write_scan(tmp_path / f"case_{number:04d}.nii.gz", (6, 7, 5, channels))
     with caplog.at_level(logging.INFO):
-        data = find_labelled(tmp_path, ["x", "y"], in_channels=2, val_fraction=0)
+        scans = find_scans(tmp_path, in_channels=2)
+    assert ids(scans) == ["case_0001", "case_0002", "case_0003"]
+    assert "3 numbered files are scans of several channels each, not channels" in caplog.text
+    assert ("set `--in_channels 3`" in str(header_problem(scans[0], 2))) is (channels == 3)
+
+
+@pytest.mark.parametrize("shape", [(6, 7, 5, 2), (6, 7, 5)])
+def test_a_numbered_file_with_a_label_of_its_own_is_a_case(tmp_path, shape):
+    for number in range(1, 4):
+        write_scan(tmp_path / "imagesTr" / f"case_{number:04d}.nii.gz", shape)
+        write_label(tmp_path / "labelsTr" / f"case_{number:04d}.nii.gz")
+    data = find_labelled(tmp_path, ["x", "y"], in_channels=2, val_fraction=0)
     assert ids(data.training) == ["case_0001", "case_0002", "case_0003"]
-    assert "3 numbered files are scans of 2 channels each, not channels" in caplog.text
 
 
 def test_the_cases_that_an_nnunet_dataset_json_lists_are_taken(tmp_path):
