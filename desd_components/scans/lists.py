@@ -198,7 +198,11 @@ def read_split(data_split: str | Path, data: Path) -> dict[str, list[str]]:
     path = next((place for place in (asked, folder / asked) if place.is_file()), None)
     if path is None:
         raise UserError(f"data_split {str(data_split)!r} does not exist, neither here nor in {folder}: give its path.")
-    listed = _by_section(read_json(path))
+    content = read_json(path)
+    if isinstance(content, list) and content:  # nnU-Net's splits_final.json
+        logger.info("%s: the first of its %d folds is taken", path, len(content))
+        content = content[0]
+    listed = _by_section(content)
     split = {section: [_case_id(str(case)) for case in cases] for section, cases in listed.items()}
     if not split:
         raise UserError(f'{path}: holds no split: write {{"train": [case ids], "validation": [...], "test": [...]}}.')

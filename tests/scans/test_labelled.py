@@ -221,6 +221,17 @@ def test_folds_that_split_nothing_or_beside_a_validation_of_its_own_are_left_alo
     assert len(find_labelled(path, val_fraction=0).training) == len(content["training"])
 
 
+def test_of_nnunets_folds_the_first_is_taken_where_it_is_asked_for_and_else_told(tmp_path, caplog):
+    write_pairs(tmp_path, list("abc"))
+    write_json(tmp_path / "splits_final.json", [{"train": ["b", "c"], "val": ["a"]}, {"train": ["a"], "val": ["b"]}])
+    with caplog.at_level(logging.INFO):
+        data = find_labelled(tmp_path, ["x", "y"], data_split="splits_final.json")
+        assert (ids(data.training), ids(data.validation)) == (["b", "c"], ["a"])
+        assert "the first of its 2 folds is taken" in caplog.text and "is not used" not in caplog.text
+        find_labelled(tmp_path, ["x", "y"])
+    assert "splits_final.json in it is not used: `--data_split splits_final.json` takes its first fold" in caplog.text
+
+
 def test_scans_under_a_name_that_is_no_section_are_said_not_to_be_used(tmp_path, caplog):
     write_pairs(tmp_path, ["a", "b"])
     path = write_json(tmp_path / "list.json", {"labels": ["x", "y"], "training": folds(0), "holdout": folds(0, 0)[1:]})
