@@ -196,16 +196,18 @@ def test_the_cases_that_an_nnunet_dataset_json_lists_are_taken(tmp_path):
     assert ids(find_labelled(tmp_path, val_fraction=0).training) == ["a", "b"]
 
 
-def folds(*numbers: int | None) -> list[dict]:
+def folds(*numbers: float | None) -> list[dict]:
     return [
         {"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz", "fold": number}
         for name, number in zip("abcd", numbers, strict=False)
     ]
 
 
-def test_of_an_auto3dseg_list_fold_0_validates_and_testing_tests(tmp_path, caplog):
+@pytest.mark.parametrize("kind", [int, float])
+def test_of_an_auto3dseg_list_fold_0_validates_and_testing_tests(tmp_path, caplog, kind):
     write_pairs(tmp_path, list("abcd"))
-    listed = {"labels": {"1": "x", "2": "y"}, "training": folds(1, 0, 1), "testing": folds(0, 0, 0, 0)[3:]}
+    numbers = map(kind, (1, 0, 1))
+    listed = {"labels": {"1": "x", "2": "y"}, "training": folds(*numbers), "testing": folds(0, 0, 0, 0)[3:]}
     with caplog.at_level(logging.INFO):
         data = find_labelled(write_json(tmp_path / "list.json", listed))
     assert [ids(part) for part in data.sections.values()] == [["a", "c"], ["b"], ["d"]]
@@ -213,12 +215,26 @@ def test_of_an_auto3dseg_list_fold_0_validates_and_testing_tests(tmp_path, caplo
 
 
 @pytest.mark.parametrize(
-    "content", [{"training": folds(0, 0, 0)}, {"training": folds(0, 1), "validation": folds(0, 1, 2)[2:]}]
+    ("content", "told"),
+    [
+        ({"training": folds(0, 0, 0)}, False),
+        ({"training": folds(1, 2, 3)}, True),
+        ({"training": folds(0, 1), "validation": folds(0, 1, 2)[2:]}, True),
+    ],
 )
-def test_folds_that_split_nothing_or_beside_a_validation_of_its_own_are_left_alone(tmp_path, content):
+def test_other_folds_are_left_alone_and_told(tmp_path, caplog, content, told):
     write_pairs(tmp_path, list("abc"))
     path = write_json(tmp_path / "list.json", {"labels": {"1": "x", "2": "y"}, **content})
     assert len(find_labelled(path, val_fraction=0).training) == len(content["training"])
+    assert ("the folds of its scans are not used" in caplog.text) is told
+
+
+def test_a_scan_that_is_listed_again_counts_once_in_a_section_and_is_told(tmp_path, caplog):
+    write_pairs(tmp_path, list("ab"))
+    content = {"training": [*folds(0, 0), *folds(0)], "validation": folds(0, 0)[1:]}
+    data = find_labelled(write_json(tmp_path / "list.json", content), ["x", "y"])
+    assert [ids(part) for part in data.sections.values()] == [["a", "b"], ["b"], []]
+    assert "2 scans are listed again; those of two sections judge themselves: a.nii.gz, b.nii.gz" in caplog.text
 
 
 def test_of_nnunets_folds_the_first_is_taken_where_it_is_asked_for_and_else_told(tmp_path, caplog):
