@@ -138,7 +138,8 @@ def find_labelled(
         origin += f", validation drawn with val_fraction={val_fraction}, seed={seed}"
     if num_labels is not None:
         all_training, training = training, label_subset(training, num_labels, seed)
-        unlabelled += [{"image": scan["image"]} for scan in all_training if scan not in training]
+        drawn = set(map(id, training))
+        unlabelled += [{"image": scan["image"]} for scan in all_training if id(scan) not in drawn]
         origin += f", {num_labels} training labels drawn with seed={seed}"
     names, test = CaseNames(everything), sections.get("test", [])
     data = LabelledData(classes.names, training, validation, test, origin, names, classes.ignore, unlabelled)

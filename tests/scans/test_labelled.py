@@ -1,6 +1,7 @@
 import itertools
 import json
 import logging
+import time
 
 import pytest
 from scan_files import write_json, write_label, write_pairs, write_scan
@@ -253,6 +254,14 @@ def test_scans_under_a_name_that_is_no_section_are_said_not_to_be_used(tmp_path,
     path = write_json(tmp_path / "list.json", {"labels": ["x", "y"], "training": folds(0), "holdout": folds(0, 0)[1:]})
     assert len(find_labelled(path).training) == 1
     assert "the scans under ['holdout'] are not used" in caplog.text
+
+
+def test_time_grows_with_the_number_of_scans_and_not_with_its_square(tmp_path):
+    listed = [{"image": f"{number}.nii.gz", "label": f"{number}_seg.nii.gz"} for number in range(20_000)]
+    path = write_json(tmp_path / "list.json", {"training": listed})
+    started = time.process_time()
+    data = find_labelled(path, ["x"], num_labels=8_000)
+    assert len(data.unlabelled) == 8_000 and time.process_time() - started < 5  # by the square: 25 s
 
 
 def test_one_numbered_channel_finds_its_label_too(tmp_path):
