@@ -33,6 +33,11 @@ ODD = {
     "overlap": 1.0,
     "weight_decay": float("nan"),
     "samples_per_epoch": float("inf"),
+    "batch_size": 0,
+    "amp": "maybe",
+    "rotation": [0.1, "a", 0.2],
+    "single": "all",
+    "warmup_steps": "ten",
 }
 
 
