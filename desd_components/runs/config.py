@@ -52,7 +52,9 @@ def plain(value: Any) -> Any:
         return [plain(part) for part in value]
     if isinstance(value, torch.dtype):
         return f"${value}"
-    return str(value) if isinstance(value, str | os.PathLike | torch.device) else value
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    return str(value) if isinstance(value, str | torch.device) else value
 
 
 def is_plain(value: Any) -> bool:
