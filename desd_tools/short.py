@@ -18,6 +18,7 @@ import torch
 
 from desd_components.base.errors import UserError
 from desd_components.pages.run_page import PAGE
+from desd_components.runs.config import PATHS
 from desd_components.scans.find import require_scans
 from desd_components.scans.labelled import find_labelled
 from desd_components.scans.lists import find_scans
@@ -97,9 +98,12 @@ def run_bundle(
     bundle: str, word: str, configs: Sequence[str], data: str, output: Path, settings: Sequence[str]
 ) -> None:
     """Print the command in full, and let MONAI run it in this process, which is then as if it had been typed."""
+    for name in PATHS:  # MONAI would look it up before a line of the bundle is run
+        if (value := given(settings, name) or "").startswith("%"):
+            raise UserError(f"--{name} {value}: begins with %, so it stands for a part of a config: write ./{value}.")
     here = Path.cwd()
     own: dict[str, Any] = {} if here == ROOT else {"bundle_root": BUNDLES / bundle}
-    own |= {"dataset_dir": data} | ({} if given(settings, "output_dir") else {"output_dir": output})
+    own |= {"dataset_dir": Path(data)} | ({} if given(settings, "output_dir") else {"output_dir": output})
     files = [BUNDLES / bundle / "configs" / f"{name}.yaml" for name in configs]
     command = [*bundle_command(word, files, own, here), *settings]
     print(quoted(command), flush=True)

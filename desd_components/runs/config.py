@@ -52,7 +52,9 @@ def plain(value: Any) -> Any:
         return [plain(part) for part in value]
     if isinstance(value, torch.dtype):
         return f"${value}"
-    return str(value) if isinstance(value, str | os.PathLike | torch.device) else value
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    return str(value) if isinstance(value, str | torch.device) else value
 
 
 def is_plain(value: Any) -> bool:
@@ -217,10 +219,15 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(PATHS, _or_null(_PATH)),
     **dict.fromkeys(FOLDERS, _PATH),
     **dict.fromkeys(DEVICES, Rule(_is_device, _devices)),
-    **dict.fromkeys(("num_workers", "seed", "frozen_prototype_epochs"), _whole(0)),
-    **dict.fromkeys(("patience", "sw_batch_size"), _whole(1)),
+    **dict.fromkeys(("num_workers", "seed", "frozen_prototype_epochs", "warmup_steps"), _whole(0)),
+    **dict.fromkeys(("batch_size", "patience", "sw_batch_size"), _whole(1)),
+    "amp": Rule(lambda value: value in (True, False, "true", "True"), "True or False"),
     **dict.fromkeys(("flip_axes", "test_flip_axes"), _AXES),
     "val_fraction": _between(0, 1),
+    "rotation": _list(3, _between(0)),
+    "single": Rule(
+        lambda value: isinstance(value, list) and all(map(_whole(1).holds, value)), "a list of classes, from 1 on"
+    ),
     **dict.fromkeys(("num_labels", "val_interval", "samples_per_epoch"), _or_null(_whole(1))),
     **dict.fromkeys(("trim_wider_than", "slab_depth", "slab_stride"), _or_null(_whole(1))),
     **dict.fromkeys(("learning_rate", "final_learning_rate", "weight_decay"), _between(0)),

@@ -171,7 +171,9 @@ def scan_facts(
     Returns:
         "image"; "shape" and "spacing_mm" of the scan as stored; "volumes_ml" of each class; "warnings", in words.
     """
-    facts: dict[str, Any] = {"image": path, **_stored_grid(image), "volumes_ml": {}, "warnings": []}
+    is_flat = bool(image.amin() == image.amax())  # a blank scan, or one that lies outside of the model's window
+    told = ["every voxel has the same value once preprocessed: there is nothing to see"] if is_flat else []
+    facts: dict[str, Any] = {"image": path, **_stored_grid(image), "volumes_ml": {}, "warnings": told}
     if not class_names or not isinstance(output, list):
         return facts
     labels = output[0]["pred"]

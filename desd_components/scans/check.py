@@ -235,8 +235,11 @@ def class_problem(file: str, values: Sequence[int], class_count: int | None) -> 
     shown = f"{outside[:8]}" + (f" and {len(outside) - 8} more" if len(outside) > 8 else "")
     remedy = "name all classes (`class_names`, or labels in dataset.json), or change the values"
     if len(values) <= 2 and class_count == 2:
+        coded = sorted(values, key=lambda value: value != 0)  # 0, where it occurs, is the background
+        meant = [0, 1][-len(coded) :]
+        rewrite = ", ".join(f"{value} as {right}" for value, right in zip(coded, meant, strict=True) if value != right)
         remedy = (
-            f"it is a binary mask coded {{{', '.join(map(str, values))}}}: rewrite {outside[-1]} as 1, or add "
-            f"MapLabelValued(orig_labels={list(values)}, target_labels={list(range(len(values)))}) to the preprocessing"
+            f"it is a binary mask coded {{{', '.join(map(str, values))}}}: rewrite {rewrite}, or add "
+            f"MapLabelValued(orig_labels={coded}, target_labels={meant}) to the preprocessing"
         )
     return f"{file}: holds the label values {shown}, but the classes are 0 to {class_count - 1}: {remedy}."

@@ -170,17 +170,17 @@ def refuse_namesakes(found: Sequence[tuple[Path, Path]]) -> None:
 def group_channels(images: Sequence[Path], in_channels: int) -> list[Scan]:
     """Scans of files; for several channels, nnU-Net's ``case_0000, case_0001, ...`` become one scan.
 
-    Unless one of these files holds all channels itself: then each is a scan, which is said.
+    Unless one of these files holds several itself: then each is a scan, which is said.
     """
     if in_channels == 1:
         return [{"image": str(path)} for path in images]
     cases: dict[tuple[Path, str], list[str]] = {}
     for path in images:
         cases.setdefault((path.parent, without_channel(stem(path))), []).append(str(path))
-    whole = [files for files in cases.values() if len(files) > 1 and any(_channels(f) == in_channels for f in files)]
+    whole = [files for files in cases.values() if len(files) > 1 and any(_channels(file) > 1 for file in files)]
     if whole:
         count, first = sum(map(len, whole)), first_few([Path(file).name for file in whole[0]])
-        logger.info("%d numbered files are scans of %d channels each, not channels: %s", count, in_channels, first)
+        logger.info("%d numbered files are scans of several channels each, not channels: %s", count, first)
     alone = {file for files in whole for file in files}
     groups = [[file] for file in alone] + [files for files in cases.values() if files[0] not in alone]
     return [{"image": files if len(files) > 1 else files[0]} for files in sorted(groups)]
@@ -219,7 +219,10 @@ def pairs_by_name(images_dir: Path, labels_dir: Path, in_channels: int = 1, endi
     others = [path for paths in every for path in paths if not path.name.endswith(ending)]
     image_files, label_files = ([path for path in paths if path.name.endswith(ending)] for paths in every)
     labels, same_labels = _by_first((_relative_stem(path, labels_dir), path) for path in label_files)
-    scans = [(_pair_name(scan, images_dir), scan) for scan in group_channels(image_files, in_channels)]
+    alone = [path for path in image_files if _relative_stem(path, images_dir) in labels]  # whatever its number
+    rest = sorted(set(image_files).difference(alone))
+    grouped = [*({"image": str(path)} for path in alone), *group_channels(rest, in_channels)]
+    scans = [(_pair_name(scan, images_dir), scan) for scan in grouped]
     taken = {name for name, _ in scans}
     # nnU-Net writes one channel, too, as case_0000 beside the label case
     short = {name: name.removesuffix("_0000") for name in taken if name.removesuffix("_0000") in labels.keys() - taken}

@@ -52,6 +52,11 @@ class Header:
         """Whether it names a list or a pattern of files."""
         return self.named.startswith("LIST") or "%" in self.named
 
+    def files(self, path: str) -> list[str]:
+        """The files with the voxels of the header at `path`, as far as they are there."""
+        beside = (os.path.join(os.path.dirname(path), name) for name in self.names())
+        return list(itertools.takewhile(os.path.isfile, beside))
+
     def names(self) -> Iterator[str]:
         """The files with the voxels, as it calls them, relative to its own folder; none where they lie behind it."""
         if self.named in ("LOCAL", "Local", "local"):
@@ -101,11 +106,9 @@ def _kind(path: str) -> str:
 def data_files(path: str) -> list[str]:
     """The files that the header at `path` keeps its voxels in, as far as they are there; none where it is no header."""
     try:
-        names = read_header(path).names()
+        return read_header(path).files(path)
     except (OSError, UserError):
         return []
-    beside = (os.path.join(os.path.dirname(path), name) for name in names)
-    return list(itertools.takewhile(os.path.isfile, beside))
 
 
 def itk_volume(path: str) -> Volume:
@@ -176,8 +179,7 @@ def _refuse_damaged(path: str, said: Header, voxels: np.ndarray) -> None:
     Raises:
         OSError, EOFError, ValueError, zlib.error: when they do not agree, or a stream ends before its checksum.
     """
-    files = data_files(path)
-    streams = [(file, 0) for file in files] or [(path, said.end)]
+    streams = [(file, 0) for file in said.files(path)] or [(path, said.end)]
     if len(streams) == 1 and _ends_in_checksum_of(voxels, *streams[0]):
         return
     content, limit = bytearray(), voxels.nbytes + _SPARE

@@ -15,12 +15,15 @@ from .names import NIFTI_SUFFIXES, SUFFIXES, as_scans, files_of, path_tails, ste
 
 # as BIDS (dseg, probseg, label-), ISLES (msk), 3D Slicer and ITK-SNAP (seg, label), FreeSurfer (aseg) and others write
 _LABEL_WORD = (
-    r"(d|a|prob|gm|wm|sc|lesion)?"
-    r"(segs?|segm|segmentations?|labels?|labelmaps?|masks?|msk|gt|groundtruth)\d*"
+    r"(d|a|prob|gm|wm|sc|lesion|pve|first)?"
+    r"(segs?|segm|segmentations?|labels?|labelmaps?|masks?|msk|gt|(ground)?truth|pred|predictions?|annotations?)\d*"
 )
 _SECTION = r"[_-]?(t[rs]|va|val|train|training|validation|test|testing)"
-_LABEL_FOLDER = re.compile(rf"({_LABEL_WORD}({_SECTION})?|annotations?|ground[_-]?truth)", re.IGNORECASE)
-_LABEL_TOKEN = re.compile(rf"{_LABEL_WORD}|probs?|probabilit(y|ies)", re.IGNORECASE)
+_LABEL_FOLDER = re.compile(
+    rf"({_LABEL_WORD}({_SECTION})?|ground[_ -]?truth|\w+[_-](labels|masks|segmentations))", re.IGNORECASE
+)
+_LABEL_TOKEN = re.compile(rf"{_LABEL_WORD}|probs?|probabilit(y|ies)|(a|wm)parc|parcellation|[cgp]tv\d*", re.IGNORECASE)
+_BETWEEN_TOKENS = re.compile(r"[_\-. +]|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # also of LabelMapVolume
 _INTENT_LABEL = 1002  # NIFTI_INTENT_LABEL
 _RECORDS = ("report.json", "inference_data.json")  # what an inference leaves beside its results, at its end or start
 _SAMPLED = 200_000  # voxels of a volume
@@ -75,7 +78,7 @@ def is_mask(path: Path, root: Path) -> bool:
     if not path.name.endswith(SUFFIXES):
         return False
     in_label_folder = any(map(_LABEL_FOLDER.fullmatch, path.relative_to(root).parts[:-1]))
-    named = in_label_folder or any(map(_LABEL_TOKEN.fullmatch, re.split(r"[_\-. +]", stem(path))))
+    named = in_label_folder or any(map(_LABEL_TOKEN.fullmatch, _BETWEEN_TOKENS.split(stem(path))))
     return named or (path.name.endswith(NIFTI_SUFFIXES) and _says_label(path))
 
 

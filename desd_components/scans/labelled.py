@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 _READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient")  # nnU-Net's, of volumes: read alike here
+_NNUNET_SPLIT = "splits_final.json"
 _SPLIT_STREAM, _SUBSET_STREAM = 0x5B17, 0x5B5E  # two draws of one seed must not be the same draw
 
 
@@ -127,6 +128,8 @@ def find_labelled(
         judged = {case for name in ("validation", "test") for case in split.get(name, [])}
         unlabelled = [scan for scan in unlabelled if not judged.intersection(case_ids(scan))]
         origin = f"split file {Path(data_split).name}"
+    elif path.is_dir() and (path / _NNUNET_SPLIT).is_file():
+        logger.info("%s: %s in it is not used: `--data_split %s` takes its first fold", path, *2 * (_NNUNET_SPLIT,))
     training, validation = sections.get("train", []), sections.get("validation", [])
     if not training:
         raise UserError(f"{path}: no labelled scan to train on ({origin}): add some under training.")
@@ -135,7 +138,8 @@ def find_labelled(
         origin += f", validation drawn with val_fraction={val_fraction}, seed={seed}"
     if num_labels is not None:
         all_training, training = training, label_subset(training, num_labels, seed)
-        unlabelled += [{"image": scan["image"]} for scan in all_training if scan not in training]
+        drawn = set(map(id, training))
+        unlabelled += [{"image": scan["image"]} for scan in all_training if id(scan) not in drawn]
         origin += f", {num_labels} training labels drawn with seed={seed}"
     names, test = CaseNames(everything), sections.get("test", [])
     data = LabelledData(classes.names, training, validation, test, origin, names, classes.ignore, unlabelled)

@@ -117,20 +117,37 @@ def data_list_sections(path: Path, base_dir: str | Path | None = None, within: b
     base = Path(base_dir).expanduser() if base_dir else path.parent
     content = read_json(path)
     content = content if isinstance(content, dict) else {}
-    sections = {
-        section: [_entry_scan(entry, base, path, within) for entry in entries]
-        for section, entries in _by_section(content).items()
-    }
+    listed = _by_section(content)
+    sections = {name: [_entry_scan(entry, base, path, within) for entry in part] for name, part in listed.items()}
     if unused := [name for name, entries in content.items() if name not in SECTION_NAMES and _lists_scans(entries)]:
         logger.warning("%s: the scans under %s are not used: its sections are %s", path, unused, list(SECTION_NAMES))
     if "validation" in sections and not {"validation", "val"} & content.keys():
         logger.info("%s: its fold 0 is for validation, all others for training, as in Auto3DSeg", path)
+    elif len(set(map(_fold, listed.get("train", [])))) > 1:
+        logger.warning("%s: the folds of its scans are not used, for none is 0, or others are for validation", path)
     if not any(sections.values()):
         raise UserError(
             f'{path}: has no list of scans: write {{"training": [{{"image": "a.nii.gz", "label": "a_seg.nii.gz"}}], '
             '"validation": [...]}, with paths relative to the file.'
         )
-    return sections
+    return _each_once(sections, path)
+
+
+def _each_once(sections: Sections, path: Path) -> Sections:
+    """Each scan once in a section; those that are listed again go to the log."""
+    images = [scan_files(scan, ("image",))[0] for scans in sections.values() for scan in scans]
+    if again := [image for image, count in Counter(images).items() if count > 1]:
+        told = first_names(again, images)
+        logger.warning(
+            "%s: %d scans are listed again; those of two sections judge themselves: %s", path, len(again), told
+        )
+    return {name: list({tuple(scan_files(scan)): scan for scan in part}.values()) for name, part in sections.items()}
+
+
+def _fold(entry: Any) -> str:
+    """The fold of an entry of Auto3DSeg's lists, 0 and 0.0 alike; "" without."""
+    fold = entry.get("fold") if isinstance(entry, dict) else None
+    return "" if fold is None else str(fold).removesuffix(".0")
 
 
 def _lists_scans(entries: Any) -> bool:
@@ -154,7 +171,7 @@ def _by_section(content: Any) -> dict[str, list[Any]]:
         pairs = [case if isinstance(case, dict) else {} for case in cases.values()]
         sections.setdefault("train", []).extend({"image": c.get("images"), "label": c.get("label")} for c in pairs)
     training = sections.get("train", [])
-    folds = [str(entry.get("fold")) if isinstance(entry, dict) else "" for entry in training]
+    folds = list(map(_fold, training))
     if "validation" not in sections and "0" in folds and len(set(folds)) > 1:
         for name, judged in (("train", False), ("validation", True)):
             sections[name] = [entry for entry, fold in zip(training, folds, strict=True) if (fold == "0") is judged]
@@ -211,7 +228,11 @@ def read_split(data_split: str | Path, data: Path) -> dict[str, list[str]]:
     path = next((place for place in (asked, folder / asked) if place.is_file()), None)
     if path is None:
         raise UserError(f"data_split {str(data_split)!r} does not exist, neither here nor in {folder}: give its path.")
-    listed = _by_section(read_json(path))
+    content = read_json(path)
+    if isinstance(content, list) and content:  # nnU-Net's splits_final.json
+        logger.info("%s: the first of its %d folds is taken", path, len(content))
+        content = content[0]
+    listed = _by_section(content)
     split = {section: [_case_id(str(case)) for case in cases] for section, cases in listed.items()}
     if not split:
         raise UserError(f'{path}: holds no split: write {{"train": [case ids], "validation": [...], "test": [...]}}.')

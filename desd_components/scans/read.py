@@ -96,18 +96,20 @@ def _nifti(path: str) -> Volume:
         affine, dtype = np.array(image.affine, dtype=np.float64), np.dtype(image.get_data_dtype())
     except Exception as error:
         raise refused_as("NIfTI", path, error) from error
-    stored = tuple(int(size) for size in image.shape)
-    _refuse_impossible_size(path, stored, dtype)
+    sizes = tuple(int(size) for size in image.shape)
+    _refuse_impossible_size(path, sizes, dtype)
     if 0 <= image.dataobj.offset <= image.header.sizeof_hdr:
         within = ValueError(f"its voxels are said to begin at byte {image.dataobj.offset}, within the header")
         raise refused_as("NIfTI", path, within)
-    shape = _with_channels_last(stored)
+    shape = _with_channels_last(sizes)
 
     def read() -> np.ndarray:
         if not path.endswith(".gz"):
             return np.asanyarray(image.dataobj).reshape(shape, order="F")
+        stored = image.dataobj
         with gzip.open(path) as stream:
-            voxels = np.asanyarray(type(image).from_stream(stream).dataobj)
+            form = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
+            voxels = np.asanyarray(type(stored)(stream, form))
             while stream.read(1 << 20):
                 pass  # the checksum stands behind the last byte, and gzip compares it there
         return voxels.reshape(shape, order="F")

@@ -81,6 +81,8 @@ def _by_affine(voxels: np.ndarray, affine: np.ndarray) -> Any:
     image = nibabel.Nifti1Image(voxels, affine)
     image.set_sform(affine, 1)
     image.set_qform(affine, 1)
+    if grid_problem(("", voxels.shape[:3], affine), ("", voxels.shape[:3], image.get_qform())):
+        image.set_qform(None, 0)  # which holds no shear: programs that believe it would put the result elsewhere
     image.header.set_xyzt_units("mm")
     return image
 

@@ -51,10 +51,13 @@ def _stored_spacing(file: str, header: Any) -> np.ndarray:
 
 
 def _two_affines(file: str, header: Any, shape: tuple[int, ...]) -> Finding | None:
-    """Readers differ in which of the two they believe; nibabel, and so MONAI, takes the sform."""
+    """Readers differ in which of the two they believe; nibabel, and so MONAI, takes the sform. Without, they guess."""
     get_qform = getattr(header, "get_qform", None)
     qform = get_qform(coded=True)[0] if get_qform else None
     sform = header.get_sform(coded=True)[0] if get_qform else None
+    if qform is None and sform is None:
+        what = "says nowhere how it lies in the patient (sform and qform codes are 0), and programs guess differently"
+        return Finding(file, what, "copy the affine of the original, if sides matter", "no affine", REMARK)
     if qform is None or sform is None:
         return None
     unit = nifti_unit(header.header)

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from desd_components.runs.command import SIGNS
+
 from ..places import ROOT
 
 
 def shown(path: Path, place: Path = ROOT) -> str:
-    """A path, relative to the folder where commands are typed where it lies there."""
-    return str(path.relative_to(place)) if path.is_relative_to(place) else str(path)
+    """A path, relative to the folder where commands are typed where it lies there; no sign of MONAI's stands first."""
+    text = str(path.relative_to(place)) if path.is_relative_to(place) else str(path)
+    return f"./{text}" if text[:1] in (*SIGNS, "%") else text
 
 
 def bundle_command(

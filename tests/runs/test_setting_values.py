@@ -33,6 +33,11 @@ ODD = {
     "overlap": 1.0,
     "weight_decay": float("nan"),
     "samples_per_epoch": float("inf"),
+    "batch_size": 0,
+    "amp": "maybe",
+    "rotation": [0.1, "a", 0.2],
+    "single": "all",
+    "warmup_steps": "ten",
 }
 
 
@@ -120,8 +125,14 @@ class Word(Enum):
     SOFTMAX = "softmax"
 
 
+class Somewhere:
+    def __fspath__(self) -> str:
+        return "there/a"
+
+
 GIVEN = {
     "dataset_dir": (Path("data/a#1"), "data/a#1"),
+    "cache_dir": (Somewhere(), "there/a"),
     "device": (torch.device("cpu"), "cpu"),
     "roi_size": ((32, 32, 16), [32, 32, 16]),
     "hu_window": (np.array([-5.0, 5.0]), [-5.0, 5.0]),

@@ -137,6 +137,8 @@ ODD_LABELS = {
         3,
     ),
     "a mask of 5": (odd(5, 5), FIVE, 2),
+    "a mask of -1": (odd(-1, kind=np.int16), r"rewrite -1 as 1, .*orig_labels=\[0, -1\], target_labels=\[0, 1\]", 2),
+    "a full mask": (odd() + np.uint8(9), r"rewrite 9 as 1, .*orig_labels=\[9\], target_labels=\[1\]", 2),
     "interpolated": (odd(0.5, kind=np.float32), r"is not integer-valued \(a voxel holds 0.5\).*nearest neighbour", 2),
     "next to whole numbers": (NEAR, r"holds the label values \[2\], but the classes are 0 to 1", 2),
     "a map for each class": (odd(shape=(6, 7, 5, 3)), "is a 4D label .* save its argmax", 3),

@@ -1,11 +1,13 @@
 import itertools
 import json
 import logging
+import time
 
 import pytest
 from scan_files import write_json, write_label, write_pairs, write_scan
 
 from desd_components import UserError, find_labelled, find_scans, with_background
+from desd_components.scans.check import header_problem
 from desd_components.scans.names import case_ids
 from desd_tools.check.folder import look
 
@@ -168,14 +170,24 @@ def test_of_two_images_for_one_label_the_other_is_said_to_have_none(tmp_path, ca
     assert "1 images without a label left out" in caplog.text
 
 
-def test_numbered_files_that_hold_all_channels_are_cases_each(tmp_path, caplog):
+@pytest.mark.parametrize("channels", [2, 3])
+def test_numbered_files_that_hold_channels_are_cases_each(tmp_path, caplog, channels):
     for number in range(1, 4):
-        write_scan(tmp_path / "imagesTr" / f"case_{number:04d}.nii.gz", (6, 7, 5, 2))
-        write_label(tmp_path / "labelsTr" / f"case_{number:04d}.nii.gz")
+        write_scan(tmp_path / f"case_{number:04d}.nii.gz", (6, 7, 5, channels))
     with caplog.at_level(logging.INFO):
-        data = find_labelled(tmp_path, ["x", "y"], in_channels=2, val_fraction=0)
+        scans = find_scans(tmp_path, in_channels=2)
+    assert ids(scans) == ["case_0001", "case_0002", "case_0003"]
+    assert "3 numbered files are scans of several channels each, not channels" in caplog.text
+    assert ("set `--in_channels 3`" in str(header_problem(scans[0], 2))) is (channels == 3)
+
+
+@pytest.mark.parametrize("shape", [(6, 7, 5, 2), (6, 7, 5)])
+def test_a_numbered_file_with_a_label_of_its_own_is_a_case(tmp_path, shape):
+    for number in range(1, 4):
+        write_scan(tmp_path / "imagesTr" / f"case_{number:04d}.nii.gz", shape)
+        write_label(tmp_path / "labelsTr" / f"case_{number:04d}.nii.gz")
+    data = find_labelled(tmp_path, ["x", "y"], in_channels=2, val_fraction=0)
     assert ids(data.training) == ["case_0001", "case_0002", "case_0003"]
-    assert "3 numbered files are scans of 2 channels each, not channels" in caplog.text
 
 
 def test_the_cases_that_an_nnunet_dataset_json_lists_are_taken(tmp_path):
@@ -185,16 +197,18 @@ def test_the_cases_that_an_nnunet_dataset_json_lists_are_taken(tmp_path):
     assert ids(find_labelled(tmp_path, val_fraction=0).training) == ["a", "b"]
 
 
-def folds(*numbers: int | None) -> list[dict]:
+def folds(*numbers: float | None) -> list[dict]:
     return [
         {"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz", "fold": number}
         for name, number in zip("abcd", numbers, strict=False)
     ]
 
 
-def test_of_an_auto3dseg_list_fold_0_validates_and_testing_tests(tmp_path, caplog):
+@pytest.mark.parametrize("kind", [int, float])
+def test_of_an_auto3dseg_list_fold_0_validates_and_testing_tests(tmp_path, caplog, kind):
     write_pairs(tmp_path, list("abcd"))
-    listed = {"labels": {"1": "x", "2": "y"}, "training": folds(1, 0, 1), "testing": folds(0, 0, 0, 0)[3:]}
+    numbers = map(kind, (1, 0, 1))
+    listed = {"labels": {"1": "x", "2": "y"}, "training": folds(*numbers), "testing": folds(0, 0, 0, 0)[3:]}
     with caplog.at_level(logging.INFO):
         data = find_labelled(write_json(tmp_path / "list.json", listed))
     assert [ids(part) for part in data.sections.values()] == [["a", "c"], ["b"], ["d"]]
@@ -202,12 +216,37 @@ def test_of_an_auto3dseg_list_fold_0_validates_and_testing_tests(tmp_path, caplo
 
 
 @pytest.mark.parametrize(
-    "content", [{"training": folds(0, 0, 0)}, {"training": folds(0, 1), "validation": folds(0, 1, 2)[2:]}]
+    ("content", "told"),
+    [
+        ({"training": folds(0, 0, 0)}, False),
+        ({"training": folds(1, 2, 3)}, True),
+        ({"training": folds(0, 1), "validation": folds(0, 1, 2)[2:]}, True),
+    ],
 )
-def test_folds_that_split_nothing_or_beside_a_validation_of_its_own_are_left_alone(tmp_path, content):
+def test_other_folds_are_left_alone_and_told(tmp_path, caplog, content, told):
     write_pairs(tmp_path, list("abc"))
     path = write_json(tmp_path / "list.json", {"labels": {"1": "x", "2": "y"}, **content})
     assert len(find_labelled(path, val_fraction=0).training) == len(content["training"])
+    assert ("the folds of its scans are not used" in caplog.text) is told
+
+
+def test_a_scan_that_is_listed_again_counts_once_in_a_section_and_is_told(tmp_path, caplog):
+    write_pairs(tmp_path, list("ab"))
+    content = {"training": [*folds(0, 0), *folds(0)], "validation": folds(0, 0)[1:]}
+    data = find_labelled(write_json(tmp_path / "list.json", content), ["x", "y"])
+    assert [ids(part) for part in data.sections.values()] == [["a", "b"], ["b"], []]
+    assert "2 scans are listed again; those of two sections judge themselves: a.nii.gz, b.nii.gz" in caplog.text
+
+
+def test_of_nnunets_folds_the_first_is_taken_where_it_is_asked_for_and_else_told(tmp_path, caplog):
+    write_pairs(tmp_path, list("abc"))
+    write_json(tmp_path / "splits_final.json", [{"train": ["b", "c"], "val": ["a"]}, {"train": ["a"], "val": ["b"]}])
+    with caplog.at_level(logging.INFO):
+        data = find_labelled(tmp_path, ["x", "y"], data_split="splits_final.json")
+        assert (ids(data.training), ids(data.validation)) == (["b", "c"], ["a"])
+        assert "the first of its 2 folds is taken" in caplog.text and "is not used" not in caplog.text
+        find_labelled(tmp_path, ["x", "y"])
+    assert "splits_final.json in it is not used: `--data_split splits_final.json` takes its first fold" in caplog.text
 
 
 def test_scans_under_a_name_that_is_no_section_are_said_not_to_be_used(tmp_path, caplog):
@@ -215,6 +254,14 @@ def test_scans_under_a_name_that_is_no_section_are_said_not_to_be_used(tmp_path,
     path = write_json(tmp_path / "list.json", {"labels": ["x", "y"], "training": folds(0), "holdout": folds(0, 0)[1:]})
     assert len(find_labelled(path).training) == 1
     assert "the scans under ['holdout'] are not used" in caplog.text
+
+
+def test_time_grows_with_the_number_of_scans_and_not_with_its_square(tmp_path):
+    listed = [{"image": f"{number}.nii.gz", "label": f"{number}_seg.nii.gz"} for number in range(20_000)]
+    path = write_json(tmp_path / "list.json", {"training": listed})
+    started = time.process_time()
+    data = find_labelled(path, ["x"], num_labels=8_000)
+    assert len(data.unlabelled) == 8_000 and time.process_time() - started < 5  # by the square: 25 s
 
 
 def test_one_numbered_channel_finds_its_label_too(tmp_path):

@@ -35,9 +35,14 @@ MASKS = """
     case_0/segmentation.nii.gz sub-01_dseg.nii.gz sub-01_label-GM_probseg.nii.gz sub-01_desc-brain_mask.nii.gz
     sub-01_ses-0001_msk.nii.gz sub-01_lesion-msk.nii.gz Segmentation.nii.gz ct.seg.nrrd CT-label.nrrd
     aparc+aseg.nii.gz s0001/segmentations/liver.nii.gz labelsVa/amos_0001.nii.gz BraTS-GLI-00000-000-seg.nii.gz
-    case_prob.nii.gz
+    case_prob.nii.gz lesion_masks/sub-01_lesion.nii.gz ct_segmentations/liver.nii.gz predictionsTs/a.nii.gz
+    LabelMapVolume.nii.gz SegmentationLabelmap.nii.gz ManualSegmentation_1.nii.gz BrainMask.nii.gz CTSeg.nii.gz
+    wmparc.nii.gz t1_brain_pveseg.nii.gz truth.nii.gz kidney_instance-1_annotation-1.nii.gz x_GTV1.nii.gz
 """
-IMAGES = "imagesTr/a.nii.gz t2s.nii.gz ct_cropped.nii.gz segmented_flow.nii.gz unmasked.nii.gz sub-01_asl.nii.gz"
+IMAGES = """
+    imagesTr/a.nii.gz t2s.nii.gz ct_cropped.nii.gz segmented_flow.nii.gz unmasked.nii.gz sub-01_asl.nii.gz
+    derivatives/fmriprep/sub-01_desc-preproc_T1w.nii.gz heart_segmentation/imagesTr/a.nii.gz T1Masked.nii.gz
+"""
 
 
 @pytest.mark.parametrize("name", MASKS.split())

@@ -146,6 +146,13 @@ def test_the_report_says_how_scans_were_read_and_the_table_repeats_it(tmp_path, 
     ]
 
 
+def test_a_scan_in_which_there_is_nothing_to_see_is_told(tmp_path):
+    blank, seen = image("blank.nii"), {"image": MetaTensor(torch.arange(8.0), meta={"filename_or_obj": "a.nii"})}
+    report = run_guarded([blank, seen], tmp_path / "report.json")
+    told = "every voxel has the same value once preprocessed: there is nothing to see"
+    assert [scan["warnings"] for scan in report["scans"]] == [[told], []]
+
+
 def test_nothing_but_bad_scans_is_an_error_after_the_report(tmp_path):
     with pytest.raises(UserError, match="None of 1 scans"):
         run_guarded([image("too_big.nii")], tmp_path / "report.json")

@@ -103,6 +103,13 @@ def test_a_result_of_another_format_lies_on_its_scan_in_mm(tmp_path, name):
     np.testing.assert_allclose(sitk.ReadImage(str(result)).GetDirection(), image.GetDirection(), atol=1e-5)
 
 
+def test_a_result_of_a_sheared_scan_says_nothing_that_places_it_elsewhere(tmp_path):
+    scan = write_itk(tmp_path / "a.nrrd", np.random.default_rng(0).normal(size=(9, 8, 7)), SHEARED)
+    found = nibabel.load(segmented(scan, tmp_path / "out"))
+    np.testing.assert_allclose(found.get_sform(), SHEARED, atol=1e-4)
+    assert (found.header["sform_code"], found.header["qform_code"]) == (1, 0)
+
+
 def test_a_result_of_a_series_lies_on_it(tmp_path):
     series = write_series(tmp_path / "series", hounsfield(), AFFINE)
     result = segmented(series, tmp_path / "out")

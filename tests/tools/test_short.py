@@ -69,6 +69,21 @@ def test_at_the_repository_the_long_form_is_that_of_the_pages(monkeypatch, capsy
     assert line.removesuffix(" --output_dir runs/desd_pretrain/Task04_Hippocampus") in readme
 
 
+@pytest.mark.parametrize("name", ["%scans", "@scans", "$scans"])
+def test_a_folder_may_begin_with_what_is_a_sign_to_monai(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_family(Path(name), 4, 0, 0, 24)
+    done = succeed(desd("pretrain", name, *TINY))
+    assert Path(f"runs/desd_pretrain/{name}/encoder.pt").is_file()
+    assert long_form(done.stdout, "desd_pretrain", "train", "small")[3] == f"./{name}"
+
+
+@pytest.mark.parametrize("words", [["--output_dir", "%x"], ["--output_dir=%x"], ["--encoder_checkpoint", "%x"]])
+def test_a_path_that_stands_for_a_part_of_a_config_is_refused(words, here, capsys):
+    assert main(["finetune", "my scans", *words]) == 2
+    assert "error: --" in (told := capsys.readouterr().err) and "begins with %" in told and "write ./%x." in told
+
+
 def test_a_setting_that_no_config_has_is_refused_in_one_line(here):
     done = desd("finetune", "my scans", "--max_epoks", "3")
     assert done.returncode == 1

@@ -16,7 +16,7 @@ from typing import Any
 
 from ...base.errors import UserError
 from ..names import may_be_dicom
-from ..volume import optional_module
+from ..volume import UNREADABLE, optional_module
 from .slices import TAGS, Slice, files_of, read_dicom, slices_of
 
 logger = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ def _header(file: str) -> Series | str | None:
             return reason
         told = [str(header.get(f"Series{name}") or "") for name in ("InstanceUID", "Number", "Description")]
         return Series(file, told[0], told[1], told[2], slices_of(file, header, has_pixels))
-    except (pydicom.errors.InvalidDicomError, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError):
+    except (pydicom.errors.InvalidDicomError, *UNREADABLE, TypeError, AttributeError, KeyError):
         return None
 
 

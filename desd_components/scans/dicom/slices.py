@@ -41,6 +41,7 @@ class Slice(NamedTuple):
         spacing: mm between rows, mm between columns.
         size: rows, columns.
         is_grey: whether a pixel is one value, and that no number of a colour in a palette.
+        low_is_white: whether its lowest values are to be shown white (MONOCHROME1); they are taken as stored.
         syntax: transfer syntax, that is, how its pixels are compressed.
         has_pixels: whether there are any.
     """
@@ -53,6 +54,7 @@ class Slice(NamedTuple):
     spacing: tuple[float, ...] | None
     size: tuple[int, int]
     is_grey: bool
+    low_is_white: bool
     syntax: str
     has_pixels: bool
 
@@ -88,6 +90,7 @@ def slices_of(file: str, header: Any, has_pixels: bool) -> tuple[Slice, ...]:
 def _slice(file: str, header: Any, frame: int | None, has_pixels: bool) -> Slice:
     meta = header.file_meta
     position, orientation, spacing = (_said(header, frame, group, name) for group, name in _PLACE)
+    shown = header.get("PhotometricInterpretation")
     return Slice(
         file,
         frame,
@@ -96,7 +99,8 @@ def _slice(file: str, header: Any, frame: int | None, has_pixels: bool) -> Slice
         _numbers(orientation, 6, _perpendicular),
         _numbers(spacing, 2, lambda values: min(values) > 0),
         (int(header.Rows), int(header.Columns)),
-        int(header.get("SamplesPerPixel") or 1) == 1 and header.get("PhotometricInterpretation") != "PALETTE COLOR",
+        int(header.get("SamplesPerPixel") or 1) == 1 and shown != "PALETTE COLOR",
+        shown == "MONOCHROME1",
         str(meta.get("TransferSyntaxUID") or ""),
         has_pixels,
     )

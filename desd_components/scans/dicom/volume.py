@@ -63,7 +63,7 @@ def stack_of(series: Series) -> Stack:
     Raises:
         UserError: when they are no volume.
     """
-    slices, copied = _without_copies(series)
+    slices, told = _without_copies(series)
     _refuse_what_is_no_volume(series.path, slices)
     row, column = np.reshape(np.array(slices[0].orientation), (2, 3))
     normal = np.cross(row, column)
@@ -77,7 +77,8 @@ def stack_of(series: Series) -> Stack:
     affine[:3, :3] = np.stack([row * between[0], column * between[1], normal * step], axis=1)
     affine[:3, 3] = positions[0] - affine[:3, :2] @ offsets[0]  # the corner of the grid, of which slices keep off
     shape = (slices[0].size[1] + extra[0], slices[0].size[0] + extra[1], count)
-    return Stack(tuple(slices), _places(heights, step), offsets, shape, affine, (*copied, *gaps, *tilt))
+    told += _low_is_white(slices)
+    return Stack(tuple(slices), _places(heights, step), offsets, shape, affine, (*told, *gaps, *tilt))
 
 
 def _places(heights: np.ndarray, step: float) -> np.ndarray:
@@ -99,6 +100,12 @@ def _without_copies(series: Series) -> tuple[list[Slice], list[str]]:
         name = os.path.basename(series.unreadable[0])
         warnings.append(f"{len(series.unreadable)} files beside it cannot be read as DICOM (first: {name})")
     return slices, warnings
+
+
+def _low_is_white(slices: Sequence[Slice]) -> list[str]:
+    """A warning about MONOCHROME1, which DICOM means for the screen alone, and which newer ITK turns into values."""
+    white = [one for one in slices if one.low_is_white]
+    return [f"{_count(white, slices)} show low values white (MONOCHROME1): taken as stored"] if white else []
 
 
 def _refuse_what_is_no_volume(path: str, slices: Sequence[Slice]) -> None:

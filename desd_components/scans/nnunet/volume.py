@@ -41,7 +41,11 @@ def nnunet_volume(path: str) -> Volume:
     shape = (*space, channels) if channels > 1 else tuple(space)
 
     def voxels() -> np.ndarray:
-        return np.moveaxis(np.asarray(read()), 0, -1).reshape(shape)
+        try:
+            array = np.asarray(read())
+        except (zipfile.BadZipFile, RuntimeError) as error:  # of a checksum, and of blosc2
+            raise OSError(str(error)) from error
+        return np.moveaxis(array, 0, -1).reshape(shape)
 
     return Volume(path, NNUNET_READER, shape, np.diag([*spacing, 1.0]), dtype, voxels)
 

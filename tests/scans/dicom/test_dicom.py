@@ -242,11 +242,20 @@ def test_files_of_old_archives_without_preamble_are_a_series_like_any_other(tmp_
     np.testing.assert_array_equal(open_volume(folder).read(), stored_grid(VOXELS))
 
 
-def test_a_deflated_series_is_read(tmp_path):
+def test_a_deflated_series_is_read_and_a_slice_that_was_cut_off_is_told(tmp_path):
     def deflated(dataset: Dataset, number: int) -> None:
         dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
 
-    np.testing.assert_array_equal(open_volume(written(tmp_path, change=deflated)).read(), stored_grid(VOXELS))
+    folder = written(tmp_path, change=deflated)
+    np.testing.assert_array_equal(open_volume(folder).read(), stored_grid(VOXELS))
+    (folder / "torn.dcm").write_bytes((folder / "3.dcm").read_bytes()[:-9])
+    assert open_volume(folder).warnings == ("1 files beside it cannot be read as DICOM (first: torn.dcm)",)
+
+
+def test_low_values_that_are_shown_white_are_taken_as_stored_and_told(tmp_path):
+    volume = open_volume(written(tmp_path, change=change([2], PhotometricInterpretation="MONOCHROME1")))
+    np.testing.assert_array_equal(volume.read(), stored_grid(VOXELS))
+    assert volume.warnings == ("1 of 8 slices (first: 2.dcm) show low values white (MONOCHROME1): taken as stored",)
 
 
 def test_a_slice_stands_for_its_series_and_a_folder_without_one_is_refused(tmp_path):

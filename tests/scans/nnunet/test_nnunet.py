@@ -30,6 +30,19 @@ def test_a_case_is_read_whole_on_the_grid_of_the_plans(plans, suffix, channels):
     assert np.diag(volume.affine).tolist() == [2.5, 1.0, 0.5, 1.0]
 
 
+@pytest.mark.parametrize(("suffix", "lost"), [(".b2nd", 15_000), (".npz", 1)])  # blosc2 keeps no checksum
+def test_a_case_that_was_damaged_is_refused_in_one_line(plans, suffix, lost):
+    pytest.importorskip("blosc2" if suffix == ".b2nd" else "numpy")
+    folder = plans.parent / "nnUNetPlans_3d_fullres"
+    write_case(folder, "case_1", suffix)
+    path = folder / f"case_1{suffix}"
+    content = bytearray(path.read_bytes())
+    content[20_000 : 20_000 + lost] = bytes(255 - byte for byte in content[20_000 : 20_000 + lost])
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"case_1\{suffix}: is truncated or damaged"):
+        open_volume(path).read()
+
+
 def test_an_array_whose_spacing_no_plans_tell_is_refused(tmp_path):
     write_case(tmp_path / "cases", "a")
     with pytest.raises(UserError, match=r"a\.npz: is not a scan, nor a case of nnU-Net's"):

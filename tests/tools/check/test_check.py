@@ -207,7 +207,13 @@ def tilted(folder: Path) -> None:
     label(folder, "case_0", body(), affine)
 
 
+def no_affine(folder: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(changed(1.0), None), first_image(folder))
+    nibabel.save(nibabel.Nifti1Image(body(), None), folder / "labelsTr" / "case_0.nii.gz")
+
+
 REMARKS = {
+    "no affine": (no_affine, "says nowhere how it lies in the patient (sform and qform codes are 0)"),
     "oblique": (tilted, "is oblique: an axis leans by 17 degrees"),
     "whole numbers as float": (label_of(body(kind=np.float32)), "holds whole numbers stored as float32"),
     "left by a system": (lambda f: (f / "imagesTr" / ".DS_Store").write_bytes(b"x"), "left by an operating system"),
