@@ -11,7 +11,7 @@ from typing import Any
 
 from ..base.errors import UserError
 from ..base.files import read_json
-from ..base.processes import from_first
+from ..base.processes import from_first, place
 from .find import absence, existing, note_links, scans_in_folder
 from .names import SUFFIXES, CaseNames, Scan, case_ids, files_of, first_few, first_names, scan_files, stem
 
@@ -36,7 +36,7 @@ def find_scans(
     """Unlabelled scans ``{"image": path or [path per channel]}``, sorted; label files are left out and counted.
 
     Where ``dataset_dir`` does not exist there is none, and the log says so: see `require_scans`. In a process group the
-    first process looks, for all.
+    first process searches a folder for all.
 
     Args:
         dataset_dir: a folder searched recursively for scans of all formats (`desd_components.scans.find`), a Medical
@@ -50,16 +50,6 @@ def find_scans(
     Raises:
         UserError: when ``dataset_dir`` holds no scan, or when the split does not fit it.
     """
-    return from_first(functools.partial(_found, dataset_dir, in_channels, data_split, sections, base_dir))
-
-
-def _found(
-    dataset_dir: str | Path,
-    in_channels: int,
-    data_split: str | Path | None,
-    sections: Sequence[str],
-    base_dir: str | Path | None,
-) -> list[Scan]:
     if nothing := absence(dataset_dir):
         logger.warning(nothing)
         return []
@@ -70,7 +60,7 @@ def _found(
         source = path / "dataset.json"
         scans = present(_images_of(data_list_sections(source, within=True)), source)
     else:
-        scans = scans_in_folder(path, in_channels)
+        scans = from_first(functools.partial(scans_in_folder, path, in_channels))
     if not scans:
         raise UserError(f"{path}: none of the scans that its dataset.json lists exists: is the folder complete?")
     if data_split is not None:
@@ -81,7 +71,7 @@ def _found(
         scans = select_cases(scans, wanted, str(data_split))
     scans = sorted(scans, key=lambda scan: scan_files(scan)[0])
     logger.info("%s: %d scans", path, len(scans))
-    if path.is_dir():
+    if path.is_dir() and place()[0] == 0:
         note_links(scans, path)
     return scans
 
