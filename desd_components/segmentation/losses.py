@@ -132,7 +132,7 @@ def segmentation_loss(
     if activation == "softmax":
         if regions:
             raise UserError("regions overlap, which a softmax cannot say. Use activation: sigmoid, or regions: false.")
-        plain: nn.Module = DiceCELoss(ignore)
+        plain: Any = DiceCELoss(ignore)
     else:
         plain = DiceBCELoss(None if isinstance(regions, bool) else regions, ignore)
     return DeepSupervisionLoss(plain)
