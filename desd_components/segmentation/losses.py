@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.losses import DeepSupervisionLoss, DiceLoss
+from monai.utils import convert_to_tensor
 from torch import nn
 from torch.nn import functional as F
 
@@ -97,7 +98,7 @@ class DiceCELoss(nn.Module):
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits (B, C, X, Y, Z) and label values (B, 1, X, Y, Z), `IGNORE` without effect -> a scalar."""
-        logits = logits.float()
+        logits, labels = convert_to_tensor(logits.float()), convert_to_tensor(labels)  # not MONAI's, which keep records
         if self.ignore:
             logits, labels = annotated(logits, labels)
         if not labels.numel():

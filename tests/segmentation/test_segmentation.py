@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from monai.data import MetaTensor
+from monai.data import MetaTensor, list_data_collate
 
 from desd_components import ResNet3DEncoder, UserError
 from desd_components.base.classes import IGNORE
@@ -133,6 +133,14 @@ def test_a_perfect_answer_costs_nothing(activation):
     labels = torch.randint(0, 3, (2, 1, 4, 4, 4))
     logits = class_targets(labels, 3) * 60 - 30
     assert segmentation_loss(activation)(logits, labels).item() == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_the_loss_takes_crops_with_records_of_their_scans(activation):
+    crops = [{"label": MetaTensor(torch.randint(0, 3, (1, 4, 4, 3)), meta={"filename_or_obj": n})} for n in "ab"]
+    labels, logits = list_data_collate(crops)["label"], torch.randn(2, 3, 4, 4, 3)
+    loss = segmentation_loss(activation)
+    torch.testing.assert_close(loss(MetaTensor(logits), labels).item(), loss(logits, labels.as_tensor()).item())
 
 
 def test_uniform_logits_cost_what_can_be_said_in_the_head():
