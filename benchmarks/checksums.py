@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from benchmarks.pairs import ratios, report, row, time_in_turn, verdict
-from benchmarks.reading import write_scans
+from benchmarks.volumes import write_scans
 from desd_components import find_scans, require_scans
 from desd_components.scans.read import open_volume
 
@@ -45,7 +45,7 @@ def main(folder: str | None = None) -> None:
     taken: dict[str, list[dict[str, list[float]]]] = {suffix: [] for suffix in FORMATS}
     with tempfile.TemporaryDirectory() as name:
         if folder is None:
-            write_scans(Path(name), (128, 128, 40), SCANS)
+            write_scans(Path(name), (128, 128, 40), count=SCANS)
         scans = find_scans(folder or name)[:SCANS]
         require_scans(folder or name, scans)
         for scan, (suffix, seconds) in ((scan, each) for scan in scans for each in taken.items()):

@@ -43,9 +43,9 @@ def evaluate(folder: Path) -> Path:
     phantom.write_family(folder / "volumes", CASES, 0, size=48)
     settings = unplanned(ConfigParser.load_config_files([str(CONFIGS / "train.yaml"), str(CONFIGS / "small.yaml")]))
     torch.manual_seed(0)
-    encoder = ResNet3DEncoder(**settings["network_def#encoder#scratch_architecture"])
+    encoder = ResNet3DEncoder(**settings["network_def"]["encoder"]["scratch_architecture"])
     classes = list(phantom.CLASS_NAMES)
-    network = SegmentationNetwork(encoder, len(classes), settings["network_def#decoder_width"])
+    network = SegmentationNetwork(encoder, len(classes), settings["network_def"]["decoder_width"])
     preprocessing = {"orientation": "RAS", "spacing": [1.5, 1.5, 1.5], "intensity": "zscore", "hu_window": None}
     manifest = segmentation_manifest(network, classes, "softmax", False, preprocessing, settings["roi_size"])
     save_weights(network, folder / "model.pt", manifest)

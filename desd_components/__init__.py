@@ -6,7 +6,7 @@ Segmentation", MICCAI 2022. This is an independent implementation, written from 
 
 from typing import Any
 
-from .base.arithmetic import AutocastInferer, FusedSGD
+from .base.arithmetic import AutocastInferer, FusedSGD, keep_freed_memory
 from .base.classes import Classes, check_regions, label_count, value_names, with_background
 from .base.draws import SampleKey, set_determinism
 from .base.encoders import pooled_stages, refuse_small_maps, shape_table
@@ -69,8 +69,8 @@ from .scans.planning.plan import Plan, announce_plan, make_plan
 from .scans.preprocess import Preprocessing, preprocessing_settings, target_spacing
 from .scans.read import ScanReader
 from .scans.volume import dicom_room
-from .segmentation.inference import DecodeOnScand, FlipInferer, SkipAirInferer
-from .segmentation.losses import DiceBCELoss, class_targets, decode, probabilities, segmentation_loss
+from .segmentation.inference import DecodeOnScand, FlipInferer, SaveProbabilitiesd, SkipAirInferer
+from .segmentation.losses import DiceBCELoss, class_targets, decode, segmentation_loss
 from .segmentation.mixing import MixedDataset, MixedLoss
 from .segmentation.model import model_manifest, network_from_manifest, segmentation_classes, segmentation_manifest
 from .segmentation.network import SegmentationNetwork

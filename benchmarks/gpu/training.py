@@ -19,7 +19,7 @@ from monai.bundle import ConfigWorkflow
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.reading import write_scans
+from benchmarks.volumes import write_scans
 from desd_components import encoder_from
 from desd_components.runs.state import StatePair, state_to_resume
 from desd_tools.places import BUNDLES, ROOT

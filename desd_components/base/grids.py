@@ -62,8 +62,8 @@ class Resampling:
         for axis in (0, 1):
             volume = _interpolated(volume, axis, *self.places[axis])
         x, y, z = volume.shape
-        slices = volume.reshape(x * y, z).t().contiguous().view(z, x, y)
-        return _interpolated(slices, 0, *self.places[2]).permute(1, 2, 0)
+        volume = volume.reshape(x * y, z).t().contiguous().view(z, x, y)
+        return _interpolated(volume, 0, *self.places[2]).permute(1, 2, 0)
 
 
 def _interpolated(

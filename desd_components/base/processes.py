@@ -6,7 +6,8 @@ import datetime
 import logging
 import os
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import ignite.distributed as idist
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from .errors import UserError
 
+T = TypeVar("T")
 #: those of `distributed_network` that are still there
 _WRAPPERS: weakref.WeakSet[nn.parallel.DistributedDataParallel] = weakref.WeakSet()
 
@@ -73,6 +75,24 @@ def patiently_gathered(item: Any) -> list[Any]:
     found = from_all_processes([item], group)
     dist.destroy_process_group(group)
     return found
+
+
+def from_first(work: Callable[[], T]) -> T:
+    """What rank 0 makes of `work`, on all processes, or its refusal: they read no folder as often as they are many.
+
+    Raises:
+        UserError: on all of them, when `work` does.
+    """
+    found: T | UserError | None = None
+    if place()[0] == 0:
+        try:
+            found = work()
+        except UserError as error:
+            found = error
+    told = patiently_gathered(found)[0]
+    if isinstance(told, UserError):
+        raise told
+    return told
 
 
 def joined_processes() -> str:

@@ -16,7 +16,7 @@ from monai.networks.layers.factories import Act, Pool
 from monai.networks.layers.utils import get_norm_layer
 from torch import nn
 
-from ..base.arithmetic import NORMS, ZFirstConv3d, z_first, z_last
+from ..base.arithmetic import NORMS, with_z_first, z_first, z_last
 from ..base.encoders import Encoder
 from ..base.errors import Triple, UserError, require_one_of, require_triple, require_whole
 from ..base.networks import OURS, NetworkEncoder
@@ -33,7 +33,7 @@ EXPANSION = {"basic": 1, "bottleneck": 4}
 
 def _convolution(in_channels: int, out_channels: int, kernel: Triple, stride: Triple) -> nn.Module:
     x, y, z = (side // 2 for side in kernel)
-    return ZFirstConv3d(in_channels, out_channels, kernel, stride=stride, padding=(x, y, z), bias=False)
+    return nn.Conv3d(in_channels, out_channels, kernel, stride=stride, padding=(x, y, z), bias=False)
 
 
 def _norm(norm: str, channels: int) -> nn.Module:
@@ -147,6 +147,7 @@ class ResNet3DEncoder(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="leaky_relu", a=0.01)
+        with_z_first(self)
 
     def stages(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The feature pyramid of a volume (B, C, X, Y, Z): four maps, shallow to deep."""

@@ -5,6 +5,8 @@ Where from: ours, drawn with matplotlib.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ COLOR_WORDS = {
 }  # fmt: skip
 ARM_COLORS = tuple(COLOR_WORDS)
 STACK_SIDE, MOST_SLICES = 384, 80  # pixels of a slice's longer side; of more slices every second is shown, and so on
+_MOST_VOXELS = 2**23  # by which windows and slices are chosen
 CT_WINDOW = (-160.0, 240.0)  # HU
 
 
@@ -185,18 +188,26 @@ _SIDES = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}  # left, right
 
 def best_slices(truth: np.ndarray) -> tuple[int, int, int]:
     """Index per axis of the slice that shows most classes, and among those most of their voxels."""
+    truth, step = _thinned(truth)
     classes = [c for c in np.unique(truth) if c != 0]
     cuts = []
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)
         areas = np.array([(truth == c).sum(axis=others) for c in classes] or [np.zeros(truth.shape[axis])])
         score = (areas > 0).sum(0) + areas.sum(0) / (1 + areas.sum(0).max())
-        cuts.append(int(score.argmax()) if classes else truth.shape[axis] // 2)
+        cuts.append(step * (int(score.argmax()) if classes else truth.shape[axis] // 2))
     return cuts[0], cuts[1], cuts[2]
+
+
+def _thinned(volume: np.ndarray) -> tuple[np.ndarray, int]:
+    """Of a large volume every second voxel along each axis, or every third, ...: enough to choose by."""
+    step = math.ceil((volume.size / _MOST_VOXELS) ** (1 / 3))
+    return volume[::step, ::step, ::step], step
 
 
 def window_of(image: np.ndarray) -> tuple[float, float]:
     """Grey window: that of soft tissue where values are HU (air is near -1000), else percentiles 1 to 99.5."""
+    image, _ = _thinned(image)
     if np.percentile(image, 1) < -500 and image.max() < 4000:
         return CT_WINDOW
     low, high = np.percentile(image, [1, 99.5])
@@ -205,13 +216,15 @@ def window_of(image: np.ndarray) -> tuple[float, float]:
 
 def _box_of_interest(volumes: Sequence[np.ndarray], spacing: Sequence[float]) -> tuple:
     """Slices around everything that is labelled in any of the volumes, with 20 mm about it."""
-    marked = np.any([volume > 0 for volume in volumes], axis=0)
+    marked = functools.reduce(np.logical_or, (volume > 0 for volume in volumes))
     if not marked.any():
         return (slice(None),) * 3
-    places = np.argwhere(marked)
-    margin = [round(20 / s) for s in spacing]
-    low, high = places.min(0), places.max(0) + 1
-    return tuple(slice(max(0, int(a) - m), int(b) + m) for a, b, m in zip(low, high, margin, strict=True))
+    box = []
+    for axis, size in enumerate(spacing):
+        places = np.flatnonzero(marked.any(axis=tuple({0, 1, 2} - {axis})))
+        margin = round(20 / size)
+        box.append(slice(max(0, int(places[0]) - margin), int(places[-1]) + 1 + margin))
+    return tuple(box)
 
 
 def _cut(volume: np.ndarray, a: int, b: int, cuts: tuple[int, int, int]) -> np.ndarray:

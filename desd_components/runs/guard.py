@@ -177,9 +177,9 @@ def scan_facts(
     if not class_names or not isinstance(output, list):
         return facts
     labels = output[0]["pred"]
-    counts = np.bincount(
-        np.asarray(labels[0].cpu()).round().astype(int).ravel(), minlength=label_count(class_names, regions)
-    )
+    values = label_count(class_names, regions)
+    planes = np.asarray(labels[0].cpu())  # one by one: numbers to count take 8 bytes
+    counts = np.sum([np.bincount(plane.round().astype(int).ravel(), minlength=values) for plane in planes], axis=0)
     ml = float(np.prod(voxel_size(labels))) / 1000
     named = list(zip(class_names, class_members(len(class_names), regions), strict=True))[1:]
     facts["volumes_ml"] = {name: round(int(counts[members].sum()) * ml, 3) for name, members in named}

@@ -11,6 +11,7 @@ EPOCH_COMPLETED are always still to come, for at the last batch a state waits un
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import time
@@ -62,7 +63,8 @@ class ResumeHandler:
         extend: None, "keep" or "stretch"; see `scheduled_epochs`.
 
     Raises:
-        UserError: when the run starts: no state can be read, or settings differ; when it saves: the disk is full.
+        UserError: when the run starts: no state can be read, or settings differ; while it trains, or when it ends:
+            the disk is full.
     """
 
     def __init__(
@@ -188,6 +190,7 @@ class ResumeHandler:
         return self.minutes is not None and time.monotonic() - self._saved_at >= 60 * self.minutes
 
     def _pause(self, engine: Workflow, is_due: bool) -> None:
+        self.states.finish(wait=False)
         self._stopped_by = self.signals.agreed()
         if is_due or self._stopped_by or engine.should_terminate:
             self._save(engine)
@@ -203,7 +206,7 @@ class ResumeHandler:
         if idist.get_rank() != 0:
             return
         scaler = getattr(engine, "scaler", None)
-        self.states.write(
+        self.states.begin(
             {
                 "format": FORMAT,
                 "settings": self.settings,
@@ -216,6 +219,7 @@ class ResumeHandler:
         )
 
     def _end(self) -> None:
+        self.states.finish()
         if self._stopped_by:
             self.signals.answer(self._stopped_by)
         else:
@@ -223,4 +227,6 @@ class ResumeHandler:
 
     def _fail(self, error: BaseException) -> None:
         self.signals.restore()
+        with contextlib.suppress(UserError):  # the error that ended the run is the one to tell
+            self.states.finish()
         raise error

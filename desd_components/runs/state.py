@@ -1,5 +1,7 @@
 """The file that a run goes on from: written whole or not at all, checked when it is read, with the one before it.
 
+A thread writes it, of a copy, while the run goes on: a state of the published network takes a disk seconds.
+
 ``state.pt`` is a file of PyTorch's, a zip archive, whose CRCs cover the content of each record. What stands between the
 records no CRC covers, and readers pass over most of it; it says nothing that is not said twice, so it is compared.
 """
@@ -10,9 +12,13 @@ import logging
 import os
 import struct
 import zipfile
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import torch
 
 from ..base.errors import UserError
 from ..base.files import told_if_unwritable, write_tensors
@@ -100,6 +106,15 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def copied(content: Any) -> Any:
+    """A copy that nothing changes any more: its tensors lie on the CPU, in dictionaries, lists and tuples."""
+    if isinstance(content, torch.Tensor):
+        return content.detach().to("cpu", copy=True)
+    if isinstance(content, Mapping):
+        return {key: copied(value) for key, value in content.items()}
+    return type(content)(map(copied, content)) if type(content) in (list, tuple) else content
+
+
 class StatePair:
     """The newest state of a run, ``state.pt``, and the one before, ``state_previous.pt``.
 
@@ -114,6 +129,7 @@ class StatePair:
         self.newest = Path(folder) / "state.pt"
         self.previous = self.newest.with_name("state_previous.pt")
         self._good: set[Path] = set()  # those that this run has written or could read
+        self._writing: Future | None = None
 
     def exists(self) -> bool:
         """Whether there is anything to go on from."""
@@ -145,6 +161,27 @@ class StatePair:
             f"{self.newest.parent}: no state to go on from ({'; '.join(damages) or 'there is none'}). Start anew with "
             "resume: never, or give the path of another state."
         )
+
+    def begin(self, content: Any) -> None:
+        """`write` a copy of the content in a thread, once the one before is written.
+
+        Raises:
+            UserError: see `finish`.
+        """
+        self.finish()
+        with_it_alone = ThreadPoolExecutor(1)
+        self._writing = with_it_alone.submit(self.write, copied(content))
+        with_it_alone.shutdown(wait=False)  # Python itself waits for it before it ends
+
+    def finish(self, wait: bool = True) -> None:
+        """Wait until the thread has written; or only look whether it has.
+
+        Raises:
+            UserError: when it could not; see `write`.
+        """
+        if self._writing is not None and (wait or self._writing.done()):
+            writing, self._writing = self._writing, None
+            writing.result()
 
     def write(self, content: Any) -> None:
         """Write a new state; what was the newest becomes the previous one, unless it is damaged or of another run.

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..base.processes import from_first
 from .names import Scan, files_of, scan_files
 from .read import parts
 
@@ -27,8 +28,13 @@ def records_hash(sections: Mapping[str, Sequence[Scan]]) -> str:
 def data_fingerprint(sections: Mapping[str, Sequence[Scan]]) -> str:
     """How many scans a run was given, and a hash that also tells when their voxels have changed: for its state.
 
-    It reads 16 kB at the beginning, in the middle and at the end of each file; of a series, of three slices.
+    It reads 16 kB at the beginning, in the middle and at the end of each file; of a series, of three slices. In a
+    process group the first process does, for all.
     """
+    return from_first(lambda: _fingerprint(sections))
+
+
+def _fingerprint(sections: Mapping[str, Sequence[Scan]]) -> str:
     found = hashlib.sha256(records_hash(sections).encode())
     everything = [file for scans in sections.values() for file in files_of(scans)]
     for file in sorted(filter(os.path.exists, everything)):

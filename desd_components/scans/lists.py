@@ -1,5 +1,6 @@
 """Scans by name: data lists and ``dataset.json`` say which there are, split files choose among them by case ids."""
 
+import functools
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ from typing import Any
 
 from ..base.errors import UserError
 from ..base.files import read_json
+from ..base.processes import from_first, place
 from .find import absence, existing, note_links, scans_in_folder
 from .names import SUFFIXES, CaseNames, Scan, case_ids, files_of, first_few, first_names, scan_files, stem
 
@@ -33,7 +35,8 @@ def find_scans(
 ) -> list[Scan]:
     """Unlabelled scans ``{"image": path or [path per channel]}``, sorted; label files are left out and counted.
 
-    Where ``dataset_dir`` does not exist there is none, and the log says so: see `require_scans`.
+    Where ``dataset_dir`` does not exist there is none, and the log says so: see `require_scans`. In a process group the
+    first process searches a folder for all.
 
     Args:
         dataset_dir: a folder searched recursively for scans of all formats (`desd_components.scans.find`), a Medical
@@ -57,7 +60,7 @@ def find_scans(
         source = path / "dataset.json"
         scans = present(_images_of(data_list_sections(source, within=True)), source)
     else:
-        scans = scans_in_folder(path, in_channels)
+        scans = from_first(functools.partial(scans_in_folder, path, in_channels))
     if not scans:
         raise UserError(f"{path}: none of the scans that its dataset.json lists exists: is the folder complete?")
     if data_split is not None:
@@ -68,7 +71,7 @@ def find_scans(
         scans = select_cases(scans, wanted, str(data_split))
     scans = sorted(scans, key=lambda scan: scan_files(scan)[0])
     logger.info("%s: %d scans", path, len(scans))
-    if path.is_dir():
+    if path.is_dir() and place()[0] == 0:
         note_links(scans, path)
     return scans
 

@@ -101,7 +101,9 @@ class SeparableResample(SpatialResample):
         way = Resampling(img.affine.numpy(), img.shape[1:], np.asarray(dst_affine), spatial_size)
         if img.pending_operations or not way.parallel:
             return resampled(**named)
-        found = MetaTensor(torch.stack([way(channel) for channel in img.as_tensor().float()])).copy_meta_from(img)
+        channels = [way(channel) for channel in img.as_tensor().float()]
+        voxels = torch.stack(channels) if len(channels) > 1 else channels[0][None]  # one is not copied
+        found = MetaTensor(voxels).copy_meta_from(img)
         planned: Any = resampled(**{**named, "lazy": True})
         found.push_applied_operation(planned.pending_operations[-1])  # what the inverse asks for
         found.affine = torch.as_tensor(dst_affine)

@@ -1,18 +1,20 @@
 """Inference that spares time and memory; the sliding window, and the inverse of the preprocessing, are MONAI's."""
 
+import functools
 import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
+from monai.data import FolderLayoutBase, MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
 from ..base.errors import UserError
 from ..base.grids import Resampling
-from .losses import decode_channels
+from .losses import decode_channels, probabilities
+from .results import write_by_class
 
 
 class FlipInferer(Inferer):
@@ -41,9 +43,9 @@ class FlipInferer(Inferer):
             dims = [axis + 2 for axis in flip]
             logits = self.inferer(torch.flip(inputs, dims) if dims else inputs, network, *args, **kwargs)
             logits = torch.flip(logits, dims) if dims else logits
-            total = logits if total is None else total + logits
+            total = logits if total is None else total.add_(logits)
         assert total is not None
-        return total / len(flips)
+        return total / len(flips) if len(flips) > 1 else total
 
 
 class SkipAirInferer(Inferer):
@@ -82,6 +84,40 @@ class SkipAirInferer(Inferer):
         return result
 
 
+def _way_to_scan(image: MetaTensor) -> tuple[Resampling, torch.Tensor]:
+    """From the grid of what a network saw to that of its scan, and the affine there."""
+    affine, shape = torch.as_tensor(image.meta["original_affine"]), image.meta["spatial_shape"]
+    return Resampling(image.affine.cpu().numpy(), image.shape[1:], affine.numpy(), shape), affine
+
+
+class SaveProbabilitiesd(MapTransform):
+    """Write the probabilities of all classes on the scan's grid, as a NIfTI (X, Y, Z, C), class by class.
+
+    Interpolation acts on logits; memory holds the sum of a softmax and one class on that grid, however many there are.
+
+    Args:
+        keys: logits (C, X, Y, Z), which stay as they are.
+        orig_key: the image that the network saw, which remembers the grid of its scan.
+        activation: "softmax" or "sigmoid".
+        layout: where the file goes.
+    """
+
+    def __init__(self, keys: Any, orig_key: str, activation: str, layout: FolderLayoutBase) -> None:
+        super().__init__(keys)
+        self.orig_key, self.activation, self.layout = orig_key, activation, layout
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """A dictionary with logits; the same comes back."""
+        image = data[self.orig_key]
+        (on_scan, affine), scan = _way_to_scan(image), str(image.meta["filename_or_obj"])
+        for key in self.keys:
+            logits = convert_to_tensor(data[key], track_meta=False)
+            each = probabilities(functools.partial(map, on_scan, logits), self.activation)
+            shape = (*on_scan.target_shape, len(logits))
+            write_by_class(self.layout.filename(subject=scan), each, shape, affine.numpy(), scan)
+        return dict(data)
+
+
 class DecodeOnScand(MapTransform):
     """Logits of the network's grid to label values on the scan's own, class by class.
 
@@ -101,8 +137,7 @@ class DecodeOnScand(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """A dictionary with logits to one with labels."""
         result, image = dict(data), data[self.orig_key]
-        affine, shape = torch.as_tensor(image.meta["original_affine"]), image.meta["spatial_shape"]
-        on_scan = Resampling(image.affine.cpu().numpy(), image.shape[1:], affine.numpy(), shape)
+        on_scan, affine = _way_to_scan(image)
         for key in self.keys:
             channels = (on_scan(channel)[None] for channel in convert_to_tensor(data[key], track_meta=False))
             labels = decode_channels(channels, len(data[key]), self.regions, self.single)

@@ -1,6 +1,7 @@
 """Losses of segmentation, and the one rule from logits to labels."""
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -160,15 +161,16 @@ def decode_channels(
 ) -> torch.Tensor:
     """`decode` of logits that come class by class, `count` times (..., 1, X, Y, Z), the background's first."""
     values = written_values(count, regions) if regions else list(range(count))
-    labels = largest = torch.empty(0)
-    for value, logits in zip(values, channels, strict=True):
-        if not len(labels):
-            labels, largest = torch.zeros_like(logits, dtype=torch.int16), logits.clone()
-            continue
+    channels = iter(channels)
+    largest = next(channels).clone()
+    labels = torch.zeros_like(largest, dtype=torch.int16)
+    for value in values[1:]:
+        logits = next(channels)
         wins = (logits > 0) if regions else (logits > largest)  # a sigmoid exceeds 0.5 where its logit exceeds 0
         labels.masked_fill_(wins, value)
         if not regions:
             torch.maximum(largest, logits, out=largest)
+        del logits, wins  # or they would lie beside the next class
     return labels if regions else largest_pieces(labels, single)
 
 
@@ -189,6 +191,11 @@ def largest_pieces(labels: torch.Tensor, classes: Sequence[int]) -> torch.Tensor
     return labels.clone().copy_(torch.from_numpy(kept))  # a MetaTensor remembers its scan
 
 
-def probabilities(logits: torch.Tensor, activation: str) -> torch.Tensor:
-    """Logits (..., C, X, Y, Z) to probabilities of the same shape, in float32."""
-    return logits.float().softmax(dim=-4) if activation == "softmax" else logits.float().sigmoid()
+def probabilities(channels: Callable[[], Iterable[torch.Tensor]], activation: str) -> Iterator[torch.Tensor]:
+    """Of each class in turn, from logits (X, Y, Z) that `channels` gives class by class, as often as it is called."""
+    if activation == "sigmoid":
+        yield from (logits.sigmoid() for logits in channels())
+        return
+    total = functools.reduce(torch.logaddexp, channels())
+    for logits in channels():
+        yield (logits - total).exp_()

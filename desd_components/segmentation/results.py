@@ -5,14 +5,16 @@ writer stores one affine as both, and drops axes of one voxel: in some programs 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+import torch
 from monai.config import NdarrayOrTensor, PathLike
 from monai.data import NibabelWriter
+from nibabel.openers import Opener
 
 from ..base.errors import UserError
 from ..scans.check import grid_problem
@@ -52,6 +54,27 @@ class ScanWriter(NibabelWriter):
         if np.issubdtype(voxels.dtype, np.integer):
             image.header.set_intent("label")  # by which it is known wherever it is copied to
         nibabel.save(image, filename)
+
+
+def write_by_class(
+    path: PathLike, volumes: Iterable[torch.Tensor], shape: Sequence[int], affine: np.ndarray, scan: str
+) -> None:
+    """Write volumes (X, Y, Z) as they come, as one NIfTI of this shape (X, Y, Z, C) in float32.
+
+    Args:
+        path: of the file.
+        volumes: one for each class.
+        affine, scan: of the grid, and the file behind it; see `ScanWriter`.
+    """
+    empty = np.broadcast_to(np.float32(0), shape)
+    image = _like_scan(empty, affine, scan) or _by_affine(empty, affine)
+    image.header.set_data_dtype(np.float32)
+    image.header.set_slope_inter(1, 0)
+    with Opener(str(path), "wb") as file:
+        image.header.write_to(file)
+        for volume in volumes:
+            for plane in volume.cpu().permute(2, 1, 0):  # x runs fastest in a NIfTI
+                file.write(plane.contiguous().numpy().astype("<f4", copy=False).tobytes())
 
 
 def _by_affine(voxels: np.ndarray, affine: np.ndarray) -> Any:

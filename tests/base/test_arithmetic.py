@@ -1,6 +1,9 @@
 """Layers that compute the plain form of torch at less cost."""
 
 import copy
+import multiprocessing
+import platform
+import resource
 from typing import Any
 
 import pytest
@@ -10,7 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 from desd_components import DenseDistillationNetwork, ProjectionHead, ResNet3DEncoder, ViewsWithPoints
-from desd_components.base.arithmetic import AffineInstanceNorm3d, AutocastInferer, FusedSGD, cosines
+from desd_components.base import arithmetic
+from desd_components.base.arithmetic import AffineInstanceNorm3d, AutocastInferer, FusedSGD, cosines, keep_freed_memory
 
 
 def plain_cosines(embedding, prototypes):
@@ -142,6 +146,19 @@ def test_a_network_computes_in_bfloat16_where_it_is_asked_to_and_float32_comes_o
     torch.testing.assert_close(found, volume, rtol=0, atol=0.004 if amp else 0)
 
 
+@pytest.mark.parametrize(("flags", "lines"), [("fpu avx2", 1), ("fpu avx512_bf16", 0), ("fp asimd bf16", 0), (None, 0)])
+def test_a_processor_that_emulates_bfloat16_is_named_once(flags, lines, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(arithmetic, "PROCESSOR", tmp_path / "cpuinfo")
+    if flags:
+        arithmetic.PROCESSOR.write_text(f"processor: 0\nflags: {flags}\n")
+    arithmetic._say_if_emulated.cache_clear()
+    for _ in range(2):
+        AutocastInferer(SimpleInferer())(torch.rand(1, 1, 2, 2, 2), torch.nn.Identity())
+    assert [record.getMessage().count("--amp false") for record in caplog.records] == [1] * lines
+    AutocastInferer(SimpleInferer(), amp=False)(torch.rand(1, 1, 2, 2, 2), torch.nn.Identity())
+    assert len(caplog.records) == lines
+
+
 @pytest.mark.parametrize("points", [False, True])
 def test_student_and_teacher_compute_in_bfloat16_but_for_their_heads(points):
     encoder = ResNet3DEncoder(depth=10, width=8, norm="group", stem_kernel=3, stem_stride=1, stem_pool=False)
@@ -159,3 +176,22 @@ def test_student_and_teacher_compute_in_bfloat16_but_for_their_heads(points):
         torch.float32
     }
     torch.testing.assert_close(output.student_logits, network(views).student_logits, rtol=0, atol=0.05)
+
+
+def faults_of_large_tensors(keep: bool) -> int:
+    if keep:
+        keep_freed_memory()
+    torch.ones(2**25)  # 128 MB
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(2**25)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+def test_a_large_tensor_takes_over_the_memory_of_the_one_before():
+    asked = []
+    for keep in (False, True):  # each in a process of its own, which is what changes
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            asked.append(pool.apply(faults_of_large_tensors, (keep,)))
+    assert asked[0] > 1000 and asked[1] < asked[0] / 2

@@ -27,6 +27,14 @@ def test_a_convolution_gives_the_same_values_and_gradients(kernel, stride):
     torch.testing.assert_close(plain.weight.grad, gradient)
 
 
+def test_a_kernel_and_its_gradient_lie_in_memory_as_maps_do_also_once_loaded():
+    layer = with_z_first(nn.Conv3d(2, 3, 3, padding=1))
+    layer.load_state_dict(nn.Conv3d(2, 3, 3).state_dict())
+    layer(z_first(torch.randn(1, 2, 4, 4, 4))).sum().backward()
+    for kernel in (layer.weight, layer.weight.grad):
+        assert kernel.shape == (3, 2, 3, 3, 3) and kernel.permute(0, 1, 4, 2, 3).is_contiguous()
+
+
 def test_there_and_back_is_the_same_volume():
     x = torch.arange(120.0).reshape(1, 1, 4, 5, 6)
     assert z_first(x).shape == (1, 1, 6, 4, 5)

@@ -139,6 +139,15 @@ def test_slices_show_the_plane_with_most_classes():
     assert slices.best_slices(truth) == (2, 2, 1), "most voxels along x and z, both classes along y"
 
 
+def test_of_a_large_volume_every_second_voxel_chooses_the_slices():
+    labels = np.zeros((210, 240, 200), np.int16)
+    labels[50:90, 100:140, 60:80] = 1
+    labels[70:72, 90:150, 60:80] = 1
+    cuts = slices.best_slices(labels)
+    assert abs(cuts[0] - 70) <= 1 and 100 <= cuts[1] < 140 and 60 <= cuts[2] < 80
+    assert slices.window_of(np.where(labels > 0, 40.0, -1000.0)) == slices.CT_WINDOW
+
+
 def test_a_plane_is_drawn_as_radiologists_look_at_it():
     volume = np.zeros((3, 4, 5))
     volume[2, 3, 4] = 1  # right, front, head

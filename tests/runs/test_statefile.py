@@ -7,13 +7,16 @@ import os
 import random
 import re
 import struct
+import threading
 import zipfile
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
+from tiny_pretraining import Run
 
+from desd_components import ResumeHandler
 from desd_components.base.errors import UserError
 from desd_components.base.files import WitnessedFile, write_tensors
 from desd_components.runs import state as statefile
@@ -230,3 +233,27 @@ def test_what_cannot_be_opened_in_the_place_of_a_state_never_means_a_fresh_start
     assert StatePair(tmp_path).exists()
     with pytest.raises(UserError, match=r"state\.pt cannot be opened: .*resume: never"):
         StatePair(tmp_path).read()
+
+
+def test_a_state_that_a_thread_writes_is_of_the_moment_it_was_begun(pair, tmp_path, monkeypatch):
+    may_write = threading.Event()
+    monkeypatch.setattr(statefile, "write_tensors", lambda *given: may_write.wait(9) and write_tensors(*given))
+    later = content(4)
+    pair.begin(later)
+    later["weights"].fill_(5)
+    pair.finish(wait=False)
+    assert numbers(tmp_path)["state.pt"] == 3
+    may_write.set()
+    pair.begin(later | {"number": 5})  # waits for the one before
+    pair.finish()
+    assert numbers(tmp_path) == {"state.pt": 5, "state_previous.pt": 4}
+    assert torch.load(tmp_path / "state_previous.pt")["weights"].unique().item() == 4
+
+
+def test_what_the_thread_could_not_write_ends_the_run_at_its_next_step(tiny_encoder, tmp_path):
+    run = Run(tiny_encoder, epochs=2)
+    (tmp_path / "state.pt.part").symlink_to("/dev/full")
+    states = ResumeHandler(tmp_path, {"network": run.network}, {"max_epochs": 2})
+    with pytest.raises(UserError, match=r"state.pt: cannot be written \(No space left on device\)"):
+        run.train(states)
+    assert run.trainer.state.epoch <= 2 and not states.states.exists()

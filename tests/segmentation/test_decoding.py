@@ -10,9 +10,9 @@ from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Invertd
 
-from desd_components import Preprocessing
+from desd_components import Preprocessing, ScanLayout
 from desd_components.segmentation import inference
-from desd_components.segmentation.inference import DecodeOnScand, SkipAirInferer
+from desd_components.segmentation.inference import DecodeOnScand, SaveProbabilitiesd, SkipAirInferer
 
 SHEARED = np.array([[0.8, -0.9, 0.2, 5.0], [0.6, 1.2, 0.1, -7.0], [0.0, 0.3, 2.5, 3.0], [0.0, 0.0, 0.0, 1.0]])
 OBLIQUE = np.array([[0.8, 0.9, 0.0, 5.0], [0.6, -1.2, 0.0, -7.0], [0.0, 0.0, 2.5, 3.0], [0.0, 0.0, 0.0, 1.0]])
@@ -53,6 +53,20 @@ def test_of_the_scans_grid_one_class_at_a_time_is_made(network_output, monkeypat
     )
     DecodeOnScand("pred", "image")(sample)
     assert shapes == [sample["image"].shape[1:]] * CLASSES
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_probabilities_in_the_file_are_those_of_logits_on_the_scans_grid(network_output, activation, tmp_path):
+    preprocessing, sample = network_output
+    logits = Invertd("pred", preprocessing, "image", nearest_interp=False)(sample)["pred"].as_tensor()
+    expected = logits.softmax(dim=0) if activation == "softmax" else logits.sigmoid()
+    assert (
+        SaveProbabilitiesd("pred", "image", activation, ScanLayout(tmp_path / "out", postfix="prob"))(sample) == sample
+    )
+    image, scan = (nibabel.load(tmp_path / name) for name in ("out/scan_prob.nii.gz", "scan.nii.gz"))
+    np.testing.assert_allclose(image.get_fdata(dtype=np.float32), expected.movedim(0, -1), atol=2e-5)
+    np.testing.assert_array_equal(image.affine, scan.affine)
+    assert image.get_data_dtype() == np.float32 and image.header["sform_code"] == scan.header["sform_code"]
 
 
 class Counting:

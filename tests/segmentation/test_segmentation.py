@@ -222,9 +222,12 @@ def test_training_targets_are_decoded_back_to_their_labels():
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
-def test_argmax_of_probabilities_is_argmax_of_logits(activation):
-    logits = torch.randn(3, 4, 4, 4)
-    assert torch.equal(probabilities(logits, activation).argmax(0, keepdim=True), decode(logits))
+def test_probabilities_class_by_class_are_those_of_all_at_once(activation):
+    logits = 30 * torch.randn(5, 4, 4, 4, dtype=torch.float64)
+    found = torch.stack(list(probabilities(lambda: iter(logits), activation)))
+    expected = logits.softmax(dim=0) if activation == "softmax" else logits.sigmoid()
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    assert torch.equal(found.argmax(0, keepdim=True), decode(logits)) or activation == "sigmoid"
 
 
 def test_of_a_class_of_one_piece_the_largest_is_kept_and_others_stay():

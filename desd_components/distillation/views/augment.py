@@ -75,8 +75,8 @@ def change_gamma(view: Tensor, exponent: Tensor) -> Tensor:
 
 
 def _range(view: Tensor) -> tuple[Tensor, Tensor]:
-    low, high = view.flatten(2).aminmax(dim=-1)
-    return low[..., None, None, None], high[..., None, None, None]
+    flat = view.flatten(2)  # one after the other: together, by aminmax, they take twenty times as long on a CPU
+    return flat.amin(dim=-1)[..., None, None, None], flat.amax(dim=-1)[..., None, None, None]
 
 
 def _mean(view: Tensor) -> Tensor:

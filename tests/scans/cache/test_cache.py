@@ -27,10 +27,11 @@ from monai.transforms import (
 )
 from scan_files import loading, oblique_affine, write_label, write_nifti, write_scan
 
-from desd_components import UserError, VolumeCache
+from desd_components import UserError, VolumeCache, find_scans
 from desd_components.scans.cache.entries import open_array, read_box, read_meta, write_entry
 from desd_components.scans.cache.fingerprint import describe
 from desd_components.scans.cache.making import EntryMaker
+from desd_components.scans.fingerprint import data_fingerprint
 
 
 def preprocessing(spacing: tuple[float, ...] = (1.0, 1.0, 1.0), top: float = 1.0) -> Compose:
@@ -403,6 +404,16 @@ def _outcome(data: Path, cache: VolumeCache) -> str:
         return str(error)
 
 
+def _looked_up(data: Path, rank: int) -> list:
+    """Scans and their hash, where all but the first process may read nothing."""
+    with pytest.MonkeyPatch.context() as patched:
+        if rank:
+            patched.setattr(os, "walk", None)
+            patched.setattr(os.path, "getsize", None)
+        scans = find_scans(data)
+        return [scans, data_fingerprint({"training": scans})]
+
+
 def _prepare_on_rank(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     cache = VolumeCache(loading("image"), Path(folder, "cache"))
@@ -410,6 +421,7 @@ def _prepare_on_rank(rank: int, folder: str) -> None:
     cache.maker = CountingMaker(maker.transforms, maker.lazy, maker.keys, maker.dtype, maker.in_channels)
     cache.maker.seconds = 0.2 * rank  # whoever is done early must wait, and not do the other's work
     seen = {
+        "found": _looked_up(Path(folder, "good"), rank),
         "good": _outcome(Path(folder, "good"), cache),
         "made": cache.maker.made,
         "bad": _outcome(Path(folder, "bad"), cache),
@@ -433,6 +445,11 @@ def two_processes(tmp_path_factory) -> list[dict]:
 
 def test_two_processes_share_the_work(two_processes):
     assert [seen["made"] for seen in two_processes] == [3, 2]
+
+
+def test_the_first_process_looks_for_all(two_processes):
+    first, second = (seen["found"] for seen in two_processes)
+    assert first == second and len(first[0]) == 5
 
 
 def test_two_processes_see_all_entries(two_processes):
