@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.losses import DeepSupervisionLoss, DiceCELoss, DiceLoss
+from monai.losses import DeepSupervisionLoss, DiceLoss
+from monai.utils import convert_to_tensor
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,6 +15,7 @@ from ..base.classes import IGNORE, Regions, check_regions, class_members, writte
 from ..base.errors import UserError
 
 ACTIVATIONS = ("sigmoid", "softmax")
+BALANCE = 0.5  # a voxel of a class that is not found at all, of a share s of the voxels, weighs s**-BALANCE
 
 
 def class_targets(
@@ -40,6 +42,22 @@ def annotated(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor,
     if known.all():
         return logits, labels
     return logits.movedim(1, -1)[known].T[None], labels[:, 0][known][None, None]
+
+
+def class_weights(counts: torch.Tensor, missed: torch.Tensor) -> torch.Tensor:
+    """What a voxel of each class weighs in the cross-entropy of a softmax: more where it is small and not found yet.
+
+    Otherwise organs of a few hundred voxels are background for hundreds of steps. Ours, of results/README.md.
+
+    Args:
+        counts: voxels of each class, (C,), the background first.
+        missed: one minus the Dice of each class but the background, (C - 1,).
+
+    Returns:
+        (C,): 1 for the background and for what is found.
+    """
+    scarcity = counts.sum() / counts[1:].clamp(min=1e-5)
+    return torch.cat([counts.new_ones(1), scarcity ** (BALANCE * missed.detach() ** 2)])
 
 
 class DiceBCELoss(nn.Module):
@@ -71,23 +89,32 @@ class DiceBCELoss(nn.Module):
         return self.dice(logits, targets) + F.binary_cross_entropy_with_logits(logits, targets)
 
 
-class _DiceCELoss(DiceCELoss):
-    """MONAI's `DiceCELoss` on softmax, in float32; `ignore` as of `DiceBCELoss`."""
+class DiceCELoss(nn.Module):
+    """Dice on a softmax, background left out, plus cross-entropy with `class_weights`; `DiceBCELoss` says the rest."""
 
-    def __init__(self, ignore: bool, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, ignore: bool = True) -> None:
+        super().__init__()
         self.ignore = ignore
+        self.dice = DiceLoss(include_background=False, to_onehot_y=True, softmax=True, batch=True, reduction="none")
 
-    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits (B, C, X, Y, Z) and label values (B, 1, X, Y, Z), `IGNORE` without effect -> a scalar."""
-        logits, labels = annotated(input.float(), target) if self.ignore else (input.float(), target)
-        return super().forward(logits, labels) if labels.numel() else logits.sum()  # 0, and no gradient
+        logits, labels = convert_to_tensor(logits.float()), convert_to_tensor(labels)  # not MONAI's, which keep records
+        if self.ignore:
+            logits, labels = annotated(logits, labels)
+        if not labels.numel():
+            return logits.sum()  # 0, and no gradient
+        missed, values = self.dice(logits, labels).flatten(), labels[:, 0].long()
+        counts = torch.stack([(values == value).sum() for value in range(logits.shape[1])]).to(missed)
+        return missed.mean() + F.cross_entropy(logits, values, class_weights(counts, missed))
 
 
 def segmentation_loss(
     activation: str = "sigmoid", regions: Regions = False, num_classes: int | None = None, ignore: bool = True
 ) -> nn.Module:
-    """The loss of one `activation`: "sigmoid", Dice + binary cross-entropy as in the paper; "softmax", Dice + CE.
+    """The loss of one `activation`.
+
+    "sigmoid": Dice + binary cross-entropy, as in the paper; "softmax": Dice + cross-entropy, of `class_weights`.
 
     Of a list of logits, the finest first, the weighted sum: 1, 1/2, 1/4, against labels of their size.
 
@@ -107,7 +134,7 @@ def segmentation_loss(
     if activation == "softmax":
         if regions:
             raise UserError("regions overlap, which a softmax cannot say. Use activation: sigmoid, or regions: false.")
-        plain: Any = _DiceCELoss(ignore, include_background=False, to_onehot_y=True, softmax=True, batch=True)
+        plain: Any = DiceCELoss(ignore)
     else:
         plain = DiceBCELoss(None if isinstance(regions, bool) else regions, ignore)
     return DeepSupervisionLoss(plain)

@@ -19,7 +19,7 @@ from ..base.classes import IGNORE, Regions
 from ..base.draws import MIXING_STREAM, SampleKey, generator, key_of
 from ..base.errors import UserError
 from ..scans.datasets import PreprocessedDataset
-from .losses import class_targets
+from .losses import class_targets, class_weights
 
 SIDE = 2 / 3  # of a crop, that the cuboid has which is pasted [BCP]
 
@@ -120,14 +120,15 @@ class MixedLoss(nn.Module):
     def weighted(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Logits (B, C, X, Y, Z), label values and weights (B, 1, X, Y, Z), `IGNORE` without effect -> a scalar."""
         logits, weights = logits.to(weights.dtype), weights.masked_fill(labels == IGNORE, 0.0)
-        targets = class_targets(labels, logits.shape[1], self.regions).to(weights.dtype)
+        targets, voxels = class_targets(labels, logits.shape[1], self.regions).to(weights.dtype), (0, 2, 3, 4)
         if self.is_softmax:
             chances, entropies = logits.softmax(1), -(targets * logits.log_softmax(1)).sum(1, keepdim=True)
         else:
             chances = logits.sigmoid()
             entropies = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1, keepdim=True)
-        voxels = (0, 2, 3, 4)
-        shared = (weights * targets * chances).sum(voxels)[1:]
-        both = (weights * (targets + chances)).sum(voxels)[1:]
-        dice = 1 - (2 * shared + 1e-5) / (both + 1e-5)  # smoothed as MONAI's
-        return dice.mean() + (weights * entropies).sum() / weights.sum().clamp(min=1e-5)
+        counts, found = (weights * targets).sum(voxels), (weights * chances).sum(voxels)
+        shared = (weights * targets * chances).sum(voxels)
+        missed = 1 - (2 * shared + 1e-5)[1:] / (counts + found + 1e-5)[1:]  # smoothed as MONAI's
+        if self.is_softmax:
+            weights = weights * (targets * class_weights(counts, missed).reshape(-1, 1, 1, 1)).sum(1, keepdim=True)
+        return missed.mean() + (weights * entropies).sum() / weights.sum().clamp(min=1e-5)

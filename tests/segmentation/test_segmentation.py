@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from monai.data import MetaTensor
+from monai.data import MetaTensor, list_data_collate
 
 from desd_components import ResNet3DEncoder, UserError
 from desd_components.base.classes import IGNORE
@@ -101,6 +101,23 @@ def test_sigmoid_loss_equals_the_written_out_sums():
     assert loss.item() == pytest.approx(dice_bce_written_out(logits, labels), rel=1e-5)
 
 
+def test_softmax_loss_equals_the_written_out_sums_and_small_classes_weigh_more_until_they_are_found():
+    logits, labels = torch.randn(2, 4, 3, 4, 5), torch.zeros(2, 1, 3, 4, 5)
+    labels[0, 0, 0, 0], labels[1, 0, 0, 0, 0] = 1, 2  # 5 voxels and 1 of 120; none of class 3
+    logits[:, 1] += 20 * (labels[:, 0] == 1)  # class 1 is nearly found
+    chances = logits.movedim(1, -1).reshape(-1, 4).double().softmax(1).tolist()
+    truth = labels.flatten().long().tolist()
+    missed = [0.0]
+    for c in (1, 2, 3):
+        overlap = sum(p[c] for p, t in zip(chances, truth, strict=True) if t == c)
+        missed.append(1 - (2 * overlap + 1e-5) / (sum(p[c] for p in chances) + truth.count(c) + 1e-5))
+    assert missed[1] < 0.9 < missed[2]
+    weights = [(120 / truth.count(t)) ** (missed[t] ** 2 / 2) if t else 1 for t in truth]
+    entropy = -sum(w * math.log(p[t]) for w, p, t in zip(weights, chances, truth, strict=True)) / sum(weights)
+    found = segmentation_loss("softmax", num_classes=4)(logits, labels).item()
+    assert found == pytest.approx(entropy + sum(missed) / 3, rel=1e-5)
+
+
 def test_dice_leaves_the_background_out():
     labels = torch.zeros(1, 1, 4, 4, 4)
     labels[..., :2] = 1
@@ -116,6 +133,14 @@ def test_a_perfect_answer_costs_nothing(activation):
     labels = torch.randint(0, 3, (2, 1, 4, 4, 4))
     logits = class_targets(labels, 3) * 60 - 30
     assert segmentation_loss(activation)(logits, labels).item() == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_the_loss_takes_crops_with_records_of_their_scans(activation):
+    crops = [{"label": MetaTensor(torch.randint(0, 3, (1, 4, 4, 3)), meta={"filename_or_obj": n})} for n in "ab"]
+    labels, logits = list_data_collate(crops)["label"], torch.randn(2, 3, 4, 4, 3)
+    loss = segmentation_loss(activation)
+    torch.testing.assert_close(loss(MetaTensor(logits), labels).item(), loss(logits, labels.as_tensor()).item())
 
 
 def test_uniform_logits_cost_what_can_be_said_in_the_head():

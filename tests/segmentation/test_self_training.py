@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from monai.inferers import SimpleInferer
-from monai.losses import DiceCELoss, DiceLoss
+from monai.losses import DiceLoss
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,7 +17,7 @@ from desd_components import MixedDataset, MixedLoss, MomentumTeacher, SelfTraini
 from desd_components.base.classes import IGNORE
 from desd_components.base.draws import SampleKey
 from desd_components.scans.cache.entries import write_entry
-from desd_components.segmentation.losses import class_targets
+from desd_components.segmentation.losses import class_targets, class_weights
 from desd_components.segmentation.mixing import cuboids
 from desd_components.segmentation.self_training import LEAST_CROPS, VolumeWatch, window_shares
 
@@ -25,9 +25,13 @@ REGIONS = [[1, 2], [2]]
 
 
 def plain_loss(logits, labels, activation, regions):
-    """MONAI's, in double."""
+    """In double: MONAI's Dice, and the cross-entropy of torch, in which small classes weigh more."""
     if activation == "softmax":
-        return DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)(logits, labels)
+        missed = DiceLoss(include_background=False, to_onehot_y=True, softmax=True, batch=True, reduction="none")(
+            logits, labels
+        ).flatten()
+        counts = labels.flatten().bincount(minlength=logits.shape[1]).double()
+        return missed.mean() + F.cross_entropy(logits, labels[:, 0], class_weights(counts, missed))
     targets = class_targets(labels, logits.shape[1], regions or None).double()
     dice = DiceLoss(include_background=False, sigmoid=True, batch=True)(logits, targets)
     return dice + F.binary_cross_entropy_with_logits(logits, targets)
