@@ -81,7 +81,8 @@ def ratios(numerator: list[float], denominator: list[float], times: float = 1.0)
 
 def told(values: list[float], unit: str) -> str:
     """A median with its unit."""
-    return f"{statistics.median(values):.3g} {unit}"
+    median = statistics.median(values)
+    return f"{median:.0f} {unit}" if median >= 100 else f"{median:.3g} {unit}"
 
 
 # version 0.1 took 1.39 times the authors' 2.36 s, 0.97 of their 3,512 MB, and made 1.75 times their 71 pairs a second
