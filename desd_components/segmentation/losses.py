@@ -15,7 +15,8 @@ from ..base.classes import IGNORE, Regions, check_regions, class_members, writte
 from ..base.errors import UserError
 
 ACTIVATIONS = ("sigmoid", "softmax")
-BALANCE = 0.5  # a voxel of a class that is not found at all, of a share s of the voxels, weighs s**-BALANCE
+COMMON = 0.05  # share of the voxels, below which a class is small
+BALANCE = 0.75  # a voxel of a class that is n times smaller than that, and not found at all, weighs n**BALANCE
 
 
 def class_targets(
@@ -47,16 +48,16 @@ def annotated(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor,
 def class_weights(counts: torch.Tensor, missed: torch.Tensor) -> torch.Tensor:
     """What a voxel of each class weighs in the cross-entropy of a softmax: more where it is small and not found yet.
 
-    Otherwise organs of a few hundred voxels are background for hundreds of steps. Ours, of results/README.md.
+    Otherwise organs of a few hundred voxels stay background for hundreds of steps. Ours: see results/README.md.
 
     Args:
         counts: voxels of each class, (C,), the background first.
         missed: one minus the Dice of each class but the background, (C - 1,).
 
     Returns:
-        (C,): 1 for the background and for what is found.
+        (C,): 1 for the background, for what is not small, and for what is found.
     """
-    scarcity = counts.sum() / counts[1:].clamp(min=1e-5)
+    scarcity = (COMMON * counts.sum() / counts[1:].clamp(min=1e-5)).clamp(min=1)
     return torch.cat([counts.new_ones(1), scarcity ** (BALANCE * missed.detach() ** 2)])
 
 

@@ -103,7 +103,7 @@ def test_sigmoid_loss_equals_the_written_out_sums():
 
 def test_softmax_loss_equals_the_written_out_sums_and_small_classes_weigh_more_until_they_are_found():
     logits, labels = torch.randn(2, 4, 3, 4, 5), torch.zeros(2, 1, 3, 4, 5)
-    labels[0, 0, 0, 0], labels[1, 0, 0, 0, 0] = 1, 2  # 5 voxels and 1 of 120; none of class 3
+    labels[0, 0, 0, 0, :3], labels[1, 0, 0, 0, 0], labels[1, 0, 1] = 1, 2, 3  # 3 voxels, 1 and 20 of 120
     logits[:, 1] += 20 * (labels[:, 0] == 1)  # class 1 is nearly found
     chances = logits.movedim(1, -1).reshape(-1, 4).double().softmax(1).tolist()
     truth = labels.flatten().long().tolist()
@@ -112,7 +112,7 @@ def test_softmax_loss_equals_the_written_out_sums_and_small_classes_weigh_more_u
         overlap = sum(p[c] for p, t in zip(chances, truth, strict=True) if t == c)
         missed.append(1 - (2 * overlap + 1e-5) / (sum(p[c] for p in chances) + truth.count(c) + 1e-5))
     assert missed[1] < 0.9 < missed[2]
-    weights = [(120 / truth.count(t)) ** (missed[t] ** 2 / 2) if t else 1 for t in truth]
+    weights = [max(1, 6 / truth.count(t)) ** (0.75 * missed[t] ** 2) if t else 1 for t in truth]
     entropy = -sum(w * math.log(p[t]) for w, p, t in zip(weights, chances, truth, strict=True)) / sum(weights)
     found = segmentation_loss("softmax", num_classes=4)(logits, labels).item()
     assert found == pytest.approx(entropy + sum(missed) / 3, rel=1e-5)
