@@ -20,6 +20,7 @@ from monai.inferers import Inferer
 from monai.networks.layers.factories import Norm
 from torch import nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 logger = logging.getLogger(__name__)
 
@@ -175,6 +176,23 @@ def _say_if_emulated() -> None:
         )
 
 
+class SmallMapsInFloat32(TorchFunctionMode):
+    """Within it a CPU convolves maps that are smaller than the kernel along an axis in float32, whatever autocast says.
+
+    There the gradient of a kernel in bfloat16 is wrong without a word: oneDNN reads memory that nobody has written, and
+    sometimes writes where it must not (torch 2.13). Such are the deepest stages of scans with few slices.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by torch in place of each of its functions."""
+        if func is functional.conv3d and args[0].device.type == "cpu":
+            maps, kernel = args[:2]
+            if any(size < side for size, side in zip(maps.shape[2:], kernel.shape[2:], strict=True)):
+                with torch.autocast("cpu", enabled=False):
+                    return func(maps.float(), kernel.float(), *args[2:], **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
 class AutocastInferer(Inferer):
     """An inferer whose network computes in bfloat16 where that does no harm, on a CPU as on a GPU; float32 comes out.
 
@@ -199,7 +217,7 @@ class AutocastInferer(Inferer):
                 first = first[0]
             if first.device.type == "cpu":
                 _say_if_emulated()
-            with torch.autocast(first.device.type, dtype=torch.bfloat16):
+            with torch.autocast(first.device.type, dtype=torch.bfloat16), SmallMapsInFloat32():
                 output = network(windows, *rest, **named)
             return output.float() if isinstance(output, torch.Tensor) else output
 

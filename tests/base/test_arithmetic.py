@@ -1,6 +1,7 @@
 """Layers that compute the plain form of torch at less cost."""
 
 import copy
+import math
 import platform
 import subprocess
 import sys
@@ -14,7 +15,14 @@ from torch.nn import functional
 
 from desd_components import DenseDistillationNetwork, ProjectionHead, ResNet3DEncoder, ViewsWithPoints
 from desd_components.base import arithmetic
-from desd_components.base.arithmetic import AffineInstanceNorm3d, AutocastInferer, FusedSGD, cosines
+from desd_components.base.arithmetic import (
+    AffineInstanceNorm3d,
+    AutocastInferer,
+    FusedSGD,
+    cosines,
+    with_z_first,
+    z_first,
+)
 
 
 def plain_cosines(embedding, prototypes):
@@ -163,7 +171,7 @@ def test_a_processor_that_emulates_bfloat16_is_named_once(flags, lines, tmp_path
 def test_student_and_teacher_compute_in_bfloat16_but_for_their_heads(points):
     encoder = ResNet3DEncoder(depth=10, width=8, norm="group", stem_kernel=3, stem_stride=1, stem_pool=False)
     network = DenseDistillationNetwork(encoder, 8, dense_prototypes=8, head_hidden=8).eval()
-    views: Any = [torch.randn(2, 1, 16, 16, 16) for _ in range(2)]
+    views: Any = [torch.randn(2, 1, 24, 24, 24) for _ in range(2)]
     place = torch.rand(2, 2, 5, 3), torch.tensor([True, True]), torch.zeros(2, 2, 3)
     views, network = (ViewsWithPoints(views, *place), network) if points else (views, network.network)
     seen: set[torch.dtype] = set()
@@ -201,3 +209,24 @@ def test_a_large_tensor_takes_over_the_memory_of_the_one_before():
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     before, kept = map(int, done.stdout.split())
     assert before > 1000 and kept < before / 2
+
+
+@pytest.mark.parametrize("is_z_first", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride"),
+    [((7, 7, 2), 3, 1), ((6, 5, 2), (1, 3, 3), 1), ((7, 1, 4), (3, 3, 1), 2), ((2, 6, 7), 3, 1), ((6, 6, 4), 5, 1)],
+    ids=str,
+)
+def test_kernels_on_small_maps_learn_in_bfloat16_what_they_learn_in_float32(is_z_first, shape, kernel, stride):
+    sides = (kernel,) * 3 if isinstance(kernel, int) else kernel
+    network = nn.Conv3d(16, 16, kernel, stride=stride, padding=[side // 2 for side in sides])
+    if is_z_first:
+        with_z_first(network)
+    maps, gradients = torch.randn(2, 16, *shape), []
+    for amp in (False, True):
+        unwritten = [torch.full((size,), math.nan) for size in (10**3, 10**5, 10**6)]
+        del unwritten
+        network.zero_grad()
+        AutocastInferer(SimpleInferer(), amp)(z_first(maps) if is_z_first else maps, network).square().mean().backward()
+        gradients.append(network.weight.grad.clone())
+    assert (gradients[0] - gradients[1]).abs().max() <= 0.03 * gradients[0].abs().max()
