@@ -169,9 +169,9 @@ class StatePair:
             UserError: see `finish`.
         """
         self.finish()
-        with_it_alone = ThreadPoolExecutor(1)
-        self._writing = with_it_alone.submit(self.write, copied(content))
-        with_it_alone.shutdown(wait=False)  # Python itself waits for it before it ends
+        thread = ThreadPoolExecutor(1)
+        self._writing = thread.submit(self.write, copied(content))
+        thread.shutdown(wait=False)  # Python itself waits for it before it ends
 
     def finish(self, wait: bool = True) -> None:
         """Wait until the thread has written; or only look whether it has.
