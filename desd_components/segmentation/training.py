@@ -37,7 +37,8 @@ def parameter_groups(
     decay: float = 0.75,
     weight_decay: float = 0.0,
 ) -> list[dict[str, Any]]:
-    """Parameter groups of an optimiser; `LearningRateHandler` reads their "lr_scale" and "frozen_steps".
+    """Parameter groups of an optimiser; `LearningRateHandler` reads their "lr_scale" and "frozen_steps", and `Muon`
+    their "muon", which is False for the heads that give logits.
 
     Args:
         network: the network to fine-tune.
@@ -56,16 +57,19 @@ def parameter_groups(
     if not 0 < decay <= 1:
         raise UserError(f"layer_decay={decay}: give a factor above 0 and at most 1.")
     encoder = network.encoder
-    decoder = (network.decoder, network.head, network.deep_heads)
-    parts = [("decoder", [parameter for part in decoder for parameter in part.parameters()])]
+    heads = [parameter for part in (network.head, network.deep_heads) for parameter in part.parameters()]
     stages = [(f"stage_{n}", list(stage.parameters())) for n, stage in enumerate(encoder.stage_modules, start=1)]
     taught = {id(parameter) for _, parameters in stages for parameter in parameters}
     stem = [parameter for parameter in encoder.parameters() if id(parameter) not in taught]
+    decoder = list(network.decoder.parameters())
     groups = []
-    for depth, (name, parameters) in enumerate([*parts, *reversed(stages), ("stem", stem)]):
+    for depth, (name, parameters) in enumerate(
+        [("heads", heads), ("decoder", decoder), *reversed(stages), ("stem", stem)], start=-1
+    ):
         settings = {
-            "lr_scale": decay**depth if preset == "layerwise_decay" else 1.0,
-            "frozen_steps": frozen_steps if preset == "encoder_warmup" and name != "decoder" else 0,
+            "lr_scale": decay ** max(depth, 0) if preset == "layerwise_decay" else 1.0,
+            "frozen_steps": frozen_steps if preset == "encoder_warmup" and depth > 0 else 0,
+            "muon": name != "heads",
         }
         kernels, vectors = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
         groups.append({"name": name, "params": kernels, "weight_decay": weight_decay, **settings})

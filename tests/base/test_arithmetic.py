@@ -19,7 +19,9 @@ from desd_components.base.arithmetic import (
     AffineInstanceNorm3d,
     AutocastInferer,
     FusedSGD,
+    Muon,
     cosines,
+    orthogonalised,
     with_z_first,
     z_first,
 )
@@ -130,13 +132,83 @@ def test_fused_sgd_goes_torch_s_own_way_though_a_tensor_waits_for_its_first_grad
     torch.testing.assert_close(fused, plain)
 
 
-def test_hooks_of_fused_sgd_are_called_once_a_step():
+@pytest.mark.parametrize("kind", [FusedSGD, Muon])
+def test_hooks_are_called_once_a_step(kind):
     """A class with a `step` of its own would call them twice."""
-    torch.optim.SGD([nn.Parameter(torch.ones(2))])
-    optimizer, calls = FusedSGD([nn.Parameter(torch.ones(2))], 0.1, 0.9), []
+    kind.__base__([nn.Parameter(torch.ones(2))])
+    optimizer, calls = kind([nn.Parameter(torch.ones(2))], 0.1, 0.9), []
     optimizer.register_step_post_hook(lambda *_: calls.append(1))
     optimizer.step()
     assert calls == [1]
+
+
+def newton_schulz(matrix: torch.Tensor) -> torch.Tensor:
+    """As it is written in the paper, on the matrix itself."""
+    x = matrix / matrix.norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x
+
+
+@pytest.mark.parametrize("shape", [(16, 27), (48, 16), (13, 16), (64, 1728)])
+def test_a_matrix_is_turned_into_the_orthogonal_one_nearest_to_it(shape):
+    matrix = torch.randn(shape, dtype=torch.float64)
+    found = orthogonalised(matrix)
+    torch.testing.assert_close(found, newton_schulz(matrix), rtol=1e-9, atol=1e-9)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    inside = left.T @ found @ right.T
+    assert inside.diagonal().min() > 0.6 and inside.diagonal().max() < 1.25
+    torch.testing.assert_close(inside, torch.diag(inside.diagonal()), rtol=0, atol=1e-9)
+
+
+def test_a_kernel_without_a_gradient_in_it_stays_where_it_is():
+    assert not orthogonalised(torch.zeros(4, 6)).any()
+
+
+def stepped(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], steps: int = 3) -> None:
+    for step in range(steps):
+        for number, parameter in enumerate(parameters):
+            parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(10 * step + number))
+        optimizer.step()
+
+
+def muon_parameters() -> list[nn.Parameter]:
+    """A kernel, a kernel of the last layer, a matrix and a bias."""
+    torch.manual_seed(0)
+    return [nn.Parameter(torch.randn(shape)) for shape in ((8, 4, 3, 3, 1), (3, 8, 1, 1, 1), (6, 4), (8,))]
+
+
+def muon_of(parameters: list[nn.Parameter], **settings: float) -> Muon:
+    kernel, last, *rest = parameters
+    return Muon([{"params": [kernel, *rest]}, {"params": [last], "muon": False}], 0.01, weight_decay=0.1, **settings)
+
+
+def test_muon_moves_kernels_by_as_much_as_adamw_would_and_all_else_just_as_adamw():
+    ours, others, start = muon_parameters(), muon_parameters(), muon_parameters()
+    stepped(muon_of(ours), ours, steps=1)
+    stepped(torch.optim.AdamW(others, 0.01, weight_decay=0.1), others, steps=1)
+    torch.testing.assert_close(ours[1:], others[1:])
+    moved = (ours[0] - 0.999 * start[0]).flatten(1)
+    assert moved.square().mean().sqrt().item() == pytest.approx(0.2 * 0.01, rel=0.15)
+    boosted = muon_parameters()
+    stepped(muon_of(boosted, boost=2.0), boosted, steps=1)
+    torch.testing.assert_close((boosted[0] - 0.999 * start[0]).flatten(1), 2 * moved)
+
+
+def test_muon_goes_on_from_its_state_bit_for_bit():
+    whole, first, second = muon_parameters(), muon_parameters(), muon_parameters()
+    stepped(muon_of(whole), whole)
+    optimizer = muon_of(first)
+    stepped(optimizer, first, steps=2)
+    for parameter, there in zip(second, first, strict=True):
+        parameter.data.copy_(there)
+    resumed = muon_of(second)
+    resumed.load_state_dict(optimizer.state_dict())
+    for number, parameter in enumerate(second):
+        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(20 + number))
+    resumed.step()
+    assert all(torch.equal(one, other) for one, other in zip(whole, second, strict=True))
 
 
 @pytest.mark.parametrize("amp", [False, True])
