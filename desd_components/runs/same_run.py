@@ -23,7 +23,7 @@ MAY_DIFFER = (
     # machines: the volumes or crops of a step are compared as total_batch
     *("device", "cudnn_benchmark", "network", "num_workers", "batch_size", "optimizer#fused"),
     # what is looked at, written down and saved, and when a run that goes wrong is stopped
-    *("page", "run_folder", "train#handlers", "skip_handler#max_skipped_steps"),
+    *("page", "run_folder", "train#handlers", "handlers#skip#max_skipped_steps"),
 )
 
 TOLD, TOLD_LENGTH = 20, 80  # of settings that differ, and characters of a value

@@ -114,9 +114,8 @@ def test_pretraining_goes_on_from_shipped_weights(trained, scans, tmp_path):
 
 def test_local_views_and_same_stage_targets_run_from_an_overlay(scans, tmp_path):
     overlay = {
-        "prepare_views#multi_views#views": ["@view_1", "@view_2", "@view_3"],
-        "view_3": {"_target_": "desd_components.ViewRecipe", "size": [16, 16, 8]},
-        "teacher_target": "same_stage",
+        "+views": [{"_target_": "desd_components.ViewRecipe", "size": [16, 16, 8]}],
+        "distillation_def#teacher_target": "same_stage",
         "max_epochs": 1,
         "warmup_steps": 0,
     }
@@ -140,14 +139,14 @@ def test_local_views_and_same_stage_targets_run_from_an_overlay(scans, tmp_path)
 def test_a_local_view_that_leaves_one_voxel_is_refused(scans, tmp_path):
     path = tmp_path / "local.yaml"
     small = {"_target_": "desd_components.ViewRecipe", "size": [4, 4, 4]}
-    path.write_text(yaml.safe_dump({"+prepare_views#multi_views#views": ["@view_3"], "view_3": small}))
+    path.write_text(yaml.safe_dump({"+views": [small]}))
     files = [*config_files(NAME, "train", "smoke"), str(path)]
     done = run_files(files, "training", dataset_dir=scans, output_dir=tmp_path / "run", cache_dir=tmp_path / "cache")
     assert "Views of (4, 4, 4) voxels leave a map of (1, 1, 1) at stage 4" in error_line(done)
 
 
 def test_two_processes_teach_the_shallow_stages_alone(scans, tmp_path):
-    shallow = {"student_stages": [1, 2], "loss#stage_weights": [0.5, 0.5], "teacher_target": "same_stage"}
+    shallow = {"distillation_def#student_stages": [1, 2], "distillation_def#teacher_target": "same_stage"}
     pretrain_in_two(scans, tmp_path, max_epochs=1, warmup_steps=0, **shallow)
     assert [r for r in history(tmp_path / "run") if "stage_2_loss" in r]
 
@@ -231,10 +230,10 @@ def test_the_recipe_is_the_published_one():
         "train#dataset#slab_stride": 12,
         "loss#student_temperature": 0.1,
         "loss#teacher_temperature": 0.04,
-        "temperature_handler#vc_kwargs#max_value": 0.07,
-        "temperature_handler#vc_kwargs#step_max_value": 20,
+        "handlers#temperature#vc_kwargs#max_value": 0.07,
+        "handlers#temperature#vc_kwargs#step_max_value": 20,
         "loss#center_momentum": 0.9,
-        "student_stages": None,
+        "distillation_def#student_stages": None,
         "loss#stage_weights": None,
         "teacher_momentum": 0.996,
         "learning_rate": 0.3,

@@ -70,7 +70,7 @@ def test_a_training_is_made_for_the_records_and_epochs_that_monai_label_puts_in(
     workflow = ConfigWorkflow(config_files(FINETUNE, "train", "small"), workflow_type="train", plan=None, **settings)
     workflow.initialize()
     steps, folder, best, scans = map(
-        workflow.parser.get_parsed_content, ("steps", "run_folder", "best_model", "run_scans")
+        workflow.parser.get_parsed_content, ("steps", "run_folder", "handlers#best_model", "run_scans")
     )
     assert steps.total == 3 * 50
     assert (folder.state.resume, best.metric, best.interval) == ("never", "mean_dice", 3)
