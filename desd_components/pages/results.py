@@ -28,10 +28,10 @@ def dice_section(runs: Sequence[Run], remarks: Sequence[str] = ()) -> Section:
     rows = []
     for run in scored:
         dice, hd95 = (run.metrics["mean"][measure] for measure in ("dice", "hd95"))
-        rows.append([run.name, "Dice", *(_number(dice.get(group), 3) for group in groups)])
-        rows.append(["", "HD95 (mm)", *(_number(hd95.get(group), 1) for group in groups)])
-    head = ["", "", *("mean of classes" if group == "mean" else group for group in groups)]
-    parts.append(html.table(head, rows, numbers_from=2))
+        for group in groups:
+            words = ("" if group != groups[0] else run.name, "mean of classes" if group == "mean" else group)
+            rows.append([*words, _number(dice.get(group), 3), _number(hd95.get(group), 1)])
+    parts.append(html.table(["", "class", "Dice", "HD95 (mm)"], rows, numbers_from=2))
     bars = draw.dice_bars({run.name: _per_group(run, groups) for run in scored})
     caption = f"Bars and figures on top: mean over {len(scored[0].metrics['cases'])} scans; points: single scans."
     caption += " “mean”: over a scan's classes." if len(groups) > 1 else ""
