@@ -8,8 +8,8 @@ from torch import nn
 
 from ..base.errors import UserError, require_one_of, require_whole
 from ..base.tensors import differences
-from .bundle import calling_parser, resolved_config
-from .config import Place, id_of, parts_of, walk
+from .bundle import calling_config
+from .config import Place, id_of, parts_of, plain, walk
 from .state import StatePair, state_to_resume
 
 #: entries of a config that change no step of a run, in both bundles; what comes of them is compared as facts
@@ -124,11 +124,9 @@ def run_settings(may_differ: Sequence[str], **facts: Any) -> dict[str, Any]:
     Returns:
         Plain values. Expressions and references count as they are written; lists of components are taken apart.
     """
-    parser = calling_parser()
-    config = {} if parser is None else resolved_config(parser)
     names = (*MAY_DIFFER, *may_differ, *TRACKING, *facts)
     free = {name.replace("::", "#") for name in names}  # MONAI's parser rewrites ids
-    return {**dict(_entries(config, free)), **{name: _plain(value) for name, value in facts.items()}}
+    return {**dict(_entries(calling_config() or {}, free)), **{name: plain(value) for name, value in facts.items()}}
 
 
 def _entries(config: Mapping[str, Any], free: set[str]) -> Iterator[tuple[str, Any]]:
@@ -142,13 +140,4 @@ def _entries(config: Mapping[str, Any], free: set[str]) -> Iterator[tuple[str, A
 
     for place, value in walk(config, enters=holds_entries):
         if id_of(place) not in free and not holds_entries(place, value):
-            yield id_of(place), _plain(value)
-
-
-def _plain(value: Any) -> Any:
-    """`value` as a state can hold it, and as YAML and the command line say the same: lists, None, paths as text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return value if isinstance(value, bool | int | float | None) else str(value)
+            yield id_of(place), plain(value)
