@@ -161,7 +161,7 @@ def test_bad_settings_are_refused_in_one_line(folder, tmp_path, settings, words)
 def test_two_channels_and_softmax_run_from_the_command_line(tmp_path):
     for number, shape in enumerate(SHAPES[:3]):
         write_pair(tmp_path / "data", f"case_{number}", shape, seed=number, channels=2)
-    settings = {"in_channels": 2, "activation": "softmax", "preset": "encoder_warmup", "handlers#early_stop#patience": 10}
+    settings = {"in_channels": 2, "preset": "encoder_warmup", "handlers#early_stop#patience": 10}
     succeed(finetune(tmp_path / "data", tmp_path, spacing=1.5, **settings))
     manifest = read_manifest(tmp_path / "run" / "model.pt")
     assert (manifest["architecture"]["in_channels"], manifest["activation"]) == (2, "softmax")

@@ -74,12 +74,9 @@ def test_settings_and_provenance_are_on_the_page(html):
         assert fact in html
 
 
-def test_identifiers_on_the_page_are_unique(html):
+def test_identifiers_on_the_page_are_unique_and_no_fixed_color_of_the_charts_is_left(html):
     identifiers = re.findall(r'\sid="([^"]+)"', html)
     assert len(identifiers) == len(set(identifiers)) > 10
-
-
-def test_no_fixed_color_of_the_charts_is_left(html):
     assert not [color for color in figures.COLORS.values() if color in html]
 
 
