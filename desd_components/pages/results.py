@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..runs.progress import spoken_time
 from . import figures as draw
 from .compare import case_scores, class_names, class_scores, compare, verdict
 from .page import Section, html
@@ -156,12 +157,6 @@ def _training(run: Run) -> dict[str, str]:
         _, scores = run.figures.get("val_mean_dice", ([], []))
         found = {"best validation Dice": _number(max(scores, default=None), 3)}
     found["loss at the end"] = _number(last.get("loss"), 3)
-    found |= {"optimiser steps": _number(last.get("step"), 0), "time": _time(last.get("seconds"))}
+    found["optimiser steps"] = _number(last.get("step"), 0)
+    found |= {"time": spoken_time(last["seconds"])} if "seconds" in last else {}
     return {words: figure for words, figure in found.items() if figure != "–"}
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    unit, size = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if seconds >= 1.5 * s), ("s", 1))
-    return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"
