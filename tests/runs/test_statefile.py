@@ -17,7 +17,7 @@ from desd_components import ResumeHandler
 from desd_components.base.errors import UserError
 from desd_components.base.files import WitnessedFile, write_tensors
 from desd_components.runs import state as statefile
-from desd_components.runs.state import DamagedState, StatePair, read_state, state_to_resume
+from desd_components.runs.state import DamagedState, StatePair, read_state
 
 
 def content(number: int) -> dict:
@@ -49,14 +49,38 @@ def test_the_last_two_are_kept_and_the_newest_is_read(pair, tmp_path):
     assert torch.equal(state["weights"], content(3)["weights"])
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9999])
-def test_a_newest_state_that_was_cut_short_gives_way_to_the_previous(pair, tmp_path, caplog, share):
-    data = pair.newest.read_bytes()
-    pair.newest.write_bytes(data[: int(share * len(data))])
+class Payload:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return (open, (str(self.path), "w"))
+
+
+DAMAGES = {
+    "empty": (lambda path: path.write_bytes(b""), "state.pt is cut short"),
+    "cut in the middle": (lambda path: os.truncate(path, 5000), "state.pt is cut short"),
+    "cut at the end": (lambda path: os.truncate(path, path.stat().st_size - 1), "state.pt is cut short"),
+    "a bit": (lambda path: flip(path, 9000), "state.pt is damaged: its content does not match its checksums"),
+    # anybody can write right checksums
+    "a pickle": (
+        lambda path: write_tensors(path, {"number": Payload(path.with_name("executed"))}),
+        "state.pt is not a readable file of tensors (it holds a io.open)",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_newest_state_that_is_damaged_gives_way_to_the_previous(pair, tmp_path, caplog, damage):
+    spoil, words = DAMAGES[damage]
+    spoil(pair.newest)
     path, state = StatePair(tmp_path).read()
     assert (path.name, state["number"]) == ("state_previous.pt", 2)
     [line] = [record.getMessage() for record in caplog.records]
-    assert "state.pt is cut short" in line and "going on from state_previous.pt" in line
+    assert words in line and "going on from state_previous.pt" in line
+    assert not (tmp_path / "executed").exists()
 
 
 def content_or_refusal(path: Path) -> dict | None:
@@ -159,31 +183,6 @@ def test_a_process_that_dies_between_the_two_names_leaves_the_state_before(pair,
     with pytest.raises(Died):
         pair.write(content(4))
     assert StatePair(tmp_path).read()[1]["number"] == 3
-
-
-def test_a_file_that_is_no_state_is_told_from_one(tmp_path):
-    torch.save({"weight": torch.ones(100)}, tmp_path / "state.pt")
-    with pytest.raises(UserError, match="not the state of a run"):
-        state_to_resume(StatePair(tmp_path), "auto")
-
-
-class Payload:
-    """Unpickling it writes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return (open, (str(self.path), "w"))
-
-
-def test_a_checksum_makes_no_state_of_a_malicious_pickle(pair, tmp_path, caplog):
-    """Anybody can write a right one below any file."""
-    write_tensors(pair.newest, {"number": Payload(tmp_path / "executed")})
-    path, state = StatePair(tmp_path).read()
-    assert (path.name, state["number"]) == ("state_previous.pt", 2)
-    assert "state.pt is not a readable file of tensors (it holds a io.open)" in caplog.text
-    assert not (tmp_path / "executed").exists()
 
 
 ODD_PLACES = {
