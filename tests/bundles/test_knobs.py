@@ -113,17 +113,20 @@ FINETUNE = {
     "validate#inferer#inferer#sw_batch_size": Same(1, why="speed and memory of validation"),
     "validate#inferer#inferer#overlap": Change(0.75),
 }
-FEATURES = {
+INFERENCE = {
     "dataset_dir": Change("OTHER"),
     "device": Same("cpu:0", why=GPU),
     "page": Change(False),
+    "num_workers": Same(1, why="the speed of loading"),
+}
+FEATURES = {
+    **INFERENCE,
     "feature_maps": Change(True),
     "overlap": Change(0.75),
     "sw_batch_size": Same(1, why="speed and memory"),
-    "num_workers": Same(1, why="the speed of loading"),
 }
 SEGMENT = {
-    "dataset_dir": Change("OTHER"),
+    **INFERENCE,
     "data_split": Change("SPLIT"),
     "data_sections": Change(["train"], {"data_split": "SPLIT"}),
     "in_channels": Change(2),
@@ -137,15 +140,12 @@ SEGMENT = {
     "displayable_configs": Change({"overlap": 0.75, "sw_batch_size": 4}),
     "stitch_device": Same("cpu:0", why=GPU),
     "flip_axes": Change([0]),
-    "page": Change(False),
     "save_probabilities": Change(True),
     "dicom_seg": Same(True, why="these scans are NIfTI; test_scans_page has a series"),
     "outlines": Change(True),
     "windows#mode": Change("constant"),
     "separate_folder": Change(True),
-    "device": Same("cpu:0", why=GPU),
     "amp": Change(True),
-    "num_workers": Same(1, why="the speed of loading"),
 }
 TABLES = {
     ("desd_pretrain", "train"): PRETRAIN,
@@ -188,12 +188,10 @@ def _quietly_from_the_root(monkeypatch):
     logging.disable(logging.NOTSET)
 
 
+SCANS = {"cache_dir": "CACHE", "dataset_dir": "SCANS"}
 BASE: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
-    ("desd_pretrain", "train"): ("train smoke", {"cache_dir": "CACHE", "dataset_dir": "SCANS"}),
-    ("desd_seg_finetune", "train"): (
-        "train smoke",
-        {"cache_dir": "CACHE", "dataset_dir": "SCANS", "class_names": ["one", "two"], "val_fraction": 0.5},
-    ),
+    ("desd_pretrain", "train"): ("train smoke", SCANS),
+    ("desd_seg_finetune", "train"): ("train smoke", {**SCANS, "class_names": ["one", "two"], "val_fraction": 0.5}),
     ("desd_pretrain", "inference"): ("inference", {"dataset_dir": "SCANS/imagesTr", "checkpoint": "ENCODER"}),
     ("desd_seg_finetune", "inference"): ("inference", {"dataset_dir": "SCANS/imagesTr", "checkpoint": "MODEL"}),
 }
