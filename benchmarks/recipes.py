@@ -56,8 +56,8 @@ def step(names: list[str], data: str, folder: str, **settings: Any) -> Turn:
         optim_set_to_none=True,
         decollate=False,
     )
-    for name in ("learning_rate_handler", "teacher_handler", "monitor"):
-        parser.get_parsed_content(name).attach(trainer)
+    for name in ("rate", "teacher", "monitor"):
+        parser.get_parsed_content(f"handlers#{name}").attach(trainer)
     for place, line in enumerate(parser["run"]):  # what else a run does before its trainer starts
         if line == "$desd_components.keep_freed_memory()":
             parser.get_parsed_content(f"run#{place}")

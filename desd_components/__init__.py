@@ -41,7 +41,7 @@ from .pages.handlers import CasePictures, FeaturePictures, ScanPictures
 from .pages.outlines import DrawOverlayd
 from .pages.run_end import finish_run
 from .runs.budget import BudgetHandler, ValidationHandler
-from .runs.bundle import bundle_file, given_number, own_config_hash, require_version, run_or_bundle
+from .runs.bundle import bundle_file, given_number, require_version, run_or_bundle
 from .runs.command import plain_errors
 from .runs.config import shared
 from .runs.ending import exit_if_stopped
@@ -50,7 +50,7 @@ from .runs.guard import ScanDataset, SkipBadScans
 from .runs.history import RunRecordHandler
 from .runs.layout import ResultLayouts, ScanLayout, keep_subfolders, refuse_overwriting, scans_root
 from .runs.log import origin, record_run, start_log
-from .runs.progress import ProgressHandler, TerminalProgress, TrackableOutputHandler
+from .runs.progress import ProgressHandler, TerminalProgress
 from .runs.resume import ResumeHandler
 from .runs.same_run import run_settings, scheduled_epochs
 from .scans.cache.cache import VolumeCache

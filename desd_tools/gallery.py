@@ -85,7 +85,7 @@ def gallery_page(runs: Sequence[Run], folder: Path, place: Path) -> str:
 
 def kind_section(kind: str, runs: Sequence[Run], place: Path) -> Section:
     """The runs of one kind: a row each, and their curves in one figure."""
-    differing = differences([run.settings() for run in runs])
+    differing = differences([run.settings for run in runs])
     rows = [
         _row(run, number, settings, place) for number, (run, settings) in enumerate(zip(runs, differing, strict=True))
     ]

@@ -107,9 +107,10 @@ def chart_figure(runs: Sequence[Run], chart: Chart) -> str:
         ]
     if not lines:
         return ""
-    prototypes = runs[0].setting("num_prototypes")
-    known = chart.ln_k and isinstance(prototypes, int)
-    level = (f"ln K = {math.log(prototypes):.3f}", math.log(prototypes)) if known else None
+    prototypes = runs[0].settings.get("num_prototypes")
+    level = None
+    if chart.ln_k and isinstance(prototypes, int):
+        level = (f"ln K = {math.log(prototypes):.3f}", math.log(prototypes))
     name, exact = f"{runs[0].folder}-{chart.title}", chart.schedule
     svg = draw.curves(lines, chart.ylabel, reference=level, smooth=not exact, small=exact, name=name)
     return html.figure(svg, chart.title, chart.caption)

@@ -75,7 +75,15 @@ def curves(
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.margins(y=0.12)
     if len(lines) > 1:
-        axes.legend(loc="best", fontsize=8.5, frameon=False, labelcolor=COLORS["ink"], handlelength=1.4)
+        columns = int(14 * figure.get_figwidth() / (6 + max(len(line.label) for line in lines)))
+        look = {
+            "fontsize": 8.5,
+            "frameon": False,
+            "labelcolor": COLORS["ink"],
+            "handlelength": 1.4,
+            "columnspacing": 1.2,
+        }
+        figure.legend(loc="outside upper center", ncols=min(max(columns, 1), len(lines)), **look)
     return to_svg(figure, name).replace("<svg", f'<svg data-curves="{escape(json.dumps(_told(lines, axes)))}"', 1)
 
 

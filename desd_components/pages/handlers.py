@@ -45,27 +45,24 @@ class KeptCase:
 
     path: str
     dice: float
-    truth: bytes
-    prediction: bytes
+    maps: tuple[bytes, bytes]  # of the truth, and of the prediction
     shape: tuple[int, ...]
     affine: np.ndarray
 
     @classmethod
     def of(cls, path: str, prediction: torch.Tensor, truth: torch.Tensor) -> KeptCase:
         """Keep label maps (1, X, Y, Z) on one grid."""
-        found, true = judged(
-            *(torch.from_numpy(voxels(volume).round().astype(np.int16)) for volume in (prediction, truth))
-        )
+        found, true = judged(*(torch.from_numpy(voxels(each).round().astype(np.int16)) for each in (prediction, truth)))
         present = [value for value in torch.cat([found, true]).unique() if value > 0]
         scores = [dice_score(found == value, true == value) or 0.0 for value in present]
         affine = np.asarray(truth.affine) if isinstance(truth, MetaTensor) else np.eye(4)
         of_truth, of_prediction = (zlib.compress(volume.numpy().tobytes(), 1) for volume in (true, found))
-        return cls(path, float(np.mean(scores or 0.0)), of_truth, of_prediction, tuple(true.shape), affine)
+        return cls(path, float(np.mean(scores or 0.0)), (of_truth, of_prediction), tuple(true.shape), affine)
 
-    def unpacked(self, what: bytes) -> MetaTensor:
-        """A label map (1, X, Y, Z)."""
-        volume = np.frombuffer(zlib.decompress(what), np.int16).reshape(self.shape)
-        return MetaTensor(torch.from_numpy(volume.copy())[None], affine=torch.as_tensor(self.affine))
+    def unpacked(self) -> list[MetaTensor]:
+        """The label maps (1, X, Y, Z), turned to RAS."""
+        volumes = [np.frombuffer(zlib.decompress(each), np.int16).reshape(1, *self.shape).copy() for each in self.maps]
+        return [ras(MetaTensor(torch.from_numpy(each), affine=torch.as_tensor(self.affine))) for each in volumes]
 
 
 class _Pictures:
@@ -73,15 +70,14 @@ class _Pictures:
 
     Args:
         output_dir: the run's folder.
-        count: of the pictures that are drawn as scans come.
         case_names: what scans are called: as in the data, or as their results; by default by their files alone.
     """
 
     part: ClassVar[str]
+    most: ClassVar[int]  # pictures that are drawn as scans come
 
-    def __init__(self, output_dir: str | Path, count: int, case_names: CaseNames | ScanLayout | None) -> None:
-        self.output_dir, self.count, self.case_names = Path(output_dir), count, case_names or CaseNames()
-        self._album = Album(self.output_dir, self.part)
+    def __init__(self, output_dir: str | Path, case_names: CaseNames | ScanLayout | None = None) -> None:
+        self.output_dir, self.case_names = Path(output_dir), case_names or CaseNames()
 
     def attach(self, engine: Workflow) -> None:
         """Watch an engine from its start to its end; the first process writes the album."""
@@ -105,7 +101,7 @@ class _Pictures:
         """When all is done, before the album is closed."""
 
     def _is_full(self) -> bool:
-        return len(self._album.pictures) >= self.count
+        return len(self._album.pictures) >= self.most
 
 
 class CasePictures(_Pictures):
@@ -120,13 +116,9 @@ class CasePictures(_Pictures):
 
     part = "evaluation"
 
-    def __init__(self, output_dir: str | Path, case_names: CaseNames | None = None) -> None:
-        super().__init__(output_dir, 6, case_names)
-        self.cases: list[KeptCase] = []
-
     def _start(self, engine: Workflow) -> None:
         super()._start(engine)
-        self.cases.clear()
+        self.cases: list[KeptCase] = []
 
     def _see(self, engine: Workflow) -> None:
         for sample in engine.state.output:
@@ -135,30 +127,27 @@ class CasePictures(_Pictures):
                 self.cases.append(KeptCase.of(path, sample[CommonKeys.PRED], sample[CommonKeys.LABEL]))
 
     def _end(self, engine: Workflow) -> None:
-        cases = from_all_processes(self.cases)
+        ranked = sorted(from_all_processes(self.cases), key=lambda case: (-case.dice, case.path))
         if idist.get_rank() == 0:
-            ranked = sorted(cases, key=lambda case: (-case.dice, case.path))
             for word, case in best_median_worst(ranked).items():
                 self._draw(word, case)
 
     def _draw(self, word: str, case: KeptCase) -> None:
-        truth, prediction = (ras(case.unpacked(what)) for what in (case.truth, case.prediction))
-        image, spacing = scan_as_stored(case.path), voxel_size(truth)
-        title, grey, name = f"{word.capitalize()} case.", window_words(voxels(image)), self.case_names.image(case.path)
-        figure = case_figure(voxels(image), voxels(truth), {"prediction": voxels(prediction)}, spacing)
+        maps, image, name = case.unpacked(), voxels(scan_as_stored(case.path)), self.case_names.image(case.path)
+        truth, prediction = map(voxels, maps)
+        title, spacing = f"{word.capitalize()} case", voxel_size(maps[0])
+        figure = case_figure(image, truth, {"prediction": prediction}, spacing)
         caption = (
             f"{name}: Dice {case.dice:.3f}, mean of its classes. White: truth; blue: prediction. "
-            f"Each plane is the one that shows most of the truth; {grey}; letters: the patient's right, left, "
-            "front (A), back (P), head, feet."
+            f"Each plane is the one that shows most of the truth; {window_words(image)}; letters: the patient's right, "
+            "left, front (A), back (P), head, feet."
         )
         alt = f"Three planes of {name}, the outlines of truth and prediction on them."
-        self._album.add(lambda path: figure.savefig(path, dpi=128, facecolor="black"), title, caption, alt)
-        stack = case_stack(voxels(image), voxels(truth), voxels(prediction), spacing)
+        self._album.add_figure(figure, f"{title}.", caption, alt)
+        stack = case_stack(image, truth, prediction, spacing)
         caption = f"{name}, {stack.plane}, with the slider or the arrow keys. White: truth; blue: prediction."
         alt = f"The {stack.plane} slices of {name}, the outlines of truth and prediction on them."
-        self._album.add(
-            stack.save, f"{word.capitalize()} case, slice by slice.", caption, alt, stack.slices, stack.first
-        )
+        self._album.add(stack.save, f"{title}, slice by slice.", caption, alt, stack.slices, stack.first)
 
 
 class ScanPictures(_Pictures):
@@ -169,20 +158,15 @@ class ScanPictures(_Pictures):
     Args:
         output_dir: the run's folder.
         class_names: name of each label value, the background first.
-        count: of the scans.
         case_names: what scans are called; here the layout of their results says it.
     """
 
-    part = "inference"
+    part, most = "inference", 6
 
     def __init__(
-        self,
-        output_dir: str | Path,
-        class_names: Sequence[str],
-        count: int = 6,
-        case_names: CaseNames | ScanLayout | None = None,
+        self, output_dir: str | Path, class_names: Sequence[str], case_names: CaseNames | ScanLayout | None = None
     ) -> None:
-        super().__init__(output_dir, count, case_names)
+        super().__init__(output_dir, case_names)
         self.class_names = list(class_names)
 
     def _see(self, engine: Workflow) -> None:
@@ -199,7 +183,7 @@ class ScanPictures(_Pictures):
         caption = f"{words}; {window_words(voxels(image))}; 20 mm about what was found."
         name = self.case_names.image(path)
         alt = f"Three planes of {name}, outlined: {words}."
-        self._album.add(lambda file: figure.savefig(file, dpi=128, facecolor="black"), f"{name}.", caption, alt)
+        self._album.add_figure(figure, f"{name}.", caption, alt)
 
     def _name(self, value: int) -> str:
         return f"{self.class_names[value] if value < len(self.class_names) else value} ({color_word(value)})"
@@ -215,21 +199,19 @@ class FeaturePictures(_Pictures):
         output_dir: the run's folder.
         encoder: which sees the volumes of `dataset`; None on an evaluator.
         dataset: samples {"image": (C, X, Y, Z)}, preprocessed; None on an evaluator.
-        count: of the volumes.
         case_names: what scans are called; in an inference the layout of their results says it.
     """
 
-    part = "features"
+    part, most = "features", 2
 
     def __init__(
         self,
         output_dir: str | Path,
         encoder: Encoder | None = None,
         dataset: Dataset | None = None,
-        count: int = 2,
         case_names: CaseNames | ScanLayout | None = None,
     ) -> None:
-        super().__init__(output_dir, count, case_names)
+        super().__init__(output_dir, case_names)
         self.encoder, self.dataset = encoder, dataset
 
     def attach(self, engine: Workflow) -> None:
@@ -251,7 +233,7 @@ class FeaturePictures(_Pictures):
     def _draw_dataset(self, encoder: Encoder, dataset: Dataset) -> None:
         device, was_training = next(encoder.parameters()).device, encoder.training
         encoder.eval()
-        for index in range(min(self.count, len(dataset))):  # type: ignore[arg-type]
+        for index in range(min(self.most, len(dataset))):  # type: ignore[arg-type]
             image = dataset[index][CommonKeys.IMAGE].float()  # cached in half precision
             self._draw(image, [stage[0] for stage in encoder.stages(image[None].to(device))])
         encoder.train(was_training)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ..base.errors import UserError
 from ..base.files import write_json
@@ -48,6 +49,10 @@ class Album:
         self.folder.mkdir(parents=True, exist_ok=True)
         draw(self.folder / file)
         self.pictures.append(Picture(file, title, caption, alt, slices, first))
+
+    def add_figure(self, figure: Any, title: str, caption: str, alt: str) -> None:
+        """The same, of a figure of matplotlib's with slices on black."""
+        self.add(lambda path: figure.savefig(path, dpi=128, facecolor="black"), title, caption, alt)
 
     def close(self) -> None:
         """Write the list, and delete what an earlier run of this part left beyond it."""

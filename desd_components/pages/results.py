@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..runs.progress import spoken_time
 from . import figures as draw
 from .compare import case_scores, class_names, class_scores, compare, verdict
 from .page import Section, html
@@ -28,10 +29,10 @@ def dice_section(runs: Sequence[Run], remarks: Sequence[str] = ()) -> Section:
     rows = []
     for run in scored:
         dice, hd95 = (run.metrics["mean"][measure] for measure in ("dice", "hd95"))
-        rows.append([run.name, "Dice", *(_number(dice.get(group), 3) for group in groups)])
-        rows.append(["", "HD95 (mm)", *(_number(hd95.get(group), 1) for group in groups)])
-    head = ["", "", *("mean of classes" if group == "mean" else group for group in groups)]
-    parts.append(html.table(head, rows, numbers_from=2))
+        for group in groups:
+            words = ("" if group != groups[0] else run.name, "mean of classes" if group == "mean" else group)
+            rows.append([*words, _number(dice.get(group), 3), _number(hd95.get(group), 1)])
+    parts.append(html.table(["", "class", "Dice", "HD95 (mm)"], rows, numbers_from=2))
     bars = draw.dice_bars({run.name: _per_group(run, groups) for run in scored})
     caption = f"Bars and figures on top: mean over {len(scored[0].metrics['cases'])} scans; points: single scans."
     caption += " “mean”: over a scan's classes." if len(groups) > 1 else ""
@@ -156,12 +157,6 @@ def _training(run: Run) -> dict[str, str]:
         _, scores = run.figures.get("val_mean_dice", ([], []))
         found = {"best validation Dice": _number(max(scores, default=None), 3)}
     found["loss at the end"] = _number(last.get("loss"), 3)
-    found |= {"optimiser steps": _number(last.get("step"), 0), "time": _time(last.get("seconds"))}
+    found["optimiser steps"] = _number(last.get("step"), 0)
+    found |= {"time": spoken_time(last["seconds"])} if "seconds" in last else {}
     return {words: figure for words, figure in found.items() if figure != "–"}
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    unit, size = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if seconds >= 1.5 * s), ("s", 1))
-    return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"

@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..base.errors import UserError
 from ..runs.log import record_name
 from ..scans.planning.plan import PLAN_FILE
@@ -69,21 +71,15 @@ class Run:
             return "inference"
         return "evaluation of an encoder" if "retrieval" in self.metrics else "evaluation"
 
-    def setting(self, key: str) -> Any:
-        """A top-level setting of the resolved config; None where there is none."""
-        return self.settings().get(key)
-
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """The resolved config of the training, or of whatever else there is.
 
         Raises:
             UserError: when it is no YAML.
         """
-        import yaml
-
-        text = next((part.config for part in self.parts if part.config), "")
         try:
-            found = yaml.safe_load(text)
+            found = yaml.safe_load(next((part.config for part in self.parts if part.config), ""))
         except yaml.YAMLError as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"{self.folder}: its config is not YAML ({reason}). Run it again or mend it.") from error
@@ -116,7 +112,7 @@ def read_run(folder: str | Path, name: str = "", metrics: str | Path = "") -> Ru
         raise UserError(
             f"{folder}: a record of the run is not JSON ({error}). Run it again or mend the file."
         ) from error
-    run.settings()
+    _ = run.settings  # which may be refused
     return run
 
 
@@ -144,8 +140,5 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _warnings(lines: Sequence[str]) -> list[str]:
     """What was said at level WARNING by this package, each once, in order."""
-    return list(dict.fromkeys(_message(line) for line in lines if " WARNING desd_components" in line))
-
-
-def _message(line: str) -> str:
-    return line.partition(" WARNING ")[2].partition(": ")[2]
+    found = (line.partition(" WARNING ")[2] for line in lines if " WARNING desd_components" in line)
+    return list(dict.fromkeys(words.partition(": ")[2] for words in found))

@@ -141,7 +141,7 @@ def provenance_section(runs: Sequence[Run]) -> Section:
     found = [(run, part) for run in runs for part in run.parts if part.environment]
     if not found:
         return Section("Provenance")
-    rows = [["seed", *(_fact(run.setting("seed")) for run, _ in found)]]
+    rows = [["seed", *(_fact(run.settings.get("seed")) for run, _ in found)]]
     rows += [[words, *(_fact(part.environment.get(key)) for _, part in found)] for key, words in FACTS.items()]
     rows = [row for row in rows if row[0] == "seed" or any(fact != "–" for fact in row[1:])]
     versions = found[0][1].environment.get("versions", {})
@@ -171,15 +171,7 @@ def files_section(runs: Sequence[Run], more: Mapping[str, str] | None = None) ->
         for name, what in FILES.items():
             path = run.folder / name
             if path.is_file():
-                rows.append([str(path), f"{run.name}: {what}", _size(path.stat().st_size)])
+                rows.append([str(path), f"{run.name}: {what}", f"{path.stat().st_size / 1000:,.1f} kB"])
     rows += [[path, what, ""] for path, what in (more or {}).items()]
     head = ["file", "what it is", "size"]
     return Section("Where every file is", [html.table(head, rows, numbers_from=2, code=[0])] if rows else [])
-
-
-def _size(number: int) -> str:
-    for unit in ("B", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}"
-        number = round(number / 1000)
-    return f"{number} GB"

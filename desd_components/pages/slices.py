@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,10 @@ _MOST_VOXELS = 2**23  # by which windows and slices are chosen
 CT_WINDOW = (-160.0, 240.0)  # HU
 
 
+#: a label map, the colour of each of its values, and the width of the lines in points
+Outline = tuple[np.ndarray, Callable[[int], str], float]
+
+
 def case_figure(
     image: np.ndarray, truth: np.ndarray, predictions: Mapping[str, np.ndarray], spacing: Sequence[float]
 ) -> Figure:
@@ -36,18 +40,15 @@ def case_figure(
         image, truth, predictions: (X, Y, Z), axes towards the patient's right, front and head.
         spacing: mm per voxel; panels keep the true proportions.
     """
-    box = _box_of_interest([truth, *predictions.values()], spacing)
-    image, truth = image[box], truth[box]
-    predictions = {arm: volume[box] for arm, volume in predictions.items()}
-    cuts = best_slices(truth if truth.any() else next(iter(predictions.values())))
-    figure, grid = _panels(image.shape, spacing, len(predictions))
-    for row, (arm, prediction), color in zip(grid, predictions.items(), ARM_COLORS, strict=False):
-        for axes, plane in zip(row, _PLANES, strict=True):
-            extent = _show(axes, image, plane, cuts, spacing)
-            _outline(axes, _cut(truth, *plane[1:], cuts), extent, TRUTH_COLOR, 1.6)
-            _outline(axes, _cut(prediction, *plane[1:], cuts), extent, color, 1.25)
-            _dress(axes, plane[0], extent, arm if axes is row[0] else "", color)
-    return figure
+    rows = {
+        arm: [(truth, _always(TRUTH_COLOR), 1.6), (predictions[arm], _always(color), 1.25)]
+        for arm, color in zip(predictions, ARM_COLORS, strict=False)
+    }
+    return _planes(image, rows, spacing)[0]
+
+
+def _always(color: str) -> Callable[[int], str]:
+    return lambda value: color
 
 
 def labels_figure(
@@ -61,21 +62,37 @@ def labels_figure(
         class_names: name of each label value, for a legend of those found, ten at the most; none without them.
     """
     labels = labels.round().astype(np.int16)
-    box = _box_of_interest([labels], spacing)
-    image, labels = image[box], labels[box]
-    cuts = best_slices(labels)
-    figure, grid = _panels(image.shape, spacing, 1)
-    for axes, plane in zip(grid[0], _PLANES, strict=True):
-        extent, cut = _show(axes, image, plane, cuts, spacing), _cut(labels, *plane[1:], cuts)
-        for value in np.unique(cut[cut > 0]):
-            _outline(axes, cut == value, extent, class_color(int(value)), 1.4)
-        _dress(axes, plane[0], extent, "", TRUTH_COLOR)
+    figure, axes = _planes(image, {"": [(labels, class_color, 1.4)]}, spacing)
     present = [int(value) for value in np.unique(labels) if 0 < value < len(class_names)]
-    lines = [grid[0][0].plot([], color=class_color(value), label=class_names[value])[0] for value in present[:10]]
+    lines = [axes.plot([], color=class_color(value), label=class_names[value])[0] for value in present[:10]]
     if lines:
         look = {"fontsize": 8, "facecolor": "#000000", "framealpha": 0.45, "edgecolor": "none", "labelcolor": "#e8e8e8"}
-        grid[0][0].legend(handles=lines, loc="upper left", **look)
+        axes.legend(handles=lines, loc="upper left", **look)
     return figure
+
+
+def _planes(image: np.ndarray, rows: Mapping[str, Sequence[Outline]], spacing: Sequence[float]) -> tuple[Figure, Any]:
+    """A row of three panels for each name, which fill the width at the proportions of a volume; and the first panel."""
+    from matplotlib.figure import Figure
+
+    volumes = [volume for outlines in rows.values() for volume, _, _ in outlines]
+    box = _box_of_interest(volumes, spacing)
+    cuts = best_slices(next(filter(np.any, volumes), volumes[0])[box])
+    (low, high), image = window_of(image[box]), image[box]
+    sizes = [(image.shape[a] * spacing[a], image.shape[b] * spacing[b]) for _, a, b in _PLANES]  # mm
+    height = 8.6 / sum(width / depth for width, depth in sizes)  # inches
+    figure = Figure(figsize=(8.6, (height + 0.08) * len(rows)))
+    grid = figure.subplots(len(rows), 3, squeeze=False, gridspec_kw={"width_ratios": [w / d for w, d in sizes]})
+    figure.subplots_adjust(0, 0, 1, 1, wspace=0.015, hspace=0.02)
+    look = {"cmap": "gray", "vmin": low, "vmax": high, "origin": "lower", "interpolation": "bilinear"}
+    for panels, (name, outlines) in zip(grid, rows.items(), strict=True):
+        for axes, (plane, a, b), (width, depth) in zip(panels, _PLANES, sizes, strict=True):
+            extent = (0.0, width, 0.0, depth)
+            axes.imshow(_cut(image, a, b, cuts), extent=extent, **look)
+            for volume, color, line in outlines:
+                _outline(axes, _cut(volume[box], a, b, cuts), extent, color, line)
+            _dress(axes, plane, extent, name if axes is panels[0] else "", outlines[-1][1](1))
+    return figure, grid[0][0]
 
 
 @dataclass(frozen=True)
@@ -158,29 +175,6 @@ def window_words(image: np.ndarray) -> str:
     return f"grey from {low:.0f} to {high:.0f}" + (" HU" if (low, high) == CT_WINDOW else " (percentiles 1 and 99.5)")
 
 
-def _panels(shape: Sequence[int], spacing: Sequence[float], rows: int) -> tuple[Figure, Any]:
-    """A figure with three panels a row, which fill the width at the proportions of a volume."""
-    from matplotlib.figure import Figure
-
-    sizes = [(shape[a] * spacing[a], shape[b] * spacing[b]) for _, a, b in _PLANES]
-    height = 8.6 / sum(width / depth for width, depth in sizes)  # inches
-    figure = Figure(figsize=(8.6, (height + 0.08) * rows))
-    grid = figure.subplots(rows, 3, squeeze=False, gridspec_kw={"width_ratios": [w / d for w, d in sizes]})
-    figure.subplots_adjust(0, 0, 1, 1, wspace=0.015, hspace=0.02)
-    return figure, grid
-
-
-def _show(
-    axes: Any, image: np.ndarray, plane: tuple[str, int, int], cuts: tuple[int, int, int], spacing: Sequence[float]
-) -> tuple[float, float, float, float]:
-    """Draw the grey slice; returns its extent in mm."""
-    _, a, b = plane
-    (low, high), picture = window_of(image), _cut(image, a, b, cuts)
-    extent = (0.0, picture.shape[1] * spacing[a], 0.0, picture.shape[0] * spacing[b])
-    axes.imshow(picture, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent, interpolation="bilinear")
-    return extent
-
-
 # plane, the volume's axis shown from left to right, and the one from bottom to top; x and y run backwards on the page
 _PLANES = (("axial", 0, 1), ("coronal", 0, 2), ("sagittal", 1, 2))
 _SIDES = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}  # left, right, top, bottom of the panel
@@ -234,7 +228,9 @@ def _cut(volume: np.ndarray, a: int, b: int, cuts: tuple[int, int, int]) -> np.n
     return plane[:, ::-1]
 
 
-def _outline(axes: Any, labels: np.ndarray, extent: tuple[float, ...], color: str, width: float) -> None:
+def _outline(
+    axes: Any, labels: np.ndarray, extent: tuple[float, ...], color: Callable[[int], str], width: float
+) -> None:
     """Border of each class at half way between voxels."""
     for c in np.unique(labels):
         if c != 0:
@@ -242,7 +238,7 @@ def _outline(axes: Any, labels: np.ndarray, extent: tuple[float, ...], color: st
             dx, dy = extent[1] / labels.shape[1], extent[3] / labels.shape[0]
             xs = (np.arange(padded.shape[1]) - 0.5) * dx
             ys = (np.arange(padded.shape[0]) - 0.5) * dy
-            axes.contour(xs, ys, padded, levels=[0.5], colors=[color], linewidths=width)
+            axes.contour(xs, ys, padded, levels=[0.5], colors=[color(int(c))], linewidths=width)
 
 
 def _dress(axes: Any, plane: str, extent: tuple[float, ...], arm: str, color: str) -> None:

@@ -22,6 +22,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
 from monai.utils import ensure_tuple
 
 from ..base.errors import UserError
+from ..base.version import __version__
 from .config import content, id_of, walk
 from .ending import print_user_errors
 
@@ -36,13 +37,14 @@ def _callers() -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def config_folder() -> Path | None:
-    """The folder of the config that is being evaluated; None where no caller knows it."""
-    places = (_place(frame.f_locals) for frame in _callers())
-    return next((place for place in places if place is not None), None)
+def own_bundle() -> Path | None:
+    """The bundle whose config is being evaluated; None where that is no bundle's, or no caller knows its folder."""
+    folder = next(filter(None, map(_config_folder, _callers())), None)
+    return folder.parent if folder is not None and (folder / "metadata.json").is_file() else None
 
 
-def _place(names: dict[str, Any]) -> Path | None:
+def _config_folder(frame: FrameType) -> Path | None:
+    names = frame.f_locals
     if names.get("config_file_"):  # in monai.bundle's ckpt_export, onnx_export, verify_net_in_out
         return Path(str(ensure_tuple(names["config_file_"])[0])).absolute().parent
     caller = getattr(names.get("self"), "__dict__", {})
@@ -50,12 +52,6 @@ def _place(names: dict[str, Any]) -> Path | None:
         return Path(caller["config_root_path"]).absolute()
     bundle = caller.get("_bundle_path")  # a MonaiBundleInferenceOperator's, which leaves `bundle_root` as it is
     return None if bundle is None else (Path(bundle) / "configs").absolute()
-
-
-def own_bundle() -> Path | None:
-    """The bundle whose config is being evaluated; None where that is no bundle's."""
-    folder = config_folder()
-    return folder.parent if folder is not None and (folder / "metadata.json").is_file() else None
 
 
 def bundle_path(bundle_root: str | Path) -> Path:
@@ -93,8 +89,6 @@ def require_version(version: str) -> ModuleType:
     Raises:
         UserError: when another version is loaded, because it is installed or belongs to another bundle.
     """
-    from ..base.version import __version__
-
     print_user_errors()
     if __version__ != version:
         raise UserError(
@@ -141,11 +135,14 @@ def asks_plan(value: Any) -> bool:
     return isinstance(value, str) and "@planned." in value
 
 
-def resolved_config(parser: ConfigParser) -> dict[str, Any]:
-    """The merged config of all files and overrides, without the metadata.
+def calling_config() -> dict[str, Any] | None:
+    """The config that is being evaluated, of all files and overrides, without the metadata; None outside of one.
 
     The bundle's place is spelt out, and so is what the config takes from the plan.
     """
+    parser = calling_parser()
+    if parser is None:
+        return None
     config = copy.deepcopy(content(parser))
     if "bundle_root" in config:  # the record lies elsewhere, and is to run from there
         config["bundle_root"] = str(bundle_path(config["bundle_root"]))
@@ -155,12 +152,6 @@ def resolved_config(parser: ConfigParser) -> dict[str, Any]:
             holder = functools.reduce(lambda part, name: part[name], above, config)
             holder[key] = parser.get_parsed_content(id_of(place))
     return config
-
-
-def own_config_hash() -> str | None:
-    """The hash of the config that is being evaluated; None outside of one."""
-    parser = calling_parser()
-    return None if parser is None else config_hash(resolved_config(parser))
 
 
 def config_hash(config: Any) -> str:

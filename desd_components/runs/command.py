@@ -72,10 +72,8 @@ def refuse_odd_call(files: Any, given: Mapping[str, Any]) -> ConfigParser:
     """
     files = files.split(",") if isinstance(files, str) else files
     files = [str(file) for file in (files if isinstance(files, list | tuple) else [files])]
-    parser = merged(files)
-    own = set(inspect.signature(ConfigWorkflow).parameters) | (
-        set(TRACKING_SETTINGS) if given.get("tracking") else set()
-    )
+    parser = refuse_unknown_keys(files)
+    own = {*inspect.signature(ConfigWorkflow).parameters, *(TRACKING_SETTINGS if given.get("tracking") else ())}
     for name, value in given.items():
         if name in own:
             continue
@@ -89,7 +87,6 @@ def refuse_odd_call(files: Any, given: Mapping[str, Any]) -> ConfigParser:
         _refuse_mere_word(parser, f"--{name}", name, plain(value))
         _refuse_comment(name, value)
         parser.set(value, name)
-    refuse_unknown_keys(files)
     return parser
 
 
@@ -168,13 +165,7 @@ def _refuse_mere_word(parser: ConfigParser, told: str, name: str, value: Any) ->
     before = parser.get(name, None)
     if isinstance(value, str) and value[:1] in ("$", "@", "%"):
         return
-    if isinstance(before, bool) and value not in (
-        True,
-        False,
-        None,
-        "true",
-        "True",
-    ):  # anything else would count as true
+    if isinstance(before, bool) and value not in (True, False, None, "true", "True"):  # all else would count as true
         raise UserError(
             f"{told} {value}: True or False stands there in the config ({before}): give one, as written here."
         )
@@ -183,11 +174,14 @@ def _refuse_mere_word(parser: ConfigParser, told: str, name: str, value: Any) ->
         raise UserError(f"{told} {value}: a number stands there in the config ({before}): give one.")
 
 
-def refuse_unknown_keys(files: Sequence[str]) -> None:
+def refuse_unknown_keys(files: Sequence[str]) -> ConfigParser:
     """Check the keys of overlays: each is in a config before it, or is referred to.
 
     Args:
         files: of configs, each laid over those before it.
+
+    Returns:
+        The config that they make.
 
     Raises:
         UserError: naming the file, the key, and the nearest one that exists.
@@ -206,6 +200,7 @@ def refuse_unknown_keys(files: Sequence[str]) -> None:
             place = place_of(name)
             if not any(other[: len(place)] == place for other in later):
                 raise UserError(f"{file}: {unknown_setting(before, name, dashes='')}")
+    return stages[-1]
 
 
 def _added(overlay: Mapping[str, Any], before: ConfigParser, prefix: str = "") -> Iterator[str]:

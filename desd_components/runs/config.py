@@ -220,7 +220,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(FOLDERS, _PATH),
     **dict.fromkeys(DEVICES, Rule(_is_device, _devices)),
     **dict.fromkeys(("num_workers", "seed", "frozen_prototype_epochs", "warmup_steps"), _whole(0)),
-    **dict.fromkeys(("batch_size", "patience", "sw_batch_size"), _whole(1)),
+    **dict.fromkeys(("batch_size", "sw_batch_size"), _whole(1)),
     "amp": Rule(lambda value: value in (True, False, "true", "True"), "True or False"),
     **dict.fromkeys(("flip_axes", "test_flip_axes"), _AXES),
     "val_fraction": _between(0, 1),
@@ -228,7 +228,7 @@ RULES: dict[str, Rule] = {
     "single": Rule(
         lambda value: isinstance(value, list) and all(map(_whole(1).holds, value)), "a list of classes, from 1 on"
     ),
-    **dict.fromkeys(("num_labels", "val_interval", "samples_per_epoch"), _or_null(_whole(1))),
+    **dict.fromkeys(("num_labels", "patience", "val_interval", "samples_per_epoch"), _or_null(_whole(1))),
     **dict.fromkeys(("trim_wider_than", "slab_depth", "slab_stride"), _or_null(_whole(1))),
     **dict.fromkeys(("learning_rate", "final_learning_rate", "weight_decay"), _between(0)),
     "augmentation_probability": _between(0, 1),

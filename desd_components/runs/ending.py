@@ -18,6 +18,8 @@ from typing import Any
 import ignite.distributed as idist
 
 from ..base.errors import innermost_user_error
+from ..base.files import disk_fault
+from ..scans.loading import loader_fault
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +38,6 @@ def _print_plainly(kind: type[BaseException], error: BaseException, trace: Trace
 
 def known_cause(error: BaseException) -> str | None:
     """The line for what a user can mend; None when the error is of another kind."""
-    from ..base.files import disk_fault
-    from ..scans.loading import loader_fault
-
     cause = innermost_user_error(error)
     return loader_fault(error) or disk_fault(error) if cause is None else str(cause)
 

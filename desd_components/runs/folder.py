@@ -13,6 +13,7 @@ from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Events
+from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
 from torch import nn
 
@@ -20,7 +21,7 @@ from ..base.manifests import licence_of, save_weights, write_weights
 from ..base.version import __version__
 from .history import RunRecordHandler
 from .log import record_run, start_log
-from .progress import ProgressHandler, TrackableOutputHandler
+from .progress import ProgressHandler, let_output_be_tracked
 from .resume import ResumeHandler
 from .same_run import run_settings
 
@@ -84,7 +85,7 @@ class RunFolder:
 
     def attach(self, engine: Workflow) -> None:
         """Serve a trainer."""
-        TrackableOutputHandler().attach(engine)
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, let_output_be_tracked)
         engine.add_event_handler(Events.STARTED, self._attach_last)
         self.state.attach(engine)
 

@@ -89,7 +89,6 @@ class SkipBadScans:
 
     def __init__(self, report: str | Path, class_names: Sequence[str] = (), regions: Regions = False) -> None:
         self.report, self.class_names, self.regions = Path(report), list(class_names), regions
-        self.segmented: list[str] = []
         self.scans: list[dict[str, Any]] = []
         self.failed: list[dict[str, str]] = []
         self.readers: dict[str, str] = {}
@@ -115,11 +114,10 @@ class SkipBadScans:
             logger.debug("the whole trace of %s", path, exc_info=True)
             self._note(path, _one_line(error))
             return None
-        self.segmented.append(path)
-        told = [*([reading] if reading else []), *facts["warnings"]]
-        self.scans.append(facts | {"warnings": told, "seconds": round(time.monotonic() - start, 2)})
         for warning in facts["warnings"]:
             logger.warning("%s: %s", path, warning)
+        told = [*([reading] if reading else []), *facts["warnings"]]
+        self.scans.append(facts | {"warnings": told, "seconds": round(time.monotonic() - start, 2)})
         logger.info("%s: done", path)
         return output
 
@@ -129,17 +127,18 @@ class SkipBadScans:
 
     def finish(self, engine: Engine) -> None:
         """Write the report and say how it went."""
+        done = [scan["image"] for scan in self.scans]
         told = {"scans": self.scans, "readers": self.readers, "warnings": self.warnings}
-        write_json(self.report, {"segmented": self.segmented, "failed": self.failed, **told})
-        logger.info("\n".join(self._table()))
-        logger.info("%d scans done, %d failed: %s", len(self.segmented), len(self.failed), self.report)
-        if self.failed and not self.segmented:
+        write_json(self.report, {"segmented": done, "failed": self.failed, **told})
+        logger.info("\n".join(self._table(done)))
+        logger.info("%d scans done, %d failed: %s", len(done), len(self.failed), self.report)
+        if self.failed and not done:
             first = self.failed[0]
             raise UserError(f"None of {len(self.failed)} scans could be used. The first: {first['error']}")
 
-    def _table(self) -> list[str]:
+    def _table(self, done: Sequence[str]) -> list[str]:
         """``scan | read as | result``, a row for each scan."""
-        results = {path: self.warnings.get(path, "done") for path in self.segmented}
+        results = {path: self.warnings.get(path, "done") for path in done}
         results |= {failed["image"]: failed["error"].removeprefix(f"{failed['image']}: ") for failed in self.failed}
         names = CaseNames({"image": path} for path in results)
         rows = [(names.file(path), self.readers.get(path) or "-", result) for path, result in results.items()]

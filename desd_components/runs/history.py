@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Events
@@ -110,13 +110,6 @@ def history_file(folder: Path) -> HistoryFile:
     return HistoryFile(folder)
 
 
-class ScalarSource(Protocol):
-    """Anything that has figures for the log."""
-
-    def scalars(self) -> dict[str, float]:
-        """Name -> value, as of the last step."""
-
-
 class RunRecordHandler:
     """Write a run's figures to ``history.jsonl`` and to TensorBoard.
 
@@ -127,11 +120,11 @@ class RunRecordHandler:
 
     Args:
         output_dir: the run's folder.
-        sources: objects whose `scalars()` are recorded; one that gives "step" sets the step of the record.
+        sources: with `scalars()`, name -> value, to be recorded; one that gives "step" sets the step of the record.
         interval: iterations between two records of a trainer.
     """
 
-    def __init__(self, output_dir: str | Path, sources: Sequence[ScalarSource] = (), interval: int = 10) -> None:
+    def __init__(self, output_dir: str | Path, sources: Sequence[Any] = (), interval: int = 10) -> None:
         require_whole(1, record_interval=interval)
         self.output_dir, self.sources, self.interval = Path(output_dir), sources, interval
         self._writer: Any = None
@@ -166,9 +159,6 @@ class RunRecordHandler:
             return
         records = self._file.begin(self._restored or 0)
         self._restored = None
-        self._draw_anew(records)
-
-    def _draw_anew(self, records: Sequence[Mapping[str, Any]]) -> None:
         for old in (self.output_dir / "tensorboard").glob("events.out.tfevents.*"):
             old.unlink()
         for record in records:
@@ -192,9 +182,8 @@ class RunRecordHandler:
         moment = time.time() - self._file.seconds() + record["seconds"]
         for name, value in record.items():
             if name not in PLACE:
-                self._tensorboard().add_scalar(
-                    name, math.nan if value is None else value, record.get("step", 0), moment
-                )
+                figure = math.nan if value is None else value
+                self._tensorboard().add_scalar(name, figure, record.get("step", 0), moment)
 
     def _tensorboard(self) -> Any:
         if self._writer is None:

@@ -17,16 +17,15 @@ import torch
 import yaml
 
 from ..base.files import require_writable, write_atomically, write_json
+from ..base.version import __version__
 from ..scans.fingerprint import records_hash
-from .bundle import calling_parser, config_hash, own_config_hash, resolved_config
+from .bundle import calling_config, config_hash
 
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scipy", "PyYAML", "pydicom", "SimpleITK")
 
 
 def environment(device: Any = None) -> dict[str, Any]:
     """Versions, command, machine and time."""
-    from ..base.version import __version__
-
     versions = {"desd_components": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -96,9 +95,7 @@ def record_run(
         return
     folder = require_writable(output_dir)
     facts = environment(device)
-    parser = calling_parser()
-    if parser is not None:
-        config = resolved_config(parser)
+    if (config := calling_config()) is not None:
         facts["config_hash"] = config_hash(config)
         text = yaml.safe_dump(config, sort_keys=False, width=120)
         write_atomically(folder / record_name(part, "config.yaml"), text.encode())
@@ -110,8 +107,8 @@ def record_run(
 
 def origin(scans: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What a manifest says of where weights come from: how many volumes, their hash, and that of the config."""
-    data_hash = records_hash({"training": list(scans)})
-    return {"volumes": len(scans), "data_hash": data_hash, "config_hash": own_config_hash()}
+    config, data_hash = calling_config(), records_hash({"training": list(scans)})
+    return {"volumes": len(scans), "data_hash": data_hash, "config_hash": config and config_hash(config)}
 
 
 def record_name(part: str, file: str) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
-from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
 from monai.utils.enums import CommonKeys
 
@@ -99,14 +98,7 @@ class StepOutput(list):
         return super().__getitem__(0)[key] if isinstance(key, str) else super().__getitem__(key)
 
 
-class TrackableOutputHandler:
-    """Wrap the output of each of a trainer's iterations, which was not decollated, into a `StepOutput`."""
-
-    def attach(self, engine: Engine) -> None:
-        """Wrap at the end of every iteration, before the handlers that log."""
-        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Wrap the output at hand."""
-        if isinstance(engine.state.output, dict):
-            engine.state.output = StepOutput([engine.state.output])
+def let_output_be_tracked(engine: Engine) -> None:
+    """Make a `StepOutput` of what a trainer's iteration gave, which was not decollated, before handlers log it."""
+    if isinstance(engine.state.output, dict):
+        engine.state.output = StepOutput([engine.state.output])

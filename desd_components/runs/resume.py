@@ -22,11 +22,10 @@ from typing import Any, Protocol
 import ignite.distributed as idist
 from ignite.engine import Events
 from monai.engines.workflow import Workflow
-from torch import nn
 
-from ..base.errors import UserError, require_whole
+from ..base.errors import UserError, require_one_of, require_whole
 from .ending import StopSignals
-from .same_run import known_extension, misfit, refuse_other_settings, refuse_other_tensors
+from .same_run import EXTENSIONS, misfit, refuse_other_run
 from .state import FORMAT, StatePair, state_to_resume
 
 logger = logging.getLogger(__name__)
@@ -79,7 +78,8 @@ class ResumeHandler:
     ) -> None:
         self.states = StatePair(output_dir)
         self.objects = {name: thing for name, thing in objects.items() if thing is not None}
-        self.settings, self.resume, self.extend = dict(settings), str(resume), known_extension(extend)
+        self.settings, self.resume, self.extend = dict(settings), str(resume), extend
+        require_one_of(EXTENSIONS, extend=extend)
         require_whole(1, save_interval=interval)
         self.interval, self.minutes = interval, minutes
         self.signals = StopSignals()
@@ -103,16 +103,10 @@ class ResumeHandler:
         Raises:
             UserError: when settings, or tensors, differ from those of the state, or it cannot be read.
         """
-        self._found = state_to_resume(self.states, self.resume)
+        self._found = self._found or state_to_resume(self.states, self.resume)
         if self._found is not None:
-            path, state = self._found
-            self._refuse_other_settings(path, state, epoch_length)
-            modules = {name: thing for name, thing in self.objects.items() if isinstance(thing, nn.Module)}
-            refuse_other_tensors(path, state, modules)
-
-    def _refuse_other_settings(self, path: Path, state: Mapping[str, Any], epoch_length: int) -> None:
-        now = {**self.settings, "batches of an epoch": epoch_length}
-        refuse_other_settings(path, state, now, set(self.objects), self.extend)
+            now = {**self.settings, "batches of an epoch": epoch_length}
+            refuse_other_run(*self._found, now, self.objects, self.extend)
 
     def _start(self, engine: Workflow) -> None:
         if not engine.has_event_handler(self._after_epoch, Events.EPOCH_COMPLETED):
@@ -126,25 +120,22 @@ class ResumeHandler:
         self.signals.listen()
 
     def _restore(self, engine: Workflow) -> None:
-        found, self._found = self._found or state_to_resume(self.states, self.resume), None
+        self.refuse_misfit(engine.state.epoch_length)
+        found, self._found = self._found, None
         self._agree_on_place(-1 if found is None else found[1]["iteration"])
         if found is None:
             return
         path, state = found
-        self._refuse_other_settings(path, state, engine.state.epoch_length)
-        for name in self.objects:
-            self._load(path, name, state["objects"][name])
+        for name, thing in self.objects.items():
+            try:
+                thing.load_state_dict(state["objects"][name])
+            except (RuntimeError, ValueError, KeyError) as error:  # of an optimiser, say, whose groups are others
+                raise misfit(path, name, " ".join(str(error).split())[:200]) from error
         scaler = getattr(engine, "scaler", None)
         if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
         self._go_to(engine, state["epoch"], state["iteration"])
         logger.info("%s: going on %s.", path, self._place(engine))
-
-    def _load(self, path: Path, name: str, state: Any) -> None:
-        try:
-            self.objects[name].load_state_dict(state)
-        except (RuntimeError, ValueError, KeyError) as error:  # tensors of other names or shapes
-            raise misfit(path, name, " ".join(str(error).split())[:200]) from error
 
     def _agree_on_place(self, iteration: int) -> None:
         if idist.get_world_size() > 1 and idist.all_reduce(iteration, "MIN") != idist.all_reduce(iteration, "MAX"):

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from ..base.errors import UserError, require_whole
+from ..base.errors import UserError, require_one_of, require_whole
 from ..base.tensors import differences
-from .bundle import calling_parser, resolved_config
-from .config import Place, id_of, parts_of, walk
+from .bundle import calling_config
+from .config import Place, id_of, parts_of, plain, walk
 from .state import StatePair, state_to_resume
 
 #: entries of a config that change no step of a run, in both bundles; what comes of them is compared as facts
@@ -23,7 +23,7 @@ MAY_DIFFER = (
     # machines: the volumes or crops of a step are compared as total_batch
     *("device", "cudnn_benchmark", "network", "num_workers", "batch_size", "optimizer#fused"),
     # what is looked at, written down and saved, and when a run that goes wrong is stopped
-    *("page", "run_folder", "train#handlers", "skip_handler#max_skipped_steps"),
+    *("page", "run_folder", "train#handlers", "handlers#skip#max_skipped_steps"),
 )
 
 TOLD, TOLD_LENGTH = 20, 80  # of settings that differ, and characters of a value
@@ -48,7 +48,7 @@ def scheduled_epochs(output_dir: str | Path, resume: str, extend: str | None, ma
     Raises:
         UserError: when `extend` is no such word, or `max_epochs` is fewer than the schedules were made for.
     """
-    extend = known_extension(extend)
+    require_one_of(EXTENSIONS, extend=extend)
     require_whole(0, max_epochs=max_epochs)
     if extend != "keep":
         return max_epochs
@@ -62,27 +62,14 @@ def scheduled_epochs(output_dir: str | Path, resume: str, extend: str | None, ma
     return planned
 
 
-def known_extension(extend: str | None) -> str | None:
-    """`extend` as a value; see `scheduled_epochs`.
-
-    Raises:
-        UserError: when it is no such word.
-    """
-    if extend not in EXTENSIONS:
-        raise UserError(f"extend={extend!r}: choose null, keep or stretch.")
-    return extend
-
-
-def refuse_other_settings(
-    path: Path, state: Mapping[str, Any], settings: Mapping[str, Any], parts: set[str], extend: str | None
+def refuse_other_run(
+    path: Path, state: Mapping[str, Any], settings: Mapping[str, Any], objects: Mapping[str, Any], extend: str | None
 ) -> None:
-    """Compare the settings and the parts of a run with those of a state.
+    """Compare a run with the one that left a state: its settings, its parts, and the tensors of its modules.
 
     Args:
-        path: of the state, for the message.
-        state: what it holds.
-        settings: of the run, with its "batches of an epoch".
-        parts: names of the objects that the run restores.
+        path, state: as `state_to_resume` has them.
+        settings, objects: of the run, as a `ResumeHandler` has them.
         extend: see `scheduled_epochs`.
 
     Raises:
@@ -96,8 +83,7 @@ def refuse_other_settings(
     told = [f"{name} was {_short(before.get(name))}, now {_short(settings.get(name))}" for name in sorted(differing)]
     if len(told) > TOLD:
         told[TOLD:] = [f"{len(told) - TOLD} more"]
-    absent = sorted(parts ^ set(state["objects"]))
-    if absent:
+    if absent := sorted(objects.keys() ^ state["objects"].keys()):
         told.append(f"saved and present parts differ in {', '.join(absent)}")
     if told:
         longer = " More epochs: extend: keep, or extend: stretch." if is_longer else ""
@@ -105,22 +91,14 @@ def refuse_other_settings(
             f"{path}: cannot go on, for {'; '.join(told)}. Set them back (the run's config.yaml has all of them), or "
             f"start anew with resume: never or another output_dir.{longer}"
         )
+    for name, thing in objects.items():
+        if isinstance(thing, nn.Module) and (other := differences(thing.state_dict(), state["objects"][name])):
+            raise misfit(path, name, "; ".join(other))
 
 
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= TOLD_LENGTH else f"{text[: TOLD_LENGTH - 3]}..."
-
-
-def refuse_other_tensors(path: Path, state: Mapping[str, Any], modules: Mapping[str, nn.Module]) -> None:
-    """Compare the tensors of a run's modules with those of a state, by name and shape.
-
-    Raises:
-        UserError: naming the first module that differs, and what differs.
-    """
-    for name, module in modules.items():
-        if differing := differences(module.state_dict(), state["objects"][name]):
-            raise misfit(path, name, "; ".join(differing))
 
 
 def misfit(path: Path, name: str, reason: str) -> UserError:
@@ -146,11 +124,9 @@ def run_settings(may_differ: Sequence[str], **facts: Any) -> dict[str, Any]:
     Returns:
         Plain values. Expressions and references count as they are written; lists of components are taken apart.
     """
-    parser = calling_parser()
-    config = {} if parser is None else resolved_config(parser)
     names = (*MAY_DIFFER, *may_differ, *TRACKING, *facts)
     free = {name.replace("::", "#") for name in names}  # MONAI's parser rewrites ids
-    return {**dict(_entries(config, free)), **{name: _plain(value) for name, value in facts.items()}}
+    return {**dict(_entries(calling_config() or {}, free)), **{name: plain(value) for name, value in facts.items()}}
 
 
 def _entries(config: Mapping[str, Any], free: set[str]) -> Iterator[tuple[str, Any]]:
@@ -164,13 +140,4 @@ def _entries(config: Mapping[str, Any], free: set[str]) -> Iterator[tuple[str, A
 
     for place, value in walk(config, enters=holds_entries):
         if id_of(place) not in free and not holds_entries(place, value):
-            yield id_of(place), _plain(value)
-
-
-def _plain(value: Any) -> Any:
-    """`value` as a state can hold it, and as YAML and the command line say the same: lists, None, paths as text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return value if isinstance(value, bool | int | float | None) else str(value)
+            yield id_of(place), plain(value)

@@ -3,20 +3,18 @@
 A thread writes it, of a copy, while the run goes on: a state of the published network takes a disk seconds.
 
 ``state.pt`` is a file of PyTorch's, a zip archive, whose CRCs cover the content of each record. What stands between the
-records no CRC covers, and readers pass over most of it; it says nothing that is not said twice, so it is compared.
+records says nothing that is not said twice: readers pass over it, or find that it contradicts itself.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -27,71 +25,53 @@ from ..base.tensors import load_tensors
 logger = logging.getLogger(__name__)
 
 
-OLD_MARK = b"\nsha256 "  # of the checksum behind a state of format 2, which is refused for that, not as damaged
-
-
 class DamagedState(ValueError):
     """A state that cannot be trusted: cut short, altered, or none at all."""
 
 
 def read_state(path: Path) -> Any:
-    """The content of a state, of which every bit is as it was written.
+    """The content of a state, every bit of it as it was written.
 
     Raises:
-        DamagedState: when it is not whole, or there is more in it than tensors and plain values.
-        OSError: when it cannot be opened.
+        DamagedState: when it cannot be opened, is not whole, or there is more in it than tensors and plain values.
     """
-    with open(path, "rb") as file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                whole = archive.testzip() is None and _is_framed_as_written(file, archive)
-        except Exception as error:  # zipfile has no one word for what a wrong bit leads it to
-            raise DamagedState("cut short, damaged, or not the state of a run") from error
-    if not whole:
-        raise DamagedState("damaged: its content does not match its checksums")
+    try:
+        with open(path, "rb") as file:
+            try:
+                with zipfile.ZipFile(file) as archive:
+                    altered = archive.testzip()
+            except Exception as error:  # zipfile has no one word for what a wrong bit leads it to
+                raise DamagedState("is cut short, damaged, or not the state of a run") from error
+    except OSError as error:
+        raise DamagedState(f"cannot be opened: {error.strerror}") from error
+    if altered is not None:
+        raise DamagedState("is damaged: its content does not match its checksums")
     try:
         return load_tensors(path)
     except UserError as error:  # anybody can make an archive with right checksums
-        raise DamagedState(str(error).removeprefix(f"{path}: ")) from error
+        raise DamagedState(f"is {str(error).removeprefix(f'{path}: ')}") from error
 
 
-#: of an archive's directory, what is the same for each record
-_ALIKE = attrgetter(
-    *("create_version", "create_system", "extract_version", "reserved", "flag_bits", "compress_type", "date_time"),
-    *("volume", "internal_attr", "external_attr", "comment"),
-)
+def first_readable(paths: Sequence[Path]) -> tuple[Path, Any]:
+    """The first of some states that can be read, and its content; a damaged one is named in one line of the log.
 
-
-def _is_framed_as_written(file: BinaryIO, archive: zipfile.ZipFile) -> bool:
-    """Whether all that stands around the records is as PyTorch writes it.
-
-    Before each record is a header, like those of the others, its name and padding; behind it, what the directory says
-    of it, once more. Beyond 4 GB the directory's places have 64 bits.
+    Raises:
+        UserError: when none can be read.
     """
-    alike, size = set(), 0
-    for entry in archive.infolist():
-        file.seek(entry.header_offset)
-        header, name, extra = struct.unpack("<26s2H", file.read(30))
-        alike.add((header, _ALIKE(entry)))
-        padding = extra - len(entry.extra) - 4
-        if file.read(name + extra)[name:] != entry.extra + struct.pack("<2sH", b"FB", max(padding, 0)) + b"Z" * padding:
-            return False
-        file.seek(entry.compress_size, os.SEEK_CUR)
-        sizes = "2Q" if entry.extra else "2L"
-        again = struct.pack(f"<4sL{sizes}", b"PK\7\10", entry.CRC, entry.compress_size, entry.file_size)
-        if file.read(len(again)) != again:
-            return False
-        size += 46 + len(entry.orig_filename.encode()) + len(entry.extra)
-    file.seek(archive.start_dir + size)
-    end, _, _ = file.read().partition(OLD_MARK)
-    return len(alike) == 1 and end == _end_of_archive(len(archive.infolist()), archive.start_dir, size)
-
-
-def _end_of_archive(count: int, start: int, size: int) -> bytes:
-    """What comes behind a directory of `count` records that begins at the byte `start` and has `size` bytes."""
-    end = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 0x31E, 45, 0, 0, count, count, size, start)
-    place = struct.pack("<4sLQL", b"PK\6\7", 0, start + size, 1)
-    return end + place + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, size, min(start, 0xFFFFFFFF), 0)
+    damages: list[str] = []
+    for path in paths:
+        try:
+            state = read_state(path)
+        except DamagedState as damage:
+            damages.append(f"{path.name} {damage}")
+            continue
+        if damages:
+            logger.warning("%s: %s; going on from %s instead.", path.parent, damages[0], path.name)
+        return path, state
+    raise UserError(
+        f"{paths[0].parent}: no state to go on from ({'; '.join(damages)}). Start anew with resume: never, or give the "
+        "path of another state."
+    )
 
 
 def flush_folder(folder: Path) -> None:
@@ -131,36 +111,15 @@ class StatePair:
         self._good: set[Path] = set()  # those that this run has written or could read
         self._writing: Future | None = None
 
-    def exists(self) -> bool:
-        """Whether there is anything to go on from."""
-        return os.path.lexists(self.newest) or os.path.lexists(self.previous)  # a link to a disk that is gone counts
+    def there(self) -> list[Path]:
+        """Those that there are, the newest first; a link to a disk that is gone is one of them."""
+        return [path for path in (self.newest, self.previous) if os.path.lexists(path)]
 
     def read(self) -> tuple[Path, Any]:
-        """The newest state that can be read, and its path; a damaged one is named in one line of the log.
-
-        Raises:
-            UserError: when none can be read.
-        """
-        damages = []
-        for path in (self.newest, self.previous):
-            if not os.path.lexists(path):
-                continue
-            try:
-                state = read_state(path)
-            except DamagedState as damage:
-                damages.append(f"{path.name} is {damage}")
-                continue
-            except OSError as error:
-                damages.append(f"{path.name} cannot be opened: {error.strerror}")
-                continue
-            if damages:
-                logger.warning("%s: %s; going on from %s instead.", path.parent, damages[0], path.name)
-            self._good.add(path)
-            return path, state
-        raise UserError(
-            f"{self.newest.parent}: no state to go on from ({'; '.join(damages) or 'there is none'}). Start anew with "
-            "resume: never, or give the path of another state."
-        )
+        """The newest that can be read; see `first_readable`."""
+        path, state = first_readable(self.there())
+        self._good.add(path)
+        return path, state
 
     def begin(self, content: Any) -> None:
         """`write` a copy of the content in a thread, once the one before is written.
@@ -223,9 +182,9 @@ def state_to_resume(states: StatePair, resume: str) -> tuple[Path, dict[str, Any
     Raises:
         UserError: when there is a state to go on from, but none that can be read.
     """
-    if resume == "never" or (resume == "auto" and not states.exists()):
+    if resume == "never" or (resume == "auto" and not states.there()):
         return None
-    path, state = states.read() if resume == "auto" else (Path(resume), _read_path(Path(resume)))
+    path, state = states.read() if resume == "auto" else first_readable([Path(resume)])
     if not isinstance(state, dict) or not isinstance(state.get("objects"), dict):
         raise UserError(f"{path}: not the state of a run. Give the state.pt of one, or resume: never.")
     if state.get("format") != FORMAT:
@@ -236,16 +195,3 @@ def state_to_resume(states: StatePair, resume: str) -> tuple[Path, dict[str, Any
     if odd := [name for name, kind in PARTS.items() if not isinstance(state.get(name), kind)]:
         raise UserError(f"{path}: not as a run writes it ({', '.join(odd)}). Give another state, or resume: never.")
     return path, state
-
-
-def _read_path(path: Path) -> Any:
-    if not path.is_file():
-        raise UserError(f"{path}: no such state. resume is auto, never, or the path of the state.pt of a run.")
-    try:
-        return read_state(path)
-    except DamagedState as damage:
-        raise UserError(f"{path}: {damage}. Give the state.pt of a run, or resume: never.") from damage
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be opened ({error.strerror}): mend its permissions, or resume: never."
-        ) from error

@@ -16,12 +16,7 @@ from labelled_volumes import CLASSES, SHAPES, write_cases, write_pair
 from random_weights import write_encoder
 from scan_files import write_json, write_nifti
 
-from desd_components import (
-    NetworkEncoder,
-    load_weights,
-    network_from_manifest,
-    read_manifest,
-)
+from desd_components import NetworkEncoder, load_weights, network_from_manifest, read_manifest
 from desd_tools.pack.import_weights import import_weights
 
 NAME = "desd_seg_finetune"
@@ -39,14 +34,8 @@ def split(folder):
 
 
 def finetune(folder: Path, place: Path, configs: str = "train small smoke", **settings: Any) -> CompletedProcess:
-    given = {
-        "dataset_dir": folder,
-        "class_names": CLASSES,
-        "output_dir": place / "run",
-        "cache_dir": place / "cache",
-        **settings,
-    }
-    return run_bundle(NAME, configs, "training", **given)
+    places = {"dataset_dir": folder, "output_dir": place / "run", "cache_dir": place / "cache"}
+    return run_bundle(NAME, configs, "training", **{**places, "class_names": CLASSES, **settings})
 
 
 def said(done: CompletedProcess) -> str:
@@ -102,9 +91,8 @@ def test_a_finished_run_is_not_begun_again_and_other_settings_are_refused(folder
     done = succeed(finetune(folder, tmp_path, **settings))
     assert "going on after epoch 6" in said(done)
     assert history(tmp_path / "run") == history(scratch[0])
-    assert "encoder_checkpoint was None" in error_line(
-        finetune(folder, tmp_path, encoder_checkpoint=encoder, **settings)
-    )
+    other = finetune(folder, tmp_path, encoder_checkpoint=encoder, **settings)
+    assert "encoder_checkpoint was None" in error_line(other)
 
 
 def test_training_from_an_encoder_starts_with_its_weights(folder, encoder, tmp_path):
@@ -128,40 +116,32 @@ def test_public_weights_are_fine_tuned_and_probed_with_their_intensity_at_any_sp
     manifest = read_manifest(tmp_path / "run" / "model.pt")
     assert (manifest["architecture"]["model_name"], manifest["licence"][:3]) == ("resnet10", "MIT")
     assert f"all {len(tensors)} tensors loaded" in said(done)
-    assert "was pre-trained on other volumes" in error_line(
-        finetune(folder, tmp_path / "hu", intensity="hu", **settings)
-    )
+    other = finetune(folder, tmp_path / "hu", intensity="hu", **settings)
+    assert "was pre-trained on other volumes" in error_line(other)
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"network_def#encoder#architecture": "{'depth': 18}"}, "depth is 10 there, 18 asked for"),
-        ({"encoder_checkpoint": "MODEL"}, "does not fit the ResNet3DEncoder"),
-    ],
-)
-def test_an_encoder_that_does_not_fit_is_refused_with_what_differs(folder, encoder, scratch, tmp_path, settings, words):
-    settings = {"encoder_checkpoint": encoder, **settings}
-    if settings["encoder_checkpoint"] == "MODEL":
-        settings["encoder_checkpoint"] = scratch[0] / "model.pt"
-    assert words in error_line(finetune(folder, tmp_path, **settings))
+REFUSED = [
+    (
+        {"encoder_checkpoint": "ENCODER", "network_def#encoder#architecture": "{'depth': 18}"},
+        "depth is 10 there, 18 asked",
+    ),
+    ({"encoder_checkpoint": "MODEL"}, "does not fit the ResNet3DEncoder"),
+    ({"class_names": "['organ']", "num_labels": 1}, "holds the label values [2]"),
+    ({"roi_size": "[8,8,8]"}, "stage 4"),
+]
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"class_names": "['organ']", "num_labels": 1}, "holds the label values [2]"),
-        ({"roi_size": "[8,8,8]"}, "stage 4"),
-    ],
-)
-def test_bad_settings_are_refused_in_one_line(folder, tmp_path, settings, words):
+@pytest.mark.parametrize(("settings", "words"), REFUSED)
+def test_what_does_not_fit_is_refused_in_one_line(folder, encoder, scratch, tmp_path, settings, words):
+    files = {"ENCODER": encoder, "MODEL": scratch[0] / "model.pt"}
+    settings = {name: files.get(value, value) if isinstance(value, str) else value for name, value in settings.items()}
     assert words in error_line(finetune(folder, tmp_path, **settings))
 
 
 def test_two_channels_and_softmax_run_from_the_command_line(tmp_path):
     for number, shape in enumerate(SHAPES[:3]):
         write_pair(tmp_path / "data", f"case_{number}", shape, seed=number, channels=2)
-    settings = {"in_channels": 2, "activation": "softmax", "preset": "encoder_warmup", "early_stopping": True}
+    settings = {"in_channels": 2, "preset": "encoder_warmup", "handlers#early_stop#patience": 10}
     succeed(finetune(tmp_path / "data", tmp_path, spacing=1.5, **settings))
     manifest = read_manifest(tmp_path / "run" / "model.pt")
     assert (manifest["architecture"]["in_channels"], manifest["activation"]) == (2, "softmax")
@@ -256,21 +236,19 @@ def test_a_bad_scan_is_reported_and_the_rest_goes_on(inferred):
     assert "torn.nii.gz" in said(inferred[2])
 
 
-def dice_of(a: np.ndarray, b: np.ndarray, value: int) -> float:
-    found, true = a == value, b == value
-    return 2 * float((found & true).sum()) / float(found.sum() + true.sum())
+def dice_of_inference(folder: Path, checkpoint: Path, place: Path, *values: tuple[int, ...]) -> list[float]:
+    """Segment the test case with a model: the Dice of each class, given by its label values."""
+    used = {"dataset_dir": folder / "imagesTr" / "case_4.nii.gz", "output_dir": place / "out"}
+    succeed(run_bundle(NAME, "inference", checkpoint=checkpoint, **used))
+    maps = [nibabel.load(path / "case_4.nii.gz").get_fdata() for path in (place / "out", folder / "labelsTr")]
+    marked = [[np.isin(each, class_values) for each in maps] for class_values in values]
+    return [2 * float((a & b).sum()) / float(a.sum() + b.sum()) for a, b in marked]
 
 
 def test_evaluation_agrees_with_the_labels_that_inference_writes(folder, scratch, evaluated, tmp_path):
-    write_json(tmp_path / "one.json", [str(folder / "imagesTr" / "case_4.nii.gz")])
-    scan = folder / "imagesTr" / "case_4.nii.gz"
-    settings = {"checkpoint": scratch[0] / "model.pt", "output_dir": tmp_path / "out"}
-    succeed(run_bundle(NAME, "inference", dataset_dir=scan, **settings))
-    found = np.asarray(nibabel.load(tmp_path / "out" / "case_4.nii.gz").dataobj)
-    true = np.asarray(nibabel.load(folder / "labelsTr" / "case_4.nii.gz").dataobj)
     scores = evaluated[0]["cases"][0]["dice"]
-    assert scores["organ"] == pytest.approx(dice_of(found, true, 1), abs=1e-6)
-    assert scores["tumour"] == pytest.approx(dice_of(found, true, 2), abs=1e-6)
+    found = dice_of_inference(folder, scratch[0] / "model.pt", tmp_path, (1,), (2,))
+    assert [scores["organ"], scores["tumour"]] == pytest.approx(found, abs=1e-6)
 
 
 def test_a_model_of_overlapping_regions_is_evaluated_and_used_by_them(folder, split, tmp_path):
@@ -279,25 +257,15 @@ def test_a_model_of_overlapping_regions_is_evaluated_and_used_by_them(folder, sp
     succeed(finetune(folder, tmp_path, **regions))
     run = tmp_path / "run"
     succeed(run_bundle(NAME, "train small evaluate", dataset_dir=folder, output_dir=run, section="test"))
-    scan = folder / "imagesTr" / "case_4.nii.gz"
-    used = {"dataset_dir": scan, "checkpoint": run / "model.pt", "output_dir": tmp_path / "out"}
-    succeed(run_bundle(NAME, "inference", **used))
-    found = np.asarray(nibabel.load(tmp_path / "out" / "case_4.nii.gz").dataobj)
-    true = np.asarray(nibabel.load(folder / "labelsTr" / "case_4.nii.gz").dataobj)
     scores = json.loads((run / "metrics.json").read_text())["cases"][0]["dice"]
-    assert scores["organ"] == pytest.approx(dice_of(found > 0, true > 0, 1), abs=1e-6)
-    assert scores["tumour"] == pytest.approx(dice_of(found, true, 2), abs=1e-6)
+    found = dice_of_inference(folder, run / "model.pt", tmp_path, (1, 2), (2,))
+    assert [scores["organ"], scores["tumour"]] == pytest.approx(found, abs=1e-6)
 
 
 def test_inference_refuses_a_knob_that_contradicts_the_model(scratch, folder, tmp_path):
     settings = {"checkpoint": scratch[0] / "model.pt", "output_dir": tmp_path / "out"}
     done = run_bundle(NAME, "inference", dataset_dir=folder / "imagesTr", intensity="hu", **settings)
     assert "intensity is 'zscore' there, 'hu' asked for" in error_line(done)
-
-
-def grids_agree(out: Path, scan: Path) -> bool:
-    label, image = nibabel.load(out / scan.name), nibabel.load(scan)
-    return label.shape == image.shape[:3] and np.allclose(label.affine, image.affine, atol=1e-3)
 
 
 def test_anisotropic_spines_run_with_no_config_edited(real_data, tmp_path):
@@ -310,4 +278,5 @@ def test_anisotropic_spines_run_with_no_config_edited(real_data, tmp_path):
     checkpoint = tmp_path / "run" / "model.pt"
     out = {"checkpoint": checkpoint, "output_dir": tmp_path / "out"}
     succeed(run_bundle(NAME, "inference", dataset_dir=spine / "t2s" / "t2s.nii.gz", overlap=0.1, **out))
-    assert grids_agree(tmp_path / "out", spine / "t2s" / "t2s.nii.gz")
+    label, scan = nibabel.load(tmp_path / "out" / "t2s.nii.gz"), nibabel.load(spine / "t2s" / "t2s.nii.gz")
+    assert label.shape == scan.shape[:3] and np.allclose(label.affine, scan.affine, atol=1e-3)

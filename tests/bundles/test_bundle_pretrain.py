@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -46,10 +45,14 @@ def trained(scans, tmp_path_factory):
     return folder / "run", done
 
 
-def test_a_run_leaves_everything_in_its_folder(trained):
+def test_a_run_leaves_everything_in_its_folder_as_json_that_a_strict_reader_takes(trained):
     names = {path.name for path in trained[0].iterdir()}
     wanted = {"config.yaml", "environment.json", "data.json", "train.log", "history.jsonl", "tensorboard"}
     assert wanted | {"encoder.pt", "encoder.json", "state.pt"} <= names
+    texts = [path.read_text() for path in trained[0].rglob("*.json")]
+    lines = (trained[0] / "history.jsonl").read_text().splitlines()
+    read = [json.loads(text, parse_constant=pytest.fail) for text in [*texts, *lines]]
+    assert any(value is None for record in read for value in record.values())  # what so short a run cannot know
 
 
 def test_the_start_tells_rate_half_life_ln_k_and_shapes(trained):
@@ -60,8 +63,7 @@ def test_the_start_tells_rate_half_life_ln_k_and_shapes(trained):
 
 
 def test_the_teacher_moved_away_from_its_start(trained, scans, tmp_path):
-    start = succeed(pretrain(scans, tmp_path, teacher_momentum=1.0, max_epochs=2))
-    assert start.returncode == 0
+    succeed(pretrain(scans, tmp_path, teacher_momentum=1.0, max_epochs=2))
     moved = torch.load(trained[0] / "encoder.pt", weights_only=True)
     still = torch.load(tmp_path / "run" / "encoder.pt", weights_only=True)
     assert moved.keys() == still.keys()
@@ -87,23 +89,6 @@ def test_the_history_has_training_and_label_free_scores(trained):
     assert all(0 <= scores[-1][f"val_{kind}_{stage}"] <= 1 for kind in ("retrieval", "rank") for stage in (1, 2, 3, 4))
 
 
-def test_whatever_a_run_writes_as_json_a_strict_reader_takes(trained):
-    texts = [path.read_text() for path in trained[0].rglob("*.json")]
-    lines = (trained[0] / "history.jsonl").read_text().splitlines()
-    assert len(texts) >= 3
-    read = [json.loads(text, parse_constant=pytest.fail) for text in [*texts, *lines]]
-    assert any(value is None for record in read for value in record.values())  # what so short a run cannot know
-
-
-def test_a_run_goes_on_where_it_stopped_and_refuses_other_settings(trained, scans, tmp_path):
-    shutil.copytree(trained[0], tmp_path / "run")
-    done = succeed(pretrain(scans, tmp_path))
-    assert "going on after epoch 2" in done.stdout + done.stderr
-    assert len([r for r in history(tmp_path / "run") if "loss" in r]) == 4
-    words = error_line(pretrain(scans, tmp_path, max_epochs=3))
-    assert "max_epochs was 2, now 3" in words
-
-
 def test_pretraining_goes_on_from_shipped_weights(trained, scans, tmp_path):
     done = succeed(pretrain(scans, tmp_path, init_checkpoint=trained[0] / "encoder.pt", learning_rate=0.0))
     assert "all 36 tensors loaded" in done.stdout + done.stderr
@@ -112,24 +97,19 @@ def test_pretraining_goes_on_from_shipped_weights(trained, scans, tmp_path):
     torch.testing.assert_close(again, first, rtol=0, atol=1e-4)
 
 
-def test_local_views_and_same_stage_targets_run_from_an_overlay(scans, tmp_path):
+def test_local_views_and_same_stage_targets_run_from_an_overlay(scans, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
     overlay = {
-        "prepare_views#multi_views#views": ["@view_1", "@view_2", "@view_3"],
-        "view_3": {"_target_": "desd_components.ViewRecipe", "size": [16, 16, 8]},
-        "teacher_target": "same_stage",
+        "+views": [{"_target_": "desd_components.ViewRecipe", "size": [16, 16, 8]}],
+        "distillation_def#teacher_target": "same_stage",
         "max_epochs": 1,
         "warmup_steps": 0,
     }
     path = tmp_path / "local.yaml"
     path.write_text(yaml.safe_dump(overlay))
-    files = [str(ROOT / file) for file in config_files(NAME, "train", "smoke")]
-    workflow = ConfigWorkflow(
-        [*files, str(path)],
-        workflow_type="train",
-        dataset_dir=str(scans),
-        output_dir=str(tmp_path / "run"),
-        cache_dir=str(tmp_path / "cache"),
-    )
+    files = [*config_files(NAME, "train", "smoke"), str(path)]
+    places = {"dataset_dir": scans, "output_dir": tmp_path / "run", "cache_dir": tmp_path / "cache"}
+    workflow = ConfigWorkflow(files, workflow_type="train", **{name: str(place) for name, place in places.items()})
     workflow.initialize()
     workflow.run()
     prediction = workflow.parser.get_parsed_content("train#trainer").state.output["pred"]
@@ -140,14 +120,14 @@ def test_local_views_and_same_stage_targets_run_from_an_overlay(scans, tmp_path)
 def test_a_local_view_that_leaves_one_voxel_is_refused(scans, tmp_path):
     path = tmp_path / "local.yaml"
     small = {"_target_": "desd_components.ViewRecipe", "size": [4, 4, 4]}
-    path.write_text(yaml.safe_dump({"+prepare_views#multi_views#views": ["@view_3"], "view_3": small}))
+    path.write_text(yaml.safe_dump({"+views": [small]}))
     files = [*config_files(NAME, "train", "smoke"), str(path)]
     done = run_files(files, "training", dataset_dir=scans, output_dir=tmp_path / "run", cache_dir=tmp_path / "cache")
     assert "Views of (4, 4, 4) voxels leave a map of (1, 1, 1) at stage 4" in error_line(done)
 
 
 def test_two_processes_teach_the_shallow_stages_alone(scans, tmp_path):
-    shallow = {"student_stages": [1, 2], "loss#stage_weights": [0.5, 0.5], "teacher_target": "same_stage"}
+    shallow = {"distillation_def#student_stages": [1, 2], "distillation_def#teacher_target": "same_stage"}
     pretrain_in_two(scans, tmp_path, max_epochs=1, warmup_steps=0, **shallow)
     assert [r for r in history(tmp_path / "run") if "stage_2_loss" in r]
 
@@ -160,12 +140,8 @@ def test_two_channels_run_from_the_command_line(tmp_path):
 
 
 def test_one_process_and_two_learn_the_same(scans, tmp_path):
-    common = {
-        "distillation_def#head_norm": "none",
-        "max_epochs": 20,
-        "val_interval": 20,
-        "cache_dir": tmp_path / "cache",
-    }
+    common = {"distillation_def#head_norm": "none", "max_epochs": 20, "val_interval": 20}
+    common["cache_dir"] = tmp_path / "cache"
     succeed(pretrain(scans, tmp_path, output_dir=tmp_path / "one", batch_size=4, **common))
     pretrain_in_two(scans, tmp_path, "two", batch_size=2, **common)
     one, two = (torch.load(tmp_path / run / "state.pt", weights_only=True)["objects"] for run in ("one", "two"))
@@ -231,10 +207,10 @@ def test_the_recipe_is_the_published_one():
         "train#dataset#slab_stride": 12,
         "loss#student_temperature": 0.1,
         "loss#teacher_temperature": 0.04,
-        "temperature_handler#vc_kwargs#max_value": 0.07,
-        "temperature_handler#vc_kwargs#step_max_value": 20,
+        "handlers#temperature#vc_kwargs#max_value": 0.07,
+        "handlers#temperature#vc_kwargs#step_max_value": 20,
         "loss#center_momentum": 0.9,
-        "student_stages": None,
+        "distillation_def#student_stages": None,
         "loss#stage_weights": None,
         "teacher_momentum": 0.996,
         "learning_rate": 0.3,

@@ -62,16 +62,14 @@ def test_a_config_has_all_properties(bundle, configs, own, place, tmp_path, monk
 
 def test_a_training_is_made_for_the_records_and_epochs_that_monai_label_puts_in(place, tmp_path):
     """Its own names for them, and no folder of data: what it trained before with fewer labels is not gone on with."""
-    records = [
-        {"image": f"{place}/scans/imagesTr/{n}.nii.gz", "label": f"{place}/scans/labelsTr/{n}.nii.gz"} for n in "abc"
-    ]
+    folders = {"image": f"{place}/scans/imagesTr", "label": f"{place}/scans/labelsTr"}
+    records = [{kind: f"{folder}/{name}.nii.gz" for kind, folder in folders.items()} for name in "abc"]
     given = {"train#dataset#data": records[:2], "validate#dataset#data": records[2:], "train#trainer#max_epochs": 3}
     settings = {**CLASSES, "dataset_dir": "nowhere", "output_dir": str(tmp_path), "cache_dir": str(tmp_path), **given}
     workflow = ConfigWorkflow(config_files(FINETUNE, "train", "small"), workflow_type="train", plan=None, **settings)
     workflow.initialize()
-    steps, folder, best, scans = map(
-        workflow.parser.get_parsed_content, ("steps", "run_folder", "best_model", "run_scans")
-    )
+    names = ("steps", "run_folder", "handlers#best_model", "run_scans")
+    steps, folder, best, scans = map(workflow.parser.get_parsed_content, names)
     assert steps.total == 3 * 50
     assert (folder.state.resume, best.metric, best.interval) == ("never", "mean_dice", 3)
     assert scans.record()["train"] == ["a", "b"] and scans.record()["validation"] == ["c"]
@@ -117,11 +115,8 @@ def test_the_network_exports_to_torchscript(bundle, place, tmp_path):
 )
 def test_both_bundles_have_the_same_encoder_sizes_and_preprocessing(config, same):
     ours, theirs = (yaml.safe_load((ROOT / config_files(name, config)[0]).read_text()) for name in (FINETUNE, PRETRAIN))
-    encoders = (
-        _found(ours, "network_def", "encoder", "scratch_architecture"),
-        _found(theirs, "network_def", "scratch_architecture"),
-    )
-    assert encoders[0] == encoders[1]
+    encoder = _found(ours, "network_def", "encoder", "scratch_architecture")
+    assert encoder == _found(theirs, "network_def", "scratch_architecture")
     assert {name: ours[name] for name in same} == {name: theirs[other] for name, other in same.items()}
 
 

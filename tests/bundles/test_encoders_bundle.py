@@ -16,11 +16,8 @@ def places(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoders")
     write_pairs(folder / "scans", [f"case_{number}" for number in range(4)], shape=(20, 22, 24))
     where = {"dataset_dir": folder / "scans", "cache_dir": folder / "cache"}
-    succeed(
-        run_bundle(
-            "desd_pretrain", "train small smoke", "training", encoder=ENCODER, output_dir=folder / "pre", **where
-        )
-    )
+    given = {"encoder": ENCODER, "output_dir": folder / "pre", **where}
+    succeed(run_bundle("desd_pretrain", "train small smoke", "training", **given))
     return folder, where
 
 
@@ -50,11 +47,7 @@ def test_its_features_are_written_and_judged_stage_by_stage(places):
     scans = {"dataset_dir": folder / "scans" / "imagesTr", "output_dir": folder / "features"}
     succeed(run_bundle("desd_pretrain", "inference", checkpoint=encoder, **scans))
     [first, *_] = sorted((folder / "features").glob("*.npz"))
-    assert {name: len(vector) for name, vector in np.load(first).items()} == {
-        "stage_1": 8,
-        "stage_2": 16,
-        "stage_3": 32,
-    }
+    assert [len(np.load(first)[f"stage_{stage}"]) for stage in (1, 2, 3)] == [8, 16, 32]
     settings = {"encoder_checkpoint": encoder, "output_dir": folder / "judged", "untrained_draws": 1, **where}
     done = succeed(run_bundle("desd_pretrain", "train smoke evaluate", class_names=["one", "two"], **settings))
     assert "retrieval, stage 3" in done.stdout and "dense Dice, stage 3" in done.stdout
@@ -62,7 +55,6 @@ def test_its_features_are_written_and_judged_stage_by_stage(places):
 
 def test_a_word_that_is_no_network_is_refused_before_a_scan_is_read(places):
     folder, where = places
-    done = run_bundle(
-        "desd_pretrain", "train smoke", "training", encoder="SwinUnetr", output_dir=folder / "no", **where
-    )
+    given = {"encoder": "SwinUnetr", "output_dir": folder / "no", **where}
+    done = run_bundle("desd_pretrain", "train smoke", "training", **given)
     assert "did you mean SwinUNETR?" in error_line(done)

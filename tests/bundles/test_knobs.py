@@ -15,7 +15,7 @@ GPU = "only a GPU shows it"
 HU = {"intensity": "hu"}
 WARMUP, LAYERS = {"preset": "encoder_warmup"}, {"preset": "layerwise_decay"}
 RATES = {"learning_rate": 0.0, "final_learning_rate": 0.0}
-STANDING = {**RATES, "max_epochs": 4, "early_stopping": True, "early_stop#patience": 1}
+STANDING = {**RATES, "max_epochs": 4, "handlers#early_stop#patience": 1}
 TINY = {"depth": 10, "width": 4, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
 SLABS = {"train#dataset#slab_depth": 18}
 SHORT = {"max_epochs": 1}
@@ -50,17 +50,17 @@ COMMON = {
     "cache#dtype": Change("float16"),
     "run_folder#save_interval": Change(2),
     "run_folder#save_minutes": Change(0, {**SHORT, "warmup_steps": 0}),
-    "skip_handler#max_skipped_steps": Change(0),
+    "handlers#skip#max_skipped_steps": Change(0),
 }
 PRETRAIN = {
     **COMMON,
-    "data_sections": Change(["train"], {"data_split": "SPLIT"}),
+    "found_scans#sections": Change(["train"], {"data_split": "SPLIT"}),
     "init_checkpoint": Change("ENCODER"),
     "on_collapse": Change("stop", UNIFORM),
     "view_size": Change([16, 16, 20]),
     "num_prototypes": Change(32),
-    "student_stages": Change([2, 4], {"loss#stage_weights": [0.5, 0.5]}),
-    "teacher_target": Change("same_stage"),
+    "distillation_def#student_stages": Change([2, 4], {"loss#stage_weights": [0.5, 0.5]}),
+    "distillation_def#teacher_target": Change("same_stage"),
     "teacher_momentum": Change(0.9),
     "frozen_prototype_epochs": Change(0),
     "final_learning_rate": Change(0.2),
@@ -81,8 +81,8 @@ PRETRAIN = {
     "loss#center_momentum": Change(0.5),
     "loss#centering": Change("sinkhorn"),
     "loss#terms": Change([{"_target_": "desd_components.CodingRateTerm", "weight": 0.4}]),
-    "temperature_handler#vc_kwargs#max_value": Change(0.05),
-    "temperature_handler#vc_kwargs#step_max_value": Change(3),
+    "handlers#temperature#vc_kwargs#max_value": Change(0.05),
+    "handlers#temperature#vc_kwargs#step_max_value": Change(3),
     "distillation_def#dense_target": Change("deepest", configs="train small smoke"),
 }
 FINETUNE = {
@@ -100,10 +100,9 @@ FINETUNE = {
     "preset": Change("layerwise_decay"),
     "samples_per_epoch": Change(8),
     "final_learning_rate": Change(1e-4),
-    "flip_axes": Change([0, 1, 2]),
-    "augmentation_probability": Change(1.0),
-    "early_stopping": Change(False, STANDING),
-    "early_stop#patience": Change(2, STANDING),
+    "train#flip_axes": Change([0, 1, 2]),
+    "train#augmentation_probability": Change(1.0),
+    "handlers#early_stop#patience": Change(2, STANDING),
     "network_def#encoder#architecture": Change({"width": 4}),
     "network_def#encoder#scratch_architecture": Change(TINY),
     "network_def#decoder_width": Change(4),
@@ -114,17 +113,20 @@ FINETUNE = {
     "validate#inferer#inferer#sw_batch_size": Same(1, why="speed and memory of validation"),
     "validate#inferer#inferer#overlap": Change(0.75),
 }
-FEATURES = {
+INFERENCE = {
     "dataset_dir": Change("OTHER"),
     "device": Same("cpu:0", why=GPU),
     "page": Change(False),
+    "num_workers": Same(1, why="the speed of loading"),
+}
+FEATURES = {
+    **INFERENCE,
     "feature_maps": Change(True),
     "overlap": Change(0.75),
     "sw_batch_size": Same(1, why="speed and memory"),
-    "num_workers": Same(1, why="the speed of loading"),
 }
 SEGMENT = {
-    "dataset_dir": Change("OTHER"),
+    **INFERENCE,
     "data_split": Change("SPLIT"),
     "data_sections": Change(["train"], {"data_split": "SPLIT"}),
     "in_channels": Change(2),
@@ -138,15 +140,12 @@ SEGMENT = {
     "displayable_configs": Change({"overlap": 0.75, "sw_batch_size": 4}),
     "stitch_device": Same("cpu:0", why=GPU),
     "flip_axes": Change([0]),
-    "page": Change(False),
     "save_probabilities": Change(True),
     "dicom_seg": Same(True, why="these scans are NIfTI; test_scans_page has a series"),
     "outlines": Change(True),
     "windows#mode": Change("constant"),
     "separate_folder": Change(True),
-    "device": Same("cpu:0", why=GPU),
     "amp": Change(True),
-    "num_workers": Same(1, why="the speed of loading"),
 }
 TABLES = {
     ("desd_pretrain", "train"): PRETRAIN,
@@ -189,12 +188,10 @@ def _quietly_from_the_root(monkeypatch):
     logging.disable(logging.NOTSET)
 
 
+SCANS = {"cache_dir": "CACHE", "dataset_dir": "SCANS"}
 BASE: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
-    ("desd_pretrain", "train"): ("train smoke", {"cache_dir": "CACHE", "dataset_dir": "SCANS"}),
-    ("desd_seg_finetune", "train"): (
-        "train smoke",
-        {"cache_dir": "CACHE", "dataset_dir": "SCANS", "class_names": ["one", "two"], "val_fraction": 0.5},
-    ),
+    ("desd_pretrain", "train"): ("train smoke", SCANS),
+    ("desd_seg_finetune", "train"): ("train smoke", {**SCANS, "class_names": ["one", "two"], "val_fraction": 0.5}),
     ("desd_pretrain", "inference"): ("inference", {"dataset_dir": "SCANS/imagesTr", "checkpoint": "ENCODER"}),
     ("desd_seg_finetune", "inference"): ("inference", {"dataset_dir": "SCANS/imagesTr", "checkpoint": "MODEL"}),
 }

@@ -91,9 +91,9 @@ def test_a_state_of_another_folder_brings_the_weights_along(train, whole, tmp_pa
 CHANGES: dict[str, dict[str, Any]] = {
     "desd_pretrain": {
         "train#dataset#slab_depth": 16,
-        "student_stages": [2, 3, 4],
+        "distillation_def#student_stages": [2, 3, 4],
         "amp": True,
-        "view_2#gamma": [0.5, 1.5],
+        "views#1#gamma": [0.5, 1.5],
         "optimizer#momentum": 0.5,
         "loss#terms": [{"_target_": "desd_components.CodingRateTerm", "weight": 0.4}],
         "distillation_def#head_hidden": 16,
@@ -102,7 +102,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "desd_seg_finetune": {
         "samples_per_epoch": 7,
         "val_interval": 2,
-        "early_stop#patience": 3,
+        "handlers#early_stop#patience": 3,
         "validate#inferer#inferer#overlap": 0.5,
         "train#augmentation#transforms#1#num_samples": 2,
         "optimizer#betas": [0.8, 0.9],
@@ -116,7 +116,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 def test_a_changed_setting_is_refused_by_its_name_and_the_folder_stays_as_it_was(train, whole, tmp_path, bundle, name):
     run = tmp_path / "run"
     shutil.copytree(whole[bundle], run)
-    more = {"loss#stage_weights": [0.4, 0.3, 0.3]} if name == "student_stages" else {}
+    more = {"loss#stage_weights": [0.4, 0.3, 0.3]} if "student_stages" in name else {}
     assert train(bundle, run, **{name: CHANGES[bundle][name]}, **more) == [1]
     said = (tmp_path / "run_0.txt").read_text()
     named = "batches of an epoch" if name == "batch_size" else name + "(#0#weight)?"
@@ -128,7 +128,7 @@ def test_a_changed_setting_is_refused_by_its_name_and_the_folder_stays_as_it_was
 def test_what_only_shows_or_ends_a_run_may_change(train, whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole["desd_pretrain"], run)
-    free = {"run_folder#record_interval": 3, "on_collapse": "stop", "skip_handler#max_skipped_steps": 9}
+    free = {"run_folder#record_interval": 3, "on_collapse": "stop", "handlers#skip#max_skipped_steps": 9}
     free |= {"run_folder#save_minutes": 1}
     assert train("desd_pretrain", run, **free) == [0]
 

@@ -57,7 +57,7 @@ def test_an_unknown_word_is_refused():
 
 def test_stop_ends_both_processes_with_the_line_of_the_one_that_saw_the_alarm(tmp_path):
     write_pairs(tmp_path / "scans", [f"case_{number}" for number in range(8)], shape=(16, 17, 16))
-    sound = {"_target_": "interruptions.SoundAlarm", "iteration": 2, "rank": 1, "monitor": "@monitor"}
+    sound = {"_target_": "interruptions.SoundAlarm", "iteration": 2, "rank": 1, "monitor": "@handlers#monitor"}
     more, run = overlay(tmp_path / "sound.yaml", sound), tmp_path / "run"
     settings = {"dataset_dir": tmp_path / "scans", "cache_dir": tmp_path / "cache", "max_epochs": 3}
     configs = "train smoke multi_gpu_train"

@@ -23,15 +23,15 @@ def test_the_interval_is_that_of_resampled_cases():
     assert (result.low, result.difference, result.high) == pytest.approx((0.0, 0.2, 0.4))
 
 
-@pytest.mark.parametrize(
-    ("gains", "words"),
-    [
-        ((0.1, 0.2), "is ahead of"),
-        ((-0.1, -0.2), "is behind"),
-        ((-0.1, 0.2), "cannot be told apart"),
-        ((0.001, 0.002), "cannot be told apart"),
-    ],
-)
+VERDICTS = {
+    (0.1, 0.2): "is ahead of",
+    (-0.1, -0.2): "is behind",
+    (-0.1, 0.2): "cannot be told apart",
+    (0.001, 0.002): "cannot be told apart",
+}
+
+
+@pytest.mark.parametrize(("gains", "words"), VERDICTS.items())
 def test_the_verdict_follows_the_interval(gains, words):
     first = _metrics(p=0.5 + gains[0], q=0.5 + gains[1])
     assert words in c.verdict(c.compare(first, _metrics(p=0.5, q=0.5)), "ours", "scratch")

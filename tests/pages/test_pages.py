@@ -8,7 +8,6 @@ import resource
 import time
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -17,6 +16,7 @@ from bundle_runs import history
 from ignite.engine import Engine
 from monai.data import MetaTensor
 from run_folders import write_pretraining
+from scan_files import write_nifti
 
 from desd_components import CasePictures, finish_run
 from desd_components.pages import charts, sections
@@ -27,33 +27,43 @@ from desd_components.pages.slices import case_stack
 EVIL = "<script>alert(1)</script>"
 
 
+def written(folder: Path, **files: object) -> Path:
+    """A run's folder that holds these records; `history` is a list of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        if name == "history":
+            (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+        else:
+            (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def scores(names: str, *cases: tuple[str, float, float]) -> dict:
+    """What metrics.json says of cases (image, dice, hd95) of one class."""
+    records = [{"image": image, "dice": {names: dice}, "hd95": {names: far}} for image, dice, far in cases]
+    mean = {measure: dict.fromkeys((names, "mean"), records[0][measure][names]) for measure in ("dice", "hd95")}
+    return {"classes": ["background", names], "cases": records, "mean": mean}
+
+
 def evaluate(folder: Path, count: int, size: int = 24) -> None:
     """An evaluation of `count` scans by an engine with `CasePictures`, the first the best; writes metrics.json, too."""
-    records = []
+    affine = torch.diag(torch.tensor([1.0, 1.5, 2.0, 1.0], dtype=torch.float64))
+    label = torch.zeros(1, size, size, size)
+    label[:, 4:14, 5:15, 6:16] = 1
 
     def samples(engine: Engine, number: int) -> list[dict]:
-        label = torch.zeros(1, size, size, size)
-        label[:, 4:14, 5:15, 6:16] = 1
-        shift = number * 8 // count
-        affine = torch.diag(torch.tensor([1.0, 1.5, 2.0, 1.0], dtype=torch.float64))
         path = folder / "scans" / f"scan_{number}.nii.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
         noise = np.random.default_rng(number).normal(size=(size,) * 3).astype(np.float32)
-        nib.save(nib.Nifti1Image(noise + 3 * label[0].numpy(), affine.numpy()), path)
-        dice = 1 - shift / 10
-        records.append(
-            {"image": EVIL if number == 0 else path.name, "dice": {EVIL: dice}, "hd95": {EVIL: float(shift)}}
-        )
+        write_nifti(path, noise + 3 * label[0].numpy(), affine.numpy())
         image = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"filename_or_obj": str(path)})
-        pred = MetaTensor(label.roll(shift, 1), affine=affine)
+        pred = MetaTensor(label.roll(number * 8 // count, 1), affine=affine)
         return [{"image": image, "label": MetaTensor(label, affine=affine), "pred": pred}]
 
     engine = Engine(samples)
     CasePictures(folder).attach(engine)
     engine.run(range(count), max_epochs=1)
-    mean = {"dice": {EVIL: 0.5, "mean": 0.5}, "hd95": {EVIL: 4.0, "mean": 4.0}}
-    metrics = {"classes": ["background", EVIL], "cases": records, "mean": mean}
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    cases = [(f"scan_{n}.nii.gz" if n else EVIL, 1 - n * 8 // count / 10, float(n * 8 // count)) for n in range(count)]
+    written(folder, metrics=scores(EVIL, *cases))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +73,7 @@ def folder(tmp_path_factory) -> Path:
     rows = history(place)
     for number, row in enumerate(rows):
         row |= {"alarm_uniform_collapse": float(2 <= number < 9), "odd_thing_1": number / 7, "odd_thing_2": number / 5}
-    (place / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(place, history=rows)
     (place / "config.yaml").write_text(f"dataset_dir: '{EVIL}'\nnum_prototypes: 256\n")
     evaluate(place, 8)
     write_run_page(place)
@@ -141,12 +151,7 @@ def test_a_figure_that_no_one_foresaw_is_drawn_beside_its_siblings(folder, page)
 def test_a_single_class_is_shown_once_and_a_count_that_stayed_0_not_at_all(tmp_path):
     rows = [{"step": step, "epoch": step, "seconds": 1, "loss": 1 / step, "skipped_steps": 0} for step in (1, 2, 3)]
     rows += [{"epoch": 3, "val_mean_dice": d, "val_dice_liver": d, "val_hd95_liver": 4.0} for d in (0.25, 0.5)]
-    (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    case = {"image": "a.nii", "dice": {"liver": 0.625}, "hd95": {"liver": 4.0}}
-    mean = {"dice": {"liver": 0.625, "mean": 0.625}, "hd95": {"liver": 4.0, "mean": 4.0}}
-    metrics = {"classes": ["background", "liver"], "cases": [case], "mean": mean}
-    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    run = read_run(tmp_path)
+    run = read_run(written(tmp_path, history=rows, metrics=scores("liver", ("a.nii", 0.625, 4.0))))
     assert run.figures["val_mean_dice"] == ([3.0, 3.0], [0.25, 0.5]), "at the last step before it"
     made = run_page(run)
     assert made.count(">0.625</td>") == 2, "in the table of results and in that of the cases"
@@ -158,8 +163,7 @@ def test_a_single_class_is_shown_once_and_a_count_that_stayed_0_not_at_all(tmp_p
 def test_what_was_recorded_once_is_a_row_and_no_curve(tmp_path):
     rows = [{"step": step, "epoch": step, "seconds": 1, "loss": 1 / step} for step in (1, 2)]
     rows += [{"epoch": 2, "val_mean_dice": 0.5, "val_dice_left_lung": 0.75, "val_dice_liver": 0.25}]
-    (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    made = run_page(read_run(tmp_path))
+    made = run_page(read_run(written(tmp_path, history=rows)))
     assert re.findall(r"<figcaption><b>([^<]*)</b>", made) == ["Training loss."]
     assert re.findall(r'<tr><td>(Validation.*?)</td><td>(.*?)</td><td class="n">(.*?)</td>', made) == [
         ("Validation", "Dice", "0.5"),
@@ -175,11 +179,10 @@ def test_every_picture_and_drawing_says_what_it_shows(page):
 
 
 def test_probes_of_an_encoder_are_a_table_with_intervals(tmp_path):
-    scores = {"trained": 0.75, "untrained": 0.5, "untrained_draws": [0.4, 0.6], "difference": 0.25}
-    stages = {"stage_4": {**scores, "interval_95": [0.125, 0.375]}}
+    score = {"trained": 0.75, "untrained": 0.5, "untrained_draws": [0.4, 0.6], "difference": 0.25}
+    stages = {"stage_4": {**score, "interval_95": [0.125, 0.375]}}
     metrics = {"volumes": 6, "retrieval": stages, "interval_covers": EVIL}
-    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    made = run_page(read_run(tmp_path))
+    made = run_page(read_run(written(tmp_path, metrics=metrics)))
     assert "+0.125 to +0.375" in made and "share found" in made and EVIL not in made
 
 
@@ -190,23 +193,17 @@ def test_scans_with_a_warning_stand_first(tmp_path):
         {"image": f"/data/{EVIL}.nii", **common, "volumes_ml": {"liver": 0.0}, "warnings": ["nothing was found"]},
     ]
     report = {"segmented": ["a", "b"], "failed": [{"image": "c", "error": EVIL}], "scans": scans}
-    (tmp_path / "report.json").write_text(json.dumps(report))
-    made = run_page(read_run(tmp_path))
+    made = run_page(read_run(written(tmp_path, report=report)))
     assert made.index("nothing was found") < made.index("a.nii</td>") and "liver (ml)" in made and EVIL not in made
 
 
-def test_a_page_that_fails_is_a_warning_with_its_cause_and_no_more(tmp_path, caplog):
+def test_a_page_that_fails_is_a_warning_with_its_cause_and_no_more_and_without_page_none_is_written(tmp_path, caplog):
     (tmp_path / "history.jsonl").write_text("{broken\n")
     with caplog.at_level(logging.WARNING):
         finish_run(tmp_path)
+        finish_run(tmp_path, page=False)
     [warning] = caplog.records
     assert "no page was written" in warning.message and "not JSON" in warning.message and "\n" not in warning.message
-    assert not (tmp_path / "report.html").exists()
-
-
-def test_without_page_nothing_is_written(tmp_path):
-    (tmp_path / "history.jsonl").write_text('{"step": 1, "epoch": 1, "seconds": 0, "loss": 1.0}\n')
-    finish_run(tmp_path, page=False)
     assert not (tmp_path / "report.html").exists()
 
 
@@ -241,6 +238,5 @@ def test_a_browser_has_nothing_to_complain_of(folder):
 def test_the_plan_of_a_run_is_shown_with_its_reasons(tmp_path):
     run = write_pretraining(tmp_path / "run")
     assert ">Plan</h2>" not in run_page(read_run(run))
-    (run / "plan.json").write_text(json.dumps({"spacing": {"value": [2.0, 2.0, 9.0], "why": f"coarse {EVIL}"}}))
-    page = run_page(read_run(run))
+    page = run_page(read_run(written(run, plan={"spacing": {"value": [2.0, 2.0, 9.0], "why": f"coarse {EVIL}"}})))
     assert ">Plan</h2>" in page and "[2.0, 2.0, 9.0]" in page and EVIL not in page and "coarse &lt;script" in page

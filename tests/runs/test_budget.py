@@ -17,9 +17,14 @@ STEPS = 4  # of an epoch
 class Clock:
     """Seconds that pass only as told."""
 
-    def __init__(self, monkeypatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+    now = 1000.0
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock.now)
+    return clock
 
 
 class Scans(list):
@@ -72,56 +77,47 @@ def trained(
 
 
 @pytest.mark.parametrize(("seconds", "epochs"), [([10.0], 6), ([2.0], 29), ([30.0], 2), ([100.0], 1)])
-def test_as_many_epochs_as_fit_are_trained(monkeypatch, seconds, epochs):
-    trainer, handler, _ = trained(Clock(monkeypatch), 1, seconds)
+def test_as_many_epochs_as_fit_are_trained_and_the_schedule_ends_with_them(clock, seconds, epochs):
+    trainer, handler, rate = trained(clock, 1, seconds)
     assert trainer.state.epoch == epochs
     assert handler.seconds <= 66 or epochs == 1
+    assert rate.schedule.total_steps == epochs * STEPS and rate.schedule(epochs * STEPS - 1) <= 0.5
 
 
-def test_a_machine_that_slows_down_still_ends_in_time(monkeypatch):
-    _, handler, _ = trained(Clock(monkeypatch), 2, [5.0] * 8 + [12.0])
+def test_a_machine_that_slows_down_still_ends_in_time(clock):
+    _, handler, _ = trained(clock, 2, [5.0] * 8 + [12.0])
     assert 0.9 * 120 <= handler.seconds <= 1.1 * 120
 
 
 @pytest.mark.parametrize("interval", [None, 4])
-def test_the_validation_after_the_last_epoch_has_its_time(monkeypatch, interval):
-    clock = Clock(monkeypatch)
+def test_the_validation_after_the_last_epoch_has_its_time(clock, interval):
     evaluator, seen = validator(clock, seconds=1.0)
     trainer, handler, _ = trained(clock, 2, [5.0], evaluator=evaluator, interval=interval)
     assert seen == [12] * math.ceil(trainer.state.epoch / (interval or trainer.state.epoch))
     assert trainer.state.epoch > 8 and 0.92 * 120 <= handler.seconds <= 1.03 * 120
 
 
-def test_a_validation_takes_a_tenth_of_the_minutes_at_most(monkeypatch, caplog):
+def test_a_validation_takes_a_tenth_of_the_minutes_at_most(clock, caplog):
     caplog.set_level("INFO")
-    clock = Clock(monkeypatch)
     evaluator, seen = validator(clock, seconds=4.0)
     _, handler, _ = trained(clock, 2, [5.0], evaluator=evaluator)
     assert seen == [3] and handler.seconds <= 1.03 * 120
     assert "validation: 3 of 12 scans" in caplog.text
 
 
-def test_without_minutes_all_scans_are_validated(monkeypatch):
-    clock = Clock(monkeypatch)
+def test_without_minutes_the_run_is_as_long_as_planned_and_all_scans_are_validated(clock):
     evaluator, seen = validator(clock, seconds=400.0)
-    trained(clock, None, [5.0], evaluator=evaluator)
-    assert seen == [12]
+    trainer, _, rate = trained(clock, None, [1000.0], evaluator=evaluator)
+    assert trainer.state.epoch == 8 and rate.schedule.total_steps == 8 * STEPS and seen == [12]
 
 
-def test_the_schedule_ends_with_the_run(monkeypatch):
-    trainer, _, rate = trained(Clock(monkeypatch), 1, [2.0])
-    assert rate.schedule.total_steps == trainer.state.epoch * STEPS
-    assert rate.schedule(rate.schedule.total_steps - 1) < 0.01
-
-
-def test_a_run_that_goes_on_counts_what_it_has_taken(monkeypatch):
-    trainer, handler, rate = trained(Clock(monkeypatch), 1, [10.0], {"seconds": 40.0, "epochs": 5})
+def test_a_run_that_goes_on_counts_what_it_has_taken(clock):
+    trainer, handler, rate = trained(clock, 1, [10.0], {"seconds": 40.0, "epochs": 5})
     assert trainer.state.epoch == 2 and handler.seconds == pytest.approx(60, abs=1)
     assert rate.schedule.total_steps == 2 * STEPS
 
 
-def test_a_run_that_goes_on_within_an_epoch_knows_how_long_a_whole_one_takes(monkeypatch):
-    clock = Clock(monkeypatch)
+def test_a_run_that_goes_on_within_an_epoch_knows_how_long_a_whole_one_takes(clock):
     handler = BudgetHandler(1, [], STEPS)
     state = SimpleNamespace(epoch=3, iteration=3 * STEPS - 1, epoch_length=STEPS, max_epochs=8)
     handler._begin(SimpleNamespace(state=state))
@@ -129,11 +125,6 @@ def test_a_run_that_goes_on_within_an_epoch_knows_how_long_a_whole_one_takes(mon
     state.iteration += 1
     handler._foresee(SimpleNamespace(state=state))
     assert state.max_epochs == 3 + round((58.2 - 2.5) / 10)
-
-
-def test_without_minutes_the_run_is_as_long_as_planned(monkeypatch):
-    trainer, _, rate = trained(Clock(monkeypatch), None, [1000.0])
-    assert trainer.state.epoch == 8 and rate.schedule.total_steps == 8 * STEPS
 
 
 def test_the_age_of_this_process_is_known():

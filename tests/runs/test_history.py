@@ -13,7 +13,6 @@ from tiny_pretraining import Run
 from desd_components import (
     CodingRateTerm,
     DeepSelfDistillationLoss,
-    DeepSelfDistillationNetwork,
     DistillationMonitor,
     LearningRateHandler,
     RunRecordHandler,
@@ -21,18 +20,19 @@ from desd_components import (
 )
 
 
-class GoOn:
-    """Restore a record as `ResumeHandler` does, after the first epoch of four iterations."""
+def go_on(encoder, folder: Path, lines: int) -> None:
+    """Run the second of two epochs of four iterations, on from a state after the first that counts so many lines."""
+    record, run = RunRecordHandler(folder, interval=2), Run(encoder, epochs=2)
 
-    def __init__(self, record: RunRecordHandler, lines: int) -> None:
-        self.record, self.lines = record, lines
+    class Restored:
+        def attach(self, engine):
+            engine.add_event_handler(Events.STARTED, self)
 
-    def attach(self, engine):
-        engine.add_event_handler(Events.STARTED, self)
+        def __call__(self, engine):
+            engine.state.epoch, engine.state.iteration = 1, 4
+            record.load_state_dict({"records": lines})
 
-    def __call__(self, engine):
-        engine.state.epoch, engine.state.iteration = 1, 4
-        self.record.load_state_dict({"records": self.lines})
+    run.train(Restored(), record)
 
 
 def steps(folder: Path) -> list[tuple[int, int]]:
@@ -59,21 +59,16 @@ def test_the_record_has_a_line_for_each_interval_with_all_figures(tiny_encoder, 
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
-def test_the_only_stage_of_plain_self_distillation_is_recorded_by_its_number(tiny_encoder, tmp_path):
-    run = Run(tiny_encoder, epochs=1)
-    run.network = DeepSelfDistillationNetwork(tiny_encoder, 16, student_stages=(4,), head_hidden=16, head_bottleneck=8)
-    run.loss = DeepSelfDistillationLoss(16, stage_weights=(1.0,), student_stages=(4,))
-    run.train(RunRecordHandler(tmp_path, [run.loss, *run.loss.terms]))
-    record = history(tmp_path)[-1]
-    assert [name for name in record if name.startswith("stage_")] == ["stage_4_loss"]
-    assert drawn(tmp_path, "stage_4_loss")[-1] == (4, float(torch.tensor(record["stage_4_loss"])))
-
-
-def test_a_fresh_run_keeps_no_record_of_the_one_before(tiny_encoder, tmp_path):
+def test_a_fresh_run_keeps_no_record_of_the_one_before_and_a_trainer_that_is_run_again_adds_to_its_own(
+    tiny_encoder, tmp_path
+):
     Run(tiny_encoder, epochs=2).train(RunRecordHandler(tmp_path, interval=4))
-    Run(tiny_encoder, epochs=1).train(RunRecordHandler(tmp_path, interval=4))
+    run = Run(tiny_encoder, epochs=1).train(RunRecordHandler(tmp_path, interval=4))
     assert steps(tmp_path) == [(1, 1), (1, 4)]
-    assert [step for step, _ in drawn(tmp_path)] == [1, 4]
+    run.trainer.state.max_epochs = 2
+    run.trainer.run()
+    assert steps(tmp_path) == [(1, 1), (1, 4), (2, 8)]
+    assert [step for step, _ in drawn(tmp_path)] == [1, 4, 8]
 
 
 def test_the_loss_is_that_which_the_step_followed_with_every_term(tiny_encoder, tmp_path):
@@ -84,62 +79,36 @@ def test_the_loss_is_that_which_the_step_followed_with_every_term(tiny_encoder, 
     assert last["loss"] == pytest.approx(last["distillation_loss"] - 0.5 * last["coding_rate"], abs=1e-4)
 
 
-def test_a_trainer_that_is_run_again_adds_to_its_record(tiny_encoder, tmp_path):
-    run = Run(tiny_encoder, epochs=1)
-    run.train(RunRecordHandler(tmp_path, interval=4))
-    run.trainer.state.max_epochs = 2
-    run.trainer.run()
-    assert steps(tmp_path) == [(1, 1), (1, 4), (2, 8)]
-    assert [step for step, _ in drawn(tmp_path)] == [1, 4, 8]
-
-
-def test_an_evaluation_is_drawn_where_the_training_was(tiny_encoder, tmp_path):
-    evaluator = Engine(lambda *_: None)
-    evaluator.state.metrics = {"dice": 0.5}
-    RunRecordHandler(tmp_path).attach(evaluator)
-    Run(tiny_encoder, epochs=1).train(RunRecordHandler(tmp_path, interval=4))
-    evaluator.run([0])
-    assert drawn(tmp_path, "val_dice") == [(4, 0.5)]
-
-
-def test_a_run_that_goes_on_repeats_no_record_and_loses_none(tiny_encoder, tmp_path):
-    record = RunRecordHandler(tmp_path, interval=2)
-    Run(tiny_encoder, epochs=2).train(record)
-    before = (tmp_path / "history.jsonl").read_text().splitlines()
-    assert record.state_dict() == {"records": 5}
-    again = RunRecordHandler(tmp_path, interval=2)
-    Run(tiny_encoder, epochs=2).train(GoOn(again, lines=3), again)
-    assert steps(tmp_path) == [(1, 1), (1, 2), (1, 4), (2, 6), (2, 8)]
-    assert (tmp_path / "history.jsonl").read_text().splitlines()[:3] == before[:3]
-
-
-def test_a_state_counts_the_records_of_validations_too_without_reading_the_file(tiny_encoder, tmp_path, monkeypatch):
+def test_an_evaluation_is_drawn_where_the_training_was_and_counted_by_a_state(tiny_encoder, tmp_path, monkeypatch):
     record, evaluator = RunRecordHandler(tmp_path, interval=4), Engine(lambda *_: None)
     evaluator.state.metrics = {"dice": 0.5}
     RunRecordHandler(tmp_path).attach(evaluator)
     Run(tiny_encoder, epochs=1).train(record)
     evaluator.run([0])
-    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 3
-    monkeypatch.setattr(Path, "read_text", None)
+    assert drawn(tmp_path, "val_dice") == [(4, 0.5)] and len(history(tmp_path)) == 3
+    monkeypatch.setattr(Path, "read_bytes", None)  # the file is not read for it
     assert record.state_dict() == {"records": 3}
 
 
-def test_tensorboard_shows_each_record_once_even_if_a_killed_run_had_drawn_nothing(tiny_encoder, tmp_path):
-    Run(tiny_encoder, epochs=2).train(RunRecordHandler(tmp_path, interval=2))
+def test_a_run_that_goes_on_repeats_no_record_and_draws_each_once_even_what_a_killed_one_had_not(
+    tiny_encoder, tmp_path
+):
+    record = RunRecordHandler(tmp_path, interval=2)
+    Run(tiny_encoder, epochs=2).train(record)
+    before = history(tmp_path)
+    assert record.state_dict() == {"records": 5}
     for file in (tmp_path / "tensorboard").iterdir():
         file.unlink()
-    again = RunRecordHandler(tmp_path, interval=2)
-    Run(tiny_encoder, epochs=2).train(GoOn(again, lines=3), again)
+    go_on(tiny_encoder, tmp_path, lines=3)
     records = history(tmp_path)
-    assert [step for step, _ in drawn(tmp_path)] == [1, 2, 4, 6, 8]
-    assert [value for _, value in drawn(tmp_path)] == [float(torch.tensor(r["loss"])) for r in records]
+    assert steps(tmp_path) == [(1, 1), (1, 2), (1, 4), (2, 6), (2, 8)] and records[:3] == before[:3]
+    assert drawn(tmp_path) == [(record["step"], float(torch.tensor(record["loss"]))) for record in records]
 
 
 def test_the_seconds_of_a_run_that_goes_on_never_fall(tiny_encoder, tmp_path):
     line = {"epoch": 1, "seconds": 1000.0, "step": 4, "loss": 1.0}
     (tmp_path / "history.jsonl").write_text(json.dumps(line) + "\n")
-    again = RunRecordHandler(tmp_path, interval=2)
-    Run(tiny_encoder, epochs=2).train(GoOn(again, lines=1), again)
+    go_on(tiny_encoder, tmp_path, lines=1)
     seconds = [record["seconds"] for record in history(tmp_path)]
     assert len(seconds) == 3
     assert 1000.0 <= seconds[1] <= seconds[2] < 1100.0
@@ -157,8 +126,7 @@ def test_records_that_a_power_cut_took_are_counted_and_the_run_goes_on(tiny_enco
     Run(tiny_encoder, epochs=1).train(RunRecordHandler(tmp_path, interval=2))
     file = tmp_path / "history.jsonl"
     file.write_bytes(DAMAGES[damage](file.read_bytes()))
-    again = RunRecordHandler(tmp_path, interval=2)
-    Run(tiny_encoder, epochs=2).train(GoOn(again, lines=3), again)
+    go_on(tiny_encoder, tmp_path, lines=3)
     lost = 3 if damage == "gone" else 1
     assert f"history.jsonl: {lost} of the 3 records that the run had written are not there or damaged" in caplog.text
     assert [step for _, step in steps(tmp_path)] == [*[1, 2, 4][: 3 - lost], 6, 8]

@@ -13,11 +13,11 @@ FIXED = {
     "hu_window",
     *("learning_rate", "final_learning_rate", "warmup_steps"),
     # pre-training
-    *("init_checkpoint", "view_size", "num_prototypes", "student_stages", "teacher_target", "teacher_momentum"),
+    *("init_checkpoint", "view_size", "num_prototypes", "teacher_momentum"),
     "frozen_prototype_epochs",
     # fine-tuning
-    *("encoder_checkpoint", "samples_per_epoch", "early_stopping", "roi_size", "activation", "regions", "preset"),
-    *("flip_axes", "rotation", "augmentation_probability", "single"),
+    *("encoder_checkpoint", "samples_per_epoch", "roi_size", "activation", "regions", "preset"),
+    *("rotation", "single"),
 }
 BUNDLES = ("desd_pretrain", "desd_seg_finetune")
 

@@ -93,9 +93,8 @@ def test_a_device_is_looked_at_that_an_expression_gives():
 
 @pytest.mark.parametrize("path", ["$DATA/scans", "$a path", "@study", "@study#1"])
 def test_a_path_that_reads_as_something_else_is_refused_and_the_remedy_works(path):
-    with pytest.raises(
-        UserError, match=rf"^output_dir: {re.escape(repr(path))} begins with \{path[0]}, so it"
-    ) as refused:
+    words = rf"^output_dir: {re.escape(repr(path))} begins with \{path[0]}, so it"
+    with pytest.raises(UserError, match=words) as refused:
         settled(dataset_dir="data", output_dir=path)
     remedy = re.search("Write '(.*)' for", str(refused.value))[1]
     assert settled(output_dir=remedy, path="$@output_dir + '/x'").get_parsed_content("path") == f"./{path}/x"
@@ -103,12 +102,9 @@ def test_a_path_that_reads_as_something_else_is_refused_and_the_remedy_works(pat
 
 def test_a_path_is_taken_as_it_is_written_and_so_recorded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    parser = settled(dataset_dir="/data/a#1", output_dir="~/b#2::x", class_names=["tumour#1"], data="@dataset_dir")
-    for name, value in {
-        "dataset_dir": "/data/a#1",
-        "output_dir": "/home/me/b#2::x",
-        "class_names": ["tumour#1"],
-    }.items():
+    given = {"dataset_dir": "/data/a#1", "output_dir": "~/b#2::x", "class_names": ["tumour#1"]}
+    parser = settled(**given, data="@dataset_dir")
+    for name, value in {**given, "output_dir": "/home/me/b#2::x"}.items():
         assert parser.get_parsed_content(name) == parser[name] == value
     assert parser.get_parsed_content("data") == "/data/a#1"
 

@@ -40,7 +40,7 @@ def run_stage(stage: dict[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {"cpu_seconds": round(cpu_seconds() - began, 1)}
     if stage["word"] == "training":
         state = workflow.parser.get_parsed_content("train#trainer").state
-        taken = workflow.parser.get_parsed_content("learning_rate_handler").step
+        taken = workflow.parser.get_parsed_content("handlers#rate").step
         facts |= {"steps": taken, "epochs": int(state.epoch)}
     return facts
 
