@@ -9,7 +9,6 @@ from monai.data import MetaTensor, list_data_collate
 from desd_components import ResNet3DEncoder, UserError
 from desd_components.base.classes import IGNORE
 from desd_components.segmentation.losses import (
-    DiceBCELoss,
     check_regions,
     class_targets,
     decode,
@@ -97,7 +96,7 @@ def dice_bce_written_out(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 def test_sigmoid_loss_equals_the_written_out_sums():
     logits, labels = torch.randn(2, 3, 4, 3, 5), torch.randint(0, 3, (2, 1, 4, 3, 5))
-    loss = DiceBCELoss()(logits, labels)
+    loss = segmentation_loss()(logits, labels)
     assert loss.item() == pytest.approx(dice_bce_written_out(logits, labels), rel=1e-5)
 
 
@@ -124,7 +123,7 @@ def test_dice_leaves_the_background_out():
     perfect = torch.cat([labels == 0, labels == 1], dim=1).float() * 40 - 20
     spoilt = perfect.clone()
     spoilt[:, 0] = 0  # a background channel that says nothing costs ln 2 of half the cross-entropy, and no Dice
-    loss = DiceBCELoss()
+    loss = segmentation_loss()
     assert (loss(spoilt, labels) - loss(perfect, labels)).item() == pytest.approx(math.log(2) / 2, abs=1e-4)
 
 
@@ -147,7 +146,7 @@ def test_uniform_logits_cost_what_can_be_said_in_the_head():
     labels = torch.zeros(1, 1, 2, 2, 2)
     labels[..., 0] = 1
     # every probability is 1/2: cross-entropy ln 2; Dice of class 1 is 2 * (4 * 1/2) / (4 + 4) = 1/2
-    assert DiceBCELoss()(torch.zeros(1, 2, 2, 2, 2), labels).item() == pytest.approx(math.log(2) + 0.5, abs=1e-5)
+    assert segmentation_loss()(torch.zeros(1, 2, 2, 2, 2), labels).item() == pytest.approx(math.log(2) + 0.5, abs=1e-5)
 
 
 def test_loss_in_half_precision_is_computed_in_float32():
