@@ -20,6 +20,7 @@ from torch.nn import functional
 from ..base.classes import IGNORE
 from ..base.encoders import Encoder, pooled_stages
 from ..base.errors import UserError
+from ..base.statistics import dice_score
 from .measures import effective_rank, retrieved
 
 if TYPE_CHECKING:
@@ -237,9 +238,4 @@ class DenseProbe:
         return ((similarity / _VOTE_TEMPERATURE).exp().unsqueeze(-1) * belongs).sum(dim=1).argmax(dim=1).cpu()
 
     def _dice(self, predicted: torch.Tensor, truth: torch.Tensor) -> list[float]:
-        scores = []
-        for value in range(1, len(self.class_names)):
-            found, true = predicted == value, truth == value
-            total = int(found.sum() + true.sum())
-            scores.append(2.0 * int((found & true).sum()) / total if total else float("nan"))
-        return scores
+        return [dice_score(predicted == value, truth == value) for value in range(1, len(self.class_names))]
