@@ -9,6 +9,7 @@ from monai.losses import DeepSupervisionLoss, DiceLoss
 from monai.utils import convert_to_tensor
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.loss import _Loss
 
 from ..base.classes import IGNORE, Regions, check_regions, class_members, written_values
 from ..base.errors import UserError, require_one_of
@@ -60,7 +61,7 @@ def class_weights(counts: torch.Tensor, missed: torch.Tensor) -> torch.Tensor:
     return torch.cat([counts.new_ones(1), scarcity ** (BALANCE * missed.detach() ** 2)])
 
 
-class DiceAndEntropy(nn.Module):
+class DiceAndEntropy(_Loss):
     """Dice, background left out, plus cross-entropy, over the annotated voxels of a whole batch, both with weight 1.
 
     A crop without a class does not weigh as much as one with it. Computed in float32 whatever the precision of the
