@@ -7,7 +7,7 @@ Segmentation", MICCAI 2022. This is an independent implementation, written from 
 from typing import Any
 
 from .base.arithmetic import AutocastInferer, FusedSGD, keep_freed_memory
-from .base.classes import Classes, check_regions, label_count, value_names, with_background
+from .base.classes import Classes, check_regions, label_count, value_names
 from .base.draws import SampleKey, set_determinism
 from .base.encoders import pooled_stages, refuse_small_maps, shape_table
 from .base.errors import UserError, none_if_null
