@@ -34,7 +34,7 @@ from .distillation.views.recipe import ViewRecipe, changed_view
 from .distillation.weights import encoder_from, load_encoder
 from .health.evaluation import EncoderEvaluation, evaluated_manifest, probe_data
 from .health.features import SaveFeaturesHandler, StageInferer
-from .health.monitor import DistillationMonitor, log_start, starting_lines
+from .health.monitor import DistillationMonitor, log_start
 from .health.probes import CrossViewScore, DenseProbe, TeacherPooling, cross_view_scores, deepest_retrieval
 from .health.skipping import SkipNonFiniteHandler
 from .pages.handlers import CasePictures, FeaturePictures, ScanPictures

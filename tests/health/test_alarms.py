@@ -5,7 +5,7 @@ import math
 import pytest
 
 from desd_components import DeepSelfDistillationLoss, DeepSelfDistillationNetwork
-from desd_components.health.alarms import all_alarms
+from desd_components.health.alarms import alarming_figures, all_alarms
 
 LN_K = math.log(16)
 HEALTHY = {
@@ -73,9 +73,9 @@ HARMLESS = {
 
 def sounding(network_encoder, changed, **settings):
     network = DeepSelfDistillationNetwork(network_encoder, 16, head_hidden=8, head_bottleneck=8)
-    alarms = all_alarms(network, DeepSelfDistillationLoss(16, **settings))
-    figures = HEALTHY | changed
-    return {alarm.name: alarm.message(figures) for alarm in alarms if alarm.seen(figures)}
+    loss = DeepSelfDistillationLoss(16, **settings)
+    figures = alarming_figures(HEALTHY | changed, network, loss)
+    return {alarm.name: alarm.message(figures) for alarm in all_alarms(network, loss) if alarm.seen(figures)}
 
 
 @pytest.mark.parametrize("name", HARM)

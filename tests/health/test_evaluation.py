@@ -9,8 +9,7 @@ from labelled_volumes import PROBED, labelled_volume
 from scan_files import write_json, write_pairs, write_scan
 
 from desd_components import DenseProbe, EncoderEvaluation, ResNet3DEncoder, UserError, evaluated_manifest, probe_data
-from desd_components.base.arithmetic import z_first
-from desd_components.health.evaluation import compare, mean_over, rank_over, settle_batch_norms
+from desd_components.health.evaluation import compare, mean_over, rank_over
 from desd_components.health.measures import effective_rank
 
 TINY = {"depth": 10, "width": 8, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False, "norm": "group"}
@@ -55,14 +54,6 @@ def test_volumes_without_a_score_are_left_out():
     assert mean_over(np.array([1.0, np.nan, 3.0]), np.array([0, 1, 2])) == 2.0
 
 
-def test_untrained_batch_norms_get_the_statistics_of_the_views():
-    encoder = ResNet3DEncoder(**{**TINY, "norm": "batch"})
-    views = [[5 + torch.randn(2, 1, 16, 16, 16) for _ in range(2)] for _ in range(2)]
-    settle_batch_norms(encoder, views)
-    stem = torch.cat([encoder.stem[0](z_first(view)) for batch in views for view in batch])
-    torch.testing.assert_close(encoder.stem[1].running_mean, stem.mean(dim=(0, 2, 3, 4)).detach(), rtol=1e-4, atol=1e-4)
-
-
 @pytest.fixture
 def evaluation(tmp_path):
     torch.manual_seed(1)
@@ -73,6 +64,12 @@ def evaluation(tmp_path):
         probe=DenseProbe(PROBED, 20, 100), neighbors=volumes[:3], judged=volumes[3:], draws=2, replicates=20,
         about={"encoder": "here"},
     )  # fmt: skip
+
+
+def test_batch_norms_of_untrained_encoders_get_the_statistics_of_all_views(evaluation):
+    encoder = ResNet3DEncoder(**{**TINY, "norm": "batch"})
+    evaluation._scores(encoder, [[torch.randn(2, 1, 16, 16, 16)] * 2] * 3)
+    assert encoder.stem[1].num_batches_tracked == 6 and encoder.stem[1].running_mean.any() and not encoder.training
 
 
 def test_the_report_has_every_score_at_every_stage_and_says_what_is_covered(evaluation, tmp_path, capsys):
