@@ -133,8 +133,7 @@ def decode(logits: torch.Tensor, regions: Regions = False, single: Sequence[int]
     Returns:
         (..., 1, X, Y, Z), int16.
     """
-    channels = (logits.narrow(-4, channel, 1) for channel in range(logits.shape[-4]))
-    return decode_channels(channels, logits.shape[-4], regions, single)
+    return decode_channels(logits.split(1, dim=-4), logits.shape[-4], regions, single)
 
 
 def decode_channels(
