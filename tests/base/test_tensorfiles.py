@@ -7,6 +7,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from payload import Payload
 from random_weights import ARCHITECTURE, write_encoder
 
 from desd_components import ResNet3DEncoder, UserError, encoder_from, load_encoder, load_weights
@@ -29,16 +30,6 @@ def refused(path, words, read=load_encoder):
         read(path)
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
-
-
-class Payload:
-    """Unpickling it writes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
 
 
 @pytest.mark.parametrize("read", [load_encoder, lambda path: load_tensors(path, [Namespace])])

@@ -196,14 +196,10 @@ def test_early_stop_ends_training_after_some_validations_without_progress():
     assert trainer.state.epoch == 4  # the best in epoch 2, no better one in 3 and 4
 
 
-def test_early_stop_goes_on_counting_in_a_run_that_goes_on():
+def test_a_run_that_goes_on_goes_on_counting_and_stays_stopped_where_it_was():
     _, first = early_stopped(0.1, 0.3, 0.2, epochs=3)
     assert (first.state_dict()["counter"], first.state_dict()["best_score"]) == (1, 0.3)
-    trainer, _ = early_stopped(0.3, 0.9, state=first.state_dict())
+    trainer, second = early_stopped(0.3, 0.9, state=first.state_dict())
     assert trainer.state.epoch == 1
-
-
-def test_a_run_that_was_stopped_early_stays_stopped():
-    _, first = early_stopped(0.3, 0.2, 0.1)
-    trainer, _ = early_stopped(state=first.state_dict())
+    trainer, _ = early_stopped(state=second.state_dict())
     assert (trainer.state.epoch, trainer.state.iteration) == (0, 0)

@@ -43,24 +43,17 @@ def uneven(volume: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("axes", [(), (1,), (0, 2), (0, 1, 2)], ids=str)
-def test_flips_are_averaged_as_written_out(axes):
-    volume = torch.randn(1, 1, 3, 4, 5)
-    answers = []
+def test_flips_are_averaged_as_written_out_over_axes_that_exist(axes):
+    volume, answers = MetaTensor(torch.randn(1, 1, 3, 4, 5), meta={"filename_or_obj": "a.nii.gz"}), []
     for chosen in itertools.product([False, True], repeat=len(axes)):
         dims = [axis + 2 for axis, on in zip(axes, chosen, strict=True) if on]
         answers.append(uneven(volume.flip(dims)).flip(dims))
-    expected = sum(answers) / len(answers)
-    torch.testing.assert_close(FlipInferer(SimpleInferer(), axes)(volume, uneven), expected)
-
-
-def test_flipped_logits_remember_their_scan():
-    volume = MetaTensor(torch.randn(1, 1, 3, 4, 5), meta={"filename_or_obj": "a.nii.gz"})
-    assert FlipInferer(SimpleInferer(), (0, 1))(volume, torch.tanh).meta["filename_or_obj"] == "a.nii.gz"
-
-
-def test_an_axis_that_does_not_exist_is_refused():
+    found = FlipInferer(SimpleInferer(), axes)(volume, uneven)
+    torch.testing.assert_close(found.as_tensor(), (sum(answers) / len(answers)).as_tensor())
     with pytest.raises(UserError, match="flip_axes"):
-        FlipInferer(SimpleInferer(), [3])
+        FlipInferer(SimpleInferer(), [*axes, 3])
+    remembering = FlipInferer(SimpleInferer(), axes)(volume, torch.tanh)
+    assert remembering.meta["filename_or_obj"] == "a.nii.gz"
 
 
 UNREADABLE = {

@@ -108,6 +108,12 @@ def test_a_scan_that_a_sampler_repeats_counts_once():
     assert len(engine.state.metric_details["cases"]) == 2
 
 
+def test_no_case_at_all_is_zero_dice():
+    metric = SegmentationScores(NAMES)
+    metric.reset()
+    assert metric.compute() == 0.0
+
+
 def test_report_has_the_agreed_form(tmp_path, capsys):
     engine, _ = scored_engine([sample("a.nii.gz"), sample("b.nii.gz", shift=3)])
     names = CaseNames({"image": name} for name in ("/somewhere/a.nii.gz", "/somewhere/b.nii.gz"))
