@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from monai.data.folder_layout import FolderLayoutBase
 from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
@@ -107,6 +106,5 @@ class SaveFeaturesHandler:
         vectors = {f"stage_{i}": stage.mean(dim=(1, 2, 3)).numpy() for i, stage in enumerate(maps, start=1)}
         np.savez(self.layout.filename(subject=name), allow_pickle=False, **vectors)
         if self.picture_layout is not None:
-            spacing = image.pixdim[0].tolist() if isinstance(image, MetaTensor) else (1.0, 1.0, 1.0)
             volume = image[0, 0].as_subclass(torch.Tensor).float().cpu().numpy()
-            draw_feature_maps(volume, maps, Path(self.picture_layout.filename(subject=name)), spacing)
+            draw_feature_maps(volume, maps, self.picture_layout.filename(subject=name), image.pixdim[0].tolist())
