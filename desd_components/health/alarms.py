@@ -73,11 +73,11 @@ def _weighed_stages(network: DeepSelfDistillationNetwork, loss: DeepSelfDistilla
 
 
 def all_alarms(network: DeepSelfDistillationNetwork, loss: DeepSelfDistillationLoss) -> list[Alarm]:
-    """Every alarm of a self-distillation; those of stages that the loss weighs only."""
+    """Every alarm of a self-distillation, what explains most first; those of stages that the loss weighs only."""
     stages = _weighed_stages(network, loss)
     taught = range(1, max(stages) + 1 if hasattr(network.student.encoder, "stage_modules") else 1)
     dead = [_dead(f"encoder of stage {n}", f"gradient_norm_{n}") for n in taught]
-    return [*ALARMS, *dead, *(_dead(f"head of stage {n}", f"head_gradient_norm_{n}") for n in stages)]
+    return [*ALARMS, *dead, *(_dead(f"head of stage {n}", f"head_gradient_norm_{n}") for n in stages), FROZEN]
 
 
 def _dead(part: str, name: str) -> Alarm:
@@ -192,10 +192,10 @@ ALARMS = (
         lambda s: s["head_gradient"] == 0,
         "No head gets a gradient: nothing is learnt. See that the loss is that of the student's own output.",
     ),
-    Alarm(
-        "prototypes_without_gradient",
-        lambda s: s["prototypes_frozen"] == 0 and s["silent_prototypes"] != "" and s["head_gradient"] > 0,
-        "The prototypes of stage {silent_prototypes} get no gradient, although frozen_prototype_epochs are over. See "
-        "that nothing else freezes or detaches them.",
-    ),
+)
+FROZEN = Alarm(
+    "prototypes_without_gradient",
+    lambda s: s["prototypes_frozen"] == 0 and s["silent_prototypes"] != "" and s["head_gradient"] > 0,
+    "The prototypes of stage {silent_prototypes} get no gradient, although frozen_prototype_epochs are over. See that "
+    "nothing else freezes or detaches them.",
 )

@@ -5,11 +5,11 @@ scan; the stage maps of all windows are stitched, each at its own resolution, an
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from monai.config import PathLike
 from monai.data.folder_layout import FolderLayoutBase
 from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
@@ -54,7 +54,7 @@ def principal_colors(features: torch.Tensor) -> np.ndarray:
 
 
 def draw_feature_maps(
-    image: np.ndarray, maps: Sequence[torch.Tensor], path: str | Path, spacing: Sequence[float] = (1.0, 1.0, 1.0)
+    image: np.ndarray, maps: Sequence[torch.Tensor], path: PathLike, spacing: Sequence[float] = (1.0, 1.0, 1.0)
 ) -> None:
     """Draw the mid-slices of a scan and of its stage maps, coloured by their first three principal components.
 
