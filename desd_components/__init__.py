@@ -7,7 +7,7 @@ Segmentation", MICCAI 2022. This is an independent implementation, written from 
 from typing import Any
 
 from .base.arithmetic import AutocastInferer, FusedSGD, Muon, keep_freed_memory
-from .base.classes import Classes, check_regions, label_count, value_names, with_background
+from .base.classes import Classes, check_regions, label_count, value_names
 from .base.draws import SampleKey, set_determinism
 from .base.encoders import pooled_stages, refuse_small_maps, shape_table
 from .base.errors import UserError, none_if_null
@@ -34,7 +34,7 @@ from .distillation.views.recipe import ViewRecipe, changed_view
 from .distillation.weights import encoder_from, load_encoder
 from .health.evaluation import EncoderEvaluation, evaluated_manifest, probe_data
 from .health.features import SaveFeaturesHandler, StageInferer
-from .health.monitor import DistillationMonitor, log_start, starting_lines
+from .health.monitor import DistillationMonitor, log_start
 from .health.probes import CrossViewScore, DenseProbe, TeacherPooling, cross_view_scores, deepest_retrieval
 from .health.skipping import SkipNonFiniteHandler
 from .pages.handlers import CasePictures, FeaturePictures, ScanPictures
@@ -70,7 +70,7 @@ from .scans.preprocess import Preprocessing, preprocessing_settings, target_spac
 from .scans.read import ScanReader
 from .scans.volume import dicom_room
 from .segmentation.inference import DecodeOnScand, FlipInferer, SaveProbabilitiesd, SkipAirInferer
-from .segmentation.losses import DiceBCELoss, class_targets, decode, segmentation_loss
+from .segmentation.losses import class_targets, decode, segmentation_loss
 from .segmentation.mixing import MixedDataset, MixedLoss
 from .segmentation.model import model_manifest, network_from_manifest, segmentation_classes, segmentation_manifest
 from .segmentation.network import SegmentationNetwork

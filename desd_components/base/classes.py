@@ -17,7 +17,6 @@ logger = logging.getLogger(__name__)
 
 IGNORE = -32768  # what a preprocessed label holds where its voxels were not annotated, whatever value the file has
 Regions = bool | Sequence[Sequence[int]] | None  # label values of each class from 1 on; a bool: its own alone
-_RESERVED = {"mean": "the mean over classes is called so"}
 _HIGHEST = 10_000  # label value
 
 
@@ -53,20 +52,19 @@ def classes_of(labels: Any, source: str = "class_names", order: Any = None) -> C
         pairs = _pairs(labels, source)
     elif isinstance(labels, int) and not isinstance(labels, bool) and labels > 0:
         pairs = [(f"class_{value}", [value]) for value in range(1, labels + 1)]
-    elif isinstance(labels, str | list | tuple):
+    else:
         names = labels.split(",") if isinstance(labels, str) else labels
-        if not all(isinstance(name, str) for name in names):
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{source} is {labels!r}: give a list such as \"['liver','tumour']\".")
         names = [name.strip() for name in names if name.strip()]
         start = 0 if names and names[0].lower() == "background" else 1
         pairs = [(name, [value]) for value, name in enumerate(names, start)]
-    else:
-        raise UserError(f"{source} is {labels!r}: give a list such as \"['liver','tumour']\".")
     ignored = [values for name, values in pairs if name.lower() == "ignore"]
     if any(len(values) != 1 for values in ignored):
         raise UserError(f"{source}: `ignore` is {ignored[0]}: give it one label value.")
-    for name in [name for name, values in pairs if values == [0] and name.lower() not in ("background", "ignore")]:
-        logger.warning("%s: label value 0 is the background here, and not a class called %r", source, name)
+    for name, values in pairs:
+        if values == [0] and name.lower() not in ("background", "ignore"):
+            logger.warning("%s: label value 0 is the background here, and not a class called %r", source, name)
     pairs = [(name, values) for name, values in pairs if name.lower() != "ignore" and values != [0]]
     if any(not 0 < value <= _HIGHEST for _, values in pairs for value in values):
         raise _unknown_form(labels, source)
@@ -86,11 +84,6 @@ def ignored_value(labels: Any) -> int | None:
     named = labels.items() if isinstance(labels, dict) else enumerate(labels) if isinstance(labels, list) else ()
     found = [_values(value) for pair in named for name, value in (pair, pair[::-1]) if str(name).lower() == "ignore"]
     return next((values[0] for values in found if values), None)
-
-
-def with_background(class_names: Any, source: str = "class_names") -> list[str]:
-    """The names alone of `classes_of`, background first."""
-    return classes_of(class_names, source).names
 
 
 def _pairs(labels: Mapping[Any, Any], source: str) -> list[tuple[str, list[int]]]:
@@ -126,9 +119,8 @@ def _ordered(regions: list[list[int]], order: Any, source: str) -> list[list[int
     """The regions, each with the label value in front that `order` has it leave in a label map."""
     if order is None:
         return regions
-    own = [set(members) - {v for later in regions[n + 1 :] for v in later} for n, members in enumerate(regions)]
     fits = isinstance(order, list) and len(order) == len(regions)
-    if not fits or not all(value in members for value, members in zip(order, own, strict=True)):
+    if not fits or not all(value in own for value, own in zip(order, _uncovered(regions), strict=True)):
         raise UserError(
             f"{source}: regions_class_order {order} does not fit the regions {regions}: give for each one, in their "
             "order, a label value that it covers and no later one does."
@@ -142,9 +134,9 @@ def _refuse_odd(classes: Classes, source: str) -> None:
         raise UserError(
             f"{source}: {classes.names} must be distinct, with at least one class beside the background: rename."
         )
-    if taken := next((name for name in classes.names if name.lower() in _RESERVED), None):
+    if "mean" in lowered:
         raise UserError(
-            f"{source}: a class cannot be called {taken!r}, for {_RESERVED[taken.lower()]}: rename it, with "
+            f"{source}: a class cannot be called 'mean', for the mean over classes is called so: rename it, with "
             "`--class_names \"['liver','tumour']\"`, in the order of the label values 1, 2, ..."
         )
     check_regions(classes.regions, len(classes.names))
@@ -165,9 +157,15 @@ def class_members(num_classes: int, regions: Regions = None) -> list[list[int]]:
 
 def written_values(num_classes: int, regions: Regions = None) -> list[int]:
     """The label value that each channel leaves in a label map: the first that it covers and no later one does."""
-    members = class_members(num_classes, regions)
-    later = [{value for own in members[channel + 1 :] for value in own} for channel in range(num_classes)]
-    return [next(v for v in own if v not in others) for own, others in zip(members, later, strict=True)]
+    return [own[0] for own in _uncovered(class_members(num_classes, regions))]
+
+
+def _uncovered(regions: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Of each region the label values that no later one covers."""
+    return [
+        [value for value in members if not any(value in later for later in regions[number:])]
+        for number, members in enumerate(regions, start=1)
+    ]
 
 
 def label_count(class_names: Sequence[str], regions: Regions = None) -> int:
@@ -195,8 +193,8 @@ def check_regions(regions: Regions, num_classes: int) -> None:
     values = [value for members in lists for value in members]
     if odd := [value for value in values if isinstance(value, bool) or not isinstance(value, int) or value < 1]:
         raise UserError(f"regions={regions!r}: label values are whole numbers from 1, {odd[0]!r} is none.")
-    for number, members in enumerate(lists):
-        if not set(members) - {value for later in lists[number + 1 :] for value in later}:
+    for members, own in zip(lists, _uncovered(lists), strict=True):
+        if not own:
             raise UserError(
                 f"regions={regions!r}: all of {list(members)} belongs to later regions, too, which hide it in a label "
                 "map: list larger regions before those inside them."

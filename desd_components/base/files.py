@@ -6,10 +6,10 @@ import math
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import torch
 
@@ -26,10 +26,13 @@ def told_if_unwritable(path: Path, remedy: str = "") -> Iterator[None]:
     """Let what the system says against writing `path` become a `UserError` of one line, which ends in a remedy."""
     try:
         yield
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # a failed write is to PyTorch a size that it did not expect
+        failure = next((each for each in chain_of(error) if isinstance(each, OSError)), None)
+        if failure is None:
+            raise
         by_reason = {**dict.fromkeys(_FULL, MAKE_ROOM), errno.ENAMETOOLONG: SHORTEN}
-        remedy = remedy or by_reason.get(error.errno or 0, MEND)
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}). {remedy}") from error
+        remedy = remedy or by_reason.get(failure.errno or 0, MEND)
+        raise UserError(f"{path}: cannot be written ({failure.strerror or failure}). {remedy}") from error
 
 
 def disk_fault(error: BaseException | None) -> str | None:
@@ -45,49 +48,25 @@ def disk_fault(error: BaseException | None) -> str | None:
     return None
 
 
-class WitnessedFile:
-    """A file that remembers why a write failed; `torch.save` asks no more of one than `write` and `flush`.
-
-    PyTorch reports a failed write as a size that it did not expect.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.failure: OSError | None = None
-
-    def write(self, content: bytes) -> int:
-        """Write, and remember a failure."""
-        try:
-            return self.file.write(content)
-        except OSError as error:
-            self.failure = error
-            raise
-
-    def flush(self) -> None:
-        """Hand on to the system what waits."""
-        self.file.flush()
-
-
-def torch_save(content: Any, file: WitnessedFile) -> None:
-    """`torch.save`, of which a full disk comes out as what it is.
-
-    Raises:
-        OSError: when the disk is full or fails.
-    """
-    try:
-        torch.save(content, cast(BinaryIO, file))
-    except RuntimeError as error:
-        if file.failure is None:
-            raise
-        raise file.failure from error
-
-
 def beside(path: Path) -> Path:
     """A new name beside `path`, for what is to take its place once it is whole.
 
     `tempfile` gives private files and folders, and whoever renames them has to guess what the umask would have given.
     """
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+
+
+def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file, and wait until the disk has it; where that fails none is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(path, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -97,34 +76,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         UserError: when the disk is full or fails; the old file stays.
     """
     with told_if_unwritable(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = beside(path)
-        try:
-            with open(temporary, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        _write(part := beside(path), lambda file: file.write(content))
+        os.replace(part, path)
 
 
 def write_tensors(path: Path, content: Any) -> None:
     """`torch.save`, and wait until the disk has it.
 
     Raises:
-        OSError: when the disk is full or fails; then no file is left.
+        OSError, RuntimeError: when the disk is full or fails, see `told_if_unwritable`; then no file is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(path, "wb") as file:
-            torch_save(content, WitnessedFile(file))
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+    _write(path, lambda file: torch.save(content, file))
 
 
 def save_tensors(path: Path, content: Any) -> None:

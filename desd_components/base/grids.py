@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
+from monai.transforms import SpatialResample
 
 _AT_ONCE = 4  # planes, on a CPU, whose cache holds no more
 TOLERANCE = 1e-3  # voxels by which axes may be out of parallel at the far end; less is rounding in affines
@@ -49,9 +51,6 @@ class Resampling:
         return self._by_axes(volume) if self.parallel else self._by_affine(volume)
 
     def _by_affine(self, volume: torch.Tensor) -> torch.Tensor:
-        from monai.data import MetaTensor
-        from monai.transforms import SpatialResample
-
         source = MetaTensor(volume[None], affine=torch.as_tensor(self.affine))
         resample = SpatialResample(mode="bilinear", padding_mode="border")
         found: torch.Tensor = resample(source, torch.as_tensor(self.target_affine), self.target_shape)

@@ -18,7 +18,7 @@ from torch import nn
 
 from .encoders import canary_features
 from .errors import UserError
-from .files import json_text, save_tensors, write_json
+from .files import json_text, read_json, save_tensors, write_json
 from .networks import architecture_of
 from .tensors import contents, differences, flat_tensors, load_tensors
 
@@ -72,10 +72,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
             f"{beside}: the manifest of {path} is missing; the file holds {contents(load_tensors(path))}. Give an "
             "encoder.pt or model.pt of a run with its manifest beside it; those of other networks cannot be taken."
         )
-    try:
-        manifest = json.loads(beside.read_text())
-    except ValueError as error:
-        raise UserError(f"{beside}: not a JSON file ({error}). Copy it again from the run that wrote it.") from error
+    manifest = read_json(beside)
     if not isinstance(manifest, dict):
         raise UserError(f"{beside}: not a manifest but {contents(manifest)}. Copy it from the run that wrote {path}.")
     if manifest.get("axis_order", AXIS_ORDER) != AXIS_ORDER:

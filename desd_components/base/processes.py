@@ -43,13 +43,6 @@ def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
     return sum_over_processes(values) / dist.get_world_size() if distributed() else values
 
 
-def least_over_processes(value: torch.Tensor) -> torch.Tensor:
-    """The least that any process has; `value` itself where there is no process group."""
-    if distributed():
-        dist.all_reduce(value, dist.ReduceOp.MIN)
-    return value
-
-
 def from_all_processes(items: list[Any], group: Any = None) -> list[Any]:
     """The items of all processes, in the order of their ranks; every process must ask.
 

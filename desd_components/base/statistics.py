@@ -1,4 +1,4 @@
-"""Means, their spread and their intervals: every bootstrap of this project.
+"""Dice; means, their spread and their intervals: every bootstrap of this project.
 
 Method: the paired percentile bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993), with two
 factors: cases and seeds (or random draws) are both drawn anew with replacement, crossed, since every seed is judged on
@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 
 REPLICATES = 2000
 Statistic = Callable[[np.ndarray, np.ndarray], float]
@@ -31,6 +32,12 @@ def percentiles(draws: np.ndarray) -> list[float]:
     """2.5 and 97.5 %; NaN where there is nothing."""
     finite = draws[~np.isnan(draws)]
     return [float(end) for end in np.percentile(finite, (2.5, 97.5))] if len(finite) else [math.nan, math.nan]
+
+
+def dice_score(prediction: torch.Tensor, reference: torch.Tensor) -> float:
+    """Dice of two binary maps of one shape; NaN when both are empty."""
+    total = int(prediction.sum()) + int(reference.sum())
+    return 2.0 * int((prediction & reference).sum()) / total if total else math.nan
 
 
 class Bootstrap:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +35,16 @@ def average_into(kept: Mapping[str, torch.Tensor], moving: Mapping[str, torch.Te
         kept[name].copy_(moving[name])
 
 
-def load_tensors(path: str | Path, map_location: Any = "cpu") -> Any:
-    """The content of a ``.safetensors`` file, or of a PyTorch file by `torch.load` with ``weights_only``.
+def load_tensors(path: str | Path, allowed: Sequence[type] = ()) -> Any:
+    """The content of a ``.safetensors`` file, or of a PyTorch file by `torch.load` with ``weights_only``, on the CPU.
+
+    Args:
+        path: of the file.
+        allowed: further plain containers that may be in it, such as `argparse.Namespace`.
 
     Raises:
         UserError: when the file is missing, cannot be read, or holds anything but tensors and plain containers.
     """
-    return _read(path, map_location, [])
-
-
-def load_tensors_and_namespace(path: str | Path) -> Any:
-    """The same for a PyTorch file that may hold an `argparse.Namespace`, which is a plain container, and nothing else.
-
-    Raises:
-        UserError: as above.
-    """
-    return _read(path, "cpu", [Namespace])
-
-
-def _read(path: str | Path, map_location: Any, allowed: list[Any]) -> Any:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such weights file.")
     if is_lfs_pointer(path):
@@ -62,9 +52,9 @@ def _read(path: str | Path, map_location: Any, allowed: list[Any]) -> Any:
     refuse_odd_archive(path)
     try:
         if Path(path).suffix == ".safetensors":
-            return optional_package("safetensors.torch", "use a .pt file").load_file(path, device=str(map_location))
-        with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location=map_location, weights_only=True)
+            return optional_package("safetensors.torch", "use a .pt file").load_file(path)
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:

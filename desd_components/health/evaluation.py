@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from ..base.encoders import Encoder
 from ..base.errors import UserError
@@ -26,7 +26,6 @@ from .measures import rank_of_gram, retrieved
 from .probes import DenseProbe, Samples, pooled_views
 
 logger = logging.getLogger(__name__)
-
 
 COVERS = (
     "volumes and random draws of the untrained encoder (paired bootstrap); neither the seed of the pre-training nor "
@@ -87,11 +86,6 @@ def rank_over(gram: np.ndarray, volumes: np.ndarray) -> float:
     """Effective rank over those volumes, of features with that Gram matrix (N, N), which is centred here."""
     part = gram[np.ix_(volumes, volumes)]
     return rank_of_gram(torch.from_numpy(part - part.mean(0) - part.mean(1, keepdims=True) + part.mean()))
-
-
-def as_json(values: np.ndarray) -> list[float | None]:
-    """Numbers as JSON has them: null for NaN."""
-    return [None if np.isnan(value) else round(float(value), 6) for value in values]
 
 
 def compare(
@@ -179,7 +173,7 @@ class EncoderEvaluation:
                 draws = [draw[name][stage] for draw in untrained]
                 report[name][f"stage_{stage + 1}"] = compare(values, draws, statistic, self.replicates, self.seed)
                 if name != "rank":  # so that two encoders can be compared volume by volume
-                    report[name][f"stage_{stage + 1}"]["per_volume"] = as_json(values)
+                    report[name][f"stage_{stage + 1}"]["per_volume"] = [round(value, 6) for value in values.tolist()]
         write_json(self.path, report)
         print(evaluation_table(report))
         logger.info("Scores written to %s", self.path)
@@ -194,7 +188,7 @@ class EncoderEvaluation:
     def _scores(self, encoder: Encoder, batches: Sequence[Sequence[torch.Tensor]]) -> dict[str, list]:
         encoder = encoder.to(self.device)
         if encoder is not self.encoder:
-            settle_batch_norms(encoder, batches)
+            update_bn((view for views in batches for view in views), encoder)  # so that it is judged fairly
         encoder.eval()
         pooled = [pooled_views(encoder, views) for views in batches]
         stages = [torch.cat(stage, dim=1).double().cpu() for stage in zip(*pooled, strict=True)]
@@ -206,21 +200,6 @@ class EncoderEvaluation:
             dice = self.probe(encoder, self.neighbors, self.judged)
             scores["dense_dice"] = [stage.numpy() for stage in dice.double().nanmean(dim=-1)]
         return scores
-
-
-@torch.no_grad()
-def settle_batch_norms(encoder: nn.Module, batches: Sequence[Sequence[torch.Tensor]]) -> None:
-    """Compute the running statistics of an untrained encoder, so that it is judged fairly."""
-    norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over all batches
-    encoder.train()
-    for views in batches:
-        for view in views:
-            encoder(view)
 
 
 def evaluation_table(report: Mapping[str, Any]) -> str:

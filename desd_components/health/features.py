@@ -5,12 +5,11 @@ scan; the stage maps of all windows are stitched, each at its own resolution, an
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
+from monai.config import PathLike
 from monai.data.folder_layout import FolderLayoutBase
 from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
@@ -55,7 +54,7 @@ def principal_colors(features: torch.Tensor) -> np.ndarray:
 
 
 def draw_feature_maps(
-    image: np.ndarray, maps: Sequence[torch.Tensor], path: str | Path, spacing: Sequence[float] = (1.0, 1.0, 1.0)
+    image: np.ndarray, maps: Sequence[torch.Tensor], path: PathLike, spacing: Sequence[float] = (1.0, 1.0, 1.0)
 ) -> None:
     """Draw the mid-slices of a scan and of its stage maps, coloured by their first three principal components.
 
@@ -107,6 +106,5 @@ class SaveFeaturesHandler:
         vectors = {f"stage_{i}": stage.mean(dim=(1, 2, 3)).numpy() for i, stage in enumerate(maps, start=1)}
         np.savez(self.layout.filename(subject=name), allow_pickle=False, **vectors)
         if self.picture_layout is not None:
-            spacing = image.pixdim[0].tolist() if isinstance(image, MetaTensor) else (1.0, 1.0, 1.0)
             volume = image[0, 0].as_subclass(torch.Tensor).float().cpu().numpy()
-            draw_feature_maps(volume, maps, Path(self.picture_layout.filename(subject=name)), spacing)
+            draw_feature_maps(volume, maps, self.picture_layout.filename(subject=name), image.pixdim[0].tolist())

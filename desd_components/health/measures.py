@@ -5,7 +5,7 @@ Effective rank: Roy & Vetterli, 2007; as a label-free score: Garrido et al., "Ra
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
@@ -140,8 +140,3 @@ def small_parameters(module: nn.Module) -> list[torch.Tensor]:
 def finite_rows(features: torch.Tensor) -> torch.Tensor:
     """The rows of (N, C) features that are finite."""
     return features[torch.isfinite(features).all(dim=1)]
-
-
-def largest(figures: Mapping[str, float], prefix: str) -> float:
-    """The largest of the figures whose names begin so; 0 where there is none."""
-    return max((value for name, value in figures.items() if name.startswith(prefix)), default=0.0)

@@ -26,7 +26,7 @@ from ..base.errors import UserError, require_one_of
 from ..base.processes import from_all_processes
 from ..distillation.loss import DeepSelfDistillationLoss, DistillationOutput
 from ..distillation.network import DeepSelfDistillationNetwork
-from .alarms import Scalars, all_alarms
+from .alarms import Figures, alarming_figures, all_alarms
 from .measures import (
     Movement,
     effective_rank,
@@ -38,10 +38,9 @@ from .measures import (
     view_distance,
     view_match,
 )
-from .skipping import ends_step
+from .skipping import ends_step, gradient_scale
 
 logger = logging.getLogger(__name__)
-
 
 ACTIONS = ("warn", "stop")
 ENOUGH = 64  # volumes that a match of views is judged over, at least
@@ -113,8 +112,7 @@ class DistillationMonitor:
     def _look_at_gradients(self, engine: Workflow) -> None:
         if not self.due(engine):
             return
-        scaler = getattr(engine, "scaler", None)
-        scale = scaler.get_scale() if scaler is not None else 1.0
+        scale = gradient_scale(engine)
         self._figures |= {name: gradient_norm(parameters) / scale for name, parameters in self._taught().items()}
 
     def _taught(self) -> dict[str, Iterable[nn.Parameter]]:
@@ -139,7 +137,8 @@ class DistillationMonitor:
             done, whole = engine.state.iteration, (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
             more = {"run_share": done / whole if whole else 0.0}
             more["prototypes_frozen"] = float(getattr(engine.state, "prototypes_frozen", False))
-            self._sound({**self._figures, **self.loss.scalars(), **more}, engine)
+            figures = {**self._figures, **self.loss.scalars(), **more}
+            self._sound(alarming_figures(figures, self.network, self.loss), engine)
 
     def _keep(self, output: DistillationOutput) -> None:
         """Of every stage the pooled features of the first two views, (2, B, C) each."""
@@ -176,7 +175,7 @@ class DistillationMonitor:
         steps = max(1.0, passed / getattr(engine, "accumulation_steps", 1))
         self._figures["student_stride"] = self._figures["student_movement"] / steps
 
-    def _sound(self, figures: Scalars, engine: Workflow) -> None:
+    def _sound(self, figures: Figures, engine: Workflow) -> None:
         for alarm in self.alarms:
             lasted = self._lasted[alarm.name] + 1 if alarm.seen(figures) else 0
             self._lasted[alarm.name] = lasted
@@ -238,17 +237,6 @@ class DistillationMonitor:
             movement.load_state_dict(state["movements"][part])
 
 
-def starting_lines(loss: DeepSelfDistillationLoss, learning_rate: float, teacher_momentum: float, steps: int) -> str:
-    """What a user should know before the first step: steps, effective rate, EMA half-life, ln K."""
-    half_life = math.log(0.5) / math.log(teacher_momentum) if 0 < teacher_momentum < 1 else math.inf
-    share = half_life / steps
-    return (
-        f"{steps} optimiser steps; peak learning rate {learning_rate:g}; the teacher's half-life is {half_life:.0f} "
-        f"steps at first ({share:.0%} of the run); ln K = {loss.uniform_loss:.4f}, and a loss that stays there has "
-        "learnt nothing."
-    )
-
-
 def log_start(
     encoder: Encoder,
     view_size: Sequence[int],
@@ -257,6 +245,11 @@ def log_start(
     teacher_momentum: float,
     steps: int,
 ) -> None:
-    """Say what a user should know before the first step; see `starting_lines` and `shape_table`."""
-    logger.info(starting_lines(loss, learning_rate, teacher_momentum, steps))
+    """Say what a user should know before the first step: steps, learning rate, the teacher's half-life, ln K, maps."""
+    half_life = math.log(0.5) / math.log(teacher_momentum) if 0 < teacher_momentum < 1 else math.inf
+    logger.info(
+        f"{steps} optimiser steps; peak learning rate {learning_rate:g}; the teacher's half-life is {half_life:.0f} "
+        f"steps at first ({half_life / steps:.0%} of the run); ln K = {loss.uniform_loss:.4f}, and a loss that stays "
+        "there has learnt nothing."
+    )
     logger.info("What the encoder makes of a view:\n%s", shape_table(encoder, view_size))

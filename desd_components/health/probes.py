@@ -8,7 +8,7 @@ several times; see `desd_components.evaluation`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,20 +20,14 @@ from torch.nn import functional
 from ..base.classes import IGNORE
 from ..base.encoders import Encoder, pooled_stages
 from ..base.errors import UserError
+from ..base.statistics import dice_score
+from ..distillation.network import DeepSelfDistillationNetwork
+from ..distillation.terms.dense import features_at
 from .measures import effective_rank, retrieved
 
-if TYPE_CHECKING:
-    from ..distillation.network import DeepSelfDistillationNetwork
+Samples = Sequence[Mapping[str, torch.Tensor]]  # labelled volumes, read one by one
 _PROBE_STREAM = 0x9B0BE  # keeps the voxels drawn apart from other draws of one seed
 _VOTE_TEMPERATURE = 0.07
-
-
-class Samples(Protocol):
-    """Labelled volumes, read one by one."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
 
 
 class TeacherPooling(nn.Module):
@@ -127,15 +121,8 @@ def voxel_features(maps: Sequence[torch.Tensor], shape: Sequence[int], voxels: t
     Returns:
         (N, C) for each stage.
     """
-    # a voxel's center in units of the volume's half extent; grid_sample wants the last axis first
-    places = (2 * voxels.float() + 1) / torch.tensor(shape, device=voxels.device) - 1
-    grid = places.flip(-1).reshape(1, -1, 1, 1, 3)
-    return [
-        functional.grid_sample(m.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)[
-            0, :, :, 0, 0
-        ].T
-        for m in maps
-    ]
+    places = (2 * voxels.float() + 1) / torch.tensor(shape, device=voxels.device) - 1  # centers, in half extents
+    return [features_at(m, places[None])[0] for m in maps]
 
 
 class DenseProbe:
@@ -237,9 +224,4 @@ class DenseProbe:
         return ((similarity / _VOTE_TEMPERATURE).exp().unsqueeze(-1) * belongs).sum(dim=1).argmax(dim=1).cpu()
 
     def _dice(self, predicted: torch.Tensor, truth: torch.Tensor) -> list[float]:
-        scores = []
-        for value in range(1, len(self.class_names)):
-            found, true = predicted == value, truth == value
-            total = int(found.sum() + true.sum())
-            scores.append(2.0 * int((found & true).sum()) / total if total else float("nan"))
-        return scores
+        return [dice_score(predicted == value, truth == value) for value in range(1, len(self.class_names))]

@@ -22,11 +22,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..base.errors import UserError
-from ..base.processes import from_all_processes, least_over_processes
-from ..scans.names import scan_files
+from ..base.processes import from_all_processes, sum_over_processes
+from ..scans.names import first_few, scan_files
 
 logger = logging.getLogger(__name__)
-
 
 NAMED_FILES = 8  # of a skipped step, in a message
 
@@ -58,29 +57,11 @@ class StepGate:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self.shut, self._step = False, optimizer.step
+        self.optimizer, self.shut, self._step = optimizer, False, optimizer.step
         optimizer.step = self._pass  # type: ignore[method-assign]
 
     def _pass(self, *arguments: Any, **more: Any) -> Any:
         return None if self.shut else self._step(*arguments, **more)
-
-
-class KeptBuffers:
-    """The buffers of modules as they were at `keep`: running statistics, a loss's center."""
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self._buffers = [buffer for module in modules for buffer in module.buffers()]
-        self._kept = [buffer.clone() for buffer in self._buffers]
-
-    def keep(self) -> None:
-        """Copy them now."""
-        if self._buffers:
-            torch._foreach_copy_(self._kept, self._buffers)
-
-    def put_back(self) -> None:
-        """Let them be as they were at the last `keep`."""
-        if self._buffers:
-            torch._foreach_copy_(self._buffers, self._kept)
 
 
 def all_finite(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -113,7 +94,7 @@ class SkipNonFiniteHandler:
         self.modules, self.max_skipped_steps = list(modules), max_skipped_steps
         self.skipped = self.in_a_row = 0
         self._gate: StepGate | None = None
-        self._guarded: Optimizer | None = None
+        self._kept: list[torch.Tensor] = []  # the modules' buffers before the step
         self._losses: list[torch.Tensor] = []
         self._files: list[list[str]] = []
 
@@ -124,26 +105,30 @@ class SkipNonFiniteHandler:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._after_backward)
 
     def _start(self, engine: Workflow) -> None:
-        self._buffers = KeptBuffers(self.modules)
         self._losses, self._files = [], []
         optimizer = engine.optimizer  # type: ignore[attr-defined]
-        if optimizer is not self._guarded:
-            self._gate, self._guarded = StepGate(optimizer), optimizer
+        if self._gate is None or self._gate.optimizer is not optimizer:
+            self._gate = StepGate(optimizer)
 
     def _before_batch(self, engine: Workflow) -> None:
         engine.state.step_skipped = False
         if not self._losses:
-            self._buffers.keep()
+            self._kept = [buffer.clone() for buffer in self._buffers()]
+
+    def _buffers(self) -> list[torch.Tensor]:
+        return [buffer for module in self.modules for buffer in module.buffers()]
 
     def _after_backward(self, engine: Workflow) -> None:
         assert self._gate is not None
         self._losses.append(engine.state.output[CommonKeys.LOSS].detach())
-        self._files.append(batch_files(engine.state.batch, _records(engine)))
+        records = getattr(getattr(engine.data_loader, "dataset", None), "data", ())
+        self._files.append(batch_files(engine.state.batch, records))
         if not ends_step(engine):
             return
         self._gate.shut = engine.state.step_skipped = not self._is_finite(engine.optimizer)  # type: ignore[attr-defined]
         if engine.state.step_skipped:
-            self._buffers.put_back()
+            for buffer, kept in zip(self._buffers(), self._kept, strict=True):
+                buffer.copy_(kept)
             self._report(engine)
         else:
             self.in_a_row = 0
@@ -153,18 +138,19 @@ class SkipNonFiniteHandler:
         parameters = (p for group in optimizer.param_groups for p in group["params"])
         finite = all_finite([*self._losses, *(p.grad for p in parameters if p.grad is not None)])
         # gradients are shared already, but each process knows its own loss alone
-        return bool(least_over_processes(finite.float()))
+        return not sum_over_processes((~finite).float())
 
     def _report(self, engine: Workflow) -> None:
         bad, files = self._to_blame()
         self.skipped += 1
         where = f"Epoch {engine.state.epoch}, iteration {engine.state.iteration}"
-        scale = _scale(engine)
+        scale = gradient_scale(engine)
         if not bad and scale > 1:
             logger.info("%s: the gradient overflowed at a scale of %g; the step was left out.", where, scale)
             return
         self.in_a_row += 1
-        what = f"{where}: the {bad or 'gradient'} is not finite, of a step from {_listed(files)}."
+        named = first_few(files, NAMED_FILES) or "files that the batch does not name"
+        what = f"{where}: the {bad or 'gradient'} is not finite, of a step from {named}."
         if self.in_a_row >= self.max_skipped_steps:
             raise UserError(
                 f"{what} That is number {self.in_a_row} in a row. Look at these files; if they are sound, lower the "
@@ -201,17 +187,7 @@ def ends_step(engine: Workflow) -> bool:
     return seen % accumulated == 0 or seen == length
 
 
-def _records(engine: Workflow) -> Sequence[Mapping[str, Any]]:
-    return getattr(getattr(engine.data_loader, "dataset", None), "data", ())
-
-
-def _scale(engine: Workflow) -> float:
+def gradient_scale(engine: Workflow) -> float:
+    """What a gradient scaler, where the trainer has one, multiplies gradients by."""
     scaler = getattr(engine, "scaler", None)
     return 1.0 if scaler is None else scaler.get_scale()
-
-
-def _listed(files: Sequence[str]) -> str:
-    if not files:
-        return "files that the batch does not name"
-    more = len(files) - NAMED_FILES
-    return ", ".join(files[:NAMED_FILES]) + (f" and {more} more" if more > 0 else "")

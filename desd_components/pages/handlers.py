@@ -24,12 +24,13 @@ from torch.utils.data import Dataset
 
 from ..base.encoders import Encoder
 from ..base.processes import from_all_processes
+from ..base.statistics import dice_score
 from ..health.features import draw_feature_maps
 from ..runs.layout import ScanLayout
 from ..scans.names import CaseNames
 from ..scans.read import ScanReader
 from ..scans.volume import scan_path, voxel_size
-from ..segmentation.scores import dice_score, judged
+from ..segmentation.scores import judged
 from .compare import best_median_worst
 from .outlines import ras, voxels
 from .pictures import Album
@@ -54,7 +55,7 @@ class KeptCase:
         """Keep label maps (1, X, Y, Z) on one grid."""
         found, true = judged(*(torch.from_numpy(voxels(each).round().astype(np.int16)) for each in (prediction, truth)))
         present = [value for value in torch.cat([found, true]).unique() if value > 0]
-        scores = [dice_score(found == value, true == value) or 0.0 for value in present]
+        scores = [dice_score(found == value, true == value) for value in present]
         affine = np.asarray(truth.affine) if isinstance(truth, MetaTensor) else np.eye(4)
         of_truth, of_prediction = (zlib.compress(volume.numpy().tobytes(), 1) for volume in (true, found))
         return cls(path, float(np.mean(scores or 0.0)), (of_truth, of_prediction), tuple(true.shape), affine)

@@ -37,15 +37,12 @@ class FlipInferer(Inferer):
 
     def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Volume (B, C, X, Y, Z) -> mean logits of the same spatial shape."""
-        total: torch.Tensor | None = None
-        flips = [flip for n in range(len(self.axes) + 1) for flip in itertools.combinations(self.axes, n)]
+        total: torch.Tensor = self.inferer(inputs, network, *args, **kwargs)
+        dims = [axis + 2 for axis in self.axes]
+        flips = [flip for count in range(1, len(dims) + 1) for flip in itertools.combinations(dims, count)]
         for flip in flips:
-            dims = [axis + 2 for axis in flip]
-            logits = self.inferer(torch.flip(inputs, dims) if dims else inputs, network, *args, **kwargs)
-            logits = torch.flip(logits, dims) if dims else logits
-            total = logits if total is None else total.add_(logits)
-        assert total is not None
-        return total / len(flips) if len(flips) > 1 else total
+            total.add_(self.inferer(inputs.flip(flip), network, *args, **kwargs).flip(flip))
+        return total / (1 + len(flips)) if flips else total
 
 
 class SkipAirInferer(Inferer):
@@ -68,17 +65,12 @@ class SkipAirInferer(Inferer):
         def predicted(windows: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
             voxels = windows.flatten(2)
             is_flat = (voxels == voxels[..., :1]).all(-1).all(-1).tolist()
-            if not any(is_flat):
-                logits: torch.Tensor = network(windows, *rest, **named)
-                return logits
             values = [tuple(window) for window in voxels[..., 0].tolist()]
             new = {value: number for number, value in enumerate(values) if is_flat[number] and value not in seen}
             asked = [number for number, flat in enumerate(is_flat) if not flat or number in new.values()]
             found = dict(zip(asked, network(windows[asked], *rest, **named), strict=True)) if asked else {}
             seen.update({value: found[number] for value, number in new.items()})
-            return torch.stack(
-                [found[number] if number in found else seen[values[number]] for number in range(len(values))]
-            )
+            return torch.stack([found[n] if n in found else seen[value] for n, value in enumerate(values)])
 
         result: torch.Tensor = self.inferer(inputs, predicted, *args, **kwargs)
         return result

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +9,10 @@ from monai.losses import DeepSupervisionLoss, DiceLoss
 from monai.utils import convert_to_tensor
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.loss import _Loss
 
 from ..base.classes import IGNORE, Regions, check_regions, class_members, written_values
-from ..base.errors import UserError
+from ..base.errors import UserError, require_one_of
 
 ACTIVATIONS = ("sigmoid", "softmax")
 COMMON = 0.05  # share of the voxels, below which a class is small
@@ -61,42 +61,24 @@ def class_weights(counts: torch.Tensor, missed: torch.Tensor) -> torch.Tensor:
     return torch.cat([counts.new_ones(1), scarcity ** (BALANCE * missed.detach() ** 2)])
 
 
-class DiceBCELoss(nn.Module):
-    """Dice on the sigmoids, background left out, plus binary cross-entropy over all channels, both with weight 1.
+class DiceAndEntropy(_Loss):
+    """Dice, background left out, plus cross-entropy, over the annotated voxels of a whole batch, both with weight 1.
 
-    Dice is taken over the whole batch: a crop without a class then does not weigh as much as one with it. Computed in
-    float32 whatever the precision of the network.
+    A crop without a class does not weigh as much as one with it. Computed in float32 whatever the precision of the
+    network. The cross-entropy of sigmoids is the mean over all channels; that of a softmax has `class_weights`.
 
     Args:
+        activation: "sigmoid" or "softmax".
         regions: for each channel from 1 on, the label values that it covers, e.g. [[1, 2], [2]] for an organ with its
             tumour, and the tumour; None: each channel is its own label value.
         ignore: whether labels may hold `IGNORE`; to look for it is to wait for a GPU.
     """
 
-    def __init__(self, regions: Sequence[Sequence[int]] | None = None, ignore: bool = True) -> None:
+    def __init__(self, activation: str, regions: Sequence[Sequence[int]] | None = None, ignore: bool = True) -> None:
         super().__init__()
-        self.ignore = ignore
-        self.regions = None if regions is None else [list(r) for r in regions]
-        self.dice = DiceLoss(include_background=False, sigmoid=True, batch=True)
-
-    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C, X, Y, Z) and label values (B, 1, X, Y, Z), `IGNORE` without effect -> a scalar."""
-        logits = logits.float()
-        if self.ignore:
-            logits, labels = annotated(logits, labels)
-        if not labels.numel():
-            return logits.sum()  # 0, and no gradient
-        targets = class_targets(labels, logits.shape[1], self.regions)
-        return self.dice(logits, targets) + F.binary_cross_entropy_with_logits(logits, targets)
-
-
-class DiceCELoss(nn.Module):
-    """Dice on a softmax, background left out, plus cross-entropy with `class_weights`; `DiceBCELoss` says the rest."""
-
-    def __init__(self, ignore: bool = True) -> None:
-        super().__init__()
-        self.ignore = ignore
-        self.dice = DiceLoss(include_background=False, to_onehot_y=True, softmax=True, batch=True, reduction="none")
+        self.is_softmax, self.regions, self.ignore = activation == "softmax", regions, ignore
+        act = {activation: True}
+        self.dice = DiceLoss(include_background=False, batch=True, reduction="none", **act)  # type: ignore[arg-type]
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits (B, C, X, Y, Z) and label values (B, 1, X, Y, Z), `IGNORE` without effect -> a scalar."""
@@ -105,9 +87,12 @@ class DiceCELoss(nn.Module):
             logits, labels = annotated(logits, labels)
         if not labels.numel():
             return logits.sum()  # 0, and no gradient
-        missed, values = self.dice(logits, labels).flatten(), labels[:, 0].long()
-        counts = torch.stack([(values == value).sum() for value in range(logits.shape[1])]).to(missed)
-        return missed.mean() + F.cross_entropy(logits, values, class_weights(counts, missed))
+        targets = class_targets(labels, logits.shape[1], self.regions)
+        missed = self.dice(logits, targets).flatten()
+        if not self.is_softmax:
+            return missed.mean() + F.binary_cross_entropy_with_logits(logits, targets)
+        counts = targets.bool().transpose(0, 1).flatten(1).sum(dim=1).to(missed)
+        return missed.mean() + F.cross_entropy(logits, labels[:, 0].long(), class_weights(counts, missed))
 
 
 def segmentation_loss(
@@ -121,24 +106,19 @@ def segmentation_loss(
 
     Args:
         activation: see above.
-        regions: see `DiceBCELoss`; True lets classes overlap, each being its own label value.
+        regions: see `DiceAndEntropy`; True lets classes overlap, each being its own label value.
         num_classes: channels, the background included, to check the regions against.
-        ignore: see `DiceBCELoss`.
+        ignore: see `DiceAndEntropy`.
 
     Raises:
         UserError: when `activation` is neither, or when overlapping regions are asked of a softmax.
     """
     if num_classes is not None:
         check_regions(regions, num_classes)
-    if activation not in ACTIVATIONS:
-        raise UserError(f"activation={activation!r}: choose one of {list(ACTIVATIONS)}.")
-    if activation == "softmax":
-        if regions:
-            raise UserError("regions overlap, which a softmax cannot say. Use activation: sigmoid, or regions: false.")
-        plain: Any = DiceCELoss(ignore)
-    else:
-        plain = DiceBCELoss(None if isinstance(regions, bool) else regions, ignore)
-    return DeepSupervisionLoss(plain)
+    require_one_of(ACTIVATIONS, activation=activation)
+    if activation == "softmax" and regions:
+        raise UserError("regions overlap, which a softmax cannot say. Use activation: sigmoid, or regions: false.")
+    return DeepSupervisionLoss(DiceAndEntropy(activation, None if isinstance(regions, bool) else regions, ignore))
 
 
 def decode(logits: torch.Tensor, regions: Regions = False, single: Sequence[int] = ()) -> torch.Tensor:
@@ -153,8 +133,7 @@ def decode(logits: torch.Tensor, regions: Regions = False, single: Sequence[int]
     Returns:
         (..., 1, X, Y, Z), int16.
     """
-    channels = (logits.narrow(-4, channel, 1) for channel in range(logits.shape[-4]))
-    return decode_channels(channels, logits.shape[-4], regions, single)
+    return decode_channels(logits.split(1, dim=-4), logits.shape[-4], regions, single)
 
 
 def decode_channels(

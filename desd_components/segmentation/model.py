@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..base.classes import Classes, Regions, classes_of, with_background
+from ..base.classes import Classes, Regions, classes_of
 from ..base.errors import UserError
 from ..base.files import read_json
 from ..base.manifests import licence_of, manifest_path, read_manifest, refuse_contradictions
@@ -116,7 +116,7 @@ def _as_written(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as people give them, in the form that manifests hold."""
     settings = dict(asked)
     if settings.get("class_names") is not None:
-        settings["class_names"] = with_background(settings["class_names"])
+        settings["class_names"] = classes_of(settings["class_names"]).names
     if settings.get("spacing") is not None:
         settings["spacing"] = target_spacing(settings["spacing"], [])
     return settings

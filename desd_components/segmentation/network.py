@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..base.arithmetic import NORMS, with_z_first, z_first, z_last
 from ..base.encoders import Encoder, refuse_small_maps
-from ..base.errors import UserError, require_whole
+from ..base.errors import UserError, require_one_of, require_whole
 
 #: how many channels a decoder level may have at most
 MAX_DECODER_CHANNELS = 320
@@ -182,8 +182,7 @@ class SegmentationNetwork(nn.Module):
 def _check_decoder(out_channels: int, decoder_width: int, decoder_norm: str) -> None:
     if out_channels < 2:
         raise UserError(f"out_channels={out_channels}: a segmentation needs the background and at least one class.")
-    if decoder_norm not in NORMS:
-        raise UserError(f"decoder_norm={decoder_norm!r}: choose one of {sorted(NORMS)}.")
+    require_one_of(sorted(NORMS), decoder_norm=decoder_norm)
     if decoder_width < 1 or (decoder_norm == "group" and decoder_width % 8):
         raise UserError(f"decoder_width={decoder_width}: give a positive number, one that 8 divides for group norm.")
 

@@ -1,13 +1,13 @@
 """Scores of segmentations: Dice and the 95 % Hausdorff distance (HD95, mm) of each class, per scan and on average.
 
-Dice follows nnU-Net's rule for absent classes: a class absent from reference and prediction has no score (null), one
-that is predicted though absent has 0. HD95 is MONAI's, the larger of the two directed 95th percentiles; it needs the
-class on both sides and is null otherwise. Means leave nulls out.
+Dice follows nnU-Net's rule for absent classes: a class absent from reference and prediction has no score (NaN, null in
+a file), one that is predicted though absent has 0. HD95 is MONAI's, the larger of the two directed 95th percentiles; it
+needs the class on both sides and is NaN otherwise. Means leave NaN out.
 """
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +15,26 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
-from monai.data import MetaTensor
 from monai.metrics import compute_hausdorff_distance
+from monai.utils import convert_to_tensor
 
 from ..base.classes import IGNORE, Regions, class_members
 from ..base.files import write_json
 from ..base.processes import from_all_processes
+from ..base.statistics import dice_score
 from ..scans.names import CaseNames
 from ..scans.volume import scan_path, voxel_size
 
 logger = logging.getLogger(__name__)
 
 
-Scores = dict[str, dict[str, float | None]]
+Scores = dict[str, dict[str, float]]
 
 
-def dice_score(prediction: torch.Tensor, reference: torch.Tensor) -> float | None:
-    """Dice of two binary maps of one shape; None when both are empty."""
-    total = int(prediction.sum()) + int(reference.sum())
-    return 2.0 * int((prediction & reference).sum()) / total if total else None
-
-
-def hd95_score(prediction: torch.Tensor, reference: torch.Tensor, spacing: Sequence[float]) -> float | None:
-    """HD95 in mm of two binary maps (X, Y, Z) with voxels of `spacing` mm; None when either is empty."""
+def hd95_score(prediction: torch.Tensor, reference: torch.Tensor, spacing: Sequence[float]) -> float:
+    """HD95 in mm of two binary maps (X, Y, Z) with voxels of `spacing` mm; NaN when either is empty."""
     if not prediction.any() or not reference.any():
-        return None
+        return math.nan
     distance = compute_hausdorff_distance(
         prediction[None, None].cpu(), reference[None, None].cpu(), include_background=True, percentile=95,
         spacing=list(spacing),
@@ -63,9 +58,9 @@ def case_scores(
         regions: the label values that each class but the background covers, as it was trained; a bool: its own alone.
 
     Returns:
-        {"dice": {class: score or None}, "hd95": {class: mm or None}}.
+        {"dice": {class: score}, "hd95": {class: mm}}.
     """
-    prediction, reference = judged(_plain(prediction), _plain(reference))
+    prediction, reference = judged(*(convert_to_tensor(v)[0].round().long().cpu() for v in (prediction, reference)))
     scores: Scores = {"dice": {}, "hd95": {}}
     for name, members in list(zip(class_names, class_members(len(class_names), regions), strict=True))[1:]:
         found, true = (torch.isin(labels, torch.tensor(members)) for labels in (prediction, reference))
@@ -80,11 +75,6 @@ def judged(prediction: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Ten
     return prediction.masked_fill(unknown, 0), reference.masked_fill(unknown, 0)
 
 
-def _plain(labels: torch.Tensor) -> torch.Tensor:
-    tensor = labels.as_tensor() if isinstance(labels, MetaTensor) else labels
-    return tensor.detach()[0].round().long().cpu()
-
-
 def mean_scores(cases: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> Scores:
     """Mean of each score over the cases that have it, per class, and "mean", the mean over the classes."""
     means: Scores = {}
@@ -94,9 +84,9 @@ def mean_scores(cases: Sequence[Mapping[str, Any]], class_names: Sequence[str]) 
     return means
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return sum(present) / len(present) if present else None
+def _mean(values: Sequence[float]) -> float:
+    present = [value for value in values if not math.isnan(value)]
+    return sum(present) / len(present) if present else math.nan
 
 
 class SegmentationScores(Metric):
@@ -112,14 +102,9 @@ class SegmentationScores(Metric):
         regions: see `case_scores`.
     """
 
-    def __init__(
-        self,
-        class_names: Sequence[str],
-        regions: Regions = False,
-        output_transform: Callable = lambda output: output,
-    ) -> None:
+    def __init__(self, class_names: Sequence[str], regions: Regions = False) -> None:
         self.class_names, self.regions = list(class_names), regions
-        super().__init__(output_transform=output_transform)
+        super().__init__()
         self._skip_unrolling = True
 
     def reset(self) -> None:
@@ -141,61 +126,43 @@ class SegmentationScores(Metric):
 
     def compute(self) -> float:
         """The mean Dice."""
-        return mean_scores(self.gathered(), self.class_names)["dice"]["mean"] or 0.0
+        mean = mean_scores(self.gathered(), self.class_names)["dice"]["mean"]
+        return 0.0 if math.isnan(mean) else mean
 
     def completed(self, engine: Engine, name: str) -> None:
         """Put the scores into the engine's state."""
         cases = self.gathered()
-        means = mean_scores(cases, self.class_names)
-        engine.state.metrics[name] = means["dice"]["mean"] or 0.0
-        for kind in ("dice", "hd95"):
-            for class_name in self.class_names[1:]:
-                value = means[kind][class_name]
-                engine.state.metrics[f"{kind}_{class_name}"] = math.nan if value is None else value
+        for kind, means in mean_scores(cases, self.class_names).items():
+            engine.state.metrics |= {f"{kind}_{class_name}": means[class_name] for class_name in self.class_names[1:]}
+        engine.state.metrics[name] = self.compute()
         engine.state.metric_details["cases"] = cases  # type: ignore[attr-defined]
-
-
-def metrics_report(
-    cases: Sequence[Mapping[str, Any]], class_names: Sequence[str], case_names: CaseNames | None = None
-) -> dict[str, Any]:
-    """What ``metrics.json`` holds: the classes, each case's scores under its name, their means."""
-    names = case_names or CaseNames({"image": case["path"]} for case in cases)
-    shown = [{"image": names.file(case["path"]), "dice": case["dice"], "hd95": case["hd95"]} for case in cases]
-    return {"classes": list(class_names), "cases": shown, "mean": mean_scores(cases, class_names)}
 
 
 def metrics_table(report: Mapping[str, Any]) -> str:
     """The means of a report as a plain table."""
     rows = [f"{'class':<24} {'Dice':>8} {'HD95 mm':>9}   over {len(report['cases'])} scans"]
     for name, dice in report["mean"]["dice"].items():
-        hd95 = report["mean"]["hd95"][name]
-        rows.append(f"{name:<24} {_figure(dice, 4):>8} {_figure(hd95, 2):>9}")
+        figures = f"{dice:>8.4f} {report['mean']['hd95'][name]:>9.2f}"
+        rows.append(f"{name:<24} {figures.replace('nan', '  -')}")
     return "\n".join(rows)
-
-
-def _figure(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 class MetricsReportHandler:
     """When an evaluation ends, write its scores to `path` as JSON and print the table of means.
 
+    The file holds the classes, each case's scores under its name, and their means.
+
     Args:
         path: the JSON file, written whole or not at all.
         class_names: name of each label value, the background first.
+        case_names: what the scans are called.
         about: what else the file should say, such as the checkpoint.
-        case_names: what the scans are called; by default told from those that were scored.
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        class_names: Sequence[str],
-        about: Mapping[str, Any] | None = None,
-        case_names: CaseNames | None = None,
+        self, path: str | Path, class_names: Sequence[str], case_names: CaseNames, about: Mapping[str, Any]
     ) -> None:
-        self.path, self.class_names, self.about = Path(path), list(class_names), dict(about or {})
-        self.case_names = case_names
+        self.path, self.class_names, self.case_names, self.about = Path(path), list(class_names), case_names, about
 
     def attach(self, engine: Engine) -> None:
         """Report when `engine`, an evaluator with `SegmentationScores`, has finished."""
@@ -206,7 +173,9 @@ class MetricsReportHandler:
         if idist.get_rank() > 0:
             return
         cases = engine.state.metric_details["cases"]  # type: ignore[attr-defined]
-        report = metrics_report(cases, self.class_names, self.case_names)
+        file = self.case_names.file
+        shown = [{"image": file(case["path"]), "dice": case["dice"], "hd95": case["hd95"]} for case in cases]
+        report = {"classes": self.class_names, "cases": shown, "mean": mean_scores(cases, self.class_names)}
         write_json(self.path, {**report, **self.about})
         print(metrics_table(report))
-        logger.info("scores of %d scans written to %s", len(report["cases"]), self.path)
+        logger.info("scores of %d scans written to %s", len(cases), self.path)

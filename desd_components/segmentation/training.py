@@ -7,7 +7,7 @@ decoder, a learning rate that falls with depth) are common practice and ours to 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,12 @@ from monai.engines import Evaluator
 from monai.handlers import stopping_fn_from_metric
 
 from ..base.encoders import shape_table
-from ..base.errors import UserError
+from ..base.errors import UserError, require_one_of
 from ..scans.labelled import LabelledData
 from ..scans.names import Scan
 from .network import SegmentationNetwork
 
 logger = logging.getLogger(__name__)
-
 
 PRESETS = ("whole", "encoder_warmup", "layerwise_decay")
 SPLIT_FILE = "split.json"
@@ -52,8 +51,7 @@ def parameter_groups(
     Raises:
         UserError: when the preset is unknown or `decay` is out of range.
     """
-    if preset not in PRESETS:
-        raise UserError(f"preset={preset!r}: choose one of {list(PRESETS)}.")
+    require_one_of(PRESETS, preset=preset)
     if not 0 < decay <= 1:
         raise UserError(f"layer_decay={decay}: give a factor above 0 and at most 1.")
     encoder = network.encoder
@@ -116,35 +114,26 @@ def section_of(data: LabelledData, section: str) -> list[Scan]:
     return scans
 
 
-class EarlyStop:
-    """Stop the trainer when the validator's metric has not risen for `patience` validations.
+class EarlyStop(EarlyStopping):
+    """Stop the trainer when the validator's mean Dice has not risen for `patience` validations.
 
     MONAI's `EarlyStopHandler` belongs to the validator and holds the trainer, which holds the validator: a circle that
     a config cannot write. This one is attached to the trainer and closes the circle then; a run that it has stopped
     stays stopped when it is started again.
     """
 
-    def __init__(self, validator: Evaluator, patience: int, key: str = "mean_dice") -> None:
-        self.validator, self.patience, self.key = validator, patience, key
-        self._handler: EarlyStopping | None = None
+    def __init__(self, validator: Evaluator, patience: int) -> None:
+        super().__init__(patience, stopping_fn_from_metric("mean_dice"), trainer=validator)
+        self.validator = validator
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Engine) -> None:  # type: ignore[override]
         """Let the validator stop the trainer `engine`."""
-        self._handler = EarlyStopping(self.patience, stopping_fn_from_metric(self.key), trainer=engine)
+        self.trainer = engine
         # at the very end of a validation: the metrics are computed when its only epoch ends
-        self.validator.add_event_handler(Events.COMPLETED, self._handler)
+        self.validator.add_event_handler(Events.COMPLETED, self)
         engine.add_event_handler(Events.STARTED, self._stay_stopped)
 
     def _stay_stopped(self, engine: Engine) -> None:
-        if self._handler is not None and self._handler.counter >= self.patience:
-            logger.info("Stopped early before, after %d validations without a better %s.", self.patience, self.key)
+        if self.counter >= self.patience:
+            logger.info("Stopped early before, after %d validations without a better mean_dice.", self.patience)
             engine.terminate()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The best metric so far, and the validations since."""
-        return {} if self._handler is None else dict(self._handler.state_dict())
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from the count of `state`."""
-        if self._handler is not None:
-            self._handler.load_state_dict(state)

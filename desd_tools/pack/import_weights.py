@@ -9,6 +9,7 @@ use only, and nothing of it is here.
 
 import logging
 import re
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from monai.networks.nets.resnet import resnet_params
 from desd_components.base.encoders import Encoder
 from desd_components.base.errors import UserError, require_one_of
 from desd_components.base.manifests import NON_COMMERCIAL, save_weights
-from desd_components.base.tensors import contents, differences, load_tensors_and_namespace, refuse_odd_tensors
+from desd_components.base.tensors import contents, differences, load_tensors, refuse_odd_tensors
 from desd_components.distillation.encoder import build_encoder
 
 logger = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ def import_weights(file: str, format: str, output: str) -> None:
     known, path = FORMATS[format], Path(output) / "encoder.pt"
     if Path(output).suffix == ".pt" or Path(output).is_file() or path.resolve() == Path(file).resolve():
         raise UserError(f"--output {output}: give another folder: encoder.pt and its manifest are written into it.")
-    content = load_tensors_and_namespace(file)
+    content = load_tensors(file, [Namespace])
     tensors, left = sorted_out(file, content, known)
     encoder = encoder_for(file, tensors, known)
     manifest = {

@@ -1,22 +1,28 @@
 """Weights files are read as tensors only; whatever else is in one is refused in a line, and nothing is executed."""
 
 import json
+import sys
 import zipfile
+from argparse import Namespace
 
 import pytest
 import torch
+from payload import Payload
+from random_weights import ARCHITECTURE, write_encoder
 
-from desd_components import ResNet3DEncoder, UserError, encoder_from, load_encoder, load_weights, save_weights
-from desd_components.base.tensors import load_tensors, load_tensors_and_namespace
-
-SMALL = {"depth": 10, "width": 8, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
+from desd_components import ResNet3DEncoder, UserError, encoder_from, load_encoder, load_weights
+from desd_components.base.tensors import load_tensors
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    encoder = ResNet3DEncoder(**SMALL)
-    save_weights(encoder, tmp_path / "encoder.pt", {"kind": "encoder", "architecture": encoder.architecture})
+    write_encoder(tmp_path / "encoder.pt")
     return tmp_path / "encoder.pt"
+
+
+def change_manifest(checkpoint, **changed):
+    path = checkpoint.with_suffix(".json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
 
 
 def refused(path, words, read=load_encoder):
@@ -26,17 +32,7 @@ def refused(path, words, read=load_encoder):
     assert str(path) in str(error.value)
 
 
-class Payload:
-    """Unpickling it writes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
-@pytest.mark.parametrize("read", [load_encoder, load_tensors, load_tensors_and_namespace])
+@pytest.mark.parametrize("read", [load_encoder, lambda path: load_tensors(path, [Namespace])])
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "old pickle"])
 def test_a_malicious_pickle_is_not_executed(checkpoint, tmp_path, read, new):
     content = {"stem.0.weight": Payload(tmp_path / "executed")}
@@ -69,20 +65,15 @@ def test_odd_tensors_are_refused(checkpoint, kind):
 
 
 def test_a_manifest_that_asks_for_more_than_the_file_holds_costs_nothing(checkpoint):
-    manifest = json.loads(checkpoint.with_suffix(".json").read_text())
-    manifest["architecture"]["width"] = 10**5  # 10^12 parameters
-    checkpoint.with_suffix(".json").write_text(json.dumps(manifest))
+    change_manifest(checkpoint, architecture={**ARCHITECTURE, "width": 10**5})  # 10^12 parameters
     refused(checkpoint, "another shape")
 
 
 @pytest.mark.parametrize("architecture", [{"depth": []}, {"width": "wide"}, {"width": -8}, {"colour": 3}, 7])
 def test_a_manifest_of_odd_types_is_refused(checkpoint, architecture):
-    manifest = json.loads(checkpoint.with_suffix(".json").read_text())
-    checkpoint.with_suffix(".json").write_text(json.dumps(manifest | {"architecture": architecture}))
-    with pytest.raises(
-        UserError,
-        match=r"encoder\.json: `architecture` describes no (ResNet3DEncoder|encoder)|^width=.*: give a whole number",
-    ):
+    change_manifest(checkpoint, architecture=architecture)
+    words = r"encoder\.json: `architecture` describes no (ResNet3DEncoder|encoder)|^width=.*: give a whole number"
+    with pytest.raises(UserError, match=words):
         load_encoder(checkpoint)
 
 
@@ -113,14 +104,13 @@ def test_safetensors_are_taken_as_a_pt_is(checkpoint):
     tensors = torch.load(checkpoint, weights_only=True)
     path = checkpoint.with_suffix(".safetensors")
     safetensors.save_file(tensors, path)
-    for encoder in (load_encoder(path), encoder_from(path), ResNet3DEncoder(**SMALL)):
+    for encoder in (load_encoder(path), encoder_from(path), ResNet3DEncoder(**ARCHITECTURE)):
         load_weights(encoder, path)
         assert all(torch.equal(value, tensors[name]) for name, value in encoder.state_dict().items())
 
 
 def test_without_the_package_safetensors_one_line_says_what_to_do(checkpoint, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
-    monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
     path = checkpoint.rename(checkpoint.with_suffix(".safetensors"))
     with pytest.raises(UserError, match="pip install safetensors"):
         load_encoder(path)

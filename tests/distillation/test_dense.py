@@ -94,14 +94,6 @@ def test_views_that_share_nothing_are_told():
     assert not shared.all() and shared.any()
 
 
-def test_features_are_read_at_voxel_centers():
-    feature_map = torch.randn(1, 3, 4, 5, 6)
-    voxel = torch.tensor([2, 1, 4])
-    place = (2 * voxel + 1) / torch.tensor([4, 5, 6]) - 1
-    read = features_at(feature_map, place[None, None])
-    torch.testing.assert_close(read[0, 0], feature_map[0, :, 2, 1, 4])
-
-
 @pytest.mark.parametrize("same_stage", [False, True])
 def test_the_dense_loss_is_the_loss_over_points(same_stage):
     targets = torch.randn(4, 2, 9, 8) if same_stage else torch.randn(2, 9, 8)
@@ -145,12 +137,6 @@ def test_dense_logits_are_those_of_the_maps_at_the_points(tiny_encoder, ramps):
         torch.testing.assert_close(output.dense.student_logits[1, view], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_dense_heads_without_points_are_refused(tiny_encoder):
-    network = DenseDistillationNetwork(tiny_encoder, dense_prototypes=7, **HEADS)
-    with pytest.raises(UserError, match="dense_prototypes: the dense heads would learn nothing"):
-        network([torch.randn(2, 1, *SIZE) for _ in range(2)])
-
-
 def test_what_the_method_says_of_volumes_stays_the_same_to_the_bit(tiny_encoder, ramps):
     plain = DeepSelfDistillationNetwork(copy.deepcopy(tiny_encoder), seed=3, **HEADS)
     dense = DenseDistillationNetwork(tiny_encoder, dense_prototypes=7, seed=3, **HEADS)
@@ -172,19 +158,21 @@ def test_the_teacher_s_dense_heads_follow_and_the_prototypes_are_told(tiny_encod
     assert [len(prototypes) for prototypes in network.prototypes()] == 4 * [12] + 4 * [7]
 
 
-def test_a_dense_term_without_dense_logits_is_refused():
-    output = DistillationOutput(torch.zeros(4, 2, 3, 5), torch.zeros(2, 3, 5))
-    with pytest.raises(UserError, match="PrepareDenseViews"):
-        DenseDistillationLoss(8)(output)
+REFUSED = {
+    "dense_points=0": lambda encoder: PrepareDenseViews(multi_views(), num_points=0),
+    "negative": lambda encoder: DenseDistillationLoss(8, weight=-1.0),
+    "dense_target='all'": lambda encoder: DenseDistillationNetwork(encoder, 8, 7, dense_target="all"),
+    "PrepareDenseViews as the trainer's": lambda encoder: DenseDistillationLoss(8)(DistillationOutput(*POOLED)),
+    "dense_prototypes: the dense heads would learn nothing": lambda encoder: DenseDistillationNetwork(encoder, 8, 7)(
+        [torch.randn(2, 1, *SIZE)] * 2
+    ),
+}
 
 
-def test_settings_out_of_range_are_refused(tiny_encoder):
-    with pytest.raises(UserError, match="dense_points=0"):
-        PrepareDenseViews(multi_views(), num_points=0)
-    with pytest.raises(UserError, match="negative"):
-        DenseDistillationLoss(8, weight=-1.0)
-    with pytest.raises(UserError, match="dense_target='all'"):
-        DenseDistillationNetwork(tiny_encoder, dense_prototypes=7, dense_target="all", **HEADS)
+@pytest.mark.parametrize("words", REFUSED)
+def test_settings_out_of_range_and_parts_that_do_not_fit_are_refused(tiny_encoder, words):
+    with pytest.raises(UserError, match=words):
+        REFUSED[words](tiny_encoder)
 
 
 def test_a_batch_without_any_shared_tissue_costs_nothing():

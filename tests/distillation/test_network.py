@@ -41,14 +41,13 @@ def test_every_student_stage_and_the_deepest_teacher_speak(network, views):
     assert [tuple(f.shape) for f in output.pooled] == [(4, 3, c) for c in (8, 16, 32, 64)]
 
 
-def test_same_stage_targets_come_from_every_teacher_stage(tiny_encoder, views):
-    network = DeepSelfDistillationNetwork(tiny_encoder, teacher_target="same_stage", **HEAD)
-    assert network(views).teacher_logits.shape == (4, 2, 3, 12)
-
-
-def test_plain_self_distillation_has_one_stage(tiny_encoder, views):
-    network = DeepSelfDistillationNetwork(tiny_encoder, student_stages=(4,), **HEAD)
-    assert network(views).student_logits.shape == (1, 2, 3, 12)
+@pytest.mark.parametrize(
+    ("settings", "student", "teacher"),
+    [({"teacher_target": "same_stage"}, (4, 2), (4, 2)), ({"student_stages": (4,)}, (1, 2), (2,))],
+)
+def test_other_pairs_of_stages_speak_where_they_are_asked_to(tiny_encoder, views, settings, student, teacher):
+    output = DeepSelfDistillationNetwork(tiny_encoder, **settings, **HEAD)(views)
+    assert (output.student_logits.shape, output.teacher_logits.shape) == ((*student, 3, 12), (*teacher, 3, 12))
 
 
 def test_teacher_starts_as_a_copy_of_the_student(network, views):
@@ -61,17 +60,13 @@ def drawn_heads(encoder, seed):
     return torch.cat([prototypes.detach() for prototypes in network.prototypes()])
 
 
-def test_the_heads_of_a_seed_are_the_same_whatever_was_drawn_before(tiny_encoder):
+def test_the_heads_of_a_seed_are_the_same_whatever_was_drawn_before_and_leave_the_generator_alone(tiny_encoder):
+    before = torch.random.get_rng_state()
     first = drawn_heads(tiny_encoder, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), before)
     torch.rand(7)
     assert torch.equal(drawn_heads(tiny_encoder, seed=3), first)
     assert not torch.equal(drawn_heads(tiny_encoder, seed=4), first)
-
-
-def test_heads_of_a_seed_leave_torch_s_own_generator_alone(tiny_encoder):
-    before = torch.random.get_rng_state()
-    drawn_heads(tiny_encoder, seed=3)
-    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_views_keep_their_places(network, views):

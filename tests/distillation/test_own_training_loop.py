@@ -1,14 +1,15 @@
 """Every example of docs/own_training_loop.md runs as it stands there."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from bundle_runs import ROOT
 from monai.engines import SupervisedTrainer
+from random_weights import write_encoder
 
 import desd_components
-from desd_components import ResNet3DEncoder, save_weights
 
 TEXT = (ROOT / "docs" / "own_training_loop.md").read_text()
 EXAMPLES = dict(re.findall(r"^## ([\w ]+)\n\n```python\n(.*?)```", TEXT, flags=re.S | re.M))
@@ -28,8 +29,7 @@ class Volumes(torch.utils.data.Dataset):
 @pytest.fixture
 def names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    encoder = ResNet3DEncoder(depth=10, width=8, stem_kernel=3, stem_stride=1, stem_pool=False)
-    save_weights(encoder, "encoder.pt", {"kind": "encoder", "architecture": encoder.architecture})
+    write_encoder(Path("encoder.pt"))
     return {
         "desd_components": desd_components,
         "torch": torch,

@@ -93,7 +93,8 @@ def test_contexts_that_are_no_larger_than_a_view_are_warned_of(size, warned, cap
 
 @pytest.fixture
 def group_of_one(monkeypatch):
-    """What torchrun tells a single process."""
+    """What torchrun tells a single process without a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -116,9 +117,8 @@ def group_threads():
     return [name for name in names if "gloo" in name]
 
 
-def test_no_thread_of_the_group_is_left_although_its_network_is_kept(group_of_one, monkeypatch):
+def test_no_thread_of_the_group_is_left_although_its_network_is_kept(group_of_one):
     # such a thread may want Python while that is ending: the process then aborts, or hangs
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     gc.collect()
     before = len(group_threads())
     joined_processes()
@@ -130,8 +130,7 @@ def test_no_thread_of_the_group_is_left_although_its_network_is_kept(group_of_on
     assert isinstance(network.module, torch.nn.Linear)
 
 
-def test_gradients_lie_in_the_buffers_that_processes_send(group_of_one, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_gradients_lie_in_the_buffers_that_processes_send(group_of_one):
     joined_processes()
     network = distributed_network(torch.nn.Linear(3, 2), "cpu")
     for _ in range(2):

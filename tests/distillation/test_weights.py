@@ -1,10 +1,9 @@
 """Weights travel with a manifest and are loaded whole or not at all."""
 
-import json
-
 import pytest
 import torch
 from foreign_weights import foreign_weights
+from random_weights import ARCHITECTURE, write_encoder
 
 from desd_components import (
     ResNet3DEncoder,
@@ -21,51 +20,43 @@ from desd_components.segmentation.model import model_manifest
 from desd_tools.pack.export import export
 from desd_tools.pack.import_weights import import_weights
 
-SMALL = {"depth": 10, "width": 8, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
-
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    encoder = ResNet3DEncoder(**SMALL)
-    save_weights(encoder, tmp_path / "encoder.pt", {"kind": "teacher", "architecture": encoder.architecture})
+    write_encoder(tmp_path / "encoder.pt")
     return tmp_path / "encoder.pt"
 
 
-def test_an_encoder_comes_back_from_its_checkpoint_alone(checkpoint):
+def test_an_encoder_comes_back_from_two_files_flat_tensors_and_a_manifest_that_names_the_axes(checkpoint):
     encoder = encoder_from(checkpoint, scratch_architecture={"depth": 50})
-    stored = torch.load(checkpoint, weights_only=True)
     assert encoder.architecture["depth"] == 10
-    for name, tensor in encoder.state_dict().items():
-        torch.testing.assert_close(tensor, stored[name])
-
-
-def test_the_file_is_a_flat_dict_of_tensors_and_the_manifest_names_the_axes(checkpoint):
-    stored = torch.load(checkpoint, weights_only=True)
-    assert all(isinstance(value, torch.Tensor) for value in stored.values())
+    torch.testing.assert_close(dict(encoder.state_dict()), torch.load(checkpoint, weights_only=True))
     assert read_manifest(checkpoint)["axis_order"] == "x, y, z"
-
-
-def test_nothing_is_left_beside_the_two_files(checkpoint):
     assert sorted(p.name for p in checkpoint.parent.iterdir()) == ["encoder.json", "encoder.pt"]
 
 
-def test_another_encoder_is_refused_with_what_differs(checkpoint):
-    with pytest.raises(UserError, match=r"absent \(first: .*another shape.*null to start from scratch"):
-        load_weights(ResNet3DEncoder(depth=50, width=8), checkpoint)
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (ResNet3DEncoder(depth=50, width=8), r"absent \(first: .*another shape.*null to start from scratch"),
+        (torch.nn.Linear(2, 2), r"are left over \(first: stem.0.weight\)"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused_with_what_differs(checkpoint, module, words):
+    with pytest.raises(UserError, match=words):
+        load_weights(module, checkpoint)
 
 
-def test_tensors_that_nothing_takes_are_refused(checkpoint):
-    with pytest.raises(UserError, match=r"are left over \(first: stem.0.weight\)"):
-        load_weights(torch.nn.Linear(2, 2), checkpoint)
-
-
-def test_a_setting_that_contradicts_the_manifest_is_refused(checkpoint):
+def test_a_setting_that_contradicts_the_manifest_is_refused(checkpoint, tmp_path):
     with pytest.raises(UserError, match="depth is 10 there, 50 asked for"):
         encoder_from(checkpoint, architecture={"depth": 50, "width": 8})
+    write_encoder(tmp_path / "of_four.pt", in_channels=4)
+    with pytest.raises(UserError, match="has 4 input channels, the volumes have 2"):
+        encoder_from(tmp_path / "of_four.pt", in_channels=2)
 
 
 def test_without_a_checkpoint_the_scratch_architecture_is_built():
-    encoder = encoder_from(None, scratch_architecture=SMALL, architecture={"width": 16}, in_channels=2)
+    encoder = encoder_from(None, scratch_architecture=ARCHITECTURE, architecture={"width": 16}, in_channels=2)
     assert (encoder.architecture["width"], encoder.in_channels) == (16, 2)
 
 
@@ -76,23 +67,23 @@ def test_more_channels_are_inflated_and_said(checkpoint, caplog):
     torch.testing.assert_close(three.eval()(x.repeat(1, 3, 1, 1, 1)), one.eval()(x), rtol=1e-4, atol=1e-4)
 
 
-def test_fewer_channels_are_refused(tmp_path):
-    encoder = ResNet3DEncoder(in_channels=4, **SMALL)
-    save_weights(encoder, tmp_path / "encoder.pt", {"architecture": encoder.architecture})
-    with pytest.raises(UserError, match="has 4 input channels, the volumes have 2"):
-        encoder_from(tmp_path / "encoder.pt", in_channels=2)
-
-
-def test_a_missing_file_a_missing_manifest_and_a_broken_one_are_told_apart(checkpoint):
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        ("{", r"encoder\.json: cannot be read as JSON \(.*mend the file or give another"),
+        ("[1]", r"encoder\.json: not a manifest but a list"),
+        ('{"axis_order": "z, y, x"}', "axes are 'z, y, x', not 'x, y, z'"),
+        (None, r"the manifest of .* is missing"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(checkpoint, manifest, words):
+    checkpoint.with_suffix(".json").write_text(manifest or "")
+    if manifest is None:
+        checkpoint.with_suffix(".json").unlink()
+    with pytest.raises(UserError, match=words):
+        encoder_from(checkpoint)
     with pytest.raises(UserError, match="no such weights file"):
         encoder_from(checkpoint.with_name("nothing.pt"))
-    manifest = checkpoint.with_suffix(".json")
-    manifest.write_text("{")
-    with pytest.raises(UserError, match="not a JSON file"):
-        encoder_from(checkpoint)
-    manifest.unlink()
-    with pytest.raises(UserError, match=r"the manifest of .* is missing"):
-        encoder_from(checkpoint)
 
 
 def test_what_stands_where_weights_were_meant_is_named_without_bad_advice(checkpoint):
@@ -105,19 +96,11 @@ def test_what_stands_where_weights_were_meant_is_named_without_bad_advice(checkp
     assert "weights_only" not in str(refusal.value)
 
 
-def test_kernels_of_another_axis_order_are_refused(checkpoint):
-    manifest = checkpoint.with_suffix(".json")
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "axis_order": "z, y, x"}))
-    with pytest.raises(UserError, match="axes are 'z, y, x', not 'x, y, z'"):
-        encoder_from(checkpoint)
-
-
 @pytest.mark.parametrize(
-    "architecture", [SMALL, {"depth": 50, "width": 8}, {**SMALL, "norm": "batch", "in_channels": 2}]
+    "architecture", [{}, {"depth": 50, "stem_stride": (2, 2, 1)}, {"norm": "batch", "in_channels": 2}]
 )
 def test_weights_that_were_changed_are_noticed_by_their_canary(tmp_path, architecture):
-    encoder = ResNet3DEncoder(**architecture)
-    save_weights(encoder, tmp_path / "encoder.pt", {"architecture": encoder.architecture})
+    write_encoder(tmp_path / "encoder.pt", **architecture)
     encoder_from(tmp_path / "encoder.pt")
     tensors = torch.load(tmp_path / "encoder.pt", weights_only=True)
     tensors["stem.0.weight"] = tensors["stem.0.weight"].transpose(2, 4).contiguous()  # x and z exchanged
@@ -127,7 +110,7 @@ def test_weights_that_were_changed_are_noticed_by_their_canary(tmp_path, archite
 
 
 def test_the_canary_leaves_the_encoder_as_it_was(tmp_path):
-    encoder = ResNet3DEncoder(**{**SMALL, "norm": "batch"}).train()
+    encoder = ResNet3DEncoder(**{**ARCHITECTURE, "norm": "batch"}).train()
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     save_weights(encoder, tmp_path / "encoder.pt", {"architecture": encoder.architecture})
     assert encoder.training
@@ -168,9 +151,3 @@ def test_a_manifest_of_ours_does_not_make_weights_of_other_projects_ours(checkpo
     with pytest.raises(UserError, match=rf"encoder\.pt.*{words}.*[Gg]ive ") as refusal:
         encoder_from(checkpoint)
     assert "\n" not in str(refusal.value)
-
-
-def test_a_json_that_is_no_manifest_is_refused(checkpoint):
-    checkpoint.with_suffix(".json").write_text("[1]")
-    with pytest.raises(UserError, match=r"encoder\.json: not a manifest but a list"):
-        encoder_from(checkpoint)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from desd_components import DeepSelfDistillationLoss, DeepSelfDistillationNetwork
-from desd_components.health.alarms import all_alarms
+from desd_components.health.alarms import alarming_figures, all_alarms
 
 LN_K = math.log(16)
 HEALTHY = {
@@ -38,6 +38,10 @@ HARM = {
     "one_sided_collapse": (
         {"teacher_entropy": 0.01, "marginal_entropy": 0.02},
         "the same prototypes for every view: a batch shares 1.0",
+    ),
+    "one_sided_collapse on its way": (
+        {"teacher_entropy": 0.9, "marginal_entropy": 1.1},
+        "the same prototypes for every view: a batch shares 3.0",
     ),
     "same_targets": ({"marginal_entropy": 0.605 * LN_K}, "the same of every volume"),
     "divergence": ({"stage_2_loss": 5.0}, "A student that knew nothing"),
@@ -73,23 +77,17 @@ HARMLESS = {
 
 def sounding(network_encoder, changed, **settings):
     network = DeepSelfDistillationNetwork(network_encoder, 16, head_hidden=8, head_bottleneck=8)
-    alarms = all_alarms(network, DeepSelfDistillationLoss(16, **settings))
-    figures = HEALTHY | changed
-    return {alarm.name: alarm.message(figures) for alarm in alarms if alarm.seen(figures)}
+    loss = DeepSelfDistillationLoss(16, **settings)
+    figures = alarming_figures(HEALTHY | changed, network, loss)
+    return {alarm.name: alarm.message(figures) for alarm in all_alarms(network, loss) if alarm.seen(figures)}
 
 
 @pytest.mark.parametrize("name", HARM)
 def test_each_harm_has_its_alarm_and_no_other(tiny_encoder, name):
     changed, words = HARM[name]
     said = sounding(tiny_encoder, changed)
-    assert set(said) == {name}
-    assert words in said[name]
-
-
-def test_a_collapse_is_seen_on_its_way(tiny_encoder):
-    said = sounding(tiny_encoder, {"teacher_entropy": 0.9, "marginal_entropy": 1.1})
-    assert set(said) == {"one_sided_collapse"}
-    assert "a batch shares 3.0 of them" in said["one_sided_collapse"]
+    assert list(said) == [name.split()[0]]
+    assert words in said[name.split()[0]]
 
 
 @pytest.mark.parametrize("case", HARMLESS)
@@ -100,7 +98,7 @@ def test_what_does_no_harm_is_passed_over(tiny_encoder, case):
 def test_every_alarm_is_tried(tiny_encoder):
     network = DeepSelfDistillationNetwork(tiny_encoder, 16, head_hidden=8, head_bottleneck=8)
     kinds = {alarm.name.rstrip("1234") for alarm in all_alarms(network, DeepSelfDistillationLoss(16))}
-    assert kinds == {name.rstrip("1234") for name in HARM}
+    assert kinds == {name.split()[0].rstrip("1234") for name in HARM}
 
 
 def test_a_stage_that_the_loss_leaves_out_may_learn_nothing(tiny_encoder):

@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 import torch
 from labelled_volumes import PROBED, labelled_volume
+from random_weights import ARCHITECTURE, write_model
 from scan_files import write_json, write_pairs, write_scan
 
 from desd_components import DenseProbe, EncoderEvaluation, ResNet3DEncoder, UserError, evaluated_manifest, probe_data
-from desd_components.base.arithmetic import z_first
-from desd_components.health.evaluation import compare, mean_over, rank_over, settle_batch_norms
+from desd_components.health.evaluation import compare, mean_over, rank_over
 from desd_components.health.measures import effective_rank
-
-TINY = {"depth": 10, "width": 8, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False, "norm": "group"}
 
 
 @pytest.mark.parametrize("width", [5, 30])
@@ -23,6 +21,7 @@ def test_rank_over_some_volumes_is_that_of_their_features(width):
     chosen = np.array([1, 5, 5, 7, 8])
     assert rank_over(gram, chosen) == pytest.approx(effective_rank(features[chosen]))
     assert rank_over(np.ones((4, 4)), np.arange(4)) == 1.0
+    assert mean_over(np.array([1.0, np.nan, 3.0]), np.arange(3)) == 2.0  # without a score, a volume is left out
 
 
 def test_the_interval_covers_the_difference_and_shrinks_with_more_volumes():
@@ -35,6 +34,7 @@ def test_the_interval_covers_the_difference_and_shrinks_with_more_volumes():
         assert low < found["difference"] < high and low > 0
         assert found["difference"] == pytest.approx(trained.mean() - np.mean(untrained))
         widths.append(high - low)
+        assert compare(trained, [trained] * 2, mean_over, 50, 0)["interval_95"] == [0.0, 0.0]
     assert widths[1] < 0.5 * widths[0]
 
 
@@ -46,33 +46,22 @@ def test_the_interval_of_a_difference_of_ranks_contains_it_though_resampled_volu
     assert 0 < low < found["difference"] < high
 
 
-def test_equal_encoders_differ_by_nothing():
-    values = np.random.default_rng(0).normal(size=30)
-    assert compare(values, [values, values], mean_over, 50, 0)["interval_95"] == [0.0, 0.0]
-
-
-def test_volumes_without_a_score_are_left_out():
-    assert mean_over(np.array([1.0, np.nan, 3.0]), np.array([0, 1, 2])) == 2.0
-
-
-def test_untrained_batch_norms_get_the_statistics_of_the_views():
-    encoder = ResNet3DEncoder(**{**TINY, "norm": "batch"})
-    views = [[5 + torch.randn(2, 1, 16, 16, 16) for _ in range(2)] for _ in range(2)]
-    settle_batch_norms(encoder, views)
-    stem = torch.cat([encoder.stem[0](z_first(view)) for batch in views for view in batch])
-    torch.testing.assert_close(encoder.stem[1].running_mean, stem.mean(dim=(0, 2, 3, 4)).detach(), rtol=1e-4, atol=1e-4)
-
-
 @pytest.fixture
 def evaluation(tmp_path):
     torch.manual_seed(1)
     views = [torch.randn(6, 1, 16, 16, 16) for _ in range(2)]
     volumes = [labelled_volume(seed, (16, 16, 16)) for seed in range(5)]
     return EncoderEvaluation(
-        ResNet3DEncoder(**TINY), [{}], lambda batch, device: (views, None), tmp_path,
+        ResNet3DEncoder(**ARCHITECTURE, norm="group"), [{}], lambda batch, device: (views, None), tmp_path,
         probe=DenseProbe(PROBED, 20, 100), neighbors=volumes[:3], judged=volumes[3:], draws=2, replicates=20,
         about={"encoder": "here"},
     )  # fmt: skip
+
+
+def test_batch_norms_of_untrained_encoders_get_the_statistics_of_all_views(evaluation):
+    encoder = ResNet3DEncoder(**ARCHITECTURE, norm="batch")
+    evaluation._scores(encoder, [[torch.randn(2, 1, 16, 16, 16)] * 2] * 3)
+    assert encoder.stem[1].num_batches_tracked == 6 and encoder.stem[1].running_mean.any() and not encoder.training
 
 
 def test_the_report_has_every_score_at_every_stage_and_says_what_is_covered(evaluation, tmp_path, capsys):
@@ -117,17 +106,15 @@ def test_a_folder_without_labels_gives_no_probe_and_says_why(tmp_path, caplog):
     assert "No dense probe" in caplog.text
 
 
-def test_a_checkpoint_that_is_none_or_of_something_else_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--encoder_checkpoint"):
-        evaluated_manifest(None)
-    with pytest.raises(UserError, match="no such weights file"):
-        evaluated_manifest(tmp_path / "encoder.pt")
-    torch.save({}, tmp_path / "model.pt")
-    write_json(tmp_path / "model.json", {"kind": "segmentation"})
-    with pytest.raises(UserError, match="kind is 'segmentation'"):
-        evaluated_manifest(tmp_path / "model.pt")
+REFUSED = {
+    "--encoder_checkpoint": lambda folder: evaluated_manifest(None),
+    "kind is 'segmentation'": lambda folder: evaluated_manifest(folder / "model.pt"),
+    "untrained_draws=0": lambda folder: EncoderEvaluation(None, [], lambda *_: ([], None), folder, draws=0),
+}
 
 
-def test_draws_and_replicates_that_cannot_be_are_refused(tmp_path):
-    with pytest.raises(UserError, match="untrained_draws=0"):
-        EncoderEvaluation(ResNet3DEncoder(**TINY), [], lambda *_: ([], None), tmp_path, draws=0)
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_cannot_be_evaluated_is_refused(tmp_path, words):
+    write_model(tmp_path / "model.pt", ResNet3DEncoder(**ARCHITECTURE))
+    with pytest.raises(UserError, match=words):
+        REFUSED[words](tmp_path)

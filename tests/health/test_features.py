@@ -33,13 +33,8 @@ def test_colours_follow_the_strongest_directions_of_the_features():
     x = torch.linspace(-1, 1, 8)[:, None, None].expand(8, 8, 8)
     y = torch.linspace(-1, 1, 8)[None, :, None].expand(8, 8, 8)
     colors = principal_colors(torch.stack([10 * x, 3 * y, 0.01 * torch.randn(8, 8, 8), torch.zeros(8, 8, 8)]))
-    assert colors.shape == (8, 8, 8, 3)
-    assert colors.min() >= 0
-    assert colors.max() <= 1
+    assert colors.shape == (8, 8, 8, 3) and colors.min() >= 0 and colors.max() <= 1
     assert abs(np.corrcoef(colors[..., 0].ravel(), x.numpy().ravel())[0, 1]) > 0.99
     assert abs(np.corrcoef(colors[..., 1].ravel(), y.numpy().ravel())[0, 1]) > 0.99
-
-
-def test_a_map_of_two_channels_or_without_variation_is_coloured_too():
     assert np.isfinite(principal_colors(torch.randn(2, 3, 3, 3))).all()
     assert not principal_colors(torch.ones(5, 3, 3, 3)).any()

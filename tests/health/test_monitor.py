@@ -13,8 +13,8 @@ from desd_components import (
     DeepSelfDistillationNetwork,
     DistillationMonitor,
     DistillationOutput,
+    log_start,
 )
-from desd_components.health.monitor import starting_lines
 
 
 class Step:
@@ -111,8 +111,14 @@ def test_the_stride_is_how_far_a_step_moves_the_student(monitor):
     assert stride_after(5) == pytest.approx(0.04, rel=1e-3)
 
 
-def test_the_starting_lines_say_half_life_and_ln_k():
-    lines = starting_lines(DeepSelfDistillationLoss(1024), learning_rate=0.3, teacher_momentum=0.5, steps=10)
-    assert "half-life is 1 steps" in lines
-    assert "ln K = 6.9315" in lines
-    assert "half-life is inf" in starting_lines(DeepSelfDistillationLoss(8), 0.3, 1.0, 10)
+def test_the_first_lines_say_half_life_and_ln_k_and_maps(tiny_encoder, caplog):
+    caplog.set_level(logging.INFO)
+    for momentum in (0.5, 1.0):
+        log_start(tiny_encoder, (16, 16, 16), DeepSelfDistillationLoss(1024), 0.3, momentum, steps=10)
+    for words in (
+        "half-life is 1 steps at first (10%",
+        "half-life is inf",
+        "ln K = 6.9315",
+        "(2, 2, 2)     64 channels",
+    ):
+        assert words in caplog.text

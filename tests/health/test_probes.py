@@ -27,10 +27,7 @@ def test_retrieval_finds_each_volume_among_all():
     first = torch.randn(8, 5)
     assert retrieved(first, first + 0.01 * torch.randn(8, 5)).tolist() == [1.0] * 8
     assert retrieved(first, first.roll(1, dims=0)).tolist() == [0.0] * 8
-
-
-def test_features_that_are_all_the_same_retrieve_nothing():
-    assert not retrieved(torch.ones(4, 3), torch.ones(4, 3)).any()
+    assert not retrieved(torch.ones(4, 3), torch.ones(4, 3)).any()  # of features that are all the same
 
 
 def test_voxel_features_interpolate_the_map_between_its_centers():

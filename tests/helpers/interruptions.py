@@ -1,6 +1,7 @@
 """Handlers that end a run in the middle, or watch it, for overlays of tests: ``_target_: interruptions.SignalAt``."""
 
 import gc
+import io
 import json
 import multiprocessing
 import os
@@ -47,6 +48,21 @@ class KillLoaderProcess(At):
         os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
 
 
+class DyingFile(io.FileIO):
+    """Written to its `size`, and half of what comes then."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        super().__init__(path, "w")
+        self.size = size
+
+    def write(self, content: Any) -> int:
+        if self.tell() + len(content) <= self.size:
+            return super().write(content)
+        super().write(bytes(content)[: len(content) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise SystemExit
+
+
 class KillWhileSaving:
     """Die like a power cut in the middle of writing a state, after some bytes of it.
 
@@ -59,23 +75,12 @@ class KillWhileSaving:
         self.saving, self.size, self.seen = saving, int(share * 100_000), 0
 
     def attach(self, engine: Any) -> None:
-        write, begin = files.WitnessedFile.write, files.WitnessedFile.__init__
+        def opened(path: Path, mode: str, *more: Any) -> Any:
+            is_state = path.name == "state.pt.part"  # encoders are written the same way
+            self.seen += is_state
+            return DyingFile(path, self.size) if is_state and self.seen == self.saving else open(path, mode, *more)
 
-        def is_state(file: Any) -> bool:  # encoders are written the same way
-            return Path(file.file.name).name == "state.pt.part"
-
-        def counted_begin(file: Any, *arguments: Any) -> None:
-            begin(file, *arguments)
-            self.seen += is_state(file)
-
-        def dying_write(file: Any, content: Any) -> int:
-            if is_state(file) and self.seen == self.saving and file.file.tell() + len(content) > self.size:
-                file.file.write(bytes(content)[: len(content) // 2])
-                file.file.flush()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return write(file, content)
-
-        files.WitnessedFile.__init__, files.WitnessedFile.write = counted_begin, dying_write  # type: ignore
+        files.open = opened  # type: ignore
 
 
 class Watch:

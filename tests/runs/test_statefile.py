@@ -15,7 +15,7 @@ from tiny_pretraining import Run
 
 from desd_components import ResumeHandler
 from desd_components.base.errors import UserError
-from desd_components.base.files import WitnessedFile, write_tensors
+from desd_components.base.files import write_tensors
 from desd_components.runs import state as statefile
 from desd_components.runs.state import DamagedState, StatePair, read_state
 
@@ -139,11 +139,7 @@ def test_a_run_that_starts_anew_leaves_no_state_of_the_old_one_behind(pair, tmp_
 
 
 def test_a_full_disk_ends_in_one_line_with_the_older_states_intact(pair, tmp_path, monkeypatch):
-    def full(self, content):
-        self.failure = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        raise self.failure
-
-    monkeypatch.setattr(WitnessedFile, "write", full)
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     with pytest.raises(UserError) as refusal:
         pair.write(content(4))
     assert str(refusal.value) == (

@@ -6,7 +6,8 @@ import time
 import pytest
 from scan_files import write_json, write_label, write_pairs, write_scan
 
-from desd_components import UserError, find_labelled, find_scans, with_background
+from desd_components import UserError, find_labelled, find_scans
+from desd_components.base.classes import classes_of
 from desd_components.scans.check import header_problem
 from desd_components.scans.names import case_ids
 from desd_tools.check.folder import look
@@ -31,21 +32,21 @@ def ids(scans: list[dict]) -> list[str]:
     ],
 )
 def test_class_names_are_taken_as_people_write_them(asked):
-    assert [name.lower() for name in with_background(asked)] == ["background", "liver", "tumour"]
+    assert [name.lower() for name in classes_of(asked).names] == ["background", "liver", "tumour"]
 
 
 def test_a_number_of_classes_names_them_by_value():
-    assert with_background(2) == ["background", "class_1", "class_2"]
+    assert classes_of(2).names == ["background", "class_1", "class_2"]
 
 
 def test_a_value_without_a_name_keeps_its_place():
-    assert with_background({"0": "background", "3": "c", "1": "a"}) == ["background", "a", "class_2", "c"]
+    assert classes_of({"0": "background", "3": "c", "1": "a"}).names == ["background", "a", "class_2", "c"]
 
 
 @pytest.mark.parametrize("asked", [[], ["background"], ["liver", "Liver"], 0, True, {"a": 1.5}, [1, 2]])
 def test_class_names_that_cannot_be_are_refused(asked):
     with pytest.raises(UserError, match="class_names"):
-        with_background(asked)
+        classes_of(asked)
 
 
 @pytest.mark.parametrize("folders", [("imagesTr", "labelsTr"), ("images", "labels")])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from scan_files import write_scan
+from scan_files import write_json
 
 from desd_components import (
     EarlyStop,
@@ -42,25 +42,23 @@ def network(tiny_encoder):
     return SegmentationNetwork(tiny_encoder, 3, decoder_width=8, decoder_norm="group")
 
 
-@pytest.mark.parametrize("preset", ["whole", "encoder_warmup", "layerwise_decay"])
-def test_groups_hold_every_parameter_once(network, preset):
-    grouped = [id(p) for group in parameter_groups(network, preset) for p in group["params"]]
+RATES = {
+    "whole": [1.0] * 6,
+    "encoder_warmup": [1.0] * 6,
+    "layerwise_decay": [1, 0.5, 0.25, 0.125, 0.0625, 0.03125],
+}
+
+
+@pytest.mark.parametrize("preset", RATES)
+def test_groups_hold_every_parameter_once_at_its_rate_and_decay_no_biases_and_norms(network, preset):
+    groups = parameter_groups(network, preset, frozen_steps=5, decay=0.5, weight_decay=0.1)
+    grouped = [id(p) for group in groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in network.parameters())
-
-
-def test_biases_and_norms_are_not_decayed(network):
-    for group in parameter_groups(network, weight_decay=0.1):
-        assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] > 0}
-
-
-def test_whole_network_has_one_rate(network):
-    assert {(g["lr_scale"], g["frozen_steps"]) for g in parameter_groups(network, frozen_steps=5)} == {(1.0, 0)}
-
-
-def test_layerwise_decay_falls_from_the_decoder_to_the_stem(network):
-    scales = {g["name"]: g["lr_scale"] for g in parameter_groups(network, "layerwise_decay", decay=0.5)}
-    names = ("decoder", "stage_4", "stage_3", "stage_2", "stage_1", "stem")
-    assert [scales[name] for name in names] == [1, 0.5, 0.25, 0.125, 0.0625, 0.03125]
+    assert all({p.ndim > 1 for p in group["params"]} == {group["weight_decay"] > 0} for group in groups)
+    rates = {group["name"]: group["lr_scale"] for group in groups}
+    assert [rates[part] for part in ("decoder", "stage_4", "stage_3", "stage_2", "stage_1", "stem")] == RATES[preset]
+    resting = {group["name"] for group in groups if group["frozen_steps"]}
+    assert resting == (rates.keys() - {"decoder", "decoder_vectors"} if preset == "encoder_warmup" else set())
 
 
 def trained(network: SegmentationNetwork, preset: str, steps: int) -> dict[str, torch.Tensor]:
@@ -91,40 +89,27 @@ def test_unknown_presets_and_decays_are_refused(network, wrong, words):
         parameter_groups(network, **wrong)
 
 
-def metadata(tmp_path: Path) -> Path:
-    channels = {"0": "background", "1": "spleen"}
-    path = tmp_path / "metadata.json"
-    path.write_text(json.dumps({"network_data_format": {"outputs": {"pred": {"channel_def": channels}}}}))
-    return path
+def test_classes_asked_for_win_over_those_of_the_data_and_these_over_those_of_the_bundle(tmp_path):
+    channels = {"outputs": {"pred": {"channel_def": {"0": "background", "1": "spleen"}}}}
+    metadata = write_json(tmp_path / "metadata.json", {"network_data_format": channels})
+    write_json(tmp_path / "dataset.json", {"labels": {"0": "background", "1": "liver"}})
+    assert segmentation_classes(tmp_path, ["kidney"], metadata).names == ["background", "kidney"]
+    assert segmentation_classes(tmp_path, None, metadata).names == ["background", "liver"]
+    assert segmentation_classes(tmp_path / "absent", None, metadata).names == ["background", "spleen"]
 
 
-def test_classes_asked_for_win_over_those_of_the_data(tmp_path):
-    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "liver"}}))
-    assert segmentation_classes(tmp_path, None, metadata(tmp_path)).names == ["background", "liver"]
-    assert segmentation_classes(tmp_path, ["kidney"], metadata(tmp_path)).names == ["background", "kidney"]
-
-
-def test_without_data_the_classes_are_those_of_the_bundle(tmp_path):
-    assert segmentation_classes(tmp_path / "absent", None, metadata(tmp_path)).names == ["background", "spleen"]
-
-
-def test_data_without_class_names_are_refused(tmp_path):
-    for folder in ("images", "labels"):
-        (tmp_path / folder).mkdir()
-        write_scan(tmp_path / folder / "a.nii")
-    with pytest.raises(UserError, match="class_names"):
-        segmentation_classes(tmp_path, None, metadata(tmp_path))
-
-
-def saved_model(network: SegmentationNetwork, tmp_path: Path) -> Path:
+@pytest.fixture
+def model(network, tmp_path):
+    """What a fine-tuning leaves."""
     manifest = segmentation_manifest(network, ["background", "a", "b"], "sigmoid", False, SETTINGS, [16, 16, 16])
     save_weights(network, tmp_path / "model.pt", manifest)
     return tmp_path / "model.pt"
 
 
-def test_a_network_is_built_again_from_its_manifest(network, tmp_path):
-    again = network_from_manifest(model_manifest(saved_model(network, tmp_path)))
-    assert {n: p.shape for n, p in again.state_dict().items()} == {n: p.shape for n, p in network.state_dict().items()}
+def test_a_network_is_built_again_from_its_manifest_where_knobs_agree_or_say_nothing(network, model):
+    manifest = model_manifest(model, spacing=[1, 1, 1], class_names="a,b", activation=None)
+    network_from_manifest(manifest).load_state_dict(network.state_dict())
+    assert manifest["window"] == [16, 16, 16]
 
 
 @pytest.mark.parametrize(
@@ -137,14 +122,9 @@ def test_a_network_is_built_again_from_its_manifest(network, tmp_path):
     ],
     ids=str,
 )
-def test_a_knob_that_contradicts_the_manifest_is_refused(network, tmp_path, asked, words):
+def test_a_knob_that_contradicts_the_manifest_is_refused(model, asked, words):
     with pytest.raises(UserError, match=words):
-        model_manifest(saved_model(network, tmp_path), **asked)
-
-
-def test_knobs_that_agree_or_say_nothing_are_accepted(network, tmp_path):
-    path = saved_model(network, tmp_path)
-    assert model_manifest(path, spacing=[1, 1, 1], class_names="a,b", activation=None)["window"] == [16, 16, 16]
+        model_manifest(model, **asked)
 
 
 @pytest.mark.parametrize(
@@ -155,21 +135,16 @@ def test_knobs_that_agree_or_say_nothing_are_accepted(network, tmp_path):
         ({"regions": "false"}, "`regions` is a str, not a bool or list"),
         ({"class_names": ["background", "a"]}, "names 2 classes, but the network has 3"),
         ({"decoder": "left out"}, "`decoder` is absent, not a dict"),
+        ({"kind": "encoder"}, "kind is 'encoder', not 'segmentation'. Give the model.pt"),
     ],
     ids=str,
 )
-def test_a_manifest_that_was_edited_is_refused_with_the_entry(network, tmp_path, entry, words):
-    beside = saved_model(network, tmp_path).with_suffix(".json")
-    content = {**json.loads(beside.read_text()), **entry}
-    beside.write_text(json.dumps({name: value for name, value in content.items() if value != "left out"}))
-    with pytest.raises(UserError, match=rf"model.json.*{words}.*Copy it again from the run"):
-        model_manifest(tmp_path / "model.pt")
-
-
-def test_an_encoder_is_no_segmentation_model(tiny_encoder, tmp_path):
-    save_weights(tiny_encoder, tmp_path / "encoder.pt", {"kind": "encoder"})
-    with pytest.raises(UserError, match="fine-tuned first"):
-        model_manifest(tmp_path / "encoder.pt")
+def test_a_manifest_that_was_edited_or_is_an_encoders_is_refused_with_the_entry(model, entry, words):
+    content = {**json.loads(model.with_suffix(".json").read_text()), **entry}
+    content = {name: value for name, value in content.items() if value != "left out"}
+    model.with_suffix(".json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"model.json.*{words}.*(Copy it again from the run|fine-tuned first)"):
+        model_manifest(model)
 
 
 def test_other_preprocessing_than_the_encoder_saw_is_refused_unless_allowed(tiny_encoder, tmp_path):
@@ -179,11 +154,7 @@ def test_other_preprocessing_than_the_encoder_saw_is_refused_unless_allowed(tiny
         agree_with_encoder(path, SETTINGS)
     agree_with_encoder(path, SETTINGS, allow=True)
     agree_with_encoder(None, SETTINGS)
-
-
-def test_the_window_of_hounsfield_units_does_not_matter_to_z_scores(tiny_encoder, tmp_path):
-    save_weights(tiny_encoder, tmp_path / "e.pt", {"preprocessing": preprocessing_settings(None, "zscore", [-9, 9])})
-    agree_with_encoder(tmp_path / "e.pt", preprocessing_settings(None, "zscore", [-1024, 1024]))
+    agree_with_encoder(path, preprocessing_settings(None, "zscore", [-9, 9]))  # to which that window does not matter
 
 
 DATA = LabelledData(["background", "a"], [{"image": "1.nii", "label": "1.nii"}], [{"image": "2.nii", "label": "2.nii"}])
@@ -225,14 +196,10 @@ def test_early_stop_ends_training_after_some_validations_without_progress():
     assert trainer.state.epoch == 4  # the best in epoch 2, no better one in 3 and 4
 
 
-def test_early_stop_goes_on_counting_in_a_run_that_goes_on():
+def test_a_run_that_goes_on_goes_on_counting_and_stays_stopped_where_it_was():
     _, first = early_stopped(0.1, 0.3, 0.2, epochs=3)
     assert (first.state_dict()["counter"], first.state_dict()["best_score"]) == (1, 0.3)
-    trainer, _ = early_stopped(0.3, 0.9, state=first.state_dict())
+    trainer, second = early_stopped(0.3, 0.9, state=first.state_dict())
     assert trainer.state.epoch == 1
-
-
-def test_a_run_that_was_stopped_early_stays_stopped():
-    _, first = early_stopped(0.3, 0.2, 0.1)
-    trainer, _ = early_stopped(state=first.state_dict())
+    trainer, _ = early_stopped(state=second.state_dict())
     assert (trainer.state.epoch, trainer.state.iteration) == (0, 0)

@@ -43,51 +43,33 @@ def uneven(volume: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("axes", [(), (1,), (0, 2), (0, 1, 2)], ids=str)
-def test_flips_are_averaged_as_written_out(axes):
-    volume = torch.randn(1, 1, 3, 4, 5)
-    answers = []
+def test_flips_are_averaged_as_written_out_over_axes_that_exist(axes):
+    volume, answers = MetaTensor(torch.randn(1, 1, 3, 4, 5), meta={"filename_or_obj": "a.nii.gz"}), []
     for chosen in itertools.product([False, True], repeat=len(axes)):
         dims = [axis + 2 for axis, on in zip(axes, chosen, strict=True) if on]
         answers.append(uneven(volume.flip(dims)).flip(dims))
-    expected = sum(answers) / len(answers)
-    torch.testing.assert_close(FlipInferer(SimpleInferer(), axes)(volume, uneven), expected)
-
-
-def test_flipped_logits_remember_their_scan():
-    volume = MetaTensor(torch.randn(1, 1, 3, 4, 5), meta={"filename_or_obj": "a.nii.gz"})
-    assert FlipInferer(SimpleInferer(), (0, 1))(volume, torch.tanh).meta["filename_or_obj"] == "a.nii.gz"
-
-
-def test_an_axis_that_does_not_exist_is_refused():
+    found = FlipInferer(SimpleInferer(), axes)(volume, uneven)
+    torch.testing.assert_close(found.as_tensor(), (sum(answers) / len(answers)).as_tensor())
     with pytest.raises(UserError, match="flip_axes"):
-        FlipInferer(SimpleInferer(), [3])
+        FlipInferer(SimpleInferer(), [*axes, 3])
+    remembering = FlipInferer(SimpleInferer(), axes)(volume, torch.tanh)
+    assert remembering.meta["filename_or_obj"] == "a.nii.gz"
 
 
-def test_a_good_scan_is_read(tmp_path):
-    sample = ScanDataset([{"image": str(scan(tmp_path / "a.nii.gz"))}], LOAD)[0]
-    assert sample["image"].shape == (1, 9, 8, 7)
+UNREADABLE = {
+    "NaN": lambda path: scan(path, np.full((5, 5, 5), np.nan, np.float32)),
+    "channels|4D|dimension": lambda path: scan(path, np.zeros((5, 5, 5, 3), np.float32)),
+    "bad.nii.gz": lambda path: path.write_bytes(scan(path.with_name("whole.nii.gz")).read_bytes()[:80]),
+}
 
 
-@pytest.mark.parametrize(
-    ("voxels", "words"),
-    [
-        (np.full((5, 5, 5), np.nan, np.float32), "NaN"),
-        (np.zeros((5, 5, 5, 3), np.float32), "channels|4D|dimension"),
-    ],
-    ids=["nan", "4D"],
-)
-def test_a_scan_that_cannot_be_segmented_becomes_its_error(tmp_path, voxels, words):
-    path = scan(tmp_path / "bad.nii.gz", voxels)
+@pytest.mark.parametrize("words", UNREADABLE)
+def test_a_scan_that_cannot_be_segmented_becomes_its_error(tmp_path, words):
+    path = tmp_path / "bad.nii.gz"
+    UNREADABLE[words](path)
     sample = ScanDataset([{"image": str(path)}], LOAD)[0]
     assert sample["image"] == str(path)
-    assert re.search(words, sample["error"])
-
-
-def test_an_unreadable_file_becomes_its_error(tmp_path):
-    path = tmp_path / "torn.nii.gz"
-    path.write_bytes(scan(tmp_path / "whole.nii.gz").read_bytes()[:80])
-    sample = ScanDataset([{"image": str(path)}], LOAD)[0]
-    assert "torn.nii.gz" in sample["error"] and "\n" not in sample["error"]
+    assert re.search(words, sample["error"]) and "\n" not in sample["error"]
 
 
 def test_a_slice_that_cannot_be_decoded_is_named(tmp_path):
@@ -179,10 +161,14 @@ def test_a_result_lies_where_its_scan_does_under_its_name(tmp_path, root, scan, 
     assert layout.filename(subject=tmp_path / scan) == str(tmp_path / result)
 
 
-def test_two_scans_that_would_share_a_result_are_refused(tmp_path):
+def test_two_scans_that_would_share_a_result_and_a_result_on_its_scan_are_refused(tmp_path):
     scans = [{"image": str(tmp_path / name)} for name in ("a.nii.gz", "a.nrrd")]
     with pytest.raises(UserError, match=r"a.nrrd: its result would overwrite that of .*a.nii.gz"):
         refuse_overwriting(scans, [ScanLayout(tmp_path / "out", tmp_path)])
+    scans = [{"image": str(scan(tmp_path / "a.nii.gz"))}]
+    refuse_overwriting(scans, [ScanLayout(tmp_path / "out", tmp_path)])
+    with pytest.raises(UserError, match="overwrite"):
+        refuse_overwriting(scans, [ScanLayout(tmp_path, tmp_path)])
 
 
 @pytest.mark.parametrize("names", [("a.nii", "a_prob.nii"), ("a_prob.nii", "a.nii"), ("a.nii", "a.nii.gz")], ids=str)
@@ -222,13 +208,6 @@ def test_a_result_whose_path_is_too_long_is_refused_with_the_reason(tmp_path, na
         refuse_overwriting([{"image": str(tmp_path / name)}], [ScanLayout(tmp_path / folder, tmp_path)])
 
 
-def test_an_output_folder_that_holds_the_scans_is_refused(tmp_path):
-    scans = [{"image": str(scan(tmp_path / "a.nii.gz"))}]
-    with pytest.raises(UserError, match="overwrite"):
-        refuse_overwriting(scans, [ScanLayout(tmp_path, tmp_path)])
-    refuse_overwriting(scans, [ScanLayout(tmp_path / "out", tmp_path)])
-
-
 def overlay(folder: Path, labels: torch.Tensor) -> np.ndarray:
     """The picture (rows, columns, RGB) of a scan of noise, which lies under the scan's name."""
     from matplotlib.image import imread
@@ -246,7 +225,4 @@ def test_overlays_outline_the_classes_in_their_colors_under_the_names_of_the_sca
     labels[:, 5:15, 5:12, 4:11] = 1
     colorful = [np.ptp(overlay(tmp_path, found), axis=-1).max() for found in (labels, labels * 0)]
     assert colorful[0] > 0.5 and colorful[1] < 0.05  # blue, and shades of grey
-
-
-def test_a_single_slice_can_be_drawn(tmp_path):
-    assert overlay(tmp_path, torch.ones(1, 12, 12, 1)).any()
+    assert overlay(tmp_path, torch.ones(1, 12, 12, 1)).any()  # of a single slice

@@ -72,6 +72,12 @@ def corners(path: Path) -> dict[str, np.ndarray]:
     return places | {"SimpleITK": np.array([image.TransformIndexToPhysicalPoint(end)[:3] for end in ends])}
 
 
+def assert_same_corners(result: Path, scan: Path) -> None:
+    found = corners(result)
+    for program, places in corners(scan).items():
+        np.testing.assert_array_equal(found[program], places, err_msg=program)
+
+
 @pytest.mark.parametrize("said", HEADERS)
 def test_a_result_has_its_scans_header_and_axes(tmp_path, said):
     scan = written(tmp_path / "a.nii.gz", HEADERS[said])
@@ -80,8 +86,7 @@ def test_a_result_has_its_scans_header_and_axes(tmp_path, said):
     for name in ("sform_code", "qform_code", "xyzt_units", "pixdim", "srow_x", "quatern_b", "qoffset_z", "dim"):
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
     assert ours.get_data_dtype() == np.float32
-    for program, places in corners(scan).items():
-        np.testing.assert_array_equal(corners(result)[program], places, err_msg=program)
+    assert_same_corners(result, scan)
 
 
 @pytest.mark.parametrize(("kind", "order"), [(nibabel.Nifti2Image, "<"), (nibabel.Nifti1Image, ">")])
@@ -89,8 +94,7 @@ def test_versions_and_byte_orders_change_nothing(tmp_path, kind, order):
     scan = written(tmp_path / "a.nii", HEADERS["one unlike the other"], kind, order)
     result = segmented(scan, tmp_path / "out")
     assert type(nibabel.load(result)) is kind
-    for program, places in corners(scan).items():
-        np.testing.assert_array_equal(corners(result)[program], places)
+    assert_same_corners(result, scan)
 
 
 @pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])

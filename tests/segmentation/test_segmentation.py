@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 from monai.data import MetaTensor, list_data_collate
+from random_weights import ARCHITECTURE
 
 from desd_components import ResNet3DEncoder, UserError
 from desd_components.base.classes import IGNORE
 from desd_components.segmentation.losses import (
-    DiceBCELoss,
     check_regions,
     class_targets,
     decode,
@@ -19,21 +19,16 @@ from desd_components.segmentation.losses import (
 from desd_components.segmentation.network import SegmentationNetwork
 
 PAPER = {"depth": 10, "width": 8}  # stem stride (2, 2, 1) and a max-pool
-FULL = {"depth": 10, "width": 8, "stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
-POOLED = {"depth": 10, "width": 8, "stem_kernel": 3, "stem_stride": 1, "stem_pool": True}
+POOLED = {**ARCHITECTURE, "stem_pool": True}
+both_activations = pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
 
 
-@pytest.mark.parametrize("settings", [PAPER, FULL, POOLED], ids=["paper", "full", "pooled"])
-@pytest.mark.parametrize("shape", [(32, 32, 32), (37, 33, 21), (50, 19, 35)], ids=str)
-def test_logits_have_the_size_of_the_volume(settings, shape):
+@pytest.mark.parametrize("settings", [PAPER, ARCHITECTURE, POOLED], ids=["paper", "full", "pooled"])
+def test_logits_have_the_size_of_the_volume_and_a_scripted_network_says_the_same(settings):
     network = SegmentationNetwork(ResNet3DEncoder(**settings), 3, decoder_width=8).eval()
-    assert network(torch.randn(1, 1, *shape)).shape == (1, 3, *shape)
-
-
-@pytest.mark.parametrize("settings", [PAPER, FULL, POOLED], ids=["paper", "full", "pooled"])
-def test_scripted_network_says_the_same(settings):
-    network = SegmentationNetwork(ResNet3DEncoder(**settings), 2, decoder_width=8).eval()
-    volume = torch.randn(1, 1, 33, 40, 21)
+    for shape in ((32, 32, 32), (50, 19, 35), (37, 33, 21)):
+        volume = torch.randn(1, 1, *shape)
+        assert network(volume).shape == (1, 3, *shape)
     torch.testing.assert_close(torch.jit.script(network)(volume), network(volume))
 
 
@@ -47,14 +42,6 @@ def test_every_parameter_gets_a_gradient(norm):
     network = SegmentationNetwork(ResNet3DEncoder(**PAPER), 3, decoder_width=8, decoder_norm=norm)
     network(torch.randn(2, 1, 64, 48, 32)).square().mean().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-
-
-def test_several_input_channels_reach_the_logits():
-    network = SegmentationNetwork(ResNet3DEncoder(in_channels=2, **FULL), 2, decoder_width=8).eval()
-    volume = torch.randn(1, 2, 16, 16, 16)
-    changed = volume.clone()
-    changed[:, 1] += torch.randn(1, 16, 16, 16)
-    assert not torch.allclose(network(volume), network(changed))
 
 
 def test_decoder_width_doubles_with_depth_up_to_a_limit(tiny_encoder):
@@ -97,7 +84,7 @@ def dice_bce_written_out(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 def test_sigmoid_loss_equals_the_written_out_sums():
     logits, labels = torch.randn(2, 3, 4, 3, 5), torch.randint(0, 3, (2, 1, 4, 3, 5))
-    loss = DiceBCELoss()(logits, labels)
+    loss = segmentation_loss()(logits, labels)
     assert loss.item() == pytest.approx(dice_bce_written_out(logits, labels), rel=1e-5)
 
 
@@ -118,58 +105,40 @@ def test_softmax_loss_equals_the_written_out_sums_and_small_classes_weigh_more_u
     assert found == pytest.approx(entropy + sum(missed) / 3, rel=1e-5)
 
 
-def test_dice_leaves_the_background_out():
-    labels = torch.zeros(1, 1, 4, 4, 4)
-    labels[..., :2] = 1
-    perfect = torch.cat([labels == 0, labels == 1], dim=1).float() * 40 - 20
-    spoilt = perfect.clone()
-    spoilt[:, 0] = 0  # a background channel that says nothing costs ln 2 of half the cross-entropy, and no Dice
-    loss = DiceBCELoss()
-    assert (loss(spoilt, labels) - loss(perfect, labels)).item() == pytest.approx(math.log(2) / 2, abs=1e-4)
-
-
-@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@both_activations
 def test_a_perfect_answer_costs_nothing(activation):
     labels = torch.randint(0, 3, (2, 1, 4, 4, 4))
     logits = class_targets(labels, 3) * 60 - 30
     assert segmentation_loss(activation)(logits, labels).item() == pytest.approx(0, abs=1e-3)
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
-def test_the_loss_takes_crops_with_records_of_their_scans(activation):
+@both_activations
+def test_the_loss_takes_crops_with_records_of_their_scans_and_half_precision(activation):
     crops = [{"label": MetaTensor(torch.randint(0, 3, (1, 4, 4, 3)), meta={"filename_or_obj": n})} for n in "ab"]
-    labels, logits = list_data_collate(crops)["label"], torch.randn(2, 3, 4, 4, 3)
-    loss = segmentation_loss(activation)
-    torch.testing.assert_close(loss(MetaTensor(logits), labels).item(), loss(logits, labels.as_tensor()).item())
+    labels, logits = list_data_collate(crops)["label"], torch.randn(2, 3, 4, 4, 3).bfloat16()
+    loss, plain = segmentation_loss(activation)(MetaTensor(logits), labels), labels.as_tensor()
+    assert loss.dtype == torch.float32 and loss == segmentation_loss(activation)(logits.float(), plain)
 
 
 def test_uniform_logits_cost_what_can_be_said_in_the_head():
     labels = torch.zeros(1, 1, 2, 2, 2)
     labels[..., 0] = 1
     # every probability is 1/2: cross-entropy ln 2; Dice of class 1 is 2 * (4 * 1/2) / (4 + 4) = 1/2
-    assert DiceBCELoss()(torch.zeros(1, 2, 2, 2, 2), labels).item() == pytest.approx(math.log(2) + 0.5, abs=1e-5)
+    assert segmentation_loss()(torch.zeros(1, 2, 2, 2, 2), labels).item() == pytest.approx(math.log(2) + 0.5, abs=1e-5)
 
 
-def test_loss_in_half_precision_is_computed_in_float32():
-    logits, labels = torch.randn(1, 2, 4, 4, 4), torch.randint(0, 2, (1, 1, 4, 4, 4))
-    for activation in ("sigmoid", "softmax"):
-        assert segmentation_loss(activation)(logits.bfloat16(), labels).dtype == torch.float32
-
-
-def test_softmax_with_overlapping_regions_is_refused():
-    with pytest.raises(UserError, match="activation: sigmoid"):
-        segmentation_loss("softmax", regions=[[1, 2], [2]])
-
-
-def test_an_unknown_activation_is_refused():
-    with pytest.raises(UserError, match="relu"):
-        segmentation_loss("relu")
-
-
-def test_regions_join_label_values():
-    labels = torch.tensor([0, 1, 2, 0]).reshape(1, 1, 4, 1, 1)
-    targets = class_targets(labels, 3, [[1, 2], [2]]).flatten(2)[0]
-    assert targets.tolist() == [[1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 1, 0]]
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"activation": "relu"}, "activation='relu': choose one of"),
+        ({"activation": "softmax", "regions": [[1, 2], [2]]}, "activation: sigmoid"),
+        ({"regions": [[1]], "num_classes": 3}, "1 lists for 2"),
+    ],
+    ids=str,
+)
+def test_losses_that_do_not_exist_are_refused(settings, words):
+    with pytest.raises(UserError, match=words):
+        segmentation_loss(**settings)
 
 
 @pytest.mark.parametrize(
@@ -203,15 +172,11 @@ def decode_written_out(logits: torch.Tensor, regions: bool) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("regions", [False, True])
-def test_decoding_follows_the_written_out_rule(regions):
-    logits = torch.randn(4, 5, 4, 3)
-    assert torch.equal(decode(logits, regions), decode_written_out(logits, regions))
-
-
-@pytest.mark.parametrize("regions", [False, True])
-def test_a_batch_is_decoded_like_its_samples(regions):
-    logits = torch.randn(3, 4, 5, 4, 3)
-    assert torch.equal(decode(logits, regions), torch.stack([decode(sample, regions) for sample in logits]))
+def test_decoding_follows_the_written_out_rule_and_remembers_the_scan(regions):
+    logits = MetaTensor(torch.randn(2, 4, 5, 4, 3), meta={"filename_or_obj": "a.nii.gz"})
+    expected = torch.stack([decode_written_out(sample, regions) for sample in logits.as_tensor()])
+    assert torch.equal(decode(logits, regions).as_tensor(), expected)
+    assert decode(logits, regions).meta["filename_or_obj"] == "a.nii.gz"
 
 
 def test_training_targets_are_decoded_back_to_their_labels():
@@ -221,7 +186,7 @@ def test_training_targets_are_decoded_back_to_their_labels():
     assert torch.equal(decode(class_targets(labels, 3)), labels)
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@both_activations
 def test_probabilities_class_by_class_are_those_of_all_at_once(activation):
     logits = 30 * torch.randn(5, 4, 4, 4, dtype=torch.float64)
     found = torch.stack(list(probabilities(lambda: iter(logits), activation)))
@@ -244,9 +209,8 @@ def test_of_a_class_of_one_piece_the_largest_is_kept_and_others_stay():
     assert torch.equal(decode(scan, single=[1]).affine, scan.affine)
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@both_activations
 def test_voxels_that_are_ignored_change_no_loss_and_get_no_gradient(activation):
-    torch.manual_seed(0)
     logits, labels = torch.randn(2, 3, 4, 4, 6), torch.randint(0, 3, (2, 1, 4, 4, 6)).float()
     loss = segmentation_loss(activation, num_classes=3)
     known, half = loss(logits[..., :3], labels[..., :3]), labels.clone()
@@ -258,7 +222,7 @@ def test_voxels_that_are_ignored_change_no_loss_and_get_no_gradient(activation):
     assert (logits.grad[..., 3:] == 0).all() and (logits.grad[..., :3] != 0).any()
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@both_activations
 def test_a_crop_of_ignored_voxels_alone_teaches_nothing(activation):
     logits = torch.randn(1, 3, 2, 2, 2, requires_grad=True)
     loss = segmentation_loss(activation, num_classes=3)(logits, torch.full((1, 1, 2, 2, 2), float(IGNORE)))
@@ -270,11 +234,6 @@ def test_regions_leave_the_label_values_that_no_later_one_covers():
     logits = torch.full((4, 4, 1, 1), -1.0)  # kidney [1, 2, 3], mass [2, 3], tumour [2]
     logits[1, 1:], logits[2, 2:], logits[3, 3:] = 1.0, 1.0, 1.0
     assert decode(logits, [[1, 2, 3], [2, 3], [2]]).flatten().tolist() == [0, 1, 3, 2]
-
-
-def test_labels_of_regions_remember_their_scan():
-    logits = MetaTensor(torch.randn(3, 4, 4, 4), meta={"filename_or_obj": "a.nii.gz"})
-    assert decode(logits, [[1, 2], [2]]).meta["filename_or_obj"] == "a.nii.gz"
 
 
 def test_a_decoder_has_the_kernels_of_the_stages_it_joins():
@@ -298,9 +257,9 @@ def test_a_decoder_has_the_kernels_of_the_stages_it_joins():
     assert ResNet3DEncoder(**encoder.architecture).stage_kernels == encoder.stage_kernels
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@both_activations
 def test_deep_supervision_teaches_coarser_levels_against_labels_of_their_size(activation):
-    encoder = ResNet3DEncoder(depth=10, width=8, norm="group", stem_kernel=3, stem_stride=1, stem_pool=False)
+    encoder = ResNet3DEncoder(**ARCHITECTURE, norm="group")
     network = SegmentationNetwork(encoder, 3, 8, deep_supervision=2)
     volume, labels = torch.randn(1, 1, 16, 16, 8), torch.randint(0, 3, (1, 1, 16, 16, 8)).float()
     found = network.train()(volume)
