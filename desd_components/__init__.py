@@ -33,7 +33,7 @@ from .distillation.views.make import MultiViews, PrepareViews, ViewGeometry
 from .distillation.views.recipe import ViewRecipe, changed_view
 from .distillation.weights import encoder_from, load_encoder
 from .health.evaluation import EncoderEvaluation, evaluated_manifest, probe_data
-from .health.features import SaveFeaturesHandler, StageInferer
+from .health.features import DrawFeaturesHandler, SaveFeaturesHandler, StageInferer
 from .health.monitor import DistillationMonitor, log_start, starting_lines
 from .health.probes import CrossViewScore, DenseProbe, TeacherPooling, cross_view_scores, deepest_retrieval
 from .health.skipping import SkipNonFiniteHandler
