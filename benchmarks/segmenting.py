@@ -28,7 +28,7 @@ from desd_components import (
     save_weights,
     segmentation_manifest,
 )
-from desd_tools.pack.packed_configs import unplanned
+from desd_tools.pack.packed_configs import PLAN, without
 
 CONFIGS = Path("bundles/desd_seg_finetune/configs")
 WINDOW, SPACING = [-200.0, 300.0], [1.5, 1.5, 1.5]
@@ -39,7 +39,7 @@ def write_model(folder: Path, classes: int) -> Path:
     torch.set_num_threads(1)
     logging.disable(logging.ERROR)
     folder.mkdir()
-    config = unplanned(ConfigParser.load_config_files([str(CONFIGS / "train.yaml"), str(CONFIGS / "small.yaml")]))
+    config = without(ConfigParser.load_config_files([str(CONFIGS / "train.yaml"), str(CONFIGS / "small.yaml")]), PLAN)
     torch.manual_seed(0)
     encoder = ResNet3DEncoder(**config["network_def"]["encoder"]["scratch_architecture"])
     names = ["background", *(f"class {number}" for number in range(1, classes))]

@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 
 from benchmarks.pairs import ratios, report, row, time_in_turn, verdict
 from desd_components import ResNet3DEncoder, SegmentationNetwork, save_weights, segmentation_manifest
-from desd_tools.pack.packed_configs import unplanned
+from desd_tools.pack.packed_configs import PLAN, without
 from desd_tools.studies.phantom import phantom
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +41,7 @@ def children_seconds() -> float:
 def evaluate(folder: Path) -> Path:
     """Write volumes and a model, and evaluate it on all of them; the run's folder."""
     phantom.write_family(folder / "volumes", CASES, 0, size=48)
-    settings = unplanned(ConfigParser.load_config_files([str(CONFIGS / "train.yaml"), str(CONFIGS / "small.yaml")]))
+    settings = without(ConfigParser.load_config_files([str(CONFIGS / "train.yaml"), str(CONFIGS / "small.yaml")]), PLAN)
     torch.manual_seed(0)
     encoder = ResNet3DEncoder(**settings["network_def"]["encoder"]["scratch_architecture"])
     classes = list(phantom.CLASS_NAMES)

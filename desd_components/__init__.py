@@ -42,7 +42,7 @@ from .pages.outlines import DrawOverlayd
 from .pages.run_end import finish_run
 from .runs.budget import BudgetHandler, ValidationHandler
 from .runs.bundle import bundle_file, given_number, own_config_hash, require_version, run_or_bundle
-from .runs.command import plain_errors
+from .runs.command import plain_errors, refuse_unknown_settings
 from .runs.config import shared
 from .runs.ending import exit_if_stopped
 from .runs.folder import RunFolder, SaveWeightsHandler, encoder_manifest

@@ -6,7 +6,6 @@ exporters and checkers hold the path of theirs, and MONAI Deploy's operator that
 the same way, before this package can be imported; see `desd_tools.pack.packed_configs`.
 """
 
-import copy
 import functools
 import hashlib
 import inspect
@@ -22,7 +21,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
 from monai.utils import ensure_tuple
 
 from ..base.errors import UserError
-from .config import content, id_of, walk
+from .config import content, id_of, plain, walk
 from .ending import print_user_errors
 
 logger = logging.getLogger(__name__)
@@ -146,7 +145,7 @@ def resolved_config(parser: ConfigParser) -> dict[str, Any]:
 
     The bundle's place is spelt out, and so is what the config takes from the plan.
     """
-    config = copy.deepcopy(content(parser))
+    config: dict[str, Any] = plain(content(parser))
     if "bundle_root" in config:  # the record lies elsewhere, and is to run from there
         config["bundle_root"] = str(bundle_path(config["bundle_root"]))
     for place, value in list(walk(config)):

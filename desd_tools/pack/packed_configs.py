@@ -8,9 +8,9 @@ refers to it (``$@desd_components.given(...)``) and every component requires it,
 """
 
 import ast
-import copy
-import functools
+import fnmatch
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,23 @@ from monai.bundle import ConfigParser
 from desd_components.base.errors import UserError
 from desd_components.base.manifests import read_manifest
 from desd_components.base.version import __version__
-from desd_components.runs.bundle import asks_plan
-from desd_components.runs.config import content, id_of, merged, walk
+from desd_components.runs.config import Place, content, id_of, merged, place_of, references, walk
 
-from .reached import OFF, PACKAGE
+from .reached import PACKAGE
+
+#: what asks for numbers that follow from scans and machine
+PLAN = ("plan", "planned", "planned#*")
+#: what a bundle that carries its part of the package does without, by id: the whole package has it
+WITHOUT = (
+    *PLAN,
+    *("minutes", "budget", "budget#*"),
+    *("page", "outlines", "feature_maps", "picture_layout", "dicom_seg"),
+    *("monitor", "on_collapse", "skip_handler"),
+    *("evaluation#probe", "probe_*", "labelled_cache"),
+)
+#: what stands in the place of a call: of all that `plain_errors` looks at, a bundle keeps the names of settings
+INSTEAD = {"plain_errors()": "refuse_unknown_settings()"}
+GONE = object()
 
 IMPORTS = ("inspect", "pathlib", "pkgutil", "sys")
 #: the two folders above each config that a caller reads: a workflow, or one of MONAI's exporters and checkers
@@ -49,31 +62,49 @@ def referring(config: Any) -> Any:
     if isinstance(config, list):
         return [referring(value) for value in config if value != f"$import {PACKAGE}"]
     if isinstance(config, str) and config.startswith("$"):
+        for call, other in INSTEAD.items():
+            config = config.replace(f"{PACKAGE}.{call}", f"{PACKAGE}.{other}")
         return re.sub(rf"(?<![\w.@]){PACKAGE}\.", f"@{PACKAGE}.", config)
     return config
 
 
 def self_contained(config: dict[str, Any]) -> dict[str, Any]:
     """A whole config, as a bundle that carries its part of the package needs it."""
-    told = referring(unplanned(config)) | {knob: False for knob in OFF if knob in config}
+    told = referring(without(config))
     own = [f"$import {name}" for name in IMPORTS]
     imports = own + [line for line in told.pop("imports", []) if line not in own]
     return {"imports": imports, "bundle_folders": BUNDLE_FOLDERS, PACKAGE: FOUND_PACKAGE, **told}
 
 
-def unplanned(config: dict[str, Any]) -> dict[str, Any]:
-    """A config, or an overlay, with the numbers that hold without a plan, as the bundles' weights were trained."""
-    told = copy.deepcopy({key: value for key, value in config.items() if key.partition("#")[0] != "planned"})
-    told |= {"plan": None} if "plan" in config else {}
-    if "run" in told:
-        told["run"] = [line for line in told["run"] if "@planned" not in str(line)]
-    for place, value in list(walk(told)):
-        if asks_plan(value):
-            *above, key = place
-            holder = functools.reduce(lambda part, name: part[name], above, told)
-            _, _, otherwise = value.removesuffix(")").partition(", ")  # of $@planned.get('name', otherwise)
-            holder[key] = f"${otherwise}" if "@" in otherwise else ast.literal_eval(otherwise or "None")
-    return told
+def without(config: dict[str, Any], ids: Sequence[str] = WITHOUT) -> dict[str, Any]:
+    """A config, or an overlay, without the items of these `ids`, and without what asks for them.
+
+    An entry or a line that refers to one of them goes, and a component whose ``_disabled_`` does, or of which nothing
+    else is left; an expression that says what holds otherwise, as ``$@planned.get('name', otherwise)``, becomes that.
+    """
+
+    def is_gone(place: Place) -> bool:
+        return any(fnmatch.fnmatch(id_of(place), name) for name in ids)
+
+    def left(value: Any, place: Place) -> Any:
+        if is_gone(place):
+            return GONE
+        if isinstance(value, list):
+            return [part for part in (left(part, (*place, "")) for part in value) if part is not GONE]
+        if isinstance(value, dict):
+            parts = {key: left(part, (*place, *place_of(key))) for key, part in value.items()}
+            kept = {key: part for key, part in parts.items() if part is not GONE}
+            is_bare = "_target_" in kept and len(kept) == 1 < len(parts)
+            return GONE if is_bare or parts.get("_disabled_") is GONE else kept
+        if not any(is_gone(name[:1]) for name in references(value)):
+            return value
+        otherwise = re.fullmatch(r"\$@\w+\.get\('\w+'(?:, (.*))?\)", value)
+        if otherwise is None:
+            return GONE
+        text = otherwise[1] or "None"
+        return f"${text}" if "@" in text else ast.literal_eval(text)
+
+    return dict(left(config, ()))
 
 
 def packed_configs(bundle: Path, requirement: bool = False) -> dict[str, dict[str, Any]]:
@@ -109,7 +140,7 @@ def packed_configs(bundle: Path, requirement: bool = False) -> dict[str, dict[st
         overlays["evaluate"]["checkpoint"] = f"${PACKAGE}.run_or_bundle(@output_dir + '/model.pt', {model})"
     if not requirement:
         whole = {name: self_contained(config) for name, config in whole.items()}
-        overlays = {name: referring(unplanned(config)) for name, config in overlays.items()}
+        overlays = {name: referring(without(config)) for name, config in overlays.items()}
     for name, config in (whole | overlays).items():
         refuse_numbers_as_text(bundle / "configs" / name, config)
     return {f"{name}.json": config for name, config in (whole | overlays).items()}
