@@ -10,7 +10,6 @@ refers to it (``$@desd_components.given(...)``) and every component requires it,
 import ast
 import fnmatch
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,15 @@ from desd_components.runs.config import Place, content, id_of, merged, place_of,
 
 from .reached import PACKAGE
 
-#: what asks for numbers that follow from scans and machine
-PLAN = ("plan", "planned", "planned#*")
-#: what a bundle that carries its part of the package does without, by id: the whole package has it
-WITHOUT = (
-    *PLAN,
-    *("minutes", "budget", "budget#*"),
+#: what asks for numbers that follow from scans and machine, by id
+PLAN = frozenset({"plan", "planned"})
+#: what a bundle that carries its part of the package does without, by id or by class: the whole package has it
+WITHOUT = PLAN | {
+    *("minutes", "BudgetHandler"),
     *("page", "outlines", "feature_maps", "picture_layout", "dicom_seg"),
-    *("monitor", "on_collapse", "skip_handler"),
-    *("evaluation#probe", "probe_*", "labelled_cache"),
-)
+    *("on_collapse", "DistillationMonitor", "SkipNonFiniteHandler"),
+    *("DenseProbe", "probe_*", "labelled_cache"),
+}
 #: what stands in the place of a call: of all that `plain_errors` looks at, a bundle keeps the names of settings
 INSTEAD = {"plain_errors()": "refuse_unknown_settings()"}
 GONE = object()
@@ -68,43 +66,60 @@ def referring(config: Any) -> Any:
     return config
 
 
-def self_contained(config: dict[str, Any]) -> dict[str, Any]:
-    """A whole config, as a bundle that carries its part of the package needs it."""
-    told = referring(without(config))
+def self_contained(config: dict[str, Any], gone: set[str]) -> dict[str, Any]:
+    """A whole config, as a bundle that carries its part of the package needs it; for `gone` see `without`."""
+    told = referring(without(config, gone))
     own = [f"$import {name}" for name in IMPORTS]
     imports = own + [line for line in told.pop("imports", []) if line not in own]
     return {"imports": imports, "bundle_folders": BUNDLE_FOLDERS, PACKAGE: FOUND_PACKAGE, **told}
 
 
-def without(config: dict[str, Any], ids: Sequence[str] = WITHOUT) -> dict[str, Any]:
-    """A config, or an overlay, without the items of these `ids`, and without what asks for them.
+def without(config: dict[str, Any], gone: set[str]) -> dict[str, Any]:
+    """A config, or an overlay, without some of its items, and without what asks for them.
 
     An entry or a line that refers to one of them goes, and a component whose ``_disabled_`` does, or of which nothing
     else is left; an expression that says what holds otherwise, as ``$@planned.get('name', otherwise)``, becomes that.
+
+    Args:
+        config: is left as it is.
+        gone: patterns of ids, and names of classes; the ids of what goes with them are added.
     """
+    count = -1
+    while count < len(gone):
+        count, left = len(gone), _left(config, (), gone)
+    return dict(left)
 
-    def is_gone(place: Place) -> bool:
-        return any(fnmatch.fnmatch(id_of(place), name) for name in ids)
 
-    def left(value: Any, place: Place) -> Any:
-        if is_gone(place):
-            return GONE
-        if isinstance(value, list):
-            return [part for part in (left(part, (*place, "")) for part in value) if part is not GONE]
-        if isinstance(value, dict):
-            parts = {key: left(part, (*place, *place_of(key))) for key, part in value.items()}
-            kept = {key: part for key, part in parts.items() if part is not GONE}
-            is_bare = "_target_" in kept and len(kept) == 1 < len(parts)
-            return GONE if is_bare or parts.get("_disabled_") is GONE else kept
-        if not any(is_gone(name[:1]) for name in references(value)):
-            return value
-        otherwise = re.fullmatch(r"\$@\w+\.get\('\w+'(?:, (.*))?\)", value)
-        if otherwise is None:
-            return GONE
-        text = otherwise[1] or "None"
-        return f"${text}" if "@" in text else ast.literal_eval(text)
+def _left(value: Any, place: Place, gone: set[str]) -> Any:
+    """What is left of the item at a place; `GONE` for nothing."""
+    if isinstance(value, list):
+        parts = (_left(part, (*place, str(number)), gone) for number, part in enumerate(value))
+        return [part for part in parts if part is not GONE]
+    if isinstance(value, dict):
+        all_parts = {key: _entry(part, (*place, *place_of(key)), gone) for key, part in value.items()}
+        kept = {key: part for key, part in all_parts.items() if part is not GONE}
+        is_bare = "_target_" in kept and len(kept) == 1 < len(all_parts)
+        is_out = str(value.get("_target_")).rpartition(".")[2] in gone or all_parts.get("_disabled_") is GONE
+        return GONE if is_bare or is_out else kept
+    if not any(_is_gone(name, gone) for name in references(value)):
+        return value
+    otherwise = re.fullmatch(r"\$@\w+\.get\('\w+'(?:, (.*))?\)", value)
+    if otherwise is None:
+        return GONE
+    text = otherwise[1] or "None"
+    return f"${text}" if "@" in text else ast.literal_eval(text)
 
-    return dict(left(config, ()))
+
+def _entry(value: Any, place: Place, gone: set[str]) -> Any:
+    """The same of an entry of a mapping, which others may refer to."""
+    left = GONE if _is_gone(place, gone) else _left(value, place, gone)
+    if left is GONE and place[-1] != "_disabled_":
+        gone.add(id_of(place))
+    return left
+
+
+def _is_gone(place: Place, gone: set[str]) -> bool:
+    return any(fnmatch.fnmatch(id_of(place[:count]), name) for count in range(1, len(place) + 1) for name in gone)
 
 
 def packed_configs(bundle: Path, requirement: bool = False) -> dict[str, dict[str, Any]]:
@@ -139,8 +154,9 @@ def packed_configs(bundle: Path, requirement: bool = False) -> dict[str, dict[st
     else:
         overlays["evaluate"]["checkpoint"] = f"${PACKAGE}.run_or_bundle(@output_dir + '/model.pt', {model})"
     if not requirement:
-        whole = {name: self_contained(config) for name, config in whole.items()}
-        overlays = {name: referring(without(config)) for name, config in overlays.items()}
+        gone = {name: set(WITHOUT) for name in whole}
+        whole = {name: self_contained(config, gone[name]) for name, config in whole.items()}
+        overlays = {name: referring(without(config, gone["train"])) for name, config in overlays.items()}
     for name, config in (whole | overlays).items():
         refuse_numbers_as_text(bundle / "configs" / name, config)
     return {f"{name}.json": config for name, config in (whole | overlays).items()}
