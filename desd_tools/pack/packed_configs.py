@@ -20,16 +20,17 @@ from desd_components.base.manifests import read_manifest
 from desd_components.base.version import __version__
 from desd_components.runs.config import Place, content, id_of, merged, place_of, references, walk
 
-from .reached import PACKAGE
+from .reached import PACKAGE, named
 
 #: what asks for numbers that follow from scans and machine, by id
 PLAN = frozenset({"plan", "planned"})
-#: what a bundle that carries its part of the package does without, by id or by class: the whole package has it
+#: what a bundle that carries its part of the package does without, by id or by a name of the package, which has it
 WITHOUT = PLAN | {
     *("minutes", "BudgetHandler"),
     *("page", "outlines", "feature_maps", "picture_layout", "dicom_seg"),
     *("on_collapse", "DistillationMonitor", "SkipNonFiniteHandler"),
     *("DenseProbe", "probe_*", "labelled_cache"),
+    *("TerminalProgress", "announce_training", "log_start", "warn_of_equal_boxes"),
 }
 #: what stands in the place of a call: of all that `plain_errors` looks at, a bundle keeps the names of settings
 INSTEAD = {"plain_errors()": "refuse_unknown_settings()"}
@@ -77,12 +78,12 @@ def self_contained(config: dict[str, Any], gone: set[str]) -> dict[str, Any]:
 def without(config: dict[str, Any], gone: set[str]) -> dict[str, Any]:
     """A config, or an overlay, without some of its items, and without what asks for them.
 
-    An entry or a line that refers to one of them goes, and a component whose ``_disabled_`` does, or of which nothing
-    else is left; an expression that says what holds otherwise, as ``$@planned.get('name', otherwise)``, becomes that.
+    An entry or a line goes that names one of them or refers to it, and a component whose class or ``_disabled_`` does,
+    or of which nothing else is left. What says what holds otherwise, ``$@planned.get('name', 5)``, becomes that.
 
     Args:
         config: is left as it is.
-        gone: patterns of ids, and names of classes; the ids of what goes with them are added.
+        gone: patterns of ids, and names of the package; the ids of what goes with them are added.
     """
     count = -1
     while count < len(gone):
@@ -99,8 +100,10 @@ def _left(value: Any, place: Place, gone: set[str]) -> Any:
         all_parts = {key: _entry(part, (*place, *place_of(key)), gone) for key, part in value.items()}
         kept = {key: part for key, part in all_parts.items() if part is not GONE}
         is_bare = "_target_" in kept and len(kept) == 1 < len(all_parts)
-        is_out = str(value.get("_target_")).rpartition(".")[2] in gone or all_parts.get("_disabled_") is GONE
+        is_out = GONE in (all_parts.get("_target_"), all_parts.get("_disabled_"))
         return GONE if is_bare or is_out else kept
+    if named([value]) & gone:
+        return GONE
     if not any(_is_gone(name, gone) for name in references(value)):
         return value
     otherwise = re.fullmatch(r"\$@\w+\.get\('\w+'(?:, (.*))?\)", value)
@@ -113,7 +116,7 @@ def _left(value: Any, place: Place, gone: set[str]) -> Any:
 def _entry(value: Any, place: Place, gone: set[str]) -> Any:
     """The same of an entry of a mapping, which others may refer to."""
     left = GONE if _is_gone(place, gone) else _left(value, place, gone)
-    if left is GONE and place[-1] != "_disabled_":
+    if left is GONE and place[-1] not in ("_disabled_", "_target_"):
         gone.add(id_of(place))
     return left
 
