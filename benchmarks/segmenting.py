@@ -8,7 +8,7 @@ value, so that the bundle skips it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,31 +28,37 @@ from desd_components import (
     save_weights,
     segmentation_manifest,
 )
-from desd_tools.pack.packed_configs import unplanned
+from desd_tools.pack.packed_configs import PLAN, without
 
-CONFIGS = Path("bundles/desd_seg_finetune/configs")
+CONFIGS = Path(__file__).parents[1] / "bundles" / "desd_seg_finetune" / "configs"
 WINDOW, SPACING = [-200.0, 300.0], [1.5, 1.5, 1.5]
 
 
-def write_model(folder: Path, classes: int) -> Path:
-    """A model as a fine-tuning run leaves it; its path."""
+def write_model(path: Path, classes: Sequence[str], preprocessing: Mapping[str, Any]) -> Path:
+    """A model as a fine-tuning run of the small recipe leaves it, of random weights; its path."""
+    files = [str(CONFIGS / name) for name in ("train.yaml", "small.yaml")]
+    config = without(ConfigParser.load_config_files(files), set(PLAN))
+    torch.manual_seed(0)
+    encoder = ResNet3DEncoder(**config["network_def"]["encoder"]["scratch_architecture"])
+    network = SegmentationNetwork(encoder, len(classes), config["network_def"]["decoder_width"])
+    manifest = segmentation_manifest(network, classes, "softmax", False, preprocessing, config["roi_size"])
+    save_weights(network, path, manifest)
+    return path
+
+
+def window_model(folder: Path, classes: int) -> Path:
+    """One for that many classes and a soft-tissue window, in a new folder, to be timed on one thread in silence."""
     torch.set_num_threads(1)
     logging.disable(logging.ERROR)
     folder.mkdir()
-    config = unplanned(ConfigParser.load_config_files([str(CONFIGS / "train.yaml"), str(CONFIGS / "small.yaml")]))
-    torch.manual_seed(0)
-    encoder = ResNet3DEncoder(**config["network_def"]["encoder"]["scratch_architecture"])
     names = ["background", *(f"class {number}" for number in range(1, classes))]
-    network = SegmentationNetwork(encoder, classes, config["network_def"]["decoder_width"])
     preprocessing = {"orientation": "RAS", "spacing": SPACING, "intensity": "hu", "hu_window": WINDOW}
-    manifest = segmentation_manifest(network, names, "softmax", False, preprocessing, config["roi_size"])
-    save_weights(network, folder / "model.pt", manifest)
-    return folder / "model.pt"
+    return write_model(folder / "model.pt", names, preprocessing)
 
 
 def ours(data: str, folder: str, classes: int, **settings: Any) -> Callable[[], None]:
     """The bundle's own inference, ready to run."""
-    model = write_model(Path(folder), classes)
+    model = window_model(Path(folder), classes)
     parser = ConfigParser()
     parser.read_config(CONFIGS / "inference.yaml")
     places = {"dataset_dir": data, "checkpoint": str(model), "output_dir": f"{folder}/labels", "device": "cpu"}
@@ -65,7 +71,7 @@ def ours(data: str, folder: str, classes: int, **settings: Any) -> Callable[[], 
 
 def stock(data: str, folder: str, classes: int) -> Callable[[], None]:
     """What a competent script with MONAI's stock parts does, at the bundle's settings."""
-    model = write_model(Path(folder), classes)
+    model = window_model(Path(folder), classes)
     manifest = model_manifest(model)
     network = network_from_manifest(manifest).eval()
     load_weights(network, model)

@@ -12,16 +12,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-from monai.bundle import ConfigParser
-
 from benchmarks.pairs import ratios, report, row, time_in_turn, verdict
-from desd_components import ResNet3DEncoder, SegmentationNetwork, save_weights, segmentation_manifest
-from desd_tools.pack.packed_configs import unplanned
+from benchmarks.segmenting import CONFIGS, write_model
 from desd_tools.studies.phantom import phantom
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = ROOT / "bundles" / "desd_seg_finetune" / "configs"
 CASES = 50
 
 
@@ -41,14 +36,8 @@ def children_seconds() -> float:
 def evaluate(folder: Path) -> Path:
     """Write volumes and a model, and evaluate it on all of them; the run's folder."""
     phantom.write_family(folder / "volumes", CASES, 0, size=48)
-    settings = unplanned(ConfigParser.load_config_files([str(CONFIGS / "train.yaml"), str(CONFIGS / "small.yaml")]))
-    torch.manual_seed(0)
-    encoder = ResNet3DEncoder(**settings["network_def"]["encoder"]["scratch_architecture"])
-    classes = list(phantom.CLASS_NAMES)
-    network = SegmentationNetwork(encoder, len(classes), settings["network_def"]["decoder_width"])
     preprocessing = {"orientation": "RAS", "spacing": [1.5, 1.5, 1.5], "intensity": "zscore", "hu_window": None}
-    manifest = segmentation_manifest(network, classes, "softmax", False, preprocessing, settings["roi_size"])
-    save_weights(network, folder / "model.pt", manifest)
+    write_model(folder / "model.pt", phantom.CLASS_NAMES, preprocessing)
     configs = [str(CONFIGS / name) for name in ("train.yaml", "small.yaml", "evaluate.yaml")]
     given = {"dataset_dir": "volumes", "checkpoint": "model.pt", "output_dir": "run", "cache_dir": "cache"}
     paths = [word for key, value in given.items() for word in (f"--{key}", str(folder / value))]

@@ -33,7 +33,7 @@ from .distillation.views.make import MultiViews, PrepareViews, ViewGeometry
 from .distillation.views.recipe import ViewRecipe, changed_view
 from .distillation.weights import encoder_from, load_encoder
 from .health.evaluation import EncoderEvaluation, evaluated_manifest, probe_data
-from .health.features import SaveFeaturesHandler, StageInferer
+from .health.features import DrawFeaturesHandler, SaveFeaturesHandler, StageInferer
 from .health.monitor import DistillationMonitor, log_start
 from .health.probes import CrossViewScore, DenseProbe, TeacherPooling, cross_view_scores, deepest_retrieval
 from .health.skipping import SkipNonFiniteHandler
@@ -42,7 +42,7 @@ from .pages.outlines import DrawOverlayd
 from .pages.run_end import finish_run
 from .runs.budget import BudgetHandler, ValidationHandler
 from .runs.bundle import bundle_file, given_number, require_version, run_or_bundle
-from .runs.command import plain_errors
+from .runs.command import plain_errors, refuse_unknown_settings
 from .runs.config import shared
 from .runs.ending import exit_if_stopped
 from .runs.folder import RunFolder, SaveWeightsHandler, encoder_manifest

@@ -90,7 +90,8 @@ def _run(words: list[str]) -> int:
         return function(arguments)
     _refuse_unknown_flags(name, function, arguments)
     _refuse_other_arguments(name, function, arguments)
-    _read_by_annotations(name, function)
+    if not {"--help", "-h"} & {*arguments}:  # Fire's help would list what it is told here as a group of commands
+        _read_by_annotations(name, function)
     try:
         result = fire.Fire(function, command=arguments, name=f"desd {name}", serialize=lambda _: None)
     except OSError as error:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import UserError
+from .errors import UserError, optional_part
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +23,33 @@ logger = logging.getLogger(__name__)
 #: `in_channels`; and `architecture`, JSON-able arguments to build it anew. Where it has `stage_modules`, what computes
 #: each stage, their gradients are watched, and each may learn at a rate of its own
 Encoder = Any
+OURS = "resnet"  # `ResNet3DEncoder`, whose architecture has no entry "network"
 #: a map with fewer voxels than this loses each sample's channel means to instance norm
 SMALL_MAP_VOXELS = 8
+
+
+def other_networks(name: str) -> Any:
+    """`desd_components.base.networks`, where networks of other packages become encoders.
+
+    Raises:
+        MissingPackage: in a packed bundle that has left it out.
+    """
+    return optional_part(f"{__package__}.networks", f"encoder={name!r}: is a network of another package", "encoders")
+
+
+def architecture_of(encoder: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The architecture that the name of a network stands for, or a mapping of its name and its arguments.
+
+    Args:
+        encoder: such as "SegResNet" or {"network": "SegResNet", "init_filters": 16}; "resnet" and None are ours, whose
+            architecture is told elsewhere.
+
+    Raises:
+        UserError: when there is no such network, or it has no stages.
+    """
+    asked = {"network": encoder} if isinstance(encoder, str) else dict(encoder or {})
+    name = asked.pop("network", OURS)
+    return asked if name == OURS else {"network": other_networks(name).known_network(name), **asked}
 
 
 def shape_table(encoder: Encoder, view_size: Sequence[int]) -> str:

@@ -60,6 +60,31 @@ def optional_package(module: str, otherwise: str) -> Any:
     return found
 
 
+class MissingPackage(UserError):
+    """An optional package, or an optional part of this one, is not there."""
+
+
+def optional_part(module: str, need: str, extra: str, otherwise: str = "") -> Any:
+    """A module of this package that a packed bundle may have left out.
+
+    Args:
+        module: its full name.
+        need: what needs what, in words.
+        extra: of the package, with which it is installed for this.
+        otherwise: what else can be done.
+
+    Raises:
+        MissingPackage: when it is not there.
+    """
+    found, is_there = optional_import(module)
+    if not is_there:
+        raise MissingPackage(
+            f"{need}, which this copy of the package came without: install the whole package, with "
+            f'`pip install ".[{extra}]"` in its repository{otherwise}.'
+        )
+    return found
+
+
 def require_one_of(choices: Collection[Any], **settings: Any) -> None:
     """Refuse settings that are not among the choices.
 

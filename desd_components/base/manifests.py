@@ -16,10 +16,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from .encoders import canary_features
+from .encoders import architecture_of, canary_features
 from .errors import UserError
 from .files import json_text, read_json, save_tensors, write_json
-from .networks import architecture_of
 from .tensors import contents, differences, flat_tensors, load_tensors
 
 logger = logging.getLogger(__name__)

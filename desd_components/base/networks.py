@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from .encoders import OURS
 from .errors import UserError, optional_package
 
-OURS = "resnet"  # `ResNet3DEncoder`, whose architecture has no entry "network"
 STAGES = (2, 8)  # fewest and most
 
 
@@ -188,27 +188,19 @@ NETWORKS = {
 }
 
 
-def architecture_of(encoder: str | Mapping[str, Any] | None) -> dict[str, Any]:
-    """The architecture that the name of a network stands for, or a mapping of its name and its arguments.
-
-    Args:
-        encoder: such as "SegResNet" or {"network": "SegResNet", "init_filters": 16}; "resnet" and None are ours, whose
-            architecture is told elsewhere.
+def known_network(name: Any) -> str:
+    """The name of one of `NETWORKS`.
 
     Raises:
         UserError: when there is no such network, or it has no stages.
     """
-    asked = {"network": encoder} if isinstance(encoder, str) else dict(encoder or {})
-    name = asked.get("network", OURS)
-    if name == OURS:
-        return {key: value for key, value in asked.items() if key != "network"}
-    if name not in NETWORKS:
-        names = [OURS, *NETWORKS]
-        if isinstance(name, str) and hasattr(monai_nets, name):
-            raise UserError(f"encoder={name!r}: has no stages that could be taught: choose one of {', '.join(names)}.")
-        near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)[0]
-        raise UserError(f"encoder={name!r} does not exist: did you mean {near}? There are {', '.join(names)}.")
-    return asked
+    if name in NETWORKS:
+        return str(name)
+    names = [OURS, *NETWORKS]
+    if isinstance(name, str) and hasattr(monai_nets, name):
+        raise UserError(f"encoder={name!r}: has no stages that could be taught: choose one of {', '.join(names)}.")
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)[0]
+    raise UserError(f"encoder={name!r} does not exist: did you mean {near}? There are {', '.join(names)}.")
 
 
 class NetworkEncoder(nn.Module):
@@ -231,7 +223,7 @@ class NetworkEncoder(nn.Module):
 
     def __init__(self, network: str, in_channels: int = 1, **arguments: Any) -> None:
         super().__init__()
-        self.architecture = {**architecture_of(network), "in_channels": in_channels, **arguments}
+        self.architecture = {"network": known_network(network), "in_channels": in_channels, **arguments}
         self.in_channels, self._adapter = in_channels, NETWORKS[network]
         try:
             parts = self._adapter.build(in_channels, **arguments)

@@ -17,9 +17,8 @@ from monai.networks.layers.utils import get_norm_layer
 from torch import nn
 
 from ..base.arithmetic import NORMS, with_z_first, z_first, z_last
-from ..base.encoders import Encoder
+from ..base.encoders import OURS, Encoder, other_networks
 from ..base.errors import Triple, UserError, require_one_of, require_triple, require_whole
-from ..base.networks import OURS, NetworkEncoder
 
 #: depth -> (kind of block, blocks per stage)
 DEPTHS: dict[int, tuple[str, tuple[int, int, int, int]]] = {
@@ -176,4 +175,6 @@ class ResNet3DEncoder(nn.Module):
 
 def build_encoder(network: str = OURS, **arguments: Any) -> Encoder:
     """The encoder of an architecture, of random weights: a `ResNet3DEncoder`, or a `NetworkEncoder` of that name."""
-    return ResNet3DEncoder(**arguments) if network == OURS else NetworkEncoder(network, **arguments)
+    if network == OURS:
+        return ResNet3DEncoder(**arguments)
+    return other_networks(network).NetworkEncoder(network, **arguments)

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..base.encoders import Encoder, refuse_other_features, repeat_channels
+from ..base.encoders import Encoder, architecture_of, refuse_other_features, repeat_channels
 from ..base.errors import UserError
 from ..base.manifests import AXIS_ORDER, built, manifest_path, read_manifest, refuse_contradictions
-from ..base.networks import architecture_of
 from .encoder import build_encoder
 
 logger = logging.getLogger(__name__)

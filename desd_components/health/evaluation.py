@@ -23,7 +23,7 @@ from ..base.statistics import Statistic, percentiles, resampled_differences
 from ..distillation.encoder import build_encoder
 from ..scans.labelled import LabelledData, find_labelled, label_subset
 from .measures import rank_of_gram, retrieved
-from .probes import DenseProbe, Samples, pooled_views
+from .probes import Samples, pooled_views
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class EncoderEvaluation:
         view_loader: batches of contexts.
         prepare_views: makes views of a batch, as the trainer's ``prepare_batch``.
         output_dir: where ``metrics.json`` goes.
-        probe: the dense probe; None leaves it out.
+        probe: a `DenseProbe`; None leaves it out.
         neighbors: labelled volumes that it looks among.
         judged: labelled volumes that it scores.
         draws: how many untrained encoders.
@@ -144,7 +144,7 @@ class EncoderEvaluation:
         view_loader: Iterable[Mapping[str, Any]],
         prepare_views: Callable[..., tuple[Sequence[torch.Tensor], None]],
         output_dir: str | Path,
-        probe: DenseProbe | None = None,
+        probe: Callable[[Encoder, Samples, Samples], torch.Tensor] | None = None,
         neighbors: Samples | None = None,
         judged: Samples | None = None,
         draws: int = 5,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import PathLike
+from monai.data import MetaTensor
 from monai.data.folder_layout import FolderLayoutBase
 from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
@@ -82,29 +83,40 @@ def draw_feature_maps(
     figure.savefig(path, dpi=90)
 
 
+def stage_maps(engine: Workflow) -> tuple[MetaTensor, str, list[torch.Tensor]]:
+    """What an encoder made of the one scan at hand: its image, its file, and the maps, each (C, X, Y, Z)."""
+    image, maps = engine.state.output[CommonKeys.IMAGE], engine.state.output[CommonKeys.PRED]
+    name = image.meta["filename_or_obj"]
+    name = str(name[0] if isinstance(name, list | tuple) else name)
+    return image, name, [stage[0].as_subclass(torch.Tensor).float().cpu() for stage in maps]
+
+
 class SaveFeaturesHandler:
     """Write what an encoder makes of each scan: ``<scan>.npz`` with the vectors ``stage_1``, ``stage_2``, and so on.
 
     Args:
         layout: where the file of a scan goes.
-        picture_layout: where the picture of its feature maps goes; None draws none.
     """
 
-    def __init__(self, layout: FolderLayoutBase, picture_layout: FolderLayoutBase | None = None) -> None:
-        self.layout, self.picture_layout = layout, picture_layout
+    def __init__(self, layout: FolderLayoutBase) -> None:
+        self.layout = layout
 
     def attach(self, engine: Workflow) -> None:
         """Write when the network has seen a scan, within the guard of the iteration."""
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
 
     def __call__(self, engine: Workflow) -> None:
-        """Write the features of the scan at hand; batches hold one."""
-        image, maps = engine.state.output[CommonKeys.IMAGE], engine.state.output[CommonKeys.PRED]
-        maps = [stage[0].as_subclass(torch.Tensor).float().cpu() for stage in maps]
-        name = image.meta["filename_or_obj"]
-        name = str(name[0] if isinstance(name, list | tuple) else name)
+        """Write the features of the scan at hand."""
+        _, name, maps = stage_maps(engine)
         vectors = {f"stage_{i}": stage.mean(dim=(1, 2, 3)).numpy() for i, stage in enumerate(maps, start=1)}
         np.savez(self.layout.filename(subject=name), allow_pickle=False, **vectors)
-        if self.picture_layout is not None:
-            volume = image[0, 0].as_subclass(torch.Tensor).float().cpu().numpy()
-            draw_feature_maps(volume, maps, self.picture_layout.filename(subject=name), image.pixdim[0].tolist())
+
+
+class DrawFeaturesHandler(SaveFeaturesHandler):
+    """Draw the maps instead; see `draw_feature_maps`."""
+
+    def __call__(self, engine: Workflow) -> None:
+        """Draw those of the scan at hand."""
+        image, name, maps = stage_maps(engine)
+        volume = image[0, 0].as_subclass(torch.Tensor).float().cpu().numpy()
+        draw_feature_maps(volume, maps, self.layout.filename(subject=name), image.pixdim[0].tolist())

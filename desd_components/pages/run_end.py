@@ -1,8 +1,7 @@
 """The end of a run: what it needed goes on record, and its folder gets a page to look at.
 
-The page is drawn by the rest of this room, imported late, for matplotlib is slow to start, and optional: a packed
-bundle does not carry it. A page is a comfort: whatever goes wrong with it is said in one line, and the run has
-succeeded all the same.
+The page is drawn by the rest of this room, imported late, for matplotlib is slow to start. A page is a comfort:
+whatever goes wrong with it is said in one line, and the run has succeeded all the same.
 """
 
 import logging
@@ -11,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ignite.distributed as idist
-from monai.utils import optional_import
 
 from ..base.errors import innermost_user_error, one_line
 from ..runs.ending import was_stopped
@@ -48,6 +46,6 @@ def finish_run(output_dir: str | Path, page: bool = True, part: str = "") -> Non
         record_end(output_dir, part)
     if page and not was_stopped():
         with comfort(f"{output_dir}: no page was written"):
-            absent = "{}: a packed bundle draws no pages, the package desd-components does"
-            write_run_page, _ = optional_import(f"{__package__}.run_page", name="write_run_page", descriptor=absent)
+            from .run_page import write_run_page
+
             logger.info("page: %s", write_run_page(output_dir))

@@ -6,7 +6,6 @@ exporters and checkers hold the path of theirs, and MONAI Deploy's operator that
 the same way, before this package can be imported; see `desd_tools.pack.packed_configs`.
 """
 
-import copy
 import functools
 import hashlib
 import inspect
@@ -23,7 +22,7 @@ from monai.utils import ensure_tuple
 
 from ..base.errors import UserError
 from ..base.version import __version__
-from .config import content, id_of, walk
+from .config import content, id_of, plain, walk
 from .ending import print_user_errors
 
 logger = logging.getLogger(__name__)
@@ -143,7 +142,7 @@ def calling_config() -> dict[str, Any] | None:
     parser = calling_parser()
     if parser is None:
         return None
-    config = copy.deepcopy(content(parser))
+    config: dict[str, Any] = plain(content(parser))
     if "bundle_root" in config:  # the record lies elsewhere, and is to run from there
         config["bundle_root"] = str(bundle_path(config["bundle_root"]))
     for place, value in list(walk(config)):

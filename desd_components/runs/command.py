@@ -56,6 +56,36 @@ def plain_errors() -> None:
     settle(parser, written)
 
 
+def refuse_unknown_settings() -> None:
+    """What a packed bundle has of `plain_errors`: errors in one line, and no setting that the config has not.
+
+    Raises:
+        UserError: naming the first such setting, and the nearest one that exists.
+    """
+    print_user_errors()
+    if (call := calling_run()) is not None:
+        _, files, given = call
+        parser = merged(_listed_files(files))
+        for name in _settings(given):
+            _refuse_unknown(parser, name)
+
+
+def _listed_files(files: Any) -> list[str]:
+    files = files.split(",") if isinstance(files, str) else files
+    return [str(file) for file in (files if isinstance(files, list | tuple) else [files])]
+
+
+def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given to the config, without MONAI's own arguments."""
+    own = {*inspect.signature(ConfigWorkflow).parameters, *(TRACKING_SETTINGS if given.get("tracking") else ())}
+    return {name: value for name, value in given.items() if name not in own}
+
+
+def _refuse_unknown(parser: ConfigParser, name: str) -> None:
+    if not is_known(parser, name):
+        raise UserError(unknown_setting(parser, name))
+
+
 def refuse_odd_call(files: Any, given: Mapping[str, Any]) -> ConfigParser:
     """Check what `monai.bundle.run` was called with.
 
@@ -70,15 +100,9 @@ def refuse_odd_call(files: Any, given: Mapping[str, Any]) -> ConfigParser:
         UserError: naming the first setting that no config has, and the nearest one that exists; or one that is a word
             where the config has a number, or that no config can hold.
     """
-    files = files.split(",") if isinstance(files, str) else files
-    files = [str(file) for file in (files if isinstance(files, list | tuple) else [files])]
-    parser = refuse_unknown_keys(files)
-    own = {*inspect.signature(ConfigWorkflow).parameters, *(TRACKING_SETTINGS if given.get("tracking") else ())}
-    for name, value in given.items():
-        if name in own:
-            continue
-        if not is_known(parser, name):
-            raise UserError(unknown_setting(parser, name))
+    parser = refuse_unknown_keys(_listed_files(files))
+    for name, value in _settings(given).items():
+        _refuse_unknown(parser, name)
         if value is None and parser.get(name) is not None:
             raise UserError(f"--{name} None: MONAI passes over it. Give null, in a program 'null', or leave it out.")
         if not is_plain(plain(value)):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ..base.errors import UserError
+from ..base.errors import MissingPackage, UserError
 from .label_maps import is_mask, own_results, segmented_by
 from .names import (
     FORMATS,
@@ -27,7 +27,7 @@ from .names import (
     without_channel,
 )
 from .read import open_volume
-from .volume import MissingPackage, dicom_room
+from .volume import dicom_room
 
 logger = logging.getLogger(__name__)
 

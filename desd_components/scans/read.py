@@ -25,9 +25,8 @@ from monai.utils import ensure_tuple
 from monai.utils.enums import MetaKeys, SpaceKeys
 
 from ..base.errors import UserError
-from .itk import data_files, itk_volume
 from .names import ITK_SUFFIXES, NIFTI_SUFFIXES, NNUNET_SUFFIXES, is_dicom
-from .volume import UNREADABLE, Volume, damaged, dicom_room, nnunet_room, refused_as
+from .volume import UNREADABLE, Volume, damaged, dicom_room, itk_room, nnunet_room, refused_as
 
 # MONAI warns, at every loader, that a GPU decoder which nobody asked for is not there
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
@@ -64,7 +63,8 @@ def _opened(path: str) -> Volume:
     if path.endswith(NIFTI_SUFFIXES):
         return _nifti(path)
     if path.endswith(ITK_SUFFIXES):
-        return itk_volume(path)
+        image: Volume = itk_room(path).itk_volume(path)
+        return image
     if path.endswith(NNUNET_SUFFIXES):
         case: Volume = nnunet_room(path).nnunet_volume(path)
         return case
@@ -80,7 +80,7 @@ def _opened(path: str) -> Volume:
 def parts(path: str) -> list[str]:
     """All files that a scan consists of: those of a series, a header with its data files, or the file alone."""
     if path.endswith(ITK_SUFFIXES):
-        return [path, *data_files(path)]
+        return [path, *itk_room(path).data_files(path)]
     if path.endswith(NIFTI_SUFFIXES) or not (os.path.isdir(path) or is_dicom(path)):
         return [path]
     files: list[str] = dicom_room(path).series_at(path).files

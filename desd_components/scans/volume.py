@@ -15,15 +15,11 @@ import torch
 from monai.data import MetaTensor
 from monai.utils import optional_import
 
-from ..base.errors import UserError, one_line
+from ..base.errors import MissingPackage, UserError, one_line, optional_part
 
 UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error)  # what reading voxels may raise
 NNUNET_READER = "nnU-Net's array"  # as metadata name it
 INSTALL = "pip install pydicom highdicom SimpleITK pillow"
-
-
-class MissingPackage(UserError):
-    """An optional package that a file needs is not installed."""
 
 
 @dataclass(frozen=True)
@@ -95,22 +91,20 @@ def dicom_room(path: str | Path) -> Any:
     Raises:
         MissingPackage: naming the file that needs it, and what to do without.
     """
-    return _room("dicom", path, "needs the reader of DICOM series", ", or convert the series to NIfTI with dcm2niix")
+    need = f"{path}: needs the reader of DICOM series"
+    return optional_part(f"{__package__}.dicom", need, "scans", ", or convert the series to NIfTI with dcm2niix")
+
+
+def itk_room(path: str | Path) -> Any:
+    """`desd_components.scans.itk`, likewise."""
+    need = f"{path}: needs the reader of NRRD and MetaImage"
+    return optional_part(f"{__package__}.itk", need, "scans", ", or convert it to NIfTI")
 
 
 def nnunet_room(path: str | Path) -> Any:
     """`desd_components.scans.nnunet`, likewise."""
-    return _room("nnunet", path, "is an array, as nnU-Net's preprocessed cases are, and needs their reader", "")
-
-
-def _room(name: str, path: str | Path, need: str, otherwise: str) -> Any:
-    found, is_there = optional_import(f"{__package__}.{name}")
-    if not is_there:
-        raise MissingPackage(
-            f"{path}: {need}, which this copy of the package came without: install the whole "
-            f'package, with `pip install ".[scans]"` in its repository{otherwise}.'
-        )
-    return found
+    need = f"{path}: is an array, as nnU-Net's preprocessed cases are, and needs their reader"
+    return optional_part(f"{__package__}.nnunet", need, "encoders")
 
 
 def voxel_size(image: torch.Tensor) -> tuple[float, ...]:

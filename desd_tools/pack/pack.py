@@ -19,6 +19,7 @@ import yaml
 
 from desd_components.base.errors import UserError
 from desd_components.base.files import write_json
+from desd_components.base.manifests import read_manifest
 from desd_components.base.version import __version__
 
 from ..places import PACKAGE as SOURCE
@@ -142,9 +143,9 @@ def pack_one(
     for name, config in configs.items():  # nothing to protect by atomic writes
         (target / "configs" / name).write_text(json.dumps(config, indent=2) + "\n")
     if not requirement:
-        carry(list(configs.values()), target / PACKAGE)
+        carry(configs.values(), read_manifest(source / "models" / "model.pt")["architecture"], target / PACKAGE)
     root = SOURCE.parent if requirement else target
-    needed = packages(root, sorted_files(root / PACKAGE, "*.py"), configs.values())
+    needed = packages(sorted_files(root / PACKAGE, "*.py"), configs.values())
     state_packages(source, target, needed, requirement)
     list_large_files(target, url)
     check_paths(target)
@@ -172,7 +173,7 @@ def pack(
         url: the folder from which people download what is larger than 25 MB, for ``large_files.yml``.
         hub: owner on the model hub: also write OUTPUT/hf_models/<name>, the zoo's entry for a model that lies there.
         requirement: true: carry no code, but require the package desd-components in this version; false: carry the
-            part of it that the configs reach, with which pages, overlays and DICOM-SEG stay off.
+            part of it that the configs reach, without pages, plans, alarms, and scans other than NIfTI.
         non_commercial: also weights whose manifest says that they are for non-commercial use only.
 
     Raises:

@@ -95,6 +95,7 @@ def commands(bundle: Path, data: Path, tracking: bool = True) -> dict[str, tuple
     training = [str(configs / f"{name}.json") for name in ("train", "smoke")]
     encoder = read_manifest(bundle / "models" / "model.pt")["kind"] == "encoder"
     trained = {"encoder_checkpoint": runs / "train" / "encoder.pt"} if encoder else {}
+    state = runs / "train" / "state_previous.pt"
     train = {**settings, "output_dir": runs / "train"} | ({"tracking": "mlflow"} if tracking else {})
     evaluation = runs / ("evaluation" if encoder else "train")
     evaluated = {**settings, **trained, "output_dir": evaluation}
@@ -104,6 +105,7 @@ def commands(bundle: Path, data: Path, tracking: bool = True) -> dict[str, tuple
             run_command(training, train, "training"),
             runs / "train" / ("mlruns.db" if tracking else f"{'encoder' if encoder else 'model'}.pt"),
         ),
+        "going on": (run_command(training, train | {"max_epochs": 3, "extend": "stretch"}, "training"), state),
         "evaluation": (
             run_command([*training, str(configs / "evaluate.json")], evaluated),
             evaluation / "metrics.json",

@@ -8,8 +8,7 @@ refers to it (``$@desd_components.given(...)``) and every component requires it,
 """
 
 import ast
-import copy
-import functools
+import fnmatch
 import re
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,22 @@ from monai.bundle import ConfigParser
 from desd_components.base.errors import UserError
 from desd_components.base.manifests import read_manifest
 from desd_components.base.version import __version__
-from desd_components.runs.bundle import asks_plan
-from desd_components.runs.config import content, id_of, merged, walk
+from desd_components.runs.config import Place, content, id_of, merged, place_of, references, walk
 
-from .reached import OFF, PACKAGE
+from .reached import PACKAGE, named
+
+#: what asks for numbers that follow from scans and machine, by id
+PLAN = frozenset({"plan", "planned"})
+#: what a bundle that carries its part of the package does without, by id or by a name of the package, which has it
+WITHOUT = PLAN | {
+    *("minutes", "BudgetHandler"),
+    *("page", "outlines", "feature_maps", "picture_layout", "dicom_seg"),
+    *("DenseProbe", "probe_*", "labelled_cache"),
+    *("TerminalProgress", "announce_training", "log_start", "warn_of_equal_boxes"),
+}
+#: what stands in the place of a call: of all that `plain_errors` looks at, a bundle keeps the names of settings
+INSTEAD = {"plain_errors()": "refuse_unknown_settings()"}
+GONE = object()
 
 IMPORTS = ("inspect", "pathlib", "pkgutil", "sys")
 #: the two folders above each config that a caller reads: a workflow, or one of MONAI's exporters and checkers
@@ -49,31 +60,68 @@ def referring(config: Any) -> Any:
     if isinstance(config, list):
         return [referring(value) for value in config if value != f"$import {PACKAGE}"]
     if isinstance(config, str) and config.startswith("$"):
+        for call, other in INSTEAD.items():
+            config = config.replace(f"{PACKAGE}.{call}", f"{PACKAGE}.{other}")
         return re.sub(rf"(?<![\w.@]){PACKAGE}\.", f"@{PACKAGE}.", config)
     return config
 
 
-def self_contained(config: dict[str, Any]) -> dict[str, Any]:
-    """A whole config, as a bundle that carries its part of the package needs it."""
-    told = referring(unplanned(config)) | {knob: False for knob in OFF if knob in config}
+def self_contained(config: dict[str, Any], gone: set[str]) -> dict[str, Any]:
+    """A whole config, as a bundle that carries its part of the package needs it; for `gone` see `without`."""
+    told = referring(without(config, gone))
     own = [f"$import {name}" for name in IMPORTS]
     imports = own + [line for line in told.pop("imports", []) if line not in own]
     return {"imports": imports, "bundle_folders": BUNDLE_FOLDERS, PACKAGE: FOUND_PACKAGE, **told}
 
 
-def unplanned(config: dict[str, Any]) -> dict[str, Any]:
-    """A config, or an overlay, with the numbers that hold without a plan, as the bundles' weights were trained."""
-    told = copy.deepcopy({key: value for key, value in config.items() if key.partition("#")[0] != "planned"})
-    told |= {"plan": None} if "plan" in config else {}
-    if "run" in told:
-        told["run"] = [line for line in told["run"] if "@planned" not in str(line)]
-    for place, value in list(walk(told)):
-        if asks_plan(value):
-            *above, key = place
-            holder = functools.reduce(lambda part, name: part[name], above, told)
-            _, _, otherwise = value.removesuffix(")").partition(", ")  # of $@planned.get('name', otherwise)
-            holder[key] = f"${otherwise}" if "@" in otherwise else ast.literal_eval(otherwise or "None")
-    return told
+def without(config: dict[str, Any], gone: set[str]) -> dict[str, Any]:
+    """A config, or an overlay, without some of its items, and without what asks for them.
+
+    An entry or a line goes that names one of them or refers to it, and a component whose class or ``_disabled_`` does,
+    or of which nothing else is left. What says what holds otherwise, ``$@planned.get('name', 5)``, becomes that.
+
+    Args:
+        config: is left as it is.
+        gone: patterns of ids, and names of the package; the ids of what goes with them are added.
+    """
+    count = -1
+    while count < len(gone):
+        count, left = len(gone), _left(config, (), gone)
+    return dict(left)
+
+
+def _left(value: Any, place: Place, gone: set[str]) -> Any:
+    """What is left of the item at a place; `GONE` for nothing."""
+    if isinstance(value, list):
+        parts = (_left(part, (*place, str(number)), gone) for number, part in enumerate(value))
+        return [part for part in parts if part is not GONE]
+    if isinstance(value, dict):
+        all_parts = {key: _entry(part, (*place, *place_of(key)), gone) for key, part in value.items()}
+        kept = {key: part for key, part in all_parts.items() if part is not GONE}
+        is_bare = "_target_" in kept and len(kept) == 1 < len(all_parts)
+        is_out = GONE in (all_parts.get("_target_"), all_parts.get("_disabled_"))
+        return GONE if is_bare or is_out else kept
+    if named([value]) & gone:
+        return GONE
+    if not any(_is_gone(name, gone) for name in references(value)):
+        return value
+    otherwise = re.fullmatch(r"\$@\w+\.get\('\w+'(?:, (.*))?\)", value)
+    if otherwise is None:
+        return GONE
+    text = otherwise[1] or "None"
+    return f"${text}" if "@" in text else ast.literal_eval(text)
+
+
+def _entry(value: Any, place: Place, gone: set[str]) -> Any:
+    """The same of an entry of a mapping, which others may refer to."""
+    left = GONE if _is_gone(place, gone) else _left(value, place, gone)
+    if left is GONE and place[-1] not in ("_disabled_", "_target_"):
+        gone.add(id_of(place))
+    return left
+
+
+def _is_gone(place: Place, gone: set[str]) -> bool:
+    return any(fnmatch.fnmatch(id_of(place[:count]), name) for count in range(1, len(place) + 1) for name in gone)
 
 
 def packed_configs(bundle: Path, requirement: bool = False) -> dict[str, dict[str, Any]]:
@@ -108,8 +156,9 @@ def packed_configs(bundle: Path, requirement: bool = False) -> dict[str, dict[st
     else:
         overlays["evaluate"]["checkpoint"] = f"${PACKAGE}.run_or_bundle(@output_dir + '/model.pt', {model})"
     if not requirement:
-        whole = {name: self_contained(config) for name, config in whole.items()}
-        overlays = {name: referring(unplanned(config)) for name, config in overlays.items()}
+        gone = {name: set(WITHOUT) for name in whole}
+        whole = {name: self_contained(config, gone[name]) for name, config in whole.items()}
+        overlays = {name: referring(without(config, gone["train"])) for name, config in overlays.items()}
     for name, config in (whole | overlays).items():
         refuse_numbers_as_text(bundle / "configs" / name, config)
     return {f"{name}.json": config for name, config in (whole | overlays).items()}

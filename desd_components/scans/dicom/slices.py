@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...base.errors import UserError
-from ..volume import MissingPackage, optional_module
+from ...base.errors import MissingPackage, UserError
+from ..volume import optional_module
 
 #: what `slices_of` reads of a header
 TAGS = [
