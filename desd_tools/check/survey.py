@@ -82,7 +82,7 @@ def _for_plan(folder: DataFolder, reports: dict[str, FileReport]) -> planning.Su
             grid = images[0], image.facts.ras_shape, image.facts.ras_spacing
             scans.append(planning.Surveyed(*grid, image.facts.values, *classes))  # type: ignore[arg-type]
     first = [case.scan for case in folder.cases if "image" in case.scan][:1]
-    return planning.Survey(scans, planning.declared_modality(folder.dataset_dir or folder.root, first))
+    return planning.Survey(scans, planning.declared_modality(folder.dataset_dir, first))
 
 
 def _read(folder: DataFolder, in_channels: int, num_workers: int) -> dict[str, FileReport]:
@@ -163,13 +163,13 @@ def _missing_classes(folder: DataFolder, reports: dict[str, FileReport]) -> Iter
     if folder.classes is None:
         values = sorted(seen)
         what = f"nothing names the classes; its labels hold the values {values[:20]}{' ...' * (len(values) > 20)}"
-        yield Finding(folder.source, what, "name them: `--class_names \"['liver']\"`", "classes", REMARK)
+        yield Finding(str(folder.source), what, "name them: `--class_names \"['liver']\"`", "classes", REMARK)
         return
     names = folder.classes.names
     for number, members in enumerate(class_members(len(names), folder.classes.regions)):
         if number > 0 and not seen & set(members):
             what = f"class {number} ({names[number]}) occurs in none of {len(set(files))} labels"
-            yield Finding(folder.source, what, "add labels that hold it, or leave the class out", "missing class")
+            yield Finding(str(folder.source), what, "add labels that hold it, or leave the class out", "missing class")
 
 
 def shown(file: str, root: Path) -> str:

@@ -351,7 +351,7 @@ def test_a_suffix_in_capital_letters_is_told(good, caplog):
     faults = faults_of(good, expected=1)
     assert any(fault["kind"] == "suffix" and fault["file"].endswith("case_0.NII.GZ") for fault in faults)
     scan_paths(good)
-    assert "1 files are left out, for their suffix is not in small letters" in caplog.text
+    assert "1 files left out, for its suffix is not in small letters (rename it)" in caplog.text
 
 
 def test_a_name_with_a_line_break_stays_one_row(good, capsys):
