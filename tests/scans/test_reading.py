@@ -13,9 +13,9 @@ import pytest
 from dicom_files import hounsfield, stored_grid, write_series
 from itk_files import sitk, write_itk
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Spacingd
-from scan_files import oblique_affine, write_nifti
+from scan_files import cached, oblique_affine, write_nifti
 
-from desd_components import ScanDataset, ScanReader, UserError, VolumeCache, check_records
+from desd_components import ScanDataset, ScanReader, UserError, VolumeCache
 from desd_components.scans.cache.entries import read_meta
 from desd_components.scans.read import open_volume, parts
 from desd_tools.__main__ import main
@@ -71,7 +71,7 @@ def test_channels_of_a_file_and_files_of_channels_give_channels(tmp_path):
 def test_channels_of_a_nifti_may_stand_behind_axes_of_one_voxel_as_itk_writes_them(tmp_path, axes):
     both = np.stack([VOXELS, VOXELS + 1], axis=-1).astype(np.float32)
     path = write_nifti(tmp_path / "both.nii.gz", both.reshape(*VOXELS.shape, *axes))
-    check_records([{"image": str(path)}], in_channels=2, voxels=True)
+    cached({"image": str(path)}, tmp_path, in_channels=2)
     np.testing.assert_array_equal(LOADING({"image": str(path)})["image"].numpy(), both.transpose(3, 0, 1, 2))
 
 
@@ -96,7 +96,7 @@ def test_what_is_refused_is_not_handed_to_another_reader(tmp_path):
 def test_a_file_that_is_not_what_its_name_says_is_refused_in_one_line(tmp_path, name):
     (tmp_path / name).write_bytes(b"neither of them" * 20)
     with pytest.raises(UserError, match=rf"{name}: cannot be read as (NRRD|MetaImage)") as refusal:
-        check_records([{"image": str(tmp_path / name)}])
+        open_volume(tmp_path / name)
     assert "\n" not in str(refusal.value)
 
 
@@ -124,7 +124,7 @@ def test_a_truncated_file_is_refused_when_its_voxels_are_read(tmp_path, name):
     path = written(tmp_path, name)
     path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(UserError, match=rf"{name}: is truncated or damaged"):
-        check_records([{"image": str(path)}], voxels=True)
+        open_volume(path).read()
 
 
 def deflated(folder: Path, name: str) -> tuple[Path, Path]:
@@ -166,9 +166,9 @@ def test_a_bit_that_has_flipped_is_told_by_the_checksum(tmp_path, name):
     flip_a_bit(file)
     scan, damage = {"image": str(path)}, rf"{name}: is truncated or damaged \(.*\): copy or download it again"
     with pytest.raises(UserError, match=damage):
-        check_records([scan], voxels=True)
+        open_volume(path).read()
     with pytest.raises(UserError, match=damage):
-        VolumeCache(LOADING, tmp_path / "cache").prepare([scan])
+        cached(scan, tmp_path)
     assert re.search(damage, ScanDataset([scan], LOADING)[0]["error"])
 
 
@@ -206,7 +206,7 @@ def test_a_stream_of_which_simpleitk_reads_a_part_is_refused(tmp_path):
 def test_a_file_of_no_known_format_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(b"a picture")
     with pytest.raises(UserError, match=r"a.png: is not a scan: give .nii, .nii.gz, .nrrd"):
-        check_records([{"image": str(tmp_path / "a.png")}])
+        open_volume(tmp_path / "a.png")
 
 
 def test_without_simpleitk_the_remedy_is_named(tmp_path, monkeypatch):
@@ -222,7 +222,7 @@ def test_a_header_without_its_voxels_says_so_and_one_with_a_part_of_them_is_dama
     path.with_suffix(".raw").write_bytes(path.with_suffix(".raw").read_bytes()[:100])
     damaged = r"is truncated or damaged \(SimpleITK cannot read its voxels to their end\): copy or download it again"
     with pytest.raises(UserError, match=damaged):
-        check_records([{"image": str(path)}], voxels=True)
+        open_volume(path).read()
     path.with_suffix(".raw").unlink()
     with pytest.raises(UserError, match=rf"{name}: its voxels, a.raw, are not there: copy all of its files"):
         open_volume(path)
@@ -237,12 +237,12 @@ def test_a_header_and_its_data_file_are_one_scan(tmp_path, header, data):
 def test_labels_may_have_another_format_than_images(tmp_path):
     image = write_itk(tmp_path / "image.mha", VOXELS)
     label = write_nifti(tmp_path / "label.nii.gz", (VOXELS > 0).astype(np.uint8))
-    check_records([{"image": str(image), "label": str(label)}], class_count=2, voxels=True)
+    cached({"image": str(image), "label": str(label)}, tmp_path, class_count=2)
     moved = AFFINE.copy()
     moved[0, 3] += 5
     label = write_itk(tmp_path / "moved.nrrd", VOXELS > 0, moved)
     with pytest.raises(UserError, match=r"its affine places a corner 5.00 mm away"):
-        check_records([{"image": str(image), "label": str(label)}])
+        cached({"image": str(image), "label": str(label)}, tmp_path)
 
 
 def test_the_cache_keeps_how_a_series_was_read_and_says_what_was_interpolated(tmp_path, caplog):

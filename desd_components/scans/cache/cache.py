@@ -26,9 +26,10 @@ from monai.utils import ensure_tuple
 from ...base.errors import UserError
 from ...base.files import require_writable
 from ...base.processes import patiently_gathered, place
-from ..check import class_problem, file_problem, raise_problems, threaded, with_bar
+from ..check import class_problem, raise_problems, threaded, with_bar
 from ..fingerprint import file_states
 from ..names import Scan, first_names, scan_files
+from ..read import file_problem
 from .entries import LAYOUT, SUFFIX, is_label, meta_if_whole, read_meta
 from .fingerprint import describe, flat_transforms
 from .making import EntryMaker

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd
+from monai.transforms import Compose, LoadImaged, Spacingd
 
 from ...base.errors import UserError, chain_of, innermost_user_error, one_line
 from ...base.files import told_if_unwritable
@@ -159,18 +159,13 @@ class EntryMaker:
 
     def estimated_bytes(self, scan: Scan) -> int:
         """Disk that an entry will take, from the scan's header and the target spacing; 0 for one that is not read."""
-        import nibabel
-
         try:
             header = open_volume(_first_file(scan, "image"))
-            extent, spacing = np.array(header.shape[:3]), np.linalg.norm(header.affine[:3, :3], axis=0)
-        except (UserError, OSError):
+            extent, spacing = np.array(header.ras_shape), np.array(header.ras_spacing)
+        except (UserError, IndexError):  # the latter of two dimensions
             return 0  # the check of the scan will say what is wrong with it
         spacer = next((each for each in self.transforms if isinstance(each, Spacingd)), None)
         if spacer is not None:
-            if any(isinstance(each, Orientationd) for each in self.transforms):
-                order = np.argsort(nibabel.io_orientation(header.affine)[:, 0])
-                extent, spacing = extent[order], spacing[order]
             wanted = np.resize(np.asarray(spacer.spacing_transform.pixdim, float), 3)
             wanted = np.where(np.isfinite(wanted) & (wanted > 0), wanted, spacing)
             extent = np.round((extent - 1) * spacing / wanted) + 1
