@@ -257,7 +257,7 @@ def test_two_runs_that_make_one_cache_at_the_same_time_lose_nothing(tmp_path):
 def test_wide_slices_are_stored_without_their_borders(tmp_path):
     scans = [{"image": str(write_scan(tmp_path / "wide.nii", (40, 12, 5)))}]
     scans.append({"image": str(write_scan(tmp_path / "narrow.nii", (30, 26, 5)))})
-    cache = VolumeCache(loading("image"), tmp_path / "cache", trim_wider_than=30, trim_fraction=0.1)
+    cache = VolumeCache(loading("image"), tmp_path / "cache", trim_wider_than=30)
     wide, narrow = cache.prepare(scans)
     whole = LoadImaged("image", image_only=True)(scans[0])["image"]
     np.testing.assert_array_equal(open_array(wide, "image")[0], whole[4:36, 1:11])
@@ -265,8 +265,6 @@ def test_wide_slices_are_stored_without_their_borders(tmp_path):
     np.testing.assert_allclose(corner, (whole.affine @ torch.tensor([4.0, 1, 0, 1], dtype=torch.float64))[:3])
     assert open_array(narrow, "image").shape == (1, 30, 26, 5)
     assert cache.maker.estimated_bytes(scans[0]) == 32 * 10 * 5 * 4
-    with pytest.raises(UserError, match=r"trim_fraction is 0\.5"):
-        VolumeCache(loading("image"), tmp_path / "cache", trim_fraction=0.5)
 
 
 def test_a_private_map_may_be_changed_without_touching_the_file(tmp_path):
