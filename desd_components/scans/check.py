@@ -19,7 +19,6 @@ from ..base.errors import UserError
 from .label_maps import are_whole
 from .names import Scan, scan_files
 from .read import open_volume
-from .volume import Volume
 
 THREADS = 4  # that look at headers
 LISTED = 10  # problems named in one message; the rest is a count
@@ -83,7 +82,7 @@ def header_problem(scan: Scan, in_channels: int = 1) -> str | None:
         return str(error)
     for file, header in headers.items():
         what = "label" if file in labels else "image" if images == [file] else "channel"
-        if found := _grid_problem(file, header, in_channels if what == "image" else 1, what):
+        if found := _shape_problem(file, header.shape, in_channels if what == "image" else 1, what):
             return found
         grids.append((file, header.shape[:3], header.affine))
     if len(images) not in (0, 1, in_channels):
@@ -95,12 +94,7 @@ def header_problem(scan: Scan, in_channels: int = 1) -> str | None:
     return next(filter(None, (grid_problem(grids[0], grid) for grid in grids[1:])), None)
 
 
-def _grid_problem(file: str, header: Volume, channels: int, what: str) -> str | None:
-    if header.dtype.names is not None:
-        return f"{file}: holds RGB voxels, not one value per voxel: convert it to a scalar volume or leave it out."
-    if np.issubdtype(header.dtype, np.complexfloating):
-        return f"{file}: holds complex voxels: write out their magnitude or leave it out."
-    shape = header.shape
+def _shape_problem(file: str, shape: tuple[int, ...], channels: int, what: str) -> str | None:
     if shape[3:] == (channels,) or (len(shape) == 3 and channels == 1):
         return None
     if len(shape) == 3:

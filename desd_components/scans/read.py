@@ -49,10 +49,8 @@ def open_volume(path: str | Path) -> Volume:
     if problem := file_problem(str(path)):
         raise UserError(problem)
     volume = _opened(str(path))
-    affine, axes = volume.affine, volume.affine[:3, :3]
-    if not np.isfinite(affine).all() or not abs(np.linalg.det(axes)) > 1e-6 * np.linalg.norm(axes, axis=0).prod():
-        told = affine[:3].round(3).tolist()
-        raise UserError(f"{volume.path}: its affine is not a grid in space ({told}): mend the header.")
+    if found := _odd(volume):
+        raise UserError(f"{volume.path}: {found}")
 
     def read() -> np.ndarray:
         try:
@@ -63,6 +61,18 @@ def open_volume(path: str | Path) -> Volume:
             raise damaged(volume.path, error) from error
 
     return replace(volume, read=read)
+
+
+def _odd(volume: Volume) -> str | None:
+    """Why no program of ours can use a volume, whatever it is to be."""
+    affine, axes = volume.affine, volume.affine[:3, :3]
+    if volume.dtype.names is not None:
+        return "holds RGB voxels, not one value per voxel: convert it to a scalar volume or leave it out."
+    if np.issubdtype(volume.dtype, np.complexfloating):
+        return "holds complex voxels: write out their magnitude or leave it out."
+    if not np.isfinite(affine).all() or not abs(np.linalg.det(axes)) > 1e-6 * np.linalg.norm(axes, axis=0).prod():
+        return f"its affine is not a grid in space ({affine[:3].round(3).tolist()}): mend the header."
+    return None
 
 
 def file_problem(file: str) -> str | None:

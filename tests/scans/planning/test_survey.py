@@ -60,7 +60,8 @@ def test_a_scan_that_cannot_be_read_is_left_to_the_checks(tmp_path):
     bad.write_bytes(b"no scan")
     flat = write_nifti(tmp_path / "flat.nii.gz", np.ones((4, 5), np.float32), affine())
     nan = write_nifti(tmp_path / "nan.nii.gz", np.full(SHAPE, np.nan, np.float32), affine())
-    odd = [{"image": str(path)} for path in (bad, flat, nan, tmp_path / "gone.nii.gz")]
+    rgb = write_nifti(tmp_path / "rgb.nii.gz", np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")]), affine())
+    odd = [{"image": str(path)} for path in (bad, flat, nan, rgb, tmp_path / "gone.nii.gz")]
     assert len(survey([*odd, scan(tmp_path)], tmp_path, tmp_path).scans) == 1
     assert planned_segmentation(survey(odd, tmp_path, tmp_path), MACHINE).numbers == {}
 
