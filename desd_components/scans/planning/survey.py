@@ -20,7 +20,7 @@ import numpy as np
 
 from ...base.errors import UserError
 from ...base.files import read_json, require_writable, write_json
-from ...base.processes import from_all_processes, place
+from ...base.processes import from_first
 from ..check import threaded
 from ..fingerprint import file_states
 from ..label_maps import looks_like_labels
@@ -107,8 +107,7 @@ def survey(
         num_workers: threads.
         ignore: the label value of voxels that were not annotated.
     """
-    found = [_surveyed_once(scans, cache_dir, num_workers, ignore)] if place()[0] == 0 else []
-    records = from_all_processes(found)[0]
+    records = from_first(lambda: _surveyed_once(scans, cache_dir, num_workers, ignore))
     return Survey([_from_record(record) for record in records], declared_modality(dataset_dir, scans))
 
 
@@ -122,11 +121,8 @@ def declared_modality(dataset_dir: str | Path, scans: Sequence[Scan] = ()) -> st
         first = named.get("0") if isinstance(named, dict) else named
         if isinstance(first, str) and first:
             return first
-    first_files = parts(scan_files(scans[0])[0])[:1] if scans and os.path.exists(scan_files(scans[0])[0]) else []
-    return _dicom_modality(first_files[0]) if first_files else None
-
-
-def _dicom_modality(file: str) -> str | None:
+    first = scan_files(scans[0])[0] if scans else ""
+    file = parts(first)[0] if os.path.exists(first) else ""
     if not is_dicom(file):
         return None
     import pydicom
