@@ -71,11 +71,7 @@ def find_scans(
     if not scans:
         raise UserError(f"{path}: none of the scans that its dataset.json lists exists: is the folder complete?")
     if data_split is not None:
-        split = fitting_split(data_split, path, scans)
-        wanted = [case for section in sections for case in split.get(SECTION_NAMES.get(section, section), [])]
-        if not wanted:
-            raise UserError(f"{data_split}: no case under {list(sections)}; it has {sorted(split)}: set `sections`.")
-        scans = select_cases(scans, wanted, str(data_split))
+        scans = scans_of_sections(data_split, path, scans, sections)
     scans = sorted(scans, key=lambda scan: scan_files(scan)[0])
     logger.info("%s: %d scans", path, len(scans))
     if path.is_dir() and place()[0] == 0:
@@ -272,6 +268,19 @@ def fitting_split(data_split: str | Path, data: Path, scans: Sequence[Scan]) -> 
     for what, remedy in split_faults(scans, [case for cases in split.values() for case in cases]):
         raise UserError(f"{data_split}: {what}: {remedy}.")
     return split
+
+
+def scans_of_sections(data_split: str | Path, data: Path, scans: Sequence[Scan], sections: Sequence[str]) -> list[Scan]:
+    """The scans that a split file has under some of its sections.
+
+    Raises:
+        UserError: when the split does not fit the scans, or has no case there.
+    """
+    split = fitting_split(data_split, data, scans)
+    wanted = [case for section in sections for case in split.get(SECTION_NAMES.get(section, section), [])]
+    if not wanted:
+        raise UserError(f"{data_split}: no case under {list(sections)}; it has {sorted(split)}: set `sections`.")
+    return select_cases(scans, wanted, str(data_split))
 
 
 def select_cases(scans: Sequence[Scan], cases: Sequence[str], source: str) -> list[Scan]:

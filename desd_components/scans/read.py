@@ -28,7 +28,7 @@ from ..base.errors import UserError
 from ..base.files import is_lfs_pointer
 from .itk import data_files, itk_volume
 from .names import ITK_SUFFIXES, NIFTI_SUFFIXES, NNUNET_SUFFIXES, SUFFIXES, is_dicom
-from .volume import UNREADABLE, Volume, damaged, dicom_room, nnunet_room, refused_as
+from .volume import UNREADABLE, Volume, damaged, dicom_room, optional_room, refused_as
 
 # MONAI warns, at every loader, that a GPU decoder which nobody asked for is not there
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
@@ -97,7 +97,7 @@ def _opened(path: str) -> Volume:
     if path.endswith(ITK_SUFFIXES):
         return itk_volume(path)
     if path.endswith(NNUNET_SUFFIXES):
-        case: Volume = nnunet_room(path).nnunet_volume(path)
+        case: Volume = optional_room("nnunet", path, "cases that nnU-Net has preprocessed").nnunet_volume(path)
         return case
     if os.path.isdir(path) or is_dicom(path):
         room = dicom_room(path)

@@ -114,20 +114,16 @@ def dicom_room(path: str | Path) -> Any:
     Raises:
         MissingPackage: naming the file that needs it, and what to do without.
     """
-    return _room("dicom", path, "needs the reader of DICOM series", ", or convert the series to NIfTI with dcm2niix")
+    return optional_room("dicom", path, "DICOM series (or convert it to NIfTI with dcm2niix)")
 
 
-def nnunet_room(path: str | Path) -> Any:
-    """`desd_components.scans.nnunet`, likewise."""
-    return _room("nnunet", path, "is an array, as nnU-Net's preprocessed cases are, and needs their reader", "")
-
-
-def _room(name: str, path: str | Path, need: str, otherwise: str) -> Any:
+def optional_room(name: str, path: str | Path, what: str) -> Any:
+    """A folder of this one, likewise."""
     found, is_there = optional_import(f"{__package__}.{name}")
     if not is_there:
         raise MissingPackage(
-            f"{path}: {need}, which this copy of the package came without: install the whole "
-            f'package, with `pip install ".[scans]"` in its repository{otherwise}.'
+            f"{path}: needs the reader of {what}, which this copy of the package came without: install the whole "
+            'package, with `pip install ".[scans]"` in its repository.'
         )
     return found
 

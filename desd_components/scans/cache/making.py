@@ -15,7 +15,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Spacingd
 
-from ...base.errors import UserError, chain_of, innermost_user_error, one_line
+from ...base.errors import UserError, innermost_user_error, one_line
 from ...base.files import told_if_unwritable
 from ..check import header_problem, label_values, raw_problem
 from ..label_maps import looks_like_labels
@@ -84,9 +84,8 @@ class EntryMaker:
         try:
             loaded: Mapping[Any, Any] = self.steps()[0](scan)
         except Exception as error:
-            refused = innermost_user_error(error)
-            files = scan_files(scan, self.keys)
-            raise UserError(str(refused or damaged(_named_file(error, files), error))) from error
+            refused = innermost_user_error(error) or damaged(_first_file(scan, self.keys[0]), error)
+            raise UserError(str(refused)) from error
         for key in self.keys:
             if found := raw_problem(_first_file(scan, key), _to_numpy(loaded[key]), is_label(key)):
                 raise UserError(found)
@@ -178,9 +177,3 @@ def _smallest_kind(labels: np.ndarray) -> str:
     low, high = int(labels.min()), int(labels.max())
     kinds = ("uint8", "int16", "int32")
     return next((kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max), "int64")
-
-
-def _named_file(error: BaseException, files: Sequence[str]) -> str:
-    """The file that an error's chain names, else the first."""
-    named = (file for each in chain_of(error) for file in files if file in str(each))
-    return next(named, files[0])
