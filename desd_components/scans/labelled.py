@@ -186,12 +186,31 @@ def _labelled_sections(path: Path, in_channels: int) -> tuple[Sections, list[Sca
     source, content = said_of_data(path)
     _refuse_unread(source, content, in_channels)
     if path.is_file():
-        return _labelled_only(data_list_sections(path), path)
-    if is_decathlon(path):
-        listed = data_list_sections(source, within=True)
-        return _labelled_only({name: present(part, source) for name, part in listed.items()}, source)
-    pairs, unlabelled = _pairs_in_folder(path, in_channels, file_ending(content))
-    return {"train": pairs}, unlabelled
+        sections = data_list_sections(path)
+    elif is_decathlon(path):
+        sections = {name: present(part, source) for name, part in data_list_sections(source, within=True).items()}
+    else:
+        source, sections = path, {"train": _images_in_pairs(path, in_channels, file_ending(content))}
+    everything = [scan for part in sections.values() for scan in part]
+    unlabelled = [scan for scan in everything if "label" not in scan]
+    files, images = ([scan_files(scan)[0] for scan in scans] for scans in (unlabelled, everything))
+    tell_left_out(source, files, "images without a label left out", images)
+    return {name: [scan for scan in part if "label" in scan] for name, part in sections.items()}, unlabelled
+
+
+def _images_in_pairs(folder: Path, in_channels: int, ending: str) -> list[Scan]:
+    """The images of two folders, with their labels as far as there are any."""
+    names = pair_folders(folder)
+    if names is None:
+        raise UserError(
+            f"{folder}: has neither dataset.json, nor imagesTr and labelsTr, nor images and labels: rename the "
+            'folders, or give the path of a data list: {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}.'
+        )
+    found = pairs_by_name(folder / names[0], folder / names[1], in_channels, ending)
+    refuse_namesakes(found.namesakes)
+    tell_left_out(folder, found.others, f"files that do not end in {ending} (file_ending) left out")
+    tell_left_out(folder, found.lonely_labels, "labels without an image left out", files_of(found.pairs))
+    return [*found.pairs, *found.lonely_images]
 
 
 # what dataset.json, or a data list, says of the data
@@ -249,30 +268,3 @@ def _refuse_unread(source: Path, content: Mapping[str, Any], in_channels: int) -
                 f"{source}: {key} lists {len(named)} channels ({told}), but in_channels is {in_channels}: set "
                 f"`--in_channels {len(named)}`."
             )
-
-
-def _labelled_only(sections: Sections, source: Path) -> tuple[Sections, list[Scan]]:
-    everything = [scan for part in sections.values() for scan in part]
-    unlabelled = [scan for scan in everything if "label" not in scan]
-    _tell_unlabelled(source, unlabelled, everything)
-    return {name: [scan for scan in part if "label" in scan] for name, part in sections.items()}, unlabelled
-
-
-def _tell_unlabelled(source: Path, unlabelled: Sequence[Scan], among: Sequence[Scan]) -> None:
-    files = [scan_files(scan)[0] for scan in unlabelled]
-    tell_left_out(source, files, "images without a label left out", files_of(among))
-
-
-def _pairs_in_folder(folder: Path, in_channels: int, ending: str) -> tuple[list[Scan], list[Scan]]:
-    names = pair_folders(folder)
-    if names is None:
-        raise UserError(
-            f"{folder}: has neither dataset.json, nor imagesTr and labelsTr, nor images and labels: rename the "
-            'folders, or give the path of a data list: {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}.'
-        )
-    found = pairs_by_name(folder / names[0], folder / names[1], in_channels, ending)
-    refuse_namesakes(found.namesakes)
-    tell_left_out(folder, found.others, f"files that do not end in {ending} (file_ending) left out")
-    _tell_unlabelled(folder, found.lonely_images, found.pairs)
-    tell_left_out(folder, found.lonely_labels, "labels without an image left out", files_of(found.pairs))
-    return found.pairs, found.lonely_images

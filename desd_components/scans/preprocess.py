@@ -191,9 +191,8 @@ def preprocessing_settings(
         raise UserError(
             f"intensity={intensity!r}: choose hu (a window, for CT), zscore (per volume, for MR) or minmax."
         )
-    if intensity != "hu" and hu_window is None:
-        return {"orientation": orientation, "spacing": spacing, "intensity": intensity, "hu_window": None}
-    if hu_window is None or len(hu_window) != 2 or hu_window[0] >= hu_window[1]:
+    window = [float(value) for value in hu_window or ()]
+    if (window or intensity == "hu") and (len(window) != 2 or window[0] >= window[1]):
         raise UserError(f"hu_window={hu_window!r}: give the lower and the upper end in HU, such as [-1024, 1024].")
-    window = [float(value) for value in hu_window] if intensity == "hu" else None
-    return {"orientation": orientation, "spacing": spacing, "intensity": intensity, "hu_window": window}
+    kept = window if intensity == "hu" else None
+    return {"orientation": orientation, "spacing": spacing, "intensity": intensity, "hu_window": kept}

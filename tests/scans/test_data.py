@@ -85,12 +85,9 @@ def test_context_is_1_4_to_1_8_views_and_falls_back_to_one_view(extent, draw, ex
     assert context_length(extent, 96, None, draw) == extent
 
 
-def test_one_pair_of_scales_serves_all_axes():
-    assert axis_scales([1.4, 1.8]) == axis_scales([[1.4, 1.8]] * 3) == ((1.4, 1.8),) * 3
-
-
 @pytest.mark.parametrize("scale", [1.5, [[1.4, 1.8]], [[0.5, 1.8]] * 3, [[1.8, 1.4], None, None], [1, 2, 3, 4]])
-def test_a_context_scale_that_makes_no_sense_is_refused(scale):
+def test_one_pair_of_scales_serves_all_axes_and_what_makes_no_sense_is_refused(scale):
+    assert axis_scales([1.4, 1.8]) == axis_scales([[1.4, 1.8]] * 3) == ((1.4, 1.8),) * 3
     with pytest.raises(UserError, match="context_scale is"):
         axis_scales(scale)
 
@@ -145,16 +142,12 @@ def test_it_is_a_sequence_whose_plain_index_means_epoch_0(scans, tmp_path):
     assert len(list(dataset)) == len(dataset) == sum(len(slab_starts(z, 12, 6)) for _, _, z in SHAPES)
 
 
-def test_the_dataset_travels_to_workers_without_its_volumes(scans, tmp_path):
+def test_the_dataset_travels_to_workers_without_its_volumes_and_a_second_one_reads_none(scans, tmp_path, monkeypatch):
     dataset = contexts(scans, tmp_path)
     assert len(pickle.dumps(dataset)) < 4000
     assert same(pickle.loads(pickle.dumps(dataset))[1], dataset[1])
-
-
-def test_a_second_dataset_takes_its_table_from_the_cache_alone(scans, tmp_path, monkeypatch):
-    first = contexts(scans, tmp_path)
     monkeypatch.setattr(os, "preadv", lambda *_, **__: pytest.fail("an array was read"))
-    assert np.array_equal(contexts(scans, tmp_path).slabs, first.slabs)
+    assert np.array_equal(contexts(scans, tmp_path).slabs, dataset.slabs)
 
 
 @pytest.mark.parametrize(
@@ -191,19 +184,16 @@ def test_monais_trainer_gives_every_epoch_its_own_number(scans, tmp_path, worker
     network = torch.nn.Linear(1, 1)
     seen = []
     trainer = SupervisedTrainer(
-        device=torch.device("cpu"),
-        max_epochs=3,
-        train_data_loader=loader,
-        network=network,
-        optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+        torch.device("cpu"), 3, loader, network, torch.optim.SGD(network.parameters(), lr=0.1),
         loss_function=lambda pred, target: pred.mean(),
         prepare_batch=lambda batch, *_, **__: (batch["image"].mean().reshape(1, 1), None),
         decollate=False,
-    )
-    trainer.add_event_handler(
-        Events.ITERATION_COMPLETED,
-        lambda engine: seen.append((engine.state.epoch, engine.state.batch["epoch"].tolist())),
-    )
+    )  # fmt: skip
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def note(engine):
+        seen.append((engine.state.epoch, engine.state.batch["epoch"].tolist()))
+
     trainer.run()
     assert seen == [(epoch, [epoch] * 3) for epoch in (1, 2, 3) for _ in range(len(loader))]
 
@@ -271,13 +261,3 @@ def test_an_in_place_transform_does_not_change_the_cache(pairs, tmp_path):
     before = dataset[0]["image"].clone()
     dataset[0]["image"].mul_(3)
     assert torch.equal(dataset[0]["image"].as_tensor(), before.as_tensor())
-
-
-def test_real_ct_volumes_become_slabs(real_data, tmp_path):
-    from desd_components import find_scans
-
-    (scan,) = [r for r in find_scans(real_data / "ct_tcia_2p5mm") if "riderpilot" in r["image"]]
-    cache = VolumeCache(loading("image"), tmp_path, trim_wider_than=320)
-    dataset = ContextDataset([scan], cache, (96, 96, 16), SCALE, slab_depth=24, slab_stride=12)
-    assert [row[1] for row in dataset.slabs.tolist()] == [0, 6]
-    assert dataset[0]["image"].shape[0] == 1 and dataset[0]["image"].shape[3] == 24

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,6 @@ def test_a_label_to_be_ignored_as_a_whole_is_refused(tmp_path) -> None:
         cache.prepare([{"image": str(tmp_path / "a.nii"), "label": str(tmp_path / "l.nii")}])
 
 
-def test_minmax_takes_each_volume_from_0_to_1(tmp_path) -> None:
-    preprocessing = Preprocessing("image", None, "minmax", [-1024.0, 1024.0])
-    image = preprocessing({"image": str(write_scan(tmp_path / "a.nii"))})["image"]
-    assert (float(image.min()), float(image.max())) == (0.0, 1.0)
-    assert preprocessing.settings["hu_window"] is None
-
-
 def test_median_spacing_is_taken_along_anatomical_axes(tmp_path: Path) -> None:
     scans = [
         written(tmp_path / "a.nii", (1.0, 2.0, 3.0)),
@@ -76,25 +70,6 @@ def test_median_spacing_is_taken_along_anatomical_axes(tmp_path: Path) -> None:
         written(tmp_path / "c.nii", (9.0, 2.5, 7.0), swap=True),  # 2.5 mm along R, 9 mm along A
     ]
     assert target_spacing("median", scans) == pytest.approx([1.5, 2.0, 4.0])
-
-
-@pytest.mark.parametrize(("given", "expected"), [(None, None), (2, [2, 2, 2]), ([1, 1, 3.5], [1, 1, 3.5])], ids=str)
-def test_spacing_may_be_one_number_three_or_none(given: object, expected: object) -> None:
-    assert target_spacing(given, []) == expected
-
-
-@pytest.mark.parametrize("given", [[1, 1], 0, -1, "mean", [1, 1, "x"]], ids=str)
-def test_other_spacings_are_refused(given: object) -> None:
-    with pytest.raises(UserError, match="spacing="):
-        target_spacing(given, [])
-
-
-@pytest.mark.parametrize(
-    ("given", "words"), [(("percentiles", [0, 1]), "zscore"), (("hu", [9, -9]), "lower and the upper")]
-)
-def test_unknown_intensities_are_refused(given, words) -> None:
-    with pytest.raises(UserError, match=words):
-        preprocessing_settings(None, *given)
 
 
 @pytest.fixture
@@ -179,21 +154,44 @@ def test_a_window_is_monai_s_bit_for_bit_and_leaves_its_image_alone():
     assert torch.equal(windowed(image, -160, 240), stock(image)) and torch.equal(image, before)
 
 
-def test_labels_stay_as_they_are_stored_where_they_are_not_turned(tmp_path):
+def test_what_it_did_can_be_undone_on_the_scan_s_own_grid_where_labels_may_have_stayed(tmp_path):
     scan = {"image": str(write_scan(tmp_path / "a.nii.gz")), "label": str(write_label(tmp_path / "b.nii.gz"))}
-    sample = Preprocessing(["image", "label"], [2.0, 2.0, 2.0], "zscore", turn_labels=False)(scan)
+    preprocessing = Preprocessing(["image", "label"], [2.0, 2.0, 2.0], "zscore", turn_labels=False)
+    sample = preprocessing(scan)
     assert sample["label"].shape == (1, 6, 7, 5) != sample["image"].shape
-
-
-def test_what_it_did_can_be_undone_on_the_scan_s_own_grid(tmp_path):
-    preprocessing = Preprocessing("image", [2.0, 2.0, 2.0], "zscore")
-    sample = preprocessing({"image": str(write_scan(tmp_path / "a.nii.gz"))})
     sample["pred"] = sample["image"].clone()
     restored = Invertd("pred", preprocessing, orig_keys="image", nearest_interp=False)(sample)["pred"]
     assert restored.shape == (1, 6, 7, 5)
     np.testing.assert_allclose(restored.affine, oblique_affine(), atol=1e-5)
 
 
-def test_its_settings_are_what_builds_it_again():
-    settings = Preprocessing("image", [1.0, 2.0, 3.0], "hu", [-100, 300]).settings
-    assert Preprocessing("image", **settings).settings == settings
+def test_minmax_takes_each_volume_from_0_to_1_and_settings_build_a_preprocessing_again(tmp_path) -> None:
+    preprocessing = Preprocessing("image", [1.0, 2.0, 3.0], "minmax", [-1024.0, 1024.0])
+    image = preprocessing({"image": str(write_scan(tmp_path / "a.nii"))})["image"]
+    assert (float(image.min()), float(image.max())) == (0.0, 1.0)
+    assert preprocessing.settings["hu_window"] is None
+    assert Preprocessing("image", **preprocessing.settings).settings == preprocessing.settings
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, None), (2, [2, 2, 2]), ([1, 1, 3.5], [1, 1, 3.5])], ids=str)
+def test_spacing_may_be_one_number_three_or_none(given: object, expected: object) -> None:
+    assert target_spacing(given, []) == expected
+
+
+SPACING = functools.partial(target_spacing, scans=[])
+SETTINGS = functools.partial(preprocessing_settings, None)
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "words"),
+    [
+        *((SPACING, [given], "spacing=") for given in ([1, 1], 0, -1, "mean", [1, 1, "x"])),
+        (SETTINGS, ["percentiles", [0, 1]], "zscore"),
+        (SETTINGS, ["hu", [9, -9]], "lower and the upper"),
+        (SETTINGS, ["hu", None], "lower and the upper"),
+    ],
+    ids=str,
+)
+def test_settings_that_are_none_are_refused(function, given, words) -> None:
+    with pytest.raises(UserError, match=words):
+        function(*given)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 
@@ -7,7 +9,8 @@ from desd_components import EpochSampler, SampleKey, UserError, collate_contexts
 
 
 def passes(count: int, batch_size: int, epochs: int, world: int = 1, rank: int = 0, **options) -> list[list[SampleKey]]:
-    sampler = EpochSampler(range(count), batch_size, num_replicas=world, rank=rank, **options)
+    with mock.patch("desd_components.scans.loading.place", return_value=(rank, world)):
+        sampler = EpochSampler(range(count), batch_size, **options)
     result = []
     for epoch in range(1, epochs + 1):
         sampler.set_epoch(epoch)
@@ -58,8 +61,8 @@ def test_skipped_batches_are_left_out_of_one_pass_only():
 def test_a_global_batch_larger_than_the_dataset_is_refused_with_the_remedy():
     told = r"takes 16 samples \(batch_size 8 on 2 processes\), but an epoch has 10: lower `batch_size`"
     with pytest.raises(UserError, match=told):
-        EpochSampler(range(10), 8, num_replicas=2, rank=0)
-    assert EpochSampler(range(10), 8, num_replicas=2, rank=0, samples=16).batches == 1
+        passes(10, 8, 1, world=2)
+    assert len(passes(10, 8, 1, world=2, samples=16)[0]) == 8
 
 
 def test_collating_pads_at_the_far_end_and_keeps_the_true_sizes():
