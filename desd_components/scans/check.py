@@ -1,9 +1,10 @@
 """Checks of scans and labels before anything is trained: each problem is one line with the file and the remedy.
 
 Headers are looked at first, which costs about a millisecond a file; voxels are looked at once, while they are cached
-(`desd_components.scans.cache`), or on request. All bad files are gathered before the run is refused.
+(`desd_components.scans.cache`). All bad files are gathered before the run is refused.
 """
 
+import functools
 import itertools
 import os
 import sys
@@ -15,12 +16,11 @@ import numpy as np
 
 from ..base.classes import IGNORE
 from ..base.errors import UserError
-from ..base.files import is_lfs_pointer
 from .label_maps import are_whole
-from .names import FORMATS, SUFFIXES, Scan, scan_files
+from .names import Scan, scan_files
 from .read import open_volume
-from .volume import Volume
 
+THREADS = 4  # that look at headers
 LISTED = 10  # problems named in one message; the rest is a count
 GRID_TOLERANCE = 0.1  # in voxels: image and label grids may differ by that much at any corner (headers are rounded)
 
@@ -39,36 +39,18 @@ def raise_problems(problems: Sequence[str], checked: int) -> None:
         raise UserError(told)
 
 
-def check_records(
-    scans: Sequence[Scan],
-    class_count: int | None = None,
-    in_channels: int = 1,
-    voxels: bool = False,
-    num_workers: int = 4,
-    keys: Sequence[str] = ("image", "label"),
-) -> None:
-    """Refuse scans that cannot be trained on, all of them in one message.
+def check_records(scans: Sequence[Scan], in_channels: int = 1) -> None:
+    """Refuse scans whose headers say that they cannot be used, all of them in one message.
 
     Args:
         scans: ``{"image": path or [path per channel][, "label": path]}``.
-        class_count: number of label values with the background's; None leaves them unchecked.
         in_channels: channels an image must have; a 4D file holds them in its last dimension.
-        voxels: also read every voxel (NaN, truncated files, label values); otherwise headers only.
-        num_workers: threads.
-        keys: the entries to look at.
 
     Raises:
         UserError: naming each file and what to do about it, ten at most, then a count.
     """
-    if not scans:
-        raise UserError(f"there is no scan to work on: is dataset_dir right, and are its files {FORMATS}?")
-
-    def problem(scan: Scan) -> str | None:
-        taken = {key: scan[key] for key in keys if key in scan}
-        found = header_problem(taken, in_channels)
-        return voxels_problem(taken, class_count) if found is None and voxels else found
-
-    raise_problems([found for found in threaded(problem, scans, num_workers) if found], len(scans))
+    found = threaded(functools.partial(header_problem, in_channels=in_channels), scans, THREADS)
+    raise_problems([problem for problem in found if problem], len(scans))
 
 
 def threaded(function: Callable[[Any], Any], items: Iterable[Any], num_workers: int) -> Iterable[Any]:
@@ -92,9 +74,6 @@ def with_bar(items: Iterable[Any], total: int, doing: str, unit: str = "volume",
 
 def header_problem(scan: Scan, in_channels: int = 1) -> str | None:
     """What is wrong with a scan as far as its headers tell, in one line, or None."""
-    for file in scan_files(scan):
-        if found := file_problem(file):
-            return found
     images, labels = scan_files(scan, ("image",)), scan_files(scan, ("label",))
     grids: list[Grid] = []
     try:
@@ -103,7 +82,7 @@ def header_problem(scan: Scan, in_channels: int = 1) -> str | None:
         return str(error)
     for file, header in headers.items():
         what = "label" if file in labels else "image" if images == [file] else "channel"
-        if found := _grid_problem(file, header, in_channels if what == "image" else 1, what):
+        if found := _shape_problem(file, header.shape, in_channels if what == "image" else 1, what):
             return found
         grids.append((file, header.shape[:3], header.affine))
     if len(images) not in (0, 1, in_channels):
@@ -115,33 +94,8 @@ def header_problem(scan: Scan, in_channels: int = 1) -> str | None:
     return next(filter(None, (grid_problem(grids[0], grid) for grid in grids[1:])), None)
 
 
-def file_problem(file: str) -> str | None:
-    """A file that is missing, empty, or not there yet (git-LFS), in one line, or None."""
-    if not os.path.exists(file):
-        return f"{file}: does not exist: mend the data list or put the file there."
-    if not (os.path.isfile(file) or os.path.isdir(file)):
-        return f"{file}: is a pipe or a device, not a file: leave it out."
-    if os.path.isdir(file) or not file.endswith(SUFFIXES):
-        return None  # a DICOM series: `open_volume` looks at its slices
-    try:
-        if is_lfs_pointer(file):
-            return f"{file}: is a git-LFS pointer, not the scan itself: fetch it with `git lfs pull`."
-    except OSError as error:
-        return f"{file}: cannot be opened ({error.strerror}): mend its permissions or leave it out."
-    return None if os.path.getsize(file) else f"{file}: is empty (0 bytes): copy or download it again."
-
-
-def _grid_problem(file: str, header: Volume, channels: int, what: str) -> str | None:
-    if header.dtype.names is not None:
-        return f"{file}: holds RGB voxels, not one value per voxel: convert it to a scalar volume or leave it out."
-    if np.issubdtype(header.dtype, np.complexfloating):
-        return f"{file}: holds complex voxels: write out their magnitude or leave it out."
-    shape = header.shape
-    if (len(shape) == 4 and shape[3] == channels) or (len(shape) == 3 and channels == 1):
-        affine = header.affine
-        spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        if not np.isfinite(affine).all() or not abs(np.linalg.det(affine[:3, :3])) > 1e-6 * spacing.prod():
-            return f"{file}: its affine is not a grid in space ({affine[:3].round(3).tolist()}): mend the header."
+def _shape_problem(file: str, shape: tuple[int, ...], channels: int, what: str) -> str | None:
+    if shape[3:] == (channels,) or (len(shape) == 3 and channels == 1):
         return None
     if len(shape) == 3:
         remedy = "give its other channels, too, or set `--in_channels 1`."
@@ -180,22 +134,6 @@ def corner_gap(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> f
     """How far apart, in mm, two affines place the corner of a volume on which they differ most."""
     corners = np.array([[*corner, 1.0] for corner in itertools.product(*((0, size - 1) for size in shape))])
     return float(np.linalg.norm(corners @ (affine - other).T, axis=1).max())
-
-
-def voxels_problem(scan: Scan, class_count: int | None = None) -> str | None:
-    """What is wrong with the voxels of a scan, in one line, or None; reads every file to its end."""
-    for key in scan:
-        for file in scan_files(scan, (key,)):
-            try:
-                voxels = open_volume(file).read()
-            except UserError as error:
-                return str(error)
-            found = raw_problem(file, voxels, is_label=key == "label")
-            if found is None and key == "label":
-                found = class_problem(file, label_values(voxels), class_count)
-            if found:
-                return found
-    return None
 
 
 def raw_problem(file: str, voxels: np.ndarray, is_label: bool) -> str | None:

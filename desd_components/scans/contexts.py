@@ -45,18 +45,16 @@ def axis_scales(context_scale: Any) -> tuple[tuple[float, float] | None, ...]:
         UserError: when it is neither, or a pair is not 1 <= low <= high.
     """
     entries = list(context_scale) if isinstance(context_scale, Sequence) else []
-    pair = len(entries) == 2 and all(isinstance(entry, int | float) for entry in entries)
-    scales = [tuple(entry) if isinstance(entry, Sequence) else entry for entry in ([entries] * 3 if pair else entries)]
-    if len(scales) != 3 or not all(scale is None or _is_range(scale) for scale in scales):
+    if len(entries) == 2 and all(isinstance(entry, int | float) for entry in entries):
+        entries = [entries] * 3
+    scales = tuple(tuple(entry) if isinstance(entry, Sequence) else entry for entry in entries)
+    known = [scale for scale in scales if scale is not None]
+    if len(scales) != 3 or not all(isinstance(s, tuple) and len(s) == 2 and 1 <= s[0] <= s[1] for s in known):
         raise UserError(
             f"context_scale is {context_scale}: give [low, high], or one such pair or null per axis (x, y, z), with "
             "1 <= low <= high, for instance [[1.4, 1.8], [1.4, 1.8], null]."
         )
-    return tuple(scales)
-
-
-def _is_range(scale: Any) -> bool:
-    return isinstance(scale, tuple) and len(scale) == 2 and 1 <= scale[0] <= scale[1]
+    return scales
 
 
 def collate_contexts(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -129,11 +127,7 @@ class ContextDataset(Dataset):
             rows += [(volume, start, x, y, thick) for start in starts]
         # volume, first slice, extent (x, y, z); int32, so that 100,000 slabs take 2 MB
         self.slabs = np.array(rows, dtype=np.int32).reshape(-1, 5)
-        logger.info(self.describe())
-
-    def describe(self) -> str:
-        """One line for the log."""
-        return f"{len(self.entries)} volumes, {len(self.slabs)} slabs"
+        logger.info("%d volumes, %d slabs", len(self.entries), len(self.slabs))
 
     def __len__(self) -> int:
         return len(self.slabs)

@@ -9,21 +9,20 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from ..base.errors import MissingPackage, UserError
 from .label_maps import is_mask, own_results, segmented_by
 from .names import (
     FORMATS,
     SUFFIXES,
-    UNREAD_SUFFIXES,
     Scan,
     files_of,
     first_few,
-    first_names,
     may_be_dicom,
     scan_files,
     stem,
+    tell_left_out,
+    why_unread,
     without_channel,
 )
 from .read import open_volume
@@ -31,22 +30,7 @@ from .volume import dicom_room
 
 logger = logging.getLogger(__name__)
 
-_Kind = TypeVar("_Kind")
-
 FOLDER_PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"))
-
-
-def absence(dataset_dir: str | Path) -> str | None:
-    """Why there is nothing at ``dataset_dir``, in one line, or None where something is."""
-    if not str(dataset_dir).strip():
-        return "dataset_dir is empty: give a folder of scans, or a data-list JSON, with `--dataset_dir DIR`."
-    path = _absolute(dataset_dir)
-    if path.exists():
-        return None
-    return (
-        f"dataset_dir {str(dataset_dir)!r} does not exist (looked at {path}): give a folder of scans "
-        f"({FORMATS}), a Medical Segmentation Decathlon folder, or a data-list JSON, with `--dataset_dir DIR`."
-    )
 
 
 def existing(dataset_dir: str | Path) -> Path:
@@ -55,9 +39,23 @@ def existing(dataset_dir: str | Path) -> Path:
     Raises:
         UserError: when nothing is there.
     """
-    if nothing := absence(dataset_dir):
-        raise UserError(nothing)
-    return _absolute(dataset_dir)
+    path = Path(os.path.abspath(Path(dataset_dir).expanduser()))
+    if str(dataset_dir).strip() and path.exists():
+        return path
+    what = f"{str(dataset_dir)!r} does not exist (looked at {path})" if str(dataset_dir).strip() else "is empty"
+    raise UserError(
+        f"dataset_dir {what}: give a folder of scans ({FORMATS}), a Medical Segmentation Decathlon folder, or "
+        "a data-list JSON, with `--dataset_dir DIR`."
+    )
+
+
+def existing_or_told(dataset_dir: str | Path) -> Path | None:
+    """The same for a config that is built where its data are not: None, and a warning in the log."""
+    try:
+        return existing(dataset_dir)
+    except UserError as nothing:
+        logger.warning("%s", nothing)
+        return None
 
 
 def require_scans(dataset_dir: str | Path, scans: Sequence[Scan]) -> None:
@@ -73,15 +71,6 @@ def require_scans(dataset_dir: str | Path, scans: Sequence[Scan]) -> None:
     if not scans:
         existing(dataset_dir)
         raise UserError(f"there is no scan to work on: is dataset_dir right, and are its files {FORMATS}?")
-
-
-def _absolute(path: str | Path) -> Path:
-    return Path(os.path.abspath(Path(path).expanduser()))
-
-
-def is_miscased(name: str) -> bool:
-    """Whether a file would be a scan if its suffix were in small letters, as all writers have it."""
-    return name.lower().endswith(SUFFIXES) and not name.endswith(SUFFIXES)
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
@@ -110,14 +99,12 @@ def scan_paths(folder: Path, results: bool = False) -> list[Path]:
         UserError: when there are DICOM files alone, and what reads them is not installed.
     """
     found: list[Path] = []
-    miscased: list[str] = []
-    unread: list[str] = []
+    unread: list[tuple[str, str]] = []  # the phrase with the remedy, and the file
     segmented: dict[Path, set[str]] = {}
     missing: MissingPackage | None = None
     for directory, names in _walk(folder):
         found += [Path(directory, name) for name in names if name.endswith(SUFFIXES)]
-        miscased += filter(is_miscased, names)
-        unread += [name for name in names if name.lower().endswith(UNREAD_SUFFIXES)]
+        unread += [(f"{why[1]} ({why[2]})", name) for name in names if (why := why_unread(name))]
         if known := segmented_by(Path(directory), names):
             segmented[Path(directory)] = known
         if any(may_be_dicom(os.path.join(directory, name)) for name in names):
@@ -125,24 +112,14 @@ def scan_paths(folder: Path, results: bool = False) -> list[Path]:
                 found += dicom_room(directory).series_paths(directory)
             except MissingPackage as error:
                 missing = error
-    if miscased:
-        logger.warning(
-            "%s: %d files are left out, for their suffix is not in small letters; rename them: %s",
-            folder, len(miscased), first_few(sorted(miscased)),
-        )  # fmt: skip
-    if unread:
-        logger.warning(
-            "%s: %d files are left out, for their format is not read; convert them to NIfTI: %s",
-            folder, len(unread), first_few(sorted(unread)),
-        )  # fmt: skip
+    for phrase in sorted({phrase for phrase, _ in unread}):
+        tell_left_out(folder, sorted(name for why, name in unread if why == phrase), f"files left out, for {phrase}")
     if missing is not None:
         if not found:
             raise missing
         logger.warning("DICOM files are left out: %s", missing)
     own = [] if results else own_results(found, segmented)
-    if own:
-        told = first_names(own, found)
-        logger.warning("%s: %d results of inferences left out of %d files (%s)", folder, len(own), len(found), told)
+    tell_left_out(folder, own, f"results of inferences left out of {len(found)} files", found)
     return sorted(set(found).difference(own))
 
 
@@ -217,35 +194,30 @@ def pairs_by_name(images_dir: Path, labels_dir: Path, in_channels: int = 1, endi
     """Pair the images of one folder with the labels of another by their names, sorted; of files with that ending."""
     every = scan_paths(images_dir), scan_paths(labels_dir, results=True)  # a model's may be learnt from
     others = [path for paths in every for path in paths if not path.name.endswith(ending)]
-    image_files, label_files = ([path for path in paths if path.name.endswith(ending)] for paths in every)
-    labels, same_labels = _by_first((_relative_stem(path, labels_dir), path) for path in label_files)
-    alone = [path for path in image_files if _relative_stem(path, images_dir) in labels]  # whatever its number
-    rest = sorted(set(image_files).difference(alone))
-    grouped = [*({"image": str(path)} for path in alone), *group_channels(rest, in_channels)]
-    scans = [(_pair_name(scan, images_dir), scan) for scan in grouped]
-    taken = {name for name, _ in scans}
+    images, label_files = ([path for path in paths if path.name.endswith(ending)] for paths in every)
+    labels = {_relative_stem(path, labels_dir): path for path in reversed(label_files)}
+    alike = {_relative_stem(path, images_dir): path for path in reversed(images)}
+    alone = {name: alike[name] for name in labels if name in alike}  # whatever its number
+    rest = group_channels(sorted(set(images).difference(alone.values())), in_channels)
+    named: dict[str, Scan] = {_case_name(scan, images_dir): scan for scan in reversed(rest)}
+    named |= {name: {"image": str(path)} for name, path in alone.items()}
     # nnU-Net writes one channel, too, as case_0000 beside the label case
-    short = {name: name.removesuffix("_0000") for name in taken if name.removesuffix("_0000") in labels.keys() - taken}
-    images, same_images = _by_first((name if name in labels else short.get(name, name), scan) for name, scan in scans)
+    found = {name: named.get(name) or named.get(f"{name}_0000") for name in sorted(labels)}
+    pairs = [{**scan, "label": str(labels[name])} for name, scan in found.items() if scan]
+    used = set(files_of(pairs))
     return FolderPairs(
-        [{**images[name], "label": str(labels[name])} for name in sorted(images) if name in labels],
-        [*(scan for name, scan in images.items() if name not in labels), *same_images],
-        [*(path for name, path in labels.items() if name not in images), *same_labels],
+        pairs,
+        [scan for scan in rest if used.isdisjoint(scan_files(scan))],
+        [path for path in label_files if str(path) not in used],
         others,
-        [*namesakes(image_files), *namesakes(label_files)],
+        [*namesakes(images), *namesakes(label_files)],
     )
 
 
-def _by_first(named: Iterable[tuple[str, _Kind]]) -> tuple[dict[str, _Kind], list[_Kind]]:
-    """The first thing of each name, and those whose name was taken."""
-    first: dict[str, _Kind] = {}
-    return first, [thing for name, thing in named if first.setdefault(name, thing) is not thing]
-
-
-def _pair_name(scan: Scan, root: Path) -> str:
+def _case_name(scan: Scan, root: Path) -> str:
     files = scan_files(scan)
     name = _relative_stem(Path(files[0]), root)
-    return name[:-5] if len(files) > 1 else name  # case_0000, case_0001, ... are called case
+    return without_channel(name) if len(files) > 1 else name
 
 
 def _relative_stem(path: Path, root: Path) -> str:
@@ -260,11 +232,8 @@ def scans_in_folder(folder: Path, in_channels: int) -> list[Scan]:
     """
     files = scan_paths(folder)
     masks = [path for path in files if is_mask(path, folder)]
-    left = set(masks)
-    images = [path for path in files if path not in left]
-    if masks:
-        told = first_names(masks, files)
-        logger.info("%s: %d label or mask files left out of %d (%s)", folder, len(masks), len(files), told)
+    images = sorted(set(files).difference(masks))
+    tell_left_out(folder, masks, f"label or mask files left out of {len(files)}", files, logging.INFO)
     if not images:
         found = f"all {len(masks)} files in it are labels or masks by their names" if masks else "no such file"
         raise UserError(f"{folder}: no scan found ({found}): dataset_dir is searched recursively for {FORMATS}.")
@@ -277,6 +246,4 @@ def note_links(scans: Sequence[Scan], folder: Path) -> None:
     """Count in the log the files that links lead out of a folder; they are read all the same, see SECURITY.md."""
     root, files = Path(os.path.realpath(folder)), files_of(scans)
     outside = [file for file in files if not Path(os.path.realpath(file)).is_relative_to(root)]
-    if outside:
-        told = first_names(outside, files)
-        logger.info("%s: %d of %d files are links that lead out of it: %s", folder, len(outside), len(files), told)
+    tell_left_out(folder, outside, f"of {len(files)} files are links that lead out of it", files, logging.INFO)

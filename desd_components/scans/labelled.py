@@ -6,7 +6,7 @@ split file.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -16,10 +16,10 @@ import numpy as np
 from ..base.classes import Classes, classes_of, ignored_value, label_count
 from ..base.errors import UserError
 from ..base.files import read_json, write_json
-from .find import absence, existing, note_links, pair_folders, pairs_by_name, refuse_namesakes
+from .find import existing_or_told, note_links, pair_folders, pairs_by_name, refuse_namesakes
 from .fingerprint import records_hash
 from .lists import Sections, data_list_sections, fitting_split, is_decathlon, present, select_cases
-from .names import SUFFIXES, CaseNames, Scan, case_ids, first_names, scan_files
+from .names import SUFFIXES, CaseNames, Scan, case_ids, files_of, scan_files, tell_left_out
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,6 @@ def find_labelled(
     data_split: str | Path | None = None,
     num_labels: int | None = None,
     in_channels: int = 1,
-    base_dir: str | Path | None = None,
 ) -> LabelledData:
     """Labelled scans for training, validation and test, with their classes.
 
@@ -107,16 +106,14 @@ def find_labelled(
         data_split: JSON with case ids under ``train``, ``validation``, ``test``; cases in none of them are not used.
         num_labels: train on that many scans only; the subset of 8 contains that of 4 with the same seed.
         in_channels: channels of an image.
-        base_dir: what the paths of a data list are relative to; None means the list's own folder.
 
     Raises:
         UserError: when the folder has none of these forms, no pair is complete, or the classes are not known.
     """
-    if nothing := absence(dataset_dir):
-        logger.warning(nothing)
+    path = existing_or_told(dataset_dir)
+    if path is None:
         return LabelledData([] if class_names is None else classes_of(class_names).names, [], [], origin="no data")
-    path = existing(dataset_dir)
-    sections, unlabelled = _labelled_sections(path, in_channels, base_dir)
+    sections, unlabelled = _labelled_sections(path, in_channels)
     classes = classes_of_data(path, class_names)
     if not any(sections.values()):
         raise UserError(f"{path}: no image has a label: fine-tuning needs pairs of equal names, or a data-list JSON.")
@@ -182,19 +179,38 @@ def _seeded_split(scans: Sequence[Scan], fraction: float, seed: int) -> tuple[li
     return training, [ordered[position] for position in sorted(chosen)]
 
 
-def _labelled_sections(path: Path, in_channels: int, base_dir: str | Path | None) -> tuple[Sections, list[Scan]]:
+def _labelled_sections(path: Path, in_channels: int) -> tuple[Sections, list[Scan]]:
     """Labelled scans by section, and images without a label."""
     if path.is_file() and path.suffix != ".json":
         raise UserError(f"{path}: is one file: give a folder of pairs, or a data-list JSON.")
     source, content = said_of_data(path)
     _refuse_unread(source, content, in_channels)
     if path.is_file():
-        return _labelled_only(data_list_sections(path, base_dir), path)
-    if is_decathlon(path):
-        listed = data_list_sections(source, within=True)
-        return _labelled_only({name: present(part, source) for name, part in listed.items()}, source)
-    pairs, unlabelled = _pairs_in_folder(path, in_channels, file_ending(content))
-    return {"train": pairs}, unlabelled
+        sections = data_list_sections(path)
+    elif is_decathlon(path):
+        sections = {name: present(part, source) for name, part in data_list_sections(source, within=True).items()}
+    else:
+        source, sections = path, {"train": _images_in_pairs(path, in_channels, file_ending(content))}
+    everything = [scan for part in sections.values() for scan in part]
+    unlabelled = [scan for scan in everything if "label" not in scan]
+    files, images = ([scan_files(scan)[0] for scan in scans] for scans in (unlabelled, everything))
+    tell_left_out(source, files, "images without a label left out", images)
+    return {name: [scan for scan in part if "label" in scan] for name, part in sections.items()}, unlabelled
+
+
+def _images_in_pairs(folder: Path, in_channels: int, ending: str) -> list[Scan]:
+    """The images of two folders, with their labels as far as there are any."""
+    names = pair_folders(folder)
+    if names is None:
+        raise UserError(
+            f"{folder}: has neither dataset.json, nor imagesTr and labelsTr, nor images and labels: rename the "
+            'folders, or give the path of a data list: {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}.'
+        )
+    found = pairs_by_name(folder / names[0], folder / names[1], in_channels, ending)
+    refuse_namesakes(found.namesakes)
+    tell_left_out(folder, found.others, f"files that do not end in {ending} (file_ending) left out")
+    tell_left_out(folder, found.lonely_labels, "labels without an image left out", files_of(found.pairs))
+    return [*found.pairs, *found.lonely_images]
 
 
 # what dataset.json, or a data list, says of the data
@@ -252,35 +268,3 @@ def _refuse_unread(source: Path, content: Mapping[str, Any], in_channels: int) -
                 f"{source}: {key} lists {len(named)} channels ({told}), but in_channels is {in_channels}: set "
                 f"`--in_channels {len(named)}`."
             )
-
-
-def _labelled_only(sections: Sections, source: Path) -> tuple[Sections, list[Scan]]:
-    everything = [scan for part in sections.values() for scan in part]
-    unlabelled = [scan for scan in everything if "label" not in scan]
-    _tell_left_out(source, "images without a label", _images(unlabelled), _images(everything))
-    return {name: [scan for scan in part if "label" in scan] for name, part in sections.items()}, unlabelled
-
-
-def _images(scans: Iterable[Scan]) -> list[str]:
-    return [scan_files(scan)[0] for scan in scans]
-
-
-def _tell_left_out(source: Path, what: str, files: Sequence[str], among: Iterable[str]) -> None:
-    if files:
-        logger.warning("%s: %d %s left out: %s", source, len(files), what, first_names(files, among))
-
-
-def _pairs_in_folder(folder: Path, in_channels: int, ending: str) -> tuple[list[Scan], list[Scan]]:
-    names = pair_folders(folder)
-    if names is None:
-        raise UserError(
-            f"{folder}: has neither dataset.json, nor imagesTr and labelsTr, nor images and labels: rename the "
-            'folders, or give the path of a data list: {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}.'
-        )
-    found = pairs_by_name(folder / names[0], folder / names[1], in_channels, ending)
-    refuse_namesakes(found.namesakes)
-    labels, others = ([str(path) for path in paths] for paths in (found.lonely_labels, found.others))
-    _tell_left_out(folder, f"files that do not end in {ending} (file_ending)", others, others)
-    _tell_left_out(folder, "images without a label", _images(found.lonely_images), _images(found.pairs))
-    _tell_left_out(folder, "labels without an image", labels, [scan["label"] for scan in found.pairs])
-    return found.pairs, found.lonely_images

@@ -12,8 +12,18 @@ from typing import Any
 from ..base.errors import UserError
 from ..base.files import read_json
 from ..base.processes import from_first, place
-from .find import absence, existing, note_links, scans_in_folder
-from .names import SUFFIXES, CaseNames, Scan, case_ids, files_of, first_few, first_names, scan_files, stem
+from .find import existing_or_told, note_links, scans_in_folder
+from .names import (
+    SUFFIXES,
+    CaseNames,
+    Scan,
+    case_ids,
+    files_of,
+    first_few,
+    scan_files,
+    tell_left_out,
+    without_suffix,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +41,6 @@ def find_scans(
     in_channels: int = 1,
     data_split: str | Path | None = None,
     sections: Sequence[str] = ("train", "validation"),
-    base_dir: str | Path | None = None,
 ) -> list[Scan]:
     """Unlabelled scans ``{"image": path or [path per channel]}``, sorted; label files are left out and counted.
 
@@ -45,17 +54,15 @@ def find_scans(
         in_channels: channels of an image; with several, files named ``case_0000, case_0001, ...`` are one image.
         data_split: JSON with lists of case ids under ``train``, ``validation``, ``test``; only ``sections`` are taken.
         sections: the sections of ``data_split`` to take, so that pre-training never sees the test cases.
-        base_dir: what the paths of a data list are relative to; None means the list's own folder.
 
     Raises:
         UserError: when ``dataset_dir`` holds no scan, or when the split does not fit it.
     """
-    if nothing := absence(dataset_dir):
-        logger.warning(nothing)
+    path = existing_or_told(dataset_dir)
+    if path is None:
         return []
-    path = existing(dataset_dir)
     if path.is_file():
-        scans = _images_of(data_list_sections(path, base_dir)) if path.suffix == ".json" else [{"image": str(path)}]
+        scans = _images_of(data_list_sections(path)) if path.suffix == ".json" else [{"image": str(path)}]
     elif is_decathlon(path):
         source = path / "dataset.json"
         scans = present(_images_of(data_list_sections(source, within=True)), source)
@@ -64,11 +71,7 @@ def find_scans(
     if not scans:
         raise UserError(f"{path}: none of the scans that its dataset.json lists exists: is the folder complete?")
     if data_split is not None:
-        split = fitting_split(data_split, path, scans)
-        wanted = [case for section in sections for case in split.get(SECTION_NAMES.get(section, section), [])]
-        if not wanted:
-            raise UserError(f"{data_split}: no case under {list(sections)}; it has {sorted(split)}: set `sections`.")
-        scans = select_cases(scans, wanted, str(data_split))
+        scans = scans_of_sections(data_split, path, scans, sections)
     scans = sorted(scans, key=lambda scan: scan_files(scan)[0])
     logger.info("%s: %d scans", path, len(scans))
     if path.is_dir() and place()[0] == 0:
@@ -86,16 +89,14 @@ def present(scans: list[Scan], source: Path) -> list[Scan]:
     """The scans whose files exist; those left out are counted in the log (a Decathlon folder may come in part)."""
     files = files_of(scans)
     absent = [file for file in files if not os.path.exists(file)]
-    if absent:
-        told = first_names(absent, files)
-        logger.warning("%s lists %d files that do not exist; left out: %s", source, len(absent), told)
+    tell_left_out(source, absent, "files that do not exist left out", files)
     return [scan for scan in scans if all(map(os.path.exists, scan_files(scan)))]
 
 
 # data lists
 
 
-def data_list_sections(path: Path, base_dir: str | Path | None = None, within: bool = False) -> Sections:
+def data_list_sections(path: Path, within: bool = False) -> Sections:
     """The scans of a data list by section: ``train``, ``validation``, ``test``; paths are absolute, not looked up.
 
     A list that somebody names may name files anywhere, by absolute paths; one that comes with a folder (`within`) only
@@ -104,11 +105,10 @@ def data_list_sections(path: Path, base_dir: str | Path | None = None, within: b
     Raises:
         UserError: when it lists nothing, an entry has no image, or a path leads where it may not.
     """
-    base = Path(base_dir).expanduser() if base_dir else path.parent
     content = read_json(path)
     content = content if isinstance(content, dict) else {}
     listed = _by_section(content)
-    sections = {name: [_entry_scan(entry, base, path, within) for entry in part] for name, part in listed.items()}
+    sections = {name: [_entry_scan(entry, path, within) for entry in part] for name, part in listed.items()}
     if unused := [name for name, entries in content.items() if name not in SECTION_NAMES and _lists_scans(entries)]:
         logger.warning("%s: the scans under %s are not used: its sections are %s", path, unused, list(SECTION_NAMES))
     if "validation" in sections and not {"validation", "val"} & content.keys():
@@ -120,17 +120,9 @@ def data_list_sections(path: Path, base_dir: str | Path | None = None, within: b
             f'{path}: has no list of scans: write {{"training": [{{"image": "a.nii.gz", "label": "a_seg.nii.gz"}}], '
             '"validation": [...]}, with paths relative to the file.'
         )
-    return _each_once(sections, path)
-
-
-def _each_once(sections: Sections, path: Path) -> Sections:
-    """Each scan once in a section; those that are listed again go to the log."""
     images = [scan_files(scan, ("image",))[0] for scans in sections.values() for scan in scans]
-    if again := [image for image, count in Counter(images).items() if count > 1]:
-        told = first_names(again, images)
-        logger.warning(
-            "%s: %d scans are listed again; those of two sections judge themselves: %s", path, len(again), told
-        )
+    again = [image for image, count in Counter(images).items() if count > 1]
+    tell_left_out(path, again, "scans are listed again; those of two sections judge themselves", images)
     return {name: list({tuple(scan_files(scan)): scan for scan in part}.values()) for name, part in sections.items()}
 
 
@@ -174,7 +166,7 @@ def is_decathlon(folder: Path) -> bool:
     return path.is_file() and any(_by_section(read_json(path)).values())
 
 
-def _entry_scan(entry: Any, base: Path, source: Path, within: bool) -> Scan:
+def _entry_scan(entry: Any, source: Path, within: bool) -> Scan:
     """One entry of a data list (a path, or a dictionary with ``image`` and perhaps ``label``) with absolute paths."""
     fields = entry if isinstance(entry, dict) else {"image": entry}
     image, label = fields.get("image"), fields.get("label")
@@ -184,21 +176,21 @@ def _entry_scan(entry: Any, base: Path, source: Path, within: bool) -> Scan:
             f'{source}: the entry {json.dumps(entry)[:120]} is not of the form {{"image": path or [path per channel], '
             '"label": path}: mend it.'
         )
-    files = [_placed(str(file), base, source, within) for file in parts]
+    files = [_placed(str(file), source, within) for file in parts]
     scan: Scan = {"image": files if len(files) > 1 else files[0]}
-    return {**scan, "label": _placed(label, base, source, within)} if label else scan
+    return {**scan, "label": _placed(label, source, within)} if label else scan
 
 
-def _placed(file: str, base: Path, source: Path, within: bool) -> str:
-    """The absolute path of a file that a list names; refused where it leads out of `base`, as only a list may that
-    somebody names, and only by an absolute path. Links are not followed: stores such as git-annex keep a scan under a
-    name that is none.
+def _placed(file: str, source: Path, within: bool) -> str:
+    """The absolute path of a file that a list names; refused where it leads out of the list's folder, as only a list
+    may that somebody names, and only by an absolute path. Links are not followed: stores such as git-annex keep a scan
+    under a name that is none.
     """
-    path = Path(os.path.abspath(base / file))
-    if path.is_relative_to(os.path.abspath(base)) or (os.path.isabs(file) and not within):
+    path = Path(os.path.abspath(source.parent / file))
+    if path.is_relative_to(os.path.abspath(source.parent)) or (os.path.isabs(file) and not within):
         return str(path)
     remedy = "A dataset.json names files of its own folder" if within else "Write an absolute path if you mean it"
-    raise UserError(f"{source}: {file!r} leads out of {base}. {remedy}.")
+    raise UserError(f"{source}: {file!r} leads out of its folder. {remedy}.")
 
 
 # split files
@@ -223,7 +215,11 @@ def read_split(data_split: str | Path, data: Path) -> dict[str, list[str]]:
         logger.info("%s: the first of its %d folds is taken", path, len(content))
         content = content[0]
     listed = _by_section(content)
-    split = {section: [_case_id(str(case)) for case in cases] for section, cases in listed.items()}
+    # a scan's suffix is no part of its name; a folder in front of it is
+    split = {
+        section: [without_suffix(str(Path(case))) if case.endswith(SUFFIXES) else case for case in map(str, cases)]
+        for section, cases in listed.items()
+    }
     if not split:
         raise UserError(f'{path}: holds no split: write {{"train": [case ids], "validation": [...], "test": [...]}}.')
     counts = Counter(case for cases in split.values() for case in cases)
@@ -231,11 +227,6 @@ def read_split(data_split: str | Path, data: Path) -> dict[str, list[str]]:
     if twice:
         raise UserError(f"{path}: {len(twice)} cases are listed twice (first: {twice[0]}): keep each in one section.")
     return split
-
-
-def _case_id(name: str) -> str:
-    """A case as a split file names it, without the suffix of a scan; a folder in front of it stays."""
-    return str(Path(name).parent / stem(name)) if name.endswith(SUFFIXES) else name
 
 
 def split_faults(scans: Sequence[Scan], cases: Sequence[str]) -> list[tuple[str, str]]:
@@ -277,6 +268,19 @@ def fitting_split(data_split: str | Path, data: Path, scans: Sequence[Scan]) -> 
     for what, remedy in split_faults(scans, [case for cases in split.values() for case in cases]):
         raise UserError(f"{data_split}: {what}: {remedy}.")
     return split
+
+
+def scans_of_sections(data_split: str | Path, data: Path, scans: Sequence[Scan], sections: Sequence[str]) -> list[Scan]:
+    """The scans that a split file has under some of its sections.
+
+    Raises:
+        UserError: when the split does not fit the scans, or has no case there.
+    """
+    split = fitting_split(data_split, data, scans)
+    wanted = [case for section in sections for case in split.get(SECTION_NAMES.get(section, section), [])]
+    if not wanted:
+        raise UserError(f"{data_split}: no case under {list(sections)}; it has {sorted(split)}: set `sections`.")
+    return select_cases(scans, wanted, str(data_split))
 
 
 def select_cases(scans: Sequence[Scan], cases: Sequence[str], source: str) -> list[Scan]:

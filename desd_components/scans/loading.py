@@ -36,31 +36,21 @@ class EpochSampler(DistributedSampler):
         batch_size: samples of a batch on one process, as the loader's.
         seed: of the order.
         samples: of an epoch; None for one pass.
-        num_replicas, rank: processes and this one's number; None asks the process group, or means one process.
 
     Raises:
         UserError: when an epoch is smaller than a global batch; an empty dataset has no batch, and is none to refuse.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        batch_size: int,
-        seed: int = 0,
-        samples: int | None = None,
-        num_replicas: int | None = None,
-        rank: int | None = None,
-    ) -> None:
-        num_replicas = place()[1] if num_replicas is None else num_replicas
-        rank = place()[0] if rank is None else rank
-        super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=seed, drop_last=True)
+    def __init__(self, dataset: Any, batch_size: int, seed: int = 0, samples: int | None = None) -> None:
+        rank, processes = place()
+        super().__init__(dataset, num_replicas=processes, rank=rank, seed=seed, drop_last=True)
         self.batch_size = int(batch_size)
-        global_batch = self.batch_size * num_replicas
+        global_batch = self.batch_size * processes
         self._length, self._skipped = len(dataset), 0
         self._samples = int(samples) if samples is not None and self._length else self._length
         if self.batch_size < 1 or (self._length and self._samples < global_batch):
             raise UserError(
-                f"a step takes {global_batch} samples (batch_size {batch_size} on {num_replicas} processes), but an "
+                f"a step takes {global_batch} samples (batch_size {batch_size} on {processes} processes), but an "
                 f"epoch has {self._samples}: lower `batch_size`, or raise `samples_per_epoch`."
             )
         self.batches = self._samples // global_batch

@@ -1,5 +1,6 @@
 """What scans are called in files, messages and split files, told apart in one data set; and their formats."""
 
+import logging
 import os
 import re
 from collections import Counter
@@ -7,6 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+logger = logging.getLogger(__name__)
+
+NAMED = 3  # of many names in a message
 Scan = dict[str, Any]  # {"image": path or list of paths, one per channel[, "label": path]}, as MONAI takes it
 _CHANNEL_SUFFIX = re.compile(r"_\d{4}$")  # nnU-Net's file names: case_0000, case_0001, ... one file per channel
 
@@ -38,23 +42,29 @@ def _first_single(names: Sequence[str], counts: Counter[str]) -> str:
     return next((name for name in names if counts[name] < 2), names[-1])
 
 
-def first_few(names: Sequence[str], count: int = 3) -> str:
+def first_few(names: Sequence[str], count: int = NAMED) -> str:
     """The first few names, for a message."""
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
-def first_names(paths: Iterable[str | Path], among: Iterable[str | Path] = (), count: int = 3) -> str:
+def first_names(paths: Iterable[str | Path], among: Iterable[str | Path] = ()) -> str:
     """The first few file names, for a message, with as many folders as tell each from all others.
 
     Args:
         paths: of the files.
         among: all files that they may be taken for, themselves as well or not.
-        count: how many are named.
     """
     files = [str(path) for path in paths]
     counts = Counter(tail for file in {*files, *map(str, among)} for tail in path_tails(file))
-    named = [_first_single(path_tails(file), counts) for file in files[:count]]
-    return first_few([*named, *files[count:]], count)
+    return first_few([*(_first_single(path_tails(file), counts) for file in files[:NAMED]), *files[NAMED:]])
+
+
+def tell_left_out(
+    source: Any, files: Sequence[str | Path], what: str, among: Iterable[str | Path] = (), level: int = logging.WARNING
+) -> None:
+    """Say in the log how many files of a source are left out, or are odd, and name the first; nothing of none."""
+    if files:
+        logger.log(level, "%s: %d %s: %s", source, len(files), what, first_names(files, among))
 
 
 def without_channel(name: str) -> str:
@@ -108,7 +118,7 @@ SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 #: of cases that nnU-Net has preprocessed, the newest form first; no folder is searched for them
 NNUNET_SUFFIXES = (".b2nd", ".npy", ".npz")
 #: volumes of formats that are not read; the .hdr of an .img is told with it
-UNREAD_SUFFIXES = (".img", ".mgz", ".mgh", ".mnc", ".nii.bz2", ".nii.zst")
+_UNREAD_SUFFIXES = (".img", ".mgz", ".mgh", ".mnc", ".nii.bz2", ".nii.zst")
 FORMATS = ".nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd or DICOM series"
 _SUFFIX = re.compile(r"\.(nii(\.gz)?|nrrd|nhdr|mha|mhd|dcm|ima|b2nd|npy|npz)$", re.IGNORECASE)
 _DICOM_SUFFIXES = (".dcm", ".ima")
@@ -119,6 +129,15 @@ _OTHER_SUFFIXES = (
 )  # fmt: skip
 # tags (0002,0000), (0008,0000), (0008,0005), (0008,0008): the first of a file without preamble, as they lie there
 _FIRST_ELEMENTS = (b"\2\0\0\0", b"\x08\0\0\0", b"\x08\0\5\0", b"\x08\0\x08\0")
+
+
+def why_unread(name: str) -> tuple[str, str, str] | None:
+    """Of a file that looks like a scan and is not read: in a word, in a phrase, and what to do; None of all others."""
+    if name.lower().endswith(SUFFIXES) and not name.endswith(SUFFIXES):
+        return "suffix", "its suffix is not in small letters", "rename it"
+    if name.lower().endswith(_UNREAD_SUFFIXES):
+        return "format", "its format is not read", "convert it to NIfTI"
+    return None
 
 
 def stem(path: str | Path) -> str:

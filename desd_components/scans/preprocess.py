@@ -29,7 +29,7 @@ from ..base.classes import mark_ignored
 from ..base.errors import UserError
 from ..base.grids import Resampling
 from .cache.entries import is_label
-from .check import file_problem, raise_problems
+from .check import raise_problems
 from .names import Scan, scan_files
 from .read import ScanReader, open_volume
 from .volume import NNUNET_READER, scan_path
@@ -60,29 +60,16 @@ def target_spacing(spacing: Any, scans: Sequence[Scan], on_bad_volume: str = "st
 
 
 def _median_spacing(scans: Sequence[Scan], skip: bool) -> list[float]:
-    found = [_ras_voxel_size(scan_files(scan)[0]) for scan in scans]
-    sizes = [size for size in found if not isinstance(size, str)]
+    sizes: list[tuple[float, ...]] = []
+    problems: list[str] = []
+    for scan in scans:
+        try:
+            sizes.append(open_volume(scan_files(scan)[0]).ras_spacing)
+        except UserError as error:
+            problems.append(str(error))
     if not sizes or not skip:
-        raise_problems([size for size in found if isinstance(size, str)], len(scans))
+        raise_problems(problems, len(scans))
     return [round(float(size), 4) for size in np.median(sizes, axis=0)]
-
-
-def _ras_voxel_size(file: str) -> np.ndarray | str:
-    """Voxel size of a scan, (3,) in mm along R, A, S; or one line about why it cannot be read."""
-    import nibabel
-
-    if problem := file_problem(file):
-        return problem
-    try:
-        affine = open_volume(file).affine
-    except UserError as error:
-        return str(error)
-    sizes = np.empty(3)
-    for axis, (ras_axis, _) in enumerate(nibabel.io_orientation(affine)[:3]):
-        if not np.isfinite(ras_axis):
-            return f"{file}: its affine is not a grid in space: mend the header."
-        sizes[int(ras_axis)] = np.linalg.norm(affine[:3, axis])
-    return sizes
 
 
 class SeparableResample(SpatialResample):
@@ -204,9 +191,8 @@ def preprocessing_settings(
         raise UserError(
             f"intensity={intensity!r}: choose hu (a window, for CT), zscore (per volume, for MR) or minmax."
         )
-    if intensity != "hu" and hu_window is None:
-        return {"orientation": orientation, "spacing": spacing, "intensity": intensity, "hu_window": None}
-    if hu_window is None or len(hu_window) != 2 or hu_window[0] >= hu_window[1]:
+    window = [float(value) for value in hu_window or ()]
+    if (window or intensity == "hu") and (len(window) != 2 or window[0] >= window[1]):
         raise UserError(f"hu_window={hu_window!r}: give the lower and the upper end in HU, such as [-1024, 1024].")
-    window = [float(value) for value in hu_window] if intensity == "hu" else None
-    return {"orientation": orientation, "spacing": spacing, "intensity": intensity, "hu_window": window}
+    kept = window if intensity == "hu" else None
+    return {"orientation": orientation, "spacing": spacing, "intensity": intensity, "hu_window": kept}

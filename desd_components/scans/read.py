@@ -25,7 +25,8 @@ from monai.utils import ensure_tuple
 from monai.utils.enums import MetaKeys, SpaceKeys
 
 from ..base.errors import UserError
-from .names import ITK_SUFFIXES, NIFTI_SUFFIXES, NNUNET_SUFFIXES, is_dicom
+from ..base.files import is_lfs_pointer
+from .names import ITK_SUFFIXES, NIFTI_SUFFIXES, NNUNET_SUFFIXES, SUFFIXES, is_dicom
 from .volume import UNREADABLE, Volume, damaged, dicom_room, itk_room, nnunet_room, refused_as
 
 # MONAI warns, at every loader, that a GPU decoder which nobody asked for is not there
@@ -44,7 +45,11 @@ def open_volume(path: str | Path) -> Volume:
     Raises:
         UserError: when it is none of these, or is refused; one line that names it.
     """
+    if problem := file_problem(str(path)):
+        raise UserError(problem)
     volume = _opened(str(path))
+    if found := _odd(volume):
+        raise UserError(f"{volume.path}: {found}")
 
     def read() -> np.ndarray:
         try:
@@ -57,9 +62,35 @@ def open_volume(path: str | Path) -> Volume:
     return replace(volume, read=read)
 
 
+def _odd(volume: Volume) -> str | None:
+    """Why no program of ours can use a volume, whatever it is to be."""
+    affine, axes = volume.affine, volume.affine[:3, :3]
+    if volume.dtype.names is not None:
+        return "holds RGB voxels, not one value per voxel: convert it to a scalar volume or leave it out."
+    if np.issubdtype(volume.dtype, np.complexfloating):
+        return "holds complex voxels: write out their magnitude or leave it out."
+    if not np.isfinite(affine).all() or not abs(np.linalg.det(axes)) > 1e-6 * np.linalg.norm(axes, axis=0).prod():
+        return f"its affine is not a grid in space ({affine[:3].round(3).tolist()}): mend the header."
+    return None
+
+
+def file_problem(file: str) -> str | None:
+    """A file that is missing, empty, or not there yet (git-LFS), in one line, or None."""
+    if not os.path.exists(file):
+        return f"{file}: does not exist: mend the data list or put the file there."
+    if not (os.path.isfile(file) or os.path.isdir(file)):
+        return f"{file}: is a pipe or a device, not a file: leave it out."
+    if os.path.isdir(file) or not file.endswith(SUFFIXES):
+        return None  # a DICOM series, whose slices are looked at one by one
+    try:
+        if is_lfs_pointer(file):
+            return f"{file}: is a git-LFS pointer, not the scan itself: fetch it with `git lfs pull`."
+    except OSError as error:
+        return f"{file}: cannot be opened ({error.strerror}): mend its permissions or leave it out."
+    return None if os.path.getsize(file) else f"{file}: is empty (0 bytes): copy or download it again."
+
+
 def _opened(path: str) -> Volume:
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        raise UserError(f"{path}: is a pipe or a device, not a file: leave it out.")
     if path.endswith(NIFTI_SUFFIXES):
         return _nifti(path)
     if path.endswith(ITK_SUFFIXES):

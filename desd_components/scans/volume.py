@@ -47,6 +47,25 @@ class Volume:
     warnings: tuple[str, ...] = ()
     header: Any = None
 
+    @property
+    def ras_order(self) -> list[int]:
+        """Its axes in the order right, anterior, superior."""
+        from nibabel import io_orientation
+
+        return [int(axis) for axis in np.argsort(io_orientation(self.affine)[:, 0])]
+
+    @property
+    def ras_shape(self) -> tuple[int, int, int]:
+        """Voxels along right, anterior, superior."""
+        x, y, z = (int(self.shape[axis]) for axis in self.ras_order)
+        return x, y, z
+
+    @property
+    def ras_spacing(self) -> tuple[float, float, float]:
+        """Mm along right, anterior, superior."""
+        x, y, z = (voxel_size_of(self.affine)[axis] for axis in self.ras_order)
+        return x, y, z
+
 
 def to_ras(affine: np.ndarray) -> np.ndarray:
     """An affine (4, 4) from voxels to LPS+ as one from voxels to RAS+; or the other way round."""

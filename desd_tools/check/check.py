@@ -137,7 +137,7 @@ def summary(seen: Survey) -> str:
 def record(seen: Survey) -> dict[str, Any]:
     """What the JSON holds."""
     return {
-        "data": seen.folder.source,
+        "data": str(seen.folder.source),
         "files": len(seen.reports),
         "summary": summary(seen),
         "intensity": seen.intensity,

@@ -11,15 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from desd_components.base.classes import Classes
-from desd_components.scans.find import (
-    existing,
-    group_channels,
-    is_miscased,
-    namesakes,
-    pair_folders,
-    pairs_by_name,
-    scan_paths,
-)
+from desd_components.scans.find import existing, group_channels, namesakes, pair_folders, pairs_by_name, scan_paths
 from desd_components.scans.label_maps import is_mask
 from desd_components.scans.labelled import classes_of_data, file_ending, said_of_data
 from desd_components.scans.lists import (
@@ -30,7 +22,7 @@ from desd_components.scans.lists import (
     read_split,
     split_faults,
 )
-from desd_components.scans.names import UNREAD_SUFFIXES, Scan, case_ids, scan_files
+from desd_components.scans.names import Scan, case_ids, scan_files, why_unread
 
 from .findings import REMARK, Finding
 
@@ -52,20 +44,23 @@ class DataFolder:
     """Everything that is looked at.
 
     Attributes:
-        root: the folder, or that of the data list.
+        dataset_dir: what was asked for, as a training takes it: a folder, or a file.
         source: what says which scans there are, for findings about all of them.
         cases: all scans.
         findings: about files that have no partner, are missing, or are not scans.
         classes: of the labels; None where nothing names them.
-        dataset_dir: what was asked for, as a training takes it.
     """
 
-    root: Path
-    source: str
+    dataset_dir: Path
+    source: Path
     cases: list[Case] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     classes: Classes | None = None
-    dataset_dir: str = ""
+
+    @property
+    def root(self) -> Path:
+        """The folder, or that of the file."""
+        return self.dataset_dir if self.dataset_dir.is_dir() else self.dataset_dir.parent
 
     @property
     def labelled(self) -> bool:
@@ -86,19 +81,19 @@ def look(data: str | Path, in_channels: int = 1, data_split: str | None = None, 
         UserError: when there is nothing to look at, or a list or split cannot be read.
     """
     path = existing(data)
-    if path.is_file():
-        found = _from_list(path) if path.suffix == ".json" else _plain(path.parent, [path], in_channels)
-    elif is_decathlon(path):
-        found = _decathlon(path, in_channels)
+    found = DataFolder(path, path)
+    if path.suffix == ".json" or is_decathlon(path):
+        _add_listed(found)
     elif pair_folders(path):
-        found = _pairs(path, in_channels)
+        _add_pairs(found, in_channels)
     else:
-        found = _plain(path, scan_paths(path), in_channels)
+        _add_plain(found, scan_paths(path) if path.is_dir() else [path], in_channels)
+    if path.is_dir():
+        if found.source != path or pair_folders(path):
+            _add_unlisted(found, in_channels)
+        found.findings += _passed_over(path)
     if not found.cases and not found.findings:
         find_scans(path, in_channels)  # which says what was looked for, and where
-    found.dataset_dir = str(path)
-    if path.is_dir():
-        found.findings += _passed_over(path)
     if class_names is not None or said_of_data(path)[1].get("labels"):
         found.classes = classes_of_data(path, class_names)
     if data_split is not None:
@@ -112,91 +107,70 @@ def section_of_path(path: Path, root: Path) -> str:
     return next((_SECTION_FOLDERS[name] for name in folders if name in _SECTION_FOLDERS), "train")
 
 
-def _from_list(path: Path, within: bool = False) -> DataFolder:
-    found = DataFolder(path.parent, str(path))
-    sections = data_list_sections(path, within=within)
-    found.cases = [Case(scan, name) for name, scans in sections.items() for scan in scans]
-    if found.labelled:
-        found.findings += _lonely_images(case.scan for case in found.cases if _lacks_label(case))
-    return found
-
-
-def _lacks_label(case: Case) -> bool:
-    return "label" not in case.scan and case.section != "test"
-
-
-def _decathlon(folder: Path, in_channels: int) -> DataFolder:
-    """The listed cases whose files are there; halves of pairs; and the files that the list does not name."""
-    found = _from_list(folder / "dataset.json", within=True)
-    found.root = folder
-    absent = 0
-    listed, found.cases = found.cases, []
-    for case in listed:
-        there = {key: value for key, value in case.scan.items() if _all_exist(case.scan, key)}
-        if there.keys() == case.scan.keys():
-            found.cases.append(case)
-        elif "image" in there:
-            found.cases.append(Case(there, case.section))
-            found.findings += _lonely_images([there])
-        elif "label" in there:
-            found.cases.append(Case(there, case.section))
-            found.findings += _lonely_labels([Path(there["label"])])
-        else:
-            absent += 1
-    if absent:
+def _add_listed(found: DataFolder) -> None:
+    """The cases of a data list; of a Decathlon folder's, which may come in part, what is there of each."""
+    partly = found.dataset_dir.is_dir()
+    found.source = found.dataset_dir / "dataset.json" if partly else found.dataset_dir
+    sections = data_list_sections(found.source, within=partly)
+    listed = [Case(scan, section) for section, scans in sections.items() for scan in scans]
+    if partly:
+        there = [Case({k: v for k, v in case.scan.items() if _exists(case.scan, k)}, case.section) for case in listed]
+        found.cases = [case for case in there if case.scan]
+    else:
+        found.cases = listed
+    if absent := len(listed) - len(found.cases):
         what = f"lists {absent} cases of which no file is there"
         remedy = "nothing, if the folder came in part; else fetch the rest"
-        found.findings.append(Finding(found.source, what, remedy, "not there", REMARK))
-    _add_unlisted(found, {file for case in listed for file in scan_files(case.scan)}, in_channels)
-    return found
+        found.findings.append(Finding(str(found.source), what, remedy, "not there", REMARK))
+    if any("label" in case.scan for case in listed):
+        found.findings += _lonely(case for case in found.cases if case.section != "test")
 
 
-def _all_exist(scan: Scan, key: str) -> bool:
-    return all(os.path.exists(file) for file in scan_files(scan, (key,)))
+def _exists(scan: Scan, key: str) -> bool:
+    return all(map(os.path.exists, scan_files(scan, (key,))))
 
 
-def _add_unlisted(found: DataFolder, known: set[str], in_channels: int) -> None:
+def _add_unlisted(found: DataFolder, in_channels: int) -> None:
     """The scans below the root that no case holds, as cases that no training uses."""
-    rest = [path for path in scan_paths(found.root) if str(path) not in known]
-    for case in _plain(found.root, rest, in_channels).cases:
+    known = {file for case in found.cases for file in scan_files(case.scan)}
+    rest = DataFolder(found.root, found.source)
+    _add_plain(rest, [path for path in scan_paths(found.root) if str(path) not in known], in_channels)
+    for case in rest.cases:
         case.section = "test" if case.section == "test" else UNUSED
-        found.cases.append(case)
         if case.section == UNUSED:
             remedy = "list it, or move it elsewhere, if it should be used"
             file = scan_files(case.scan)[0]
             found.findings.append(Finding(file, "is used by no training", remedy, "unused", REMARK))
+    found.cases += rest.cases
 
 
-def _pairs(folder: Path, in_channels: int) -> DataFolder:
-    images, labels = pair_folders(folder) or ("", "")
-    paired = pairs_by_name(folder / images, folder / labels, in_channels, file_ending(said_of_data(folder)[1]))
-    found = DataFolder(folder, str(folder))
-    found.cases = [Case(scan, "train") for scan in [*paired.pairs, *paired.lonely_images]]
-    found.cases += [Case({"label": str(path)}, "train") for path in paired.lonely_labels]
-    found.findings = [*_lonely_images(paired.lonely_images), *_lonely_labels(paired.lonely_labels)]
-    found.findings += _namesakes(paired.namesakes)
-    _add_unlisted(found, {file for case in found.cases for file in scan_files(case.scan)}, in_channels)
-    return found
+def _add_pairs(found: DataFolder, in_channels: int) -> None:
+    images, labels = pair_folders(found.root) or ("", "")
+    ending = file_ending(said_of_data(found.root)[1])
+    paired = pairs_by_name(found.root / images, found.root / labels, in_channels, ending)
+    alone: list[Scan] = [{"label": str(path)} for path in paired.lonely_labels]
+    found.cases = [Case(scan, "train") for scan in [*paired.pairs, *paired.lonely_images, *alone]]
+    found.findings = [*_lonely(found.cases), *_namesakes(paired.namesakes)]
 
 
-def _plain(root: Path, files: Sequence[Path], in_channels: int) -> DataFolder:
+def _add_plain(found: DataFolder, files: Sequence[Path], in_channels: int) -> None:
     """Images and masks by their names alone, without pairs."""
-    found = DataFolder(root, str(root), findings=_namesakes(namesakes(files)) if in_channels > 1 else [])
-    masks = {path for path in files if len(files) > 1 and is_mask(path, root)}
-    for scan in group_channels([path for path in files if path not in masks], in_channels):
-        found.cases.append(Case(scan, section_of_path(Path(scan_files(scan)[0]), root)))
-    found.cases += [Case({"label": str(path)}, section_of_path(path, root)) for path in sorted(masks)]
-    return found
+    found.findings += _namesakes(namesakes(files)) if in_channels > 1 else []
+    masks = {path for path in files if len(files) > 1 and is_mask(path, found.root)}
+    scans = group_channels([path for path in files if path not in masks], in_channels)
+    scans += [{"label": str(path)} for path in sorted(masks)]
+    found.cases += [Case(scan, section_of_path(Path(scan_files(scan)[0]), found.root)) for scan in scans]
 
 
-def _lonely_images(scans: Iterable[Scan]) -> list[Finding]:
-    remedy = "add a label of its name, or move it to a folder of unlabelled scans"
-    return [Finding(scan_files(scan)[0], "has no label, while others have", remedy, "no label") for scan in scans]
-
-
-def _lonely_labels(paths: Iterable[Path]) -> list[Finding]:
-    remedy = "add an image of its name, or remove it"
-    return [Finding(str(path), "is a label without an image", remedy, "no image") for path in paths]
+def _lonely(cases: Iterable[Case]) -> Iterator[Finding]:
+    """Halves of pairs."""
+    for case in cases:
+        if "image" not in case.scan:
+            remedy = "add an image of its name, or remove it"
+            yield Finding(scan_files(case.scan)[0], "is a label without an image", remedy, "no image")
+        elif "label" not in case.scan:
+            remedy = "add a label of its name, or move it to a folder of unlabelled scans"
+            yield Finding(scan_files(case.scan)[0], "has no label, while others have", remedy, "no label")
 
 
 def _namesakes(pairs: Sequence[tuple[Path, Path]]) -> list[Finding]:
@@ -207,15 +181,12 @@ def _namesakes(pairs: Sequence[tuple[Path, Path]]) -> list[Finding]:
 def _passed_over(folder: Path) -> Iterator[Finding]:
     """Files that every reader passes over: what a system left behind, and volumes by names that are not read."""
     for path in sorted(Path(base, name) for base, _, names in os.walk(folder) for name in names):
-        name = path.name.lower()
-        if name in JUNK or name.startswith("._"):
+        if path.name.lower() in JUNK or path.name.startswith("._"):
             what = "is no scan but left by an operating system; it is passed over"
             yield Finding(str(path), what, "delete it", "junk", REMARK)
-        elif not name.startswith("."):
-            if is_miscased(path.name):
-                yield Finding(str(path), "is not read, for its suffix is not in small letters", "rename it", "suffix")
-            if name.endswith(UNREAD_SUFFIXES):
-                yield Finding(str(path), "is not read, for its format", "convert it to NIfTI", "format")
+        elif not path.name.startswith(".") and (why := why_unread(path.name)):
+            kind, reason, remedy = why
+            yield Finding(str(path), f"is left out, for {reason}", remedy, kind)
 
 
 def _apply_split(found: DataFolder, data_split: str) -> None:

@@ -65,8 +65,8 @@ def survey(
     findings = [finding for report in reports.values() for finding in report.findings]
     findings += [*folder.findings, *_grids(folder.cases, reports), *_twice_listed(folder.cases)]
     findings += _duplicates(folder.cases, reports)
-    images = {file: report.facts.values for file, report in reports.items() if report.facts and not report.is_label}
-    findings += intensity_findings({file: values for file, values in images.items() if values}, chosen, hu_window)
+    images = {file: report.values for file, report in reports.items() if report.values and not report.is_label}
+    findings += intensity_findings(images, chosen, hu_window)
     findings += _missing_classes(folder, reports)
     return Survey(folder, reports, sorted(findings, key=lambda finding: (finding.severity, finding.file)), chosen)
 
@@ -74,15 +74,14 @@ def survey(
 def _for_plan(folder: DataFolder, reports: dict[str, FileReport]) -> planning.Survey:
     scans = []
     for case in folder.cases:
-        images, labels = (scan_files(case.scan, (key,))[:1] for key in ("image", "label"))
-        image, label = (next((reports[file] for file in files), None) for files in (images, labels))
-        mistaken = image is not None and image.looks_like_labels and not labels
-        if case.section != UNUSED and image and image.facts and image.usable and not mistaken:
-            classes = label.facts.classes if label and label.facts else ({}, {})
-            grid = images[0], image.facts.ras_shape, image.facts.ras_spacing
-            scans.append(planning.Surveyed(*grid, image.facts.values, *classes))  # type: ignore[arg-type]
+        images, labels = ([reports[file] for file in scan_files(case.scan, (key,))] for key in ("image", "label"))
+        if case.section != UNUSED and images and (volume := images[0].volume) and images[0].usable:
+            if images[0].looks_like_labels and not labels:
+                continue
+            grid = images[0].file, volume.ras_shape, volume.ras_spacing
+            scans.append(planning.Surveyed(*grid, images[0].values, *(labels[0].classes if labels else ({}, {}))))
     first = [case.scan for case in folder.cases if "image" in case.scan][:1]
-    return planning.Survey(scans, planning.declared_modality(folder.dataset_dir or folder.root, first))
+    return planning.Survey(scans, planning.declared_modality(folder.dataset_dir, first))
 
 
 def _read(folder: DataFolder, in_channels: int, num_workers: int) -> dict[str, FileReport]:
@@ -101,7 +100,7 @@ def _grids(cases: Sequence[Case], reports: dict[str, FileReport]) -> Iterator[Fi
     """Labels, and further channels, on another grid than the first file of their scan."""
     for case in cases:
         files = scan_files(case.scan)
-        known = [(file, facts.shape, facts.affine) for file in files if (facts := reports[file].facts)]
+        known = [(file, volume.shape[:3], volume.affine) for file in files if (volume := reports[file].volume)]
         if len(known) < len(files):
             continue
         for other in known[1:]:
@@ -126,18 +125,13 @@ def _duplicates(cases: Sequence[Case], reports: dict[str, FileReport]) -> Iterat
     section = {file: case.section for case in cases for file in scan_files(case.scan)}
     groups: dict[tuple[bool, str], list[str]] = defaultdict(list)
     for file, report in reports.items():
-        if report.facts and report.facts.digest and not _is_blank(report):
-            groups[report.is_label, report.facts.digest].append(file)
+        if report.digest and set(report.class_voxels) != {0}:  # two empty labels are no duplicates
+            groups[report.is_label, report.digest].append(file)
     for (is_label, _), (first, *others) in groups.items():
         for other in others:
             files = os.path.isfile(first) and os.path.isfile(other)  # a DICOM series may be a folder
             how = "byte for byte" if files and filecmp.cmp(first, other, shallow=False) else "voxel for voxel"
             yield _duplicate(first, other, how, is_label, {section[first], section[other]} - {UNUSED})
-
-
-def _is_blank(report: FileReport) -> bool:
-    """Whether it is an empty label: two of those are no duplicates."""
-    return report.is_label and report.facts is not None and set(report.facts.class_voxels) == {0}
 
 
 def _duplicate(first: str, other: str, how: str, is_label: bool, sections: set[str]) -> Finding:
@@ -154,22 +148,19 @@ def _duplicate(first: str, other: str, how: str, is_label: bool, sections: set[s
 def _missing_classes(folder: DataFolder, reports: dict[str, FileReport]) -> Iterator[Finding]:
     """Classes that are named but occur in no label; and values that nobody names."""
     files = [file for case in folder.cases for file in scan_files(case.scan, ("label",))]
-    seen: set[int] = set()
-    for file in files:
-        facts = reports[file].facts
-        seen |= set(facts.class_voxels) if facts else set()
+    seen = {value for file in files for value in reports[file].class_voxels}
     if not seen:
         return
     if folder.classes is None:
         values = sorted(seen)
         what = f"nothing names the classes; its labels hold the values {values[:20]}{' ...' * (len(values) > 20)}"
-        yield Finding(folder.source, what, "name them: `--class_names \"['liver']\"`", "classes", REMARK)
+        yield Finding(str(folder.source), what, "name them: `--class_names \"['liver']\"`", "classes", REMARK)
         return
     names = folder.classes.names
     for number, members in enumerate(class_members(len(names), folder.classes.regions)):
         if number > 0 and not seen & set(members):
             what = f"class {number} ({names[number]}) occurs in none of {len(set(files))} labels"
-            yield Finding(folder.source, what, "add labels that hold it, or leave the class out", "missing class")
+            yield Finding(str(folder.source), what, "add labels that hold it, or leave the class out", "missing class")
 
 
 def shown(file: str, root: Path) -> str:

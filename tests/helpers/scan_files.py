@@ -8,6 +8,8 @@ import nibabel
 import numpy as np
 from monai.transforms import EnsureChannelFirstd, LoadImaged
 
+from desd_components import ScanReader, VolumeCache
+
 SPACING = (0.8, 1.1, 2.5)
 
 
@@ -57,3 +59,11 @@ def write_pairs(
 def loading(*keys: str) -> list[Any]:
     """The shortest preprocessing: read, channel first."""
     return [LoadImaged(keys, image_only=True), EnsureChannelFirstd(keys)]
+
+
+def cached(scan: dict[str, Any], folder: Path, **settings: Any) -> Path:
+    """The entry of one scan in a cache of its own, made as every training makes it: looked at first, then read."""
+    keys = tuple(scan)
+    transforms = [LoadImaged(keys, ScanReader(), image_only=True), EnsureChannelFirstd(keys)]
+    [entry] = VolumeCache(transforms, folder / "cache", keys, **settings).prepare([scan])
+    return entry

@@ -22,10 +22,6 @@ def scan(image: str, label: str | None = None) -> dict[str, Any]:
     return {"image": image} if label is None else {"image": image, "label": label}
 
 
-def kits_scan(case: str) -> dict[str, Any]:
-    return scan(f"/data/kits/{case}/imaging.nii.gz", f"/data/kits/{case}/segmentation.nii.gz")
-
-
 def kits_entry(case: str) -> dict[str, Any]:
     return scan(f"{case}/imaging.nii.gz", f"{case}/segmentation.nii.gz")
 
@@ -45,29 +41,25 @@ def kits(tmp_path: Path) -> Path:
     return kits_list(tmp_path, CASES)
 
 
-def test_a_folder_per_case_names_it_where_all_files_have_one_name() -> None:
-    scans = [kits_scan(case) for case in CASES]
+@pytest.mark.parametrize(
+    ("images", "ids", "files"),
+    [
+        (
+            ["k/c0/imaging.nii.gz", "k/c1/imaging.nii.gz"],
+            "c0/imaging c1/imaging",
+            "c0/imaging.nii.gz c1/imaging.nii.gz",
+        ),
+        (["a/ct.nii", "b/ct.nii", "b/mr.nii"], "a/ct b/ct mr", "a/ct.nii b/ct.nii mr.nii"),
+        (["x/p1/t1/s.nii", "y/p1/t1/s.nii"], "x/p1/t1/s y/p1/t1/s", "x/p1/t1/s.nii y/p1/t1/s.nii"),
+        (["a/x.nii.gz", "b/a.nii.gz"], "x b/a", "x.nii.gz a.nii.gz"),  # a name that is the folder of another case
+    ],
+)
+def test_a_case_has_as_many_folders_in_its_name_as_tell_it_from_all_others(images, ids, files) -> None:
+    scans = [scan(f"/data/{image}") for image in images]
     names = CaseNames(scans)
-    assert [names.id(case) for case in scans] == [f"{case}/imaging" for case in CASES]
-    assert names.file("/data/kits/case_00003/imaging.nii.gz") == "case_00003/imaging.nii.gz"
-    assert names.image("/data/kits/case_00003/imaging.nii.gz") == "case_00003/imaging"
-
-
-def test_a_case_keeps_its_short_name_where_no_other_has_it() -> None:
-    scans = [scan("/d/a/ct.nii.gz"), scan("/d/b/ct.nii.gz"), scan("/d/b/mr.nii.gz")]
-    names = CaseNames(scans)
-    assert [names.id(case) for case in scans] == ["a/ct", "b/ct", "mr"]
-    assert names.file("/d/b/mr.nii.gz") == "mr.nii.gz"
-
-
-def test_as_many_folders_are_named_as_tell_two_cases_apart() -> None:
-    names = CaseNames([scan(f"/d/{site}/p1/t1/scan.nii") for site in ("x", "y")])
-    assert names.file("/d/y/p1/t1/scan.nii") == "y/p1/t1/scan.nii"
-
-
-def test_a_name_that_is_the_folder_of_another_case_is_not_taken_alone() -> None:
-    scans = [scan("/d/a/x.nii.gz"), scan("/d/b/a.nii.gz")]
-    assert CaseNames(scans).id(scans[1]) == "b/a"
+    assert [names.id(case) for case in scans] == ids.split()
+    assert [names.file(case["image"]) for case in scans] == files.split()
+    assert names.image(scans[0]["image"]) == files.split()[0].partition(".")[0]
 
 
 def test_the_split_of_a_run_on_such_data_can_be_read_again(kits: Path) -> None:
@@ -133,15 +125,11 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_an_evaluation_scores_each_case_under_its_own_name(tuned: Path) -> None:
+def test_an_evaluation_scores_and_shows_each_case_under_its_own_name(tuned: Path) -> None:
     cases = json.loads((tuned / "run" / "metrics.json").read_text())["cases"]
-    assert [case["image"] for case in cases] == [f"{case}/imaging.nii.gz" for case in CASES[:3]]
-
-
-def test_the_page_of_an_evaluation_shows_all_cases_and_names_those_in_pictures(tuned: Path) -> None:
     page = (tuned / "run" / "report.html").read_text()
-    assert all(f"{case}/imaging.nii.gz" in page for case in CASES[:3])
-    assert page.count("/imaging: Dice") == 3
+    assert [case["image"] for case in cases] == [f"{case}/imaging.nii.gz" for case in CASES[:3]]
+    assert all(case["image"] in page for case in cases) and page.count("/imaging: Dice") == 3
 
 
 def test_no_result_of_an_inference_overwrites_another_and_each_bears_its_case_s_name(tuned: Path) -> None:

@@ -1,41 +1,34 @@
+"""Files and pairs that cannot be trained on are refused in one line: by their headers, or when voxels are read."""
+
 import gzip
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
-import torch
-from monai.transforms import LoadImaged
-from scan_files import SPACING, oblique_affine, write_label, write_nifti, write_scan
+from scan_files import SPACING, cached, oblique_affine, write_label, write_nifti, write_scan
 
-from desd_components import ScanReader, UserError, check_records, require_writable
+from desd_components import UserError, check_records, require_writable
+from desd_components.scans.cache.entries import open_array
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 12345\n"
 
 
-def pair(folder: Path) -> dict[str, str]:
-    return {"image": str(write_scan(folder / "a.nii.gz")), "label": str(write_label(folder / "a_seg.nii.gz"))}
+def pair(folder: Path, label: Path | None = None) -> dict[str, str]:
+    label = label or write_label(folder / "a_seg.nii.gz")
+    return {"image": str(write_scan(folder / "a.nii.gz")), "label": str(label)}
 
 
-def test_a_good_pair_passes(tmp_path):
-    check_records([pair(tmp_path)], class_count=3, voxels=True)
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_a_good_pair_passes(tmp_path, kind):
+    cached(pair(tmp_path, write_label(tmp_path / "b_seg.nii.gz", kind=kind)), tmp_path, class_count=3)
 
 
-def test_a_float_label_that_holds_whole_numbers_passes(tmp_path):
-    label = write_label(tmp_path / "b_seg.nii.gz", kind=np.float32)
-    check_records([{**pair(tmp_path), "label": str(label)}], class_count=3, voxels=True)
-
-
-def test_no_records_are_refused():
-    with pytest.raises(UserError, match="there is no scan to work on"):
-        check_records([])
-
-
-def refused(path: Path, words: str, **options: object) -> None:
+def refused(scan: dict[str, Any], folder: Path, words: str, **settings: Any) -> None:
     with pytest.raises(UserError, match=words) as refusal:
-        check_records([{"image": str(path)}], **options)
-    assert str(path) in str(refusal.value)
+        cached(scan, folder, **settings)
     assert "\n" not in str(refusal.value)
 
 
@@ -61,64 +54,60 @@ def cut_short(path: Path) -> None:
 NOISE = np.random.default_rng(0).normal(size=(6, 7, 5)).astype(np.float32)
 RGB = np.zeros((6, 7, 5), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
 FOUR = r"is 4D \(6, 7, 5, 3\), and its last dimension is not 1 channel: split it .* `--in_channels 3`"
-BAD: dict[str, tuple[Callable[[Path], object], str, dict[str, object]]] = {
+BAD: dict[str, tuple[Callable[[Path], object], str, dict[str, Any]]] = {
     "missing": (lambda path: None, "does not exist: mend the data list", {}),
     "empty": (of(b""), r"is empty \(0 bytes\): copy or download it again", {}),
     "git-LFS": (of(LFS_POINTER), "git-LFS pointer, not the scan itself: fetch it with `git lfs pull`", {}),
     "no NIfTI": (of(gzip.compress(b"not a volume" * 50)), "cannot be read as NIfTI", {}),
-    "truncated": (cut_short, "is truncated or damaged", {"voxels": True}),
     "4D": (lambda path: write_scan(path, (6, 7, 5, 3)), FOUR, {}),
     "3D": (write_scan, "one channel, but in_channels is 2", {"in_channels": 2}),
     "RGB": (lambda path: write_nifti(path, RGB), "holds RGB voxels, not one value per voxel", {}),
     "2D": (lambda path: write_scan(path, (6, 7)), r"has 2 dimensions \(6, 7\), not a 3D volume", {}),
     "flat affine": (flat, "its affine is not a grid in space", {}),
-    "NaN": (spoilt(np.nan), "2 of 210 voxels are NaN or infinite", {"voxels": True}),
-    "infinite": (spoilt(np.inf), "2 of 210 voxels are NaN or infinite", {"voxels": True}),
-    "constant": (lambda path: write_nifti(path, NOISE * 0), "every voxel has the same value", {"voxels": True}),
+    "NaN": (spoilt(np.nan), "2 of 210 voxels are NaN or infinite", {}),
+    "infinite": (spoilt(np.inf), "2 of 210 voxels are NaN or infinite", {}),
+    "constant": (lambda path: write_nifti(path, NOISE * 0), "every voxel has the same value", {}),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, name):
-    make, words, options = BAD[name]
+    make, words, settings = BAD[name]
     make(tmp_path / "a.nii.gz")
-    refused(tmp_path / "a.nii.gz", words, **options)
+    refused({"image": str(tmp_path / "a.nii.gz")}, tmp_path, f"{tmp_path}/a.nii.gz: .*{words}", **settings)
 
 
-def test_a_truncated_file_without_compression_is_refused_too(tmp_path):
-    cut_short(tmp_path / "a.nii")
-    refused(tmp_path / "a.nii", "is truncated or damaged", voxels=True)
-
-
-def test_a_4d_file_whose_last_dimension_holds_the_channels_passes(tmp_path):
-    check_records([{"image": str(write_scan(tmp_path / "a.nii.gz", (6, 7, 5, 3)))}], in_channels=3)
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_truncated_file_is_refused(tmp_path, name):
+    cut_short(tmp_path / name)
+    refused({"image": str(tmp_path / name)}, tmp_path, f"{name}: is truncated or damaged")
 
 
 def test_as_many_files_as_channels_pass_and_another_number_is_refused(tmp_path):
+    cached({"image": str(write_scan(tmp_path / "a.nii.gz", (6, 7, 5, 3)))}, tmp_path, in_channels=3)
     scan = {"image": [str(write_scan(tmp_path / f"a_{name}.nii.gz")) for name in ("t1", "t2")]}
-    check_records([scan], in_channels=2)
-    with pytest.raises(UserError, match=r"comes with 2 files \(a_t1.nii.gz, a_t2.nii.gz\), but in_channels is 3"):
-        check_records([scan], in_channels=3)
+    cached(scan, tmp_path, in_channels=2)
+    told = r"comes with 2 files \(a_t1.nii.gz, a_t2.nii.gz\), but in_channels is 3"
+    refused(scan, tmp_path / "anew", told, in_channels=3)
 
 
-def test_a_label_of_another_shape_is_refused_naming_both(tmp_path):
-    scan = {**pair(tmp_path), "label": str(write_label(tmp_path / "b_seg.nii.gz", (6, 7, 6)))}
-    with pytest.raises(UserError, match=r"b_seg.nii.gz: has shape \(6, 7, 6\), but .*a.nii.gz has \(6, 7, 5\)"):
-        check_records([scan])
+def moved(by: np.ndarray | float) -> Callable[[Path], Path]:
+    return lambda path: write_nifti(path, np.ones((6, 7, 5), np.uint8), oblique_affine() + by)
 
 
-def test_a_label_of_another_affine_is_refused_with_the_distance(tmp_path):
-    shifted = oblique_affine()
-    shifted[0, 3] += 3.0
-    scan = {**pair(tmp_path), "label": str(write_nifti(tmp_path / "b.nii.gz", np.ones((6, 7, 5), np.uint8), shifted))}
-    with pytest.raises(UserError, match=r"b.nii.gz: its affine places a corner 3.00 mm away"):
-        check_records([scan])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: write_label(path, (6, 7, 6)), r"has shape \(6, 7, 6\), but .*a.nii.gz has \(6, 7, 5\)"),
+        (moved(3.0 * np.eye(4, k=3)), "its affine places a corner 3.00 mm away"),
+    ],
+)
+def test_a_label_on_another_grid_is_refused_naming_both(tmp_path, make, words):
+    refused(pair(tmp_path, make(tmp_path / "b_seg.nii.gz")), tmp_path, f"b_seg.nii.gz: {words}")
 
 
 def test_an_affine_that_differs_by_rounding_passes(tmp_path):
-    rounded = oblique_affine() + 1e-3 * min(SPACING)
-    scan = {**pair(tmp_path), "label": str(write_nifti(tmp_path / "b.nii.gz", np.ones((6, 7, 5), np.uint8), rounded))}
-    check_records([scan])
+    check_records([pair(tmp_path, moved(1e-3 * min(SPACING))(tmp_path / "b.nii.gz"))])
 
 
 def odd(*values: float, kind: type = np.uint8, shape: tuple[int, ...] = (6, 7, 5)) -> np.ndarray:
@@ -149,16 +138,14 @@ ODD_LABELS = {
 @pytest.mark.parametrize("name", ODD_LABELS)
 def test_an_odd_label_is_refused_with_what_to_do(tmp_path, name):
     voxels, words, class_count = ODD_LABELS[name]
-    scan = {**pair(tmp_path), "label": str(write_nifti(tmp_path / "b_seg.nii.gz", voxels))}
-    with pytest.raises(UserError, match=words):
-        check_records([scan], class_count=class_count, voxels=True)
+    scan = pair(tmp_path, write_nifti(tmp_path / "b_seg.nii.gz", voxels))
+    refused(scan, tmp_path, words, class_count=class_count)
 
 
 def test_channels_of_which_one_has_a_trailing_axis_of_one_are_read_together(tmp_path):
     files = [str(write_scan(tmp_path / f"a_{number}.nii.gz", (6, 7, 5) + (1,) * number)) for number in range(2)]
-    check_records([{"image": files}], in_channels=2, voxels=True)
-    image = LoadImaged("image", ScanReader(), ensure_channel_first=True)({"image": files})["image"]
-    assert image.shape == (2, 6, 7, 5) and torch.equal(image[0], image[1])
+    image = open_array(cached({"image": files}, tmp_path, in_channels=2), "image")
+    assert image.shape == (2, 6, 7, 5) and np.array_equal(image[0], image[1])
 
 
 def test_all_bad_files_are_listed_up_to_ten_and_then_counted(tmp_path):

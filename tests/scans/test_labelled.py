@@ -20,27 +20,20 @@ def ids(scans: list[dict]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "asked",
+    ("asked", "names"),
     [
-        ["liver", "tumour"],
-        ["background", "liver", "tumour"],
-        ["Background", "liver", "tumour"],
-        ("liver", "tumour"),
-        "liver, tumour",
-        {"0": "background", "1": "liver", "2": "tumour"},
-        {"background": 0, "liver": 1, "tumour": 2},
+        (["liver", "tumour"], "liver tumour"),
+        (["Background", "liver", "tumour"], "liver tumour"),
+        (("liver", "tumour"), "liver tumour"),
+        ("liver, tumour", "liver tumour"),
+        ({"0": "background", "1": "liver", "2": "tumour"}, "liver tumour"),
+        ({"background": 0, "liver": 1, "tumour": 2}, "liver tumour"),
+        (2, "class_1 class_2"),
+        ({"0": "background", "3": "c", "1": "a"}, "a class_2 c"),  # a value without a name keeps its place
     ],
 )
-def test_class_names_are_taken_as_people_write_them(asked):
-    assert [name.lower() for name in classes_of(asked).names] == ["background", "liver", "tumour"]
-
-
-def test_a_number_of_classes_names_them_by_value():
-    assert classes_of(2).names == ["background", "class_1", "class_2"]
-
-
-def test_a_value_without_a_name_keeps_its_place():
-    assert classes_of({"0": "background", "3": "c", "1": "a"}).names == ["background", "a", "class_2", "c"]
+def test_class_names_are_taken_as_people_write_them(asked, names):
+    assert [name.lower() for name in classes_of(asked).names] == ["background", *names.split()]
 
 
 @pytest.mark.parametrize("asked", [[], ["background"], ["liver", "Liver"], 0, True, {"a": 1.5}, [1, 2]])
@@ -68,28 +61,16 @@ def test_the_seeded_validation_split_is_disjoint_complete_and_repeatable(tmp_pat
     assert any(other != ids(data.validation) for other in others)
 
 
-def test_label_subsets_of_one_seed_are_nested(tmp_path):
+def test_label_subsets_of_one_seed_are_nested_and_those_of_others_differ(tmp_path):
     write_pairs(tmp_path, CASES)
-    subsets = [
-        set(ids(find_labelled(tmp_path, ["a", "b"], seed=2, num_labels=count).training)) for count in range(1, 9)
-    ]
+
+    def drawn(count: int, seed: int = 2) -> set[str]:
+        return set(ids(find_labelled(tmp_path, ["a", "b"], val_fraction=0, seed=seed, num_labels=count).training))
+
+    subsets = [drawn(count) for count in range(1, 9)]
     assert [len(subset) for subset in subsets] == list(range(1, 9))
     assert all(small < large for small, large in itertools.pairwise(subsets))
-
-
-def test_the_label_subset_is_a_function_of_the_seed(tmp_path):
-    write_pairs(tmp_path, CASES)
-    chosen = {
-        tuple(ids(find_labelled(tmp_path, ["a", "b"], val_fraction=0, seed=seed, num_labels=4).training))
-        for seed in range(6)
-    }
-    assert len(chosen) > 1
-
-
-def test_more_labels_than_there_are_is_refused(tmp_path):
-    write_pairs(tmp_path, CASES)
-    with pytest.raises(UserError, match=r"num_labels is 9, but there are 8 .* give a number from 1 to 8"):
-        find_labelled(tmp_path, ["a", "b"], num_labels=9)
+    assert any(drawn(4, seed) != drawn(4) for seed in range(6))
 
 
 def test_the_split_that_was_drawn_can_be_written_down_and_handed_back(tmp_path):
@@ -110,22 +91,16 @@ def test_a_split_file_decides_who_trains_validates_and_tests(tmp_path):
     assert (ids(data.training), ids(data.validation), ids(data.test)) == (CASES[:3], CASES[3:5], CASES[5:6])
 
 
-def test_classes_come_from_dataset_json(tmp_path):
-    write_pairs(tmp_path, ["a", "b"])
-    entries = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in "ab"]
-    labels = {"0": "background", "2": "Posterior", "1": "Anterior"}
-    write_json(tmp_path / "dataset.json", {"labels": labels, "training": entries, "test": []})
-    assert find_labelled(tmp_path).class_names == ["background", "Anterior", "Posterior"]
-
-
-def test_an_nnunet_folder_pairs_numbered_channels_with_the_label(tmp_path):
+@pytest.mark.parametrize("channels", [1, 2])
+def test_an_nnunet_folder_pairs_numbered_channels_with_the_label(tmp_path, channels):
     for name in ("a", "b"):
-        write_scan(tmp_path / "imagesTr" / f"{name}_0000.nii.gz")
-        write_scan(tmp_path / "imagesTr" / f"{name}_0001.nii.gz")
+        for number in range(channels):
+            write_scan(tmp_path / "imagesTr" / f"{name}_000{number}.nii.gz")
         write_label(tmp_path / "labelsTr" / f"{name}.nii.gz")
     write_json(tmp_path / "dataset.json", {"labels": {"background": 0, "x": 1}, "channel_names": {"0": "t1"}})
-    data = find_labelled(tmp_path, in_channels=2, val_fraction=0)
-    assert ids(data.training) == ["a", "b"] and all(len(scan["image"]) == 2 for scan in data.training)
+    data = find_labelled(tmp_path, in_channels=channels, val_fraction=0)
+    assert ids(data.training) == ["a", "b"]
+    assert all(isinstance(scan["image"], list) is (channels == 2) for scan in data.training)
 
 
 @pytest.mark.parametrize(
@@ -162,13 +137,6 @@ def test_files_of_another_ending_do_not_belong_to_the_data(tmp_path, caplog):
     write_json(tmp_path / "dataset.json", {"labels": {"x": 1, "y": 2}, "file_ending": ".nii.gz"})
     assert all(scan["image"].endswith(".nii.gz") for scan in find_labelled(tmp_path, val_fraction=0).training)
     assert "1 files that do not end in .nii.gz (file_ending) left out: a.nii" in caplog.text
-
-
-def test_of_two_images_for_one_label_the_other_is_said_to_have_none(tmp_path, caplog):
-    write_pairs(tmp_path, ["a", "b"])
-    write_scan(tmp_path / "imagesTr" / "a_0000.nii.gz")
-    assert len(find_labelled(tmp_path, ["x", "y"], val_fraction=0).training) == 2
-    assert "1 images without a label left out" in caplog.text
 
 
 @pytest.mark.parametrize("channels", [2, 3])
@@ -250,13 +218,6 @@ def test_of_nnunets_folds_the_first_is_taken_where_it_is_asked_for_and_else_told
     assert "splits_final.json in it is not used: `--data_split splits_final.json` takes its first fold" in caplog.text
 
 
-def test_scans_under_a_name_that_is_no_section_are_said_not_to_be_used(tmp_path, caplog):
-    write_pairs(tmp_path, ["a", "b"])
-    path = write_json(tmp_path / "list.json", {"labels": ["x", "y"], "training": folds(0), "holdout": folds(0, 0)[1:]})
-    assert len(find_labelled(path).training) == 1
-    assert "the scans under ['holdout'] are not used" in caplog.text
-
-
 def test_time_grows_with_the_number_of_scans_and_not_with_its_square(tmp_path):
     listed = [{"image": f"{number}.nii.gz", "label": f"{number}_seg.nii.gz"} for number in range(20_000)]
     path = write_json(tmp_path / "list.json", {"training": listed})
@@ -265,51 +226,55 @@ def test_time_grows_with_the_number_of_scans_and_not_with_its_square(tmp_path):
     assert len(data.unlabelled) == 8_000 and time.process_time() - started < 5  # by the square: 25 s
 
 
-def test_one_numbered_channel_finds_its_label_too(tmp_path):
-    for name in ("a", "b"):
-        write_scan(tmp_path / "imagesTr" / f"{name}_0000.nii.gz")
-        write_label(tmp_path / "labelsTr" / f"{name}.nii.gz")
-    assert ids(find_labelled(tmp_path, ["x"], val_fraction=0).training) == ["a", "b"]
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"val_fraction": 1.0}, "val_fraction is 1.0: give a share between 0 and 1"),
+        ({"num_labels": 9}, r"num_labels is 9, but there are 8 .* give a number from 1 to 8"),
+        ({"class_names": None}, r"nothing names the classes .*`--class_names"),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_fit_the_data_are_refused(tmp_path, settings, words):
+    write_pairs(tmp_path, CASES)
+    with pytest.raises(UserError, match=words):
+        find_labelled(tmp_path, **{"class_names": ["a", "b"], **settings})
 
 
-def test_nothing_that_names_the_classes_is_refused_with_the_option(tmp_path):
-    write_pairs(tmp_path, ["a", "b"])
-    with pytest.raises(UserError, match=r"nothing names the classes .*`--class_names"):
-        find_labelled(tmp_path)
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        (("images", "labels"), "no image has a label"),
+        (("scans", "masks"), r"neither dataset.json, nor imagesTr .* data list"),
+    ],
+)
+def test_a_folder_without_any_pair_or_of_another_layout_is_refused(tmp_path, folders, words):
+    write_scan(tmp_path / folders[0] / "a.nii.gz")
+    write_label(tmp_path / folders[1] / "b.nii.gz")
+    with pytest.raises(UserError, match=words):
+        find_labelled(tmp_path, ["x"])
 
 
 def test_lonely_images_and_labels_are_left_out_and_counted(tmp_path, caplog):
     write_pairs(tmp_path, ["a", "b"])
-    write_scan(tmp_path / "imagesTr" / "unlabelled.nii.gz")
+    for name in ("unlabelled", "a_0000"):  # the label of the latter has an image of its own name
+        write_scan(tmp_path / "imagesTr" / f"{name}.nii.gz")
     write_label(tmp_path / "labelsTr" / "orphan.nii.gz")
-    data = find_labelled(tmp_path, ["x", "y"], val_fraction=0)
-    assert ids(data.training) == ["a", "b"]
-    assert "1 images without a label left out: unlabelled.nii.gz" in caplog.text
+    assert ids(find_labelled(tmp_path, ["x", "y"], val_fraction=0).training) == ["a", "b"]
+    assert "2 images without a label left out: a_0000.nii.gz, unlabelled.nii.gz" in caplog.text
     assert "1 labels without an image left out: orphan.nii.gz" in caplog.text
 
 
-def test_a_folder_without_any_pair_is_refused(tmp_path):
-    write_scan(tmp_path / "images" / "a.nii.gz")
-    write_label(tmp_path / "labels" / "b.nii.gz")
-    with pytest.raises(UserError, match="no image has a label"):
-        find_labelled(tmp_path, ["x"])
-
-
-def test_a_folder_of_another_layout_is_refused_with_the_layouts(tmp_path):
-    write_scan(tmp_path / "scans" / "a.nii.gz")
-    with pytest.raises(UserError, match=r"neither dataset.json, nor imagesTr .* data list"):
-        find_labelled(tmp_path, ["x"])
-
-
-def test_a_data_list_brings_its_own_sections_and_classes(tmp_path):
-    for name in "abc":
-        write_scan(tmp_path / f"{name}.nii.gz")
-        write_label(tmp_path / f"{name}_seg.nii.gz")
-    entry = {name: {"image": f"{name}.nii.gz", "label": f"{name}_seg.nii.gz"} for name in "abc"}
-    content = {"labels": {"1": "x"}, "training": [entry["a"]], "validation": [entry["b"]], "test": [entry["c"]]}
-    data = find_labelled(write_json(tmp_path / "list.json", content))
-    assert data.class_names == ["background", "x"]
-    assert [part[0]["image"] for part in data.sections.values()] == [str(tmp_path / f"{n}.nii.gz") for n in "abc"]
+def test_a_data_list_brings_its_own_sections_and_classes_and_others_are_told(tmp_path, caplog):
+    write_pairs(tmp_path, list("abcd"))
+    sections = dict(
+        zip(("training", "validation", "test", "holdout"), ([entry] for entry in folds(0, 0, 0, 0)), strict=True)
+    )
+    labels = {"0": "background", "2": "Posterior", "1": "Anterior"}
+    data = find_labelled(write_json(tmp_path / "list.json", {"labels": labels, **sections}))
+    assert data.class_names == ["background", "Anterior", "Posterior"]
+    assert [ids(part) for part in data.sections.values()] == [["a"], ["b"], ["c"]]
+    assert "the scans under ['holdout'] are not used" in caplog.text
 
 
 def test_one_labelled_scan_is_trained_and_validated_on_with_a_warning(tmp_path, caplog):
@@ -317,13 +282,6 @@ def test_one_labelled_scan_is_trained_and_validated_on_with_a_warning(tmp_path, 
     data = find_labelled(tmp_path, ["x", "y"])
     assert data.training == data.validation and len(data.training) == 1
     assert "only one labelled scan" in caplog.text
-
-
-@pytest.mark.parametrize("fraction", [1.0, 1.5])
-def test_a_validation_share_that_leaves_nothing_is_refused(tmp_path, fraction):
-    write_pairs(tmp_path, CASES)
-    with pytest.raises(UserError, match="val_fraction"):
-        find_labelled(tmp_path, ["x", "y"], val_fraction=fraction)
 
 
 @pytest.mark.parametrize("twin", ["imagesTr/b.nii", "labelsTr/b.nii", "imagesTr/b.nrrd"])

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import time
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +16,17 @@ from scan_files import write_pairs
 from torch.utils.data import DataLoader
 
 from desd_components import ShareableCollate, UserError
-from desd_components.base.errors import chain_of
 from desd_components.runs.guard import SkipBadScans
 from desd_components.scans import loading
 from desd_components.scans.loading import NO_SPACE, loader_fault
 
-PRETRAIN, FINETUNE = "desd_pretrain", "desd_seg_finetune"
 NEW_MOUNTS = 0x00020000  # CLONE_NEWNS
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("loading")
-    write_pairs(folder / "scans", [f"case_{number}" for number in range(4)], shape=(16, 17, 16))
-    common = {"dataset_dir": folder / "scans", "cache_dir": folder / "cache", "num_workers": 2, "max_epochs": 500}
-    return {
-        PRETRAIN: common,
-        FINETUNE: {**common, "class_names": ["one", "two"], "val_interval": 500},
-    }
 
 
 def failed(bundle: str, folder: Path, *overlays: Path, **more: Any) -> str:
     """What a run says that ends, by itself and within a minute, with an error."""
+    write_pairs(folder / "scans", [f"case_{number}" for number in range(4)], shape=(16, 17, 16))
+    more |= {"dataset_dir": folder / "scans", "cache_dir": folder / "cache", "num_workers": 2, "max_epochs": 500}
     began = time.monotonic()
     assert run_forked(bundle, "train smoke", folder / "run", *overlays, **more) == [1]
     assert time.monotonic() - began < 60
@@ -47,9 +35,9 @@ def failed(bundle: str, folder: Path, *overlays: Path, **more: Any) -> str:
     return said[said.index("\nerror: ") + 1 :].splitlines()[0]
 
 
-def test_a_killed_loader_process_ends_the_run_with_one_line(settings, tmp_path):
+def test_a_killed_loader_process_ends_the_run_with_one_line(tmp_path):
     kill = overlay(tmp_path / "kill.yaml", {"_target_": "interruptions.KillLoaderProcess", "iteration": 3})
-    line = failed(PRETRAIN, tmp_path, kill, **settings[PRETRAIN])
+    line = failed("desd_pretrain", tmp_path, kill)
     assert re.match(r"error: A process of the loader (was killed \(Killed\)|is gone)", line)
     assert "--num_workers 0" in line and "goes on from its last state" in line
 
@@ -69,10 +57,11 @@ def mounting_is_allowed() -> bool:
         return False
 
 
-def test_a_full_dev_shm_ends_the_run_with_one_line(settings, tmp_path):
+def test_a_full_dev_shm_ends_the_run_with_one_line(tmp_path):
     if not mounting_is_allowed():
         pytest.skip("no right to mount a small /dev/shm")
-    line = failed(FINETUNE, tmp_path, prepare=tiny_shared_memory, **settings[FINETUNE])
+    settings = {"class_names": ["one", "two"], "val_interval": 500}
+    line = failed("desd_seg_finetune", tmp_path, prepare=tiny_shared_memory, **settings)
     assert line == f"error: {NO_SPACE}"
 
 
@@ -80,27 +69,34 @@ def full(*arguments: Any) -> None:
     raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
 
-def test_no_space_for_a_batch_is_an_error_of_its_collation(monkeypatch):
+def test_no_space_for_a_batch_is_an_error_of_its_collation_and_others_stay_what_they_are(monkeypatch):
     monkeypatch.setattr(loading, "get_worker_info", lambda: "a loader process")
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     with pytest.raises(UserError, match=r"docker run --shm-size 8g.*--num_workers 0"):
         ShareableCollate()([{"image": torch.zeros(1, 2, 2, 2)}])
-
-
-def test_other_errors_of_collation_stay_what_they_are():
     with pytest.raises(RuntimeError, match="stack expects each tensor to be equal size"):
         ShareableCollate(torch.stack)([torch.zeros(1), torch.zeros(2)])
 
 
-def test_every_tensor_of_a_batch_is_shared_those_of_the_metadata_too(monkeypatch):
-    monkeypatch.setattr(loading, "get_worker_info", lambda: "a loader process")
+@pytest.mark.parametrize(
+    "error", [RuntimeError("out of memory"), OSError(28, os.strerror(28)), ConnectionResetError(104, "")]
+)
+def test_other_errors_are_no_fault_of_the_loader(error):
+    try:
+        raise error  # of a full disk, or of a connection elsewhere
+    except (RuntimeError, OSError) as caught:
+        caught.__cause__ = RuntimeError("another")
+        caught.__cause__.__cause__ = caught  # a chain may close on itself
+        assert loader_fault(caught) is None
+
+
+def test_every_tensor_of_a_batch_is_shared_in_a_loader_process_those_of_the_metadata_too(monkeypatch):
     volume = MetaTensor(torch.zeros(1, 2, 2, 2), affine=torch.eye(4), meta={"filename_or_obj": "a.nii"})
-    batch = ShareableCollate(list_data_collate)([{"image": volume, "label": volume.clone()}] * 2)
+    samples = [{"image": volume, "label": volume.clone()}] * 2
+    assert not ShareableCollate(list_data_collate)(samples)["image"].is_shared()
+    monkeypatch.setattr(loading, "get_worker_info", lambda: "a loader process")
+    batch = ShareableCollate(list_data_collate)(samples)
     assert all(batch[key].is_shared() and batch[key].affine.is_shared() for key in ("image", "label"))
-
-
-def test_outside_of_a_loader_process_nothing_is_moved():
-    assert not ShareableCollate()([torch.zeros(2)]).is_shared()
 
 
 @pytest.mark.parametrize(
@@ -137,25 +133,6 @@ def test_a_batch_that_breaks_off_is_a_lost_process_before_torch_knows(broken_off
         next(batches)
     batches._data_queue = received
     assert loader_fault(error.value).startswith("A process of the loader is gone: somebody ended it")
-
-
-def test_a_connection_that_breaks_off_elsewhere_is_no_fault_of_the_loader():
-    with pytest.raises(ConnectionResetError) as error:
-        raise ConnectionResetError(104, "Connection reset by peer")
-    assert loader_fault(error.value) is None
-
-
-def test_other_errors_are_no_fault_of_the_loader():
-    assert loader_fault(RuntimeError("out of memory")) is None
-    assert loader_fault(OSError(28, os.strerror(28))) is None  # a full disk
-
-
-def test_a_chain_of_errors_that_closes_on_itself_ends():
-    error, other = RuntimeError("an error"), RuntimeError("another")
-    error.__cause__, other.__cause__ = error, other
-    other.__context__ = error
-    assert list(islice(chain_of(error), 5)) == [error]
-    assert list(islice(chain_of(other), 5)) == [other]
 
 
 def test_inference_takes_a_lost_process_for_no_bad_scan(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -39,32 +40,27 @@ def written(path: Path, zooms: tuple[float, float, float], swap: bool = False) -
     return {"image": str(path)}
 
 
+def labelled(folder: Path, values: np.ndarray) -> VolumeCache:
+    """A cache whose preprocessing ignores label value 3, and a scan for it."""
+    keys = ["image", "label"]
+    write_scan(folder / "a.nii"), write_nifti(folder / "l.nii", values)
+    return VolumeCache(Preprocessing(keys, [1.0, 1.0, 1.0], "zscore", ignore=3), folder / "cache", keys, class_count=2)
+
+
 def test_labels_are_rounded_and_what_is_to_be_ignored_is_marked(tmp_path, caplog) -> None:
     values = np.zeros((6, 7, 5), np.float32)
     values[2:4], values[4:] = 0.99999994, 2.9999998
-    scan = {"image": str(write_scan(tmp_path / "a.nii")), "label": str(write_nifti(tmp_path / "l.nii", values))}
-    keys = ["image", "label"]
-    preprocessing = Preprocessing(keys, [1.0, 1.0, 1.0], "zscore", ignore=3)
-    cache = VolumeCache(preprocessing, tmp_path / "cache", keys, class_count=2)
-    [folder] = cache.prepare([scan])
-    assert sorted(np.unique(open_array(folder, "label"))) == [IGNORE, 0, 1]
-    cache.prepare([scan])
+    cache = labelled(tmp_path, values)
+    for _ in range(2):
+        [entry] = cache.prepare([{"image": str(tmp_path / "a.nii"), "label": str(tmp_path / "l.nii")}])
+    assert sorted(np.unique(open_array(entry, "label"))) == [IGNORE, 0, 1]
     assert caplog.text.count("1 of 1 labels hold numbers next to whole ones, which are rounded: l.nii") == 1
 
 
 def test_a_label_to_be_ignored_as_a_whole_is_refused(tmp_path) -> None:
-    scan = {"image": str(write_scan(tmp_path / "a.nii"))}
-    scan["label"] = str(write_nifti(tmp_path / "l.nii", np.full((6, 7, 5), 3, np.uint8)))
-    preprocessing = Preprocessing(["image", "label"], None, "zscore", ignore=3)
+    cache = labelled(tmp_path, np.full((6, 7, 5), 3, np.uint8))
     with pytest.raises(UserError, match="holds the label value to ignore alone"):
-        VolumeCache(preprocessing, tmp_path / "cache", ["image", "label"], class_count=2).prepare([scan])
-
-
-def test_minmax_takes_each_volume_from_0_to_1(tmp_path) -> None:
-    preprocessing = Preprocessing("image", None, "minmax", [-1024.0, 1024.0])
-    image = preprocessing({"image": str(write_scan(tmp_path / "a.nii"))})["image"]
-    assert (float(image.min()), float(image.max())) == (0.0, 1.0)
-    assert preprocessing.settings["hu_window"] is None
+        cache.prepare([{"image": str(tmp_path / "a.nii"), "label": str(tmp_path / "l.nii")}])
 
 
 def test_median_spacing_is_taken_along_anatomical_axes(tmp_path: Path) -> None:
@@ -76,24 +72,6 @@ def test_median_spacing_is_taken_along_anatomical_axes(tmp_path: Path) -> None:
     assert target_spacing("median", scans) == pytest.approx([1.5, 2.0, 4.0])
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, None), (2, [2, 2, 2]), ([1, 1, 3.5], [1, 1, 3.5])], ids=str)
-def test_spacing_may_be_one_number_three_or_none(given: object, expected: object) -> None:
-    assert target_spacing(given, []) == expected
-
-
-@pytest.mark.parametrize("given", [[1, 1], 0, -1, "mean", [1, 1, "x"]], ids=str)
-def test_other_spacings_are_refused(given: object) -> None:
-    with pytest.raises(UserError, match="spacing="):
-        target_spacing(given, [])
-
-
-def test_unknown_intensities_are_refused() -> None:
-    with pytest.raises(UserError, match="zscore"):
-        preprocessing_settings(None, "percentiles", [0, 1])
-    with pytest.raises(UserError, match="lower and the upper"):
-        preprocessing_settings(None, "hu", [1024, -1024])
-
-
 @pytest.fixture
 def one_bad(tmp_path: Path) -> list[dict]:
     """Two good scans and one that is no NIfTI file."""
@@ -102,19 +80,12 @@ def one_bad(tmp_path: Path) -> list[dict]:
     return [*good, {"image": str(tmp_path / "bad.nii")}]
 
 
-def test_a_header_that_cannot_be_read_is_named_in_one_line(one_bad: list[dict]) -> None:
-    with pytest.raises(UserError, match=r"bad\.nii: cannot be read as NIfTI .*download it again") as told:
-        target_spacing("median", one_bad)
-    assert "\n" not in str(told.value)
-
-
-def test_a_scan_that_is_to_be_skipped_does_not_count_for_the_median(one_bad: list[dict]) -> None:
+def test_a_header_that_cannot_be_read_is_named_in_one_line_or_skipped_unless_it_is_the_only_one(one_bad) -> None:
+    for scans, choice in ((one_bad, "stop"), (one_bad[2:], "skip")):
+        with pytest.raises(UserError, match=r"bad\.nii: cannot be read as NIfTI .*download it again") as told:
+            target_spacing("median", scans, choice)
+        assert "\n" not in str(told.value)
     assert target_spacing("median", one_bad, on_bad_volume="skip") == [1.0, 2.0, 3.0]
-
-
-def test_no_readable_header_at_all_is_refused_even_when_skipping(one_bad: list[dict]) -> None:
-    with pytest.raises(UserError, match=r"bad\.nii: cannot be read as NIfTI"):
-        target_spacing("median", one_bad[2:], on_bad_volume="skip")
 
 
 @pytest.mark.parametrize(
@@ -183,21 +154,44 @@ def test_a_window_is_monai_s_bit_for_bit_and_leaves_its_image_alone():
     assert torch.equal(windowed(image, -160, 240), stock(image)) and torch.equal(image, before)
 
 
-def test_labels_stay_as_they_are_stored_where_they_are_not_turned(tmp_path):
+def test_what_it_did_can_be_undone_on_the_scan_s_own_grid_where_labels_may_have_stayed(tmp_path):
     scan = {"image": str(write_scan(tmp_path / "a.nii.gz")), "label": str(write_label(tmp_path / "b.nii.gz"))}
-    sample = Preprocessing(["image", "label"], [2.0, 2.0, 2.0], "zscore", turn_labels=False)(scan)
+    preprocessing = Preprocessing(["image", "label"], [2.0, 2.0, 2.0], "zscore", turn_labels=False)
+    sample = preprocessing(scan)
     assert sample["label"].shape == (1, 6, 7, 5) != sample["image"].shape
-
-
-def test_what_it_did_can_be_undone_on_the_scan_s_own_grid(tmp_path):
-    preprocessing = Preprocessing("image", [2.0, 2.0, 2.0], "zscore")
-    sample = preprocessing({"image": str(write_scan(tmp_path / "a.nii.gz"))})
     sample["pred"] = sample["image"].clone()
     restored = Invertd("pred", preprocessing, orig_keys="image", nearest_interp=False)(sample)["pred"]
     assert restored.shape == (1, 6, 7, 5)
     np.testing.assert_allclose(restored.affine, oblique_affine(), atol=1e-5)
 
 
-def test_its_settings_are_what_builds_it_again():
-    settings = Preprocessing("image", [1.0, 2.0, 3.0], "hu", [-100, 300]).settings
-    assert Preprocessing("image", **settings).settings == settings
+def test_minmax_takes_each_volume_from_0_to_1_and_settings_build_a_preprocessing_again(tmp_path) -> None:
+    preprocessing = Preprocessing("image", [1.0, 2.0, 3.0], "minmax", [-1024.0, 1024.0])
+    image = preprocessing({"image": str(write_scan(tmp_path / "a.nii"))})["image"]
+    assert (float(image.min()), float(image.max())) == (0.0, 1.0)
+    assert preprocessing.settings["hu_window"] is None
+    assert Preprocessing("image", **preprocessing.settings).settings == preprocessing.settings
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, None), (2, [2, 2, 2]), ([1, 1, 3.5], [1, 1, 3.5])], ids=str)
+def test_spacing_may_be_one_number_three_or_none(given: object, expected: object) -> None:
+    assert target_spacing(given, []) == expected
+
+
+SPACING = functools.partial(target_spacing, scans=[])
+SETTINGS = functools.partial(preprocessing_settings, None)
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "words"),
+    [
+        *((SPACING, [given], "spacing=") for given in ([1, 1], 0, -1, "mean", [1, 1, "x"])),
+        (SETTINGS, ["percentiles", [0, 1]], "zscore"),
+        (SETTINGS, ["hu", [9, -9]], "lower and the upper"),
+        (SETTINGS, ["hu", None], "lower and the upper"),
+    ],
+    ids=str,
+)
+def test_settings_that_are_none_are_refused(function, given, words) -> None:
+    with pytest.raises(UserError, match=words):
+        function(*given)

@@ -21,17 +21,19 @@ from typing import Any
 
 import monai
 import numpy as np
+from monai.transforms import LoadImaged
 from monai.utils import ensure_tuple
 
 from ...base.errors import UserError
 from ...base.files import require_writable
 from ...base.processes import patiently_gathered, place
-from ..check import class_problem, file_problem, raise_problems, threaded, with_bar
+from ..check import class_problem, raise_problems, threaded, with_bar
 from ..fingerprint import file_states
-from ..names import Scan, first_names, scan_files
-from .entries import LAYOUT, SUFFIX, is_label, meta_if_whole, read_meta
+from ..names import Scan, scan_files, tell_left_out
+from ..read import file_problem
+from .entries import LAYOUT, SUFFIX, is_label, read_meta
 from .fingerprint import describe, flat_transforms
-from .making import EntryMaker
+from .making import TRIMMED, EntryMaker
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +54,7 @@ class VolumeCache:
         in_channels: channels every image must have.
         class_count: label values with the background's; None leaves them unchecked.
         num_workers: threads that make entries; 0 works in the caller's.
-        trim_wider_than: slices wider than that (voxels) lose their in-plane borders; None never trims.
-        trim_fraction: of the width, taken off each in-plane border.
+        trim_wider_than: slices wider than that (voxels) lose a tenth at each in-plane border; None never trims.
 
     Attributes:
         facts: what is known of each entry that was asked for: per key its shape, (C, X, Y, Z), and what voxels told.
@@ -72,19 +73,16 @@ class VolumeCache:
         class_count: int | None = None,
         num_workers: int = 0,
         trim_wider_than: int | None = None,
-        trim_fraction: float = 0.1,
     ) -> None:
         if dtype not in ("float32", "float16"):
             raise UserError(f"the cache's dtype is {dtype!r}: give float32 or float16.")
-        if not 0 <= trim_fraction < 0.5:
-            raise UserError(f"trim_fraction is {trim_fraction}: give a share from 0 to below 0.5.")
         self.keys, self.in_channels, self.class_count = ensure_tuple(keys), in_channels, class_count
         self.num_workers = num_workers
         transforms, lazy = flat_transforms(transform), bool(getattr(transform, "lazy", False))
-        if not transforms:
-            raise UserError("the preprocessing is empty: it begins with LoadImaged and EnsureChannelFirstd.")
-        trim = (trim_wider_than, trim_fraction)
-        self.maker = EntryMaker(transforms, lazy, self.keys, np.dtype(dtype), in_channels, *trim)
+        if not transforms or not isinstance(transforms[0], LoadImaged):
+            raise UserError("the preprocessing does not begin with LoadImaged: add it, and EnsureChannelFirstd.")
+        self.maker = EntryMaker(transforms, lazy, self.keys, np.dtype(dtype), in_channels, trim_wider_than)
+        trim = (trim_wider_than, TRIMMED)
         state = [LAYOUT, monai.__version__, dtype, self.keys, lazy, trim, describe(transforms)]
         self.transform_hash = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:12]
         self.cache_dir = Path(cache_dir).expanduser().resolve()
@@ -146,15 +144,16 @@ class VolumeCache:
         looked_up = list(threaded(self._look_up, scans, self.num_workers)) if mine == 0 else []
         seen: list[_Seen] = patiently_gathered(looked_up)[first]
         wanted = {path: scan for (path, facts, _), scan in zip(seen, scans, strict=True) if path and facts is None}
-        full = self._disk_problem(list(wanted.values()), say=first == 0) if mine == 0 else []
-        made: dict[Path, str] = {}
-        if not full and (skip or not any(problem for _, _, problem in seen)):
-            try:
+        full, made = None, {}
+        try:
+            if mine == 0:
+                self._refuse_small_disk(list(wanted.values()), say=first == 0)
+            if skip or not any(problem for _, _, problem in seen):
                 made = self._make(dict(list(wanted.items())[mine :: len(disk)]), show=place()[0] == 0)
-            except UserError as error:  # about the disk, not about a scan
-                full = [str(error)]
+        except UserError as error:  # about the disk, not about a scan
+            full = str(error)
         told = patiently_gathered((full, made))
-        raise_problems(list(dict.fromkeys(line for lines, _ in told for line in lines)), len(scans))
+        raise_problems(list(dict.fromkeys(line for line, _ in told if line)), len(scans))
         failed: dict[Path | None, str] = {path: line for _, lines in told for path, line in lines.items()}
         now: dict[Path | None, Any] = patiently_gathered({p: _facts(p) for p in wanted} if mine == 0 else {})[first]
         problems = {}
@@ -165,6 +164,8 @@ class VolumeCache:
                 problems[files] = problem
             elif path and facts:
                 self._paths[files], self.facts[path] = path, facts
+        if first == mine == 0:
+            self._tell_rounded(wanted)
         return problems
 
     def _processes_here(self) -> list[int]:
@@ -192,30 +193,33 @@ class VolumeCache:
         Raises:
             UserError: when the disk is full or fails.
         """
-        if not wanted:
-            return {}
         made = threaded(lambda item: self.maker.make(*item), wanted.items(), self.num_workers)
-        bar = with_bar(made, len(wanted), "preprocessing", show=show)
-        problems = {path: found for path, found in zip(wanted, bar, strict=True) if found}
-        good = [(path, key) for path in wanted if path not in problems for key in self.keys if is_label(key)]
-        rounded = [scan_files(wanted[path], (key,))[0] for path, key in good if read_meta(path)[key]["rounded"]]
-        if rounded:
-            told = "%d of %d labels hold numbers next to whole ones, which are rounded: %s"
-            logger.warning(told, len(rounded), len(good), first_names(rounded))
-        return problems
+        bar = with_bar(made, len(wanted), "preprocessing", show=show and len(wanted) > 0)
+        return {path: found for path, found in zip(wanted, bar, strict=True) if found}
 
-    def _disk_problem(self, scans: Sequence[Scan], say: bool) -> list[str]:
-        """Say how much disk the entries will take; a list with one line when it is not there."""
+    def _tell_rounded(self, made: Mapping[Path, Scan]) -> None:
+        labels = [(path, key) for path in made if path in self.facts for key in self.keys if is_label(key)]
+        rounded = [scan_files(made[path], (key,))[0] for path, key in labels if self.facts[path][key]["rounded"]]
+        told = f"of {len(labels)} labels hold numbers next to whole ones, which are rounded"
+        tell_left_out(self.cache_dir, rounded, told)
+
+    def _refuse_small_disk(self, scans: Sequence[Scan], say: bool) -> None:
+        """Say how much disk the entries will take.
+
+        Raises:
+            UserError: when it is not there.
+        """
         sample = scans[:: max(1, len(scans) // _SAMPLED_HEADERS)]
         sizes = [size for size in map(self.maker.estimated_bytes, sample) if size]
-        if not sizes:
-            return []
-        need, free = len(scans) * sum(sizes) / len(sizes), shutil.disk_usage(self.cache_dir).free
-        told = f"preprocessing {len(scans)} volumes into {self.cache_dir}: about {readable(need)} of disk needed"
-        logger.log(logging.INFO if say else logging.DEBUG, "%s, %s free", told, readable(free))
-        remedy = "set `cache_dir` to a larger disk, set `cache#dtype: float16`, or choose a coarser spacing."
-        line = f"the preprocessed volumes need about {readable(need)}, but {readable(free)} are free: {remedy}"
-        return [f"{self.cache_dir}: {line}"] if need > free else []
+        need, free = len(scans) * sum(sizes) / max(1, len(sizes)), shutil.disk_usage(self.cache_dir).free
+        if sizes:
+            told = f"preprocessing {len(scans)} volumes into {self.cache_dir}: about {readable(need)} of disk needed"
+            logger.log(logging.INFO if say else logging.DEBUG, "%s, %s free", told, readable(free))
+        if need > free:
+            raise UserError(
+                f"{self.cache_dir}: the preprocessed volumes need about {readable(need)}, but {readable(free)} are "
+                "free: set `cache_dir` to a larger disk, set `cache#dtype: float16`, or choose a coarser spacing."
+            )
 
     def _facts_problem(self, facts: dict[str, Any], scan: Scan) -> str | None:
         """What the settings of this run find wrong with an entry that an earlier run may have made."""
@@ -229,9 +233,12 @@ class VolumeCache:
 
 
 def _facts(path: Path) -> dict[str, Any] | None:
-    """What all processes are told of an entry; None where there is no whole one."""
-    meta = meta_if_whole(path)
-    return meta and {key: {name: known[name] for name in _SHARED if name in known} for key, known in meta.items()}
+    """What all processes are told of an entry; None where it is to be made: it is not there, or not whole."""
+    try:
+        meta = read_meta(path)
+    except UserError:
+        return None
+    return {key: {name: known[name] for name in _SHARED if name in known} for key, known in meta.items()}
 
 
 def readable(size: float) -> str:

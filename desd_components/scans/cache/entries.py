@@ -76,32 +76,38 @@ def write_entry(path: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str,
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[_Opened]:
-    """An entry's file, its head read and its length checked.
+    """An entry's file, its head read and its length checked; for as long as something is read of it.
 
     Raises:
-        OSError, ValueError, LookupError: when it is not there, or is not a whole entry of this layout.
+        UserError: when it is not there, is not a whole entry of this layout, or ends early.
     """
-    file = os.open(path, os.O_RDONLY)
     try:
-        start = os.pread(file, _HEAD, 0)
-        length = 8 + int.from_bytes(start[:8], "little")
-        size = os.fstat(file).st_size
-        if length > size:
-            raise ValueError(f"{size} bytes are no entry")
-        head = json.loads((start + os.pread(file, max(0, length - _HEAD), _HEAD))[8:length])
-        own = head.pop("__metadata__")
-        if own["layout"] != str(LAYOUT):
-            raise ValueError(f"its layout is {own['layout']}, not {LAYOUT}")
-        places = {
-            key: _Place(length + said["data_offsets"][0], np.dtype(_TYPES[said["dtype"]]), tuple(said["shape"]))
-            for key, said in head.items()
-        }
-        whole = length + max(said["data_offsets"][1] for said in head.values())
-        if size != whole:
-            raise ValueError(f"{size} of {whole} bytes are there")
-        yield _Opened(file, json.loads(own["about"]), places)
-    finally:
-        os.close(file)
+        with open(path, "rb", buffering=0) as stream:
+            file = stream.fileno()
+            start = os.pread(file, _HEAD, 0)
+            length = 8 + int.from_bytes(start[:8], "little")
+            size = os.fstat(file).st_size
+            if length > size:
+                raise ValueError(f"{size} bytes are no entry")
+            head = json.loads((start + os.pread(file, max(0, length - _HEAD), _HEAD))[8:length])
+            own = head.pop("__metadata__")
+            if own["layout"] != str(LAYOUT):
+                raise ValueError(f"its layout is {own['layout']}, not {LAYOUT}")
+            places = {
+                key: _Place(length + said["data_offsets"][0], np.dtype(_TYPES[said["dtype"]]), tuple(said["shape"]))
+                for key, said in head.items()
+            }
+            whole = length + max(said["data_offsets"][1] for said in head.values())
+            if size != whole:
+                raise ValueError(f"{size} of {whole} bytes are there")
+            yield _Opened(file, json.loads(own["about"]), places)
+    except (OSError, ValueError, LookupError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise UserError(
+            f"{path}: this preprocessed volume was there and cannot be read any more ({reason}): was cache_dir cleaned "
+            "during the run? Nothing is lost: start the same command again; it makes what is missing or damaged and "
+            "goes on from its last state."
+        ) from error
 
 
 def read_box(path: str | Path, key: str, box: tuple[slice, slice, slice]) -> np.ndarray:
@@ -116,15 +122,12 @@ def read_box(path: str | Path, key: str, box: tuple[slice, slice, slice]) -> np.
         UserError: when the entry is gone or damaged, as when somebody cleans the disk during a run.
     """
     x, y, z = box
-    try:
-        with _opened(path) as entry:
-            start, dtype, (channels, depth, width, height) = entry.places[key]
-            rows = np.empty((channels, z.stop - z.start, x.stop - x.start, height), dtype)
-            for channel, slices in enumerate(rows):
-                for number, part in enumerate(slices, channel * depth + z.start):
-                    _fill(entry.file, part, start + (number * width + x.start) * height * dtype.itemsize)
-    except (OSError, ValueError, LookupError) as error:
-        raise _gone(path, error) from error
+    with _opened(path) as entry:
+        start, dtype, (channels, depth, width, height) = entry.places[key]
+        rows = np.empty((channels, z.stop - z.start, x.stop - x.start, height), dtype)
+        for channel, slices in enumerate(rows):
+            for number, part in enumerate(slices, channel * depth + z.start):
+                _fill(entry.file, part, start + (number * width + x.start) * height * dtype.itemsize)
     return rows[..., y].transpose(_IN_MEMORY)
 
 
@@ -147,12 +150,9 @@ def open_array(path: str | Path, key: str, mode: Literal["r", "c"] = "r") -> np.
     Raises:
         UserError: when the entry is gone or damaged.
     """
-    try:
-        with _opened(path) as entry:
-            start, dtype, shape = entry.places[key]
-            return np.memmap(path, dtype, mode, start, shape).transpose(_IN_MEMORY).view(np.ndarray)
-    except (OSError, ValueError, LookupError) as error:
-        raise _gone(path, error) from error
+    with _opened(path) as entry:
+        start, dtype, shape = entry.places[key]
+        return np.memmap(path, dtype, mode, start, shape).transpose(_IN_MEMORY).view(np.ndarray)
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
@@ -161,25 +161,5 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: when the entry is gone or damaged.
     """
-    try:
-        with _opened(path) as entry:
-            return entry.meta
-    except (OSError, ValueError, LookupError) as error:
-        raise _gone(path, error) from error
-
-
-def meta_if_whole(path: str | Path) -> dict[str, Any] | None:
-    """`read_meta`, or None of an entry that is to be made: it is not there, is torn, or has another layout."""
-    try:
-        return read_meta(path)
-    except UserError:
-        return None
-
-
-def _gone(path: str | Path, error: Exception) -> UserError:
-    reason = getattr(error, "strerror", None) or one_line(error)
-    return UserError(
-        f"{path}: this preprocessed volume was there and cannot be read any more ({reason}): was cache_dir cleaned "
-        "during the run? Nothing is lost: start the same command again; it makes what is missing or damaged and goes "
-        "on from its last state."
-    )
+    with _opened(path) as entry:
+        return entry.meta

@@ -6,15 +6,16 @@ import copy
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd
+from monai.transforms import Compose, Spacingd
 
-from ...base.errors import UserError, chain_of, innermost_user_error, one_line
+from ...base.errors import UserError, innermost_user_error, one_line
 from ...base.files import told_if_unwritable
 from ..check import header_problem, label_values, raw_problem
 from ..label_maps import looks_like_labels
@@ -25,34 +26,29 @@ from .entries import is_label, write_entry
 
 logger = logging.getLogger(__name__)
 
+TRIMMED = 0.1  # of the width of a wide slice, taken off each in-plane border
 
+
+@dataclass
 class EntryMaker:
     """Makes entries, one at a time; several threads may share it.
 
-    Args:
-        transforms: deterministic dictionary transforms, in order.
+    Attributes:
+        transforms: deterministic dictionary transforms, in order; the first is ``LoadImaged``.
         lazy: whether MONAI composes the spatial ones of them into one resampling.
         keys: entries of a scan to keep; those whose name starts with "label" are stored as whole numbers.
         dtype: of stored images.
         in_channels: channels every image must have.
         trim_wider_than: slices wider than that (voxels) lose their in-plane borders; None never trims.
-        trim_fraction: of the width, taken off each in-plane border.
     """
 
-    def __init__(
-        self,
-        transforms: Sequence[Any],
-        lazy: bool,
-        keys: Sequence[str],
-        dtype: np.dtype,
-        in_channels: int,
-        trim_wider_than: int | None = None,
-        trim_fraction: float = 0.1,
-    ) -> None:
-        self.transforms, self.lazy, self.keys = transforms, lazy, tuple(keys)
-        self.dtype, self.in_channels = dtype, in_channels
-        self.trim_wider_than, self.trim_fraction = trim_wider_than, trim_fraction
-        self._own = threading.local()
+    transforms: Sequence[Any]
+    lazy: bool
+    keys: tuple[str, ...]
+    dtype: np.dtype
+    in_channels: int
+    trim_wider_than: int | None = None
+    _own: threading.local = field(default_factory=threading.local, repr=False)
 
     def make(self, path: Path, scan: Scan) -> str | None:
         """Make the entry of a scan as `path`; one line about what is wrong with the scan, or None.
@@ -63,7 +59,7 @@ class EntryMaker:
         scan = {key: scan[key] for key in self.keys}
         try:
             loaded = self._loaded(scan)
-            seen = {key: self._seen(loaded[key], is_label(key)) for key in self.keys}
+            seen = {key: _seen(_to_numpy(loaded[key]), is_label(key)) for key in self.keys}
             result = self._preprocessed(scan, loaded)
             arrays = {key: self._stored(_first_file(scan, key), key, _to_numpy(result[key])) for key in self.keys}
             meta = {key: seen[key] | self._described(scan, key, arrays[key], result[key]) for key in self.keys}
@@ -76,8 +72,7 @@ class EntryMaker:
     def steps(self) -> tuple[Any, Compose]:
         """The loader and the rest, this thread's own: MONAI's readers remember the files of the call they are in."""
         if not hasattr(self._own, "steps"):
-            first, *rest = copy.deepcopy(self.transforms)
-            load, rest = (first, rest) if isinstance(first, LoadImaged) else (dict, [first, *rest])
+            load, *rest = copy.deepcopy(self.transforms)
             self._own.steps = load, Compose(rest, lazy=self.lazy)
         steps: tuple[Any, Compose] = self._own.steps
         return steps
@@ -89,25 +84,12 @@ class EntryMaker:
         try:
             loaded: Mapping[Any, Any] = self.steps()[0](scan)
         except Exception as error:
-            refused = innermost_user_error(error)
-            files = scan_files(scan, self.keys)
-            raise UserError(str(refused or damaged(_named_file(error, files), error))) from error
+            refused = innermost_user_error(error) or damaged(_first_file(scan, self.keys[0]), error)
+            raise UserError(str(refused)) from error
         for key in self.keys:
-            value = loaded[key]
-            if not isinstance(value, np.ndarray | torch.Tensor):
-                continue  # the transform does not begin with LoadImaged: the result alone is checked
-            if found := raw_problem(_first_file(scan, key), _to_numpy(value), is_label(key)):
+            if found := raw_problem(_first_file(scan, key), _to_numpy(loaded[key]), is_label(key)):
                 raise UserError(found)
         return loaded
-
-    def _seen(self, value: Any, label: bool) -> dict[str, Any]:
-        """What the voxels as stored in the file tell: of a label whether it was rounded, of an image if it is one."""
-        if not isinstance(value, np.ndarray | torch.Tensor):
-            return {}
-        voxels = _to_numpy(value)
-        if label:
-            return {"rounded": not np.array_equal(voxels, np.rint(voxels))}
-        return {"looks_like_labels": looks_like_labels(voxels)}
 
     def _preprocessed(self, scan: Scan, loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
         try:
@@ -155,28 +137,30 @@ class EntryMaker:
         """Voxels to take off each border along x and y of slices of x by y voxels."""
         if self.trim_wider_than is None or max(x, y) <= self.trim_wider_than:
             return 0, 0
-        return int(self.trim_fraction * x), int(self.trim_fraction * y)
+        return int(TRIMMED * x), int(TRIMMED * y)
 
     def estimated_bytes(self, scan: Scan) -> int:
         """Disk that an entry will take, from the scan's header and the target spacing; 0 for one that is not read."""
-        import nibabel
-
         try:
             header = open_volume(_first_file(scan, "image"))
-            extent, spacing = np.array(header.shape[:3]), np.linalg.norm(header.affine[:3, :3], axis=0)
-        except (UserError, OSError):
+            extent, spacing = np.array(header.ras_shape), np.array(header.ras_spacing)
+        except (UserError, IndexError):  # the latter of two dimensions
             return 0  # the check of the scan will say what is wrong with it
         spacer = next((each for each in self.transforms if isinstance(each, Spacingd)), None)
         if spacer is not None:
-            if any(isinstance(each, Orientationd) for each in self.transforms):
-                order = np.argsort(nibabel.io_orientation(header.affine)[:, 0])
-                extent, spacing = extent[order], spacing[order]
             wanted = np.resize(np.asarray(spacer.spacing_transform.pixdim, float), 3)
             wanted = np.where(np.isfinite(wanted) & (wanted > 0), wanted, spacing)
             extent = np.round((extent - 1) * spacing / wanted) + 1
         labels = sum(map(is_label, self.keys))
         extent[:2] -= 2 * np.array(self.borders(*map(int, extent[:2])))
         return int(extent.prod() * ((len(self.keys) - labels) * self.in_channels * self.dtype.itemsize + labels))
+
+
+def _seen(voxels: np.ndarray, label: bool) -> dict[str, bool]:
+    """What voxels as stored in the file tell: of a label whether it is rounded, of an image if it looks like one."""
+    if label:
+        return {"rounded": not np.array_equal(voxels, np.rint(voxels))}
+    return {"looks_like_labels": looks_like_labels(voxels)}
 
 
 def _to_numpy(value: Any) -> np.ndarray:
@@ -193,9 +177,3 @@ def _smallest_kind(labels: np.ndarray) -> str:
     low, high = int(labels.min()), int(labels.max())
     kinds = ("uint8", "int16", "int32")
     return next((kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max), "int64")
-
-
-def _named_file(error: BaseException, files: Sequence[str]) -> str:
-    """The file that an error's chain names, else the first."""
-    named = (file for each in chain_of(error) for file in files if file in str(each))
-    return next(named, files[0])

@@ -19,7 +19,7 @@ from ...base.processes import place
 from ..check import raise_problems
 from ..labelled import LabelledData
 from ..lists import is_decathlon
-from ..names import Scan, files_of, first_names, scan_files
+from ..names import Scan, files_of, scan_files, tell_left_out
 from .cache import VolumeCache
 
 logger = logging.getLogger(__name__)
@@ -51,9 +51,8 @@ def usable_records(
     """
     if on_bad_volume not in CHOICES:
         raise UserError(f"on_bad_volume={on_bad_volume!r}: choose stop, or skip to leave bad scans out.")
-    searched = (
-        dataset_dir is not None and Path(dataset_dir).expanduser().is_dir() and not is_decathlon(Path(dataset_dir))
-    )
+    folder = None if dataset_dir is None else Path(dataset_dir).expanduser()
+    searched = folder is not None and folder.is_dir() and not is_decathlon(folder)
     if not scans or not (searched or on_bad_volume == "skip"):
         return list(scans)
     paths, problems = cache.attempt(scans, skip=on_bad_volume == "skip")
@@ -61,30 +60,29 @@ def usable_records(
         raise_problems(list(problems.values()), len(scans))
     else:
         _note(scans, problems, Path(output_dir) / QUARANTINE_FILE)
-    good = [(scan, cache.facts[path]) for scan, path in zip(scans, paths, strict=True) if path is not None]
-    return _without_label_maps(good) if searched else [scan for scan, _ in good]
+    good = [scan for scan, path in zip(scans, paths, strict=True) if path is not None]
+    facts = [cache.facts[path]["image"] for path in paths if path is not None]
+    return _without_label_maps(good, facts) if searched else good
 
 
-def _without_label_maps(found: Sequence[tuple[Scan, dict[str, Any]]]) -> list[Scan]:
+def _without_label_maps(scans: Sequence[Scan], facts: Sequence[dict[str, Any]]) -> list[Scan]:
     """The scans but those whose voxels were, when they were read, such as a label map has; their count is said."""
-    maps = [scan for scan, facts in found if facts["image"].get("looks_like_labels")]
-    if maps:
-        told = first_names([scan_files(scan)[0] for scan in maps], files_of(scan for scan, _ in found))
-        logger.warning(
-            "%d of %d scans look like label maps (a few whole numbers in patches, and zero) and are left out; if they "
-            "are scans, name them in a data list: %s", len(maps), len(found), told,
-        )  # fmt: skip
-    if len(maps) == len(found):
-        raise UserError(
-            f"{scan_files(maps[0])[0]}: looks like a label map, as all scans do: name scans in a data list."
-        )
-    left = {id(scan) for scan in maps}
-    return [scan for scan, _ in found if id(scan) not in left]
+    maps = [scan_files(scan)[0] for scan, known in zip(scans, facts, strict=True) if known.get("looks_like_labels")]
+    if scans and len(maps) == len(scans):
+        raise UserError(f"{maps[0]}: looks like a label map, as all scans do: name scans in a data list.")
+    told = "look like label maps (a few whole numbers in patches, and zero) and are left out; if they are scans, name "
+    tell_left_out("label maps", maps, f"of {len(scans)} scans {told}them in a data list", files_of(scans))
+    return [scan for scan, known in zip(scans, facts, strict=True) if not known.get("looks_like_labels")]
 
 
 def _note(scans: Sequence[Scan], problems: dict[int, str], path: Path) -> None:
     """Write the list, say the count, and stop a run that has lost more than half of its scans."""
-    listed = [{"file": _blamed(line, scans[n]), "reason": line} for n, line in problems.items()]
+    listed = []
+    for n, line in problems.items():
+        files = scan_files(scans[n])
+        listed.append(
+            {"file": next((file for file in files if line.startswith(f"{file}: ")), files[0]), "reason": line}
+        )
     if place()[0] == 0:
         write_json(path, listed)
     if problems:
@@ -96,12 +94,6 @@ def _note(scans: Sequence[Scan], problems: dict[int, str], path: Path) -> None:
             f"{path}: {left} of {len(scans)} scans are left, less than half (the first reason: "
             f"{listed[0]['reason']}): mend the data; `desd check DIR` lists every fault."
         )
-
-
-def _blamed(line: str, scan: Scan) -> str:
-    """The file of a scan that a line is about."""
-    files = scan_files(scan)
-    return next((file for file in files if line.startswith(f"{file}: ")), files[0])
 
 
 def usable_labelled(data: LabelledData, cache: VolumeCache, on_bad_volume: str, output_dir: str | Path) -> LabelledData:

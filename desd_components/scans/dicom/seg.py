@@ -16,7 +16,7 @@ from monai.config import KeysCollection
 from monai.data import FolderLayoutBase
 from monai.transforms import MapTransform
 
-from ...base.errors import UserError
+from ...base.errors import UserError, one_line
 from ...base.version import __version__
 from ..volume import optional_module, to_ras
 from .series import series_at
@@ -49,7 +49,6 @@ def write_dicom_seg(
     logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of every module of headers that it copies
     slices = _as_referred_to(scan, stack_of(series_at(scan)).slices)
     headers, name = _headers(scan, files_of(slices)), "DeSD segmentation"
-    maker = {"manufacturer": "desd_components", "manufacturer_model_name": name, "software_versions": __version__}
     try:
         segmentation = highdicom.seg.Segmentation(
             source_images=headers,
@@ -62,11 +61,12 @@ def write_dicom_seg(
             instance_number=1,
             device_serial_number="1",
             series_description=name,
-            **maker,
+            manufacturer="desd_components",
+            manufacturer_model_name=name,
+            software_versions=__version__,
         )
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # of headers that lack something
-        what = f"highdicom makes no DICOM-SEG of it ({' '.join(str(error).split())[:160]})"
-        raise UserError(f"{scan}: {what}; its labels are written as NIfTI alone.") from error
+        raise _nifti_alone(scan, f"highdicom makes no DICOM-SEG of it ({one_line(error)})") from error
     segmentation.save_as(path)
 
 
@@ -75,8 +75,7 @@ def _as_referred_to(scan: str, slices: Sequence[Slice]) -> Sequence[Slice]:
     if all(one.frame is None for one in slices):
         return slices
     if len(files_of(slices)) > 1:
-        what = "consists of several multi-frame files, to which no DICOM-SEG is written"
-        raise UserError(f"{scan}: {what}; its labels are written as NIfTI alone.")
+        raise _nifti_alone(scan, "consists of several multi-frame files, to which no DICOM-SEG is written")
     return sorted(slices, key=lambda one: one.frame or 0)
 
 
@@ -112,13 +111,14 @@ def _headers(scan: str, files: Sequence[str]) -> list[Any]:
     for header in headers:
         for name in ("SOPClassUID", "SOPInstanceUID"):
             setattr(header, name, header.get(name) or header.file_meta.get(f"MediaStorage{name}"))
-    absent = [name for name in _REFERRED if not headers[0].get(name)]
-    if absent:
-        raise UserError(
-            f"{scan}: has no {' and no '.join(absent)} (taken away when it was anonymised?): a DICOM-SEG cannot refer "
-            "to it; its labels are written as NIfTI alone."
-        )
+    if absent := [name for name in _REFERRED if not headers[0].get(name)]:
+        why = "(taken away when it was anonymised?): a DICOM-SEG cannot refer to it"
+        raise _nifti_alone(scan, f"has no {' and no '.join(absent)} {why}")
     return headers
+
+
+def _nifti_alone(scan: str, why: str) -> UserError:
+    return UserError(f"{scan}: {why}; its labels are written as NIfTI alone.")
 
 
 def _segments(highdicom: Any, class_names: Sequence[str], name: str) -> list[Any]:

@@ -9,13 +9,12 @@ import functools
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...base.errors import UserError
-from ..names import may_be_dicom
+from ..names import first_few, may_be_dicom, tell_left_out
 from ..volume import UNREADABLE, optional_module
 from .slices import TAGS, Slice, files_of, read_dicom, slices_of
 
@@ -70,9 +69,8 @@ def series_paths(folder: str | Path) -> list[Path]:
         UserError: when pydicom is not installed.
     """
     all_series = series_in(folder)
-    single = [series.told() for series in all_series if not series.is_volume]
-    if single:
-        logger.warning("%s: %d single images left out: %s", folder, len(single), ", ".join(single[:3]))
+    if single := [series.told() for series in all_series if not series.is_volume]:
+        logger.warning("%s: %d single images left out: %s", folder, len(single), first_few(single))
     return [Path(series.path) for series in all_series if series.is_volume]
 
 
@@ -85,37 +83,25 @@ def series_at(path: str | Path) -> Series:
     Raises:
         UserError: when there is none, when a folder holds several, or when pydicom is not installed.
     """
-    folder = path if os.path.isdir(path) else os.path.dirname(path)
-    known = series_in(folder)
     if os.path.isdir(path):
-        volumes = [series for series in known if series.is_volume] or known
-        if len(volumes) > 1:
-            told = ", ".join(series.told() for series in volumes[:3])
-            raise UserError(
-                f"{path}: mixes {len(volumes)} series: {told}: name one by a file of it, or give each its own folder."
-            )
-        if volumes:
-            return volumes[0]
-        raise UserError(f"{path}: holds no DICOM series that can be read: name a file, or a folder with one series.")
-    found = _series_by_file(*_state_of(folder)).get(os.path.abspath(path))
-    if found is None:
-        raise UserError(f"{path}: is no slice of a DICOM series (or cannot be read as one): copy it again or leave it.")
-    return found
+        known = series_in(path)
+        fits = [series for series in known if series.is_volume] or known
+        absence = "holds no DICOM series that can be read: name a file, or a folder with one series."
+    else:
+        fits = [series for series in series_in(os.path.dirname(path)) if os.path.abspath(path) in series.files]
+        absence = "is no slice of a DICOM series (or cannot be read as one): copy it again or leave it."
+    if len(fits) > 1:
+        told = first_few([series.told() for series in fits])
+        raise UserError(f"{path}: mixes {len(fits)} series: {told}: name one by a file of it, or give each a folder.")
+    if not fits:
+        raise UserError(f"{path}: {absence}")
+    return fits[0]
 
 
-def series_in(folder: str | Path) -> list[Series]:
+def series_in(folder: str | Path) -> tuple[Series, ...]:
     """All series of a folder, its sub-folders not looked at, by their first file's name."""
-    return list(_series_in(*_state_of(folder)))
-
-
-def _state_of(folder: str | Path) -> tuple[str, int]:
     absolute = os.path.abspath(folder)
-    return absolute, os.stat(absolute).st_mtime_ns
-
-
-@functools.lru_cache(maxsize=_REMEMBERED_FOLDERS)
-def _series_by_file(folder: str, changed: int) -> dict[str, Series]:
-    return {file: series for series in _series_in(folder, changed) for file in series.files}
+    return _series_in(absolute, os.stat(absolute).st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=_REMEMBERED_FOLDERS)
@@ -124,23 +110,19 @@ def _series_in(folder: str, changed: int) -> tuple[Series, ...]:
     files = [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if not name.startswith(".")]
     headers = {file: _header(file) for file in files if os.path.isfile(file) and may_be_dicom(file)}
     unreadable = tuple(file for file, header in headers.items() if header is None)
-    _tell_left_out(folder, unreadable, [header for header in headers.values() if isinstance(header, str)])
+    for reason, count in Counter(header for header in headers.values() if isinstance(header, str)).items():
+        logger.info("%s: %d DICOM files left out: %s", folder, count, reason)
+    tell_left_out(folder, unreadable, "files look like DICOM and cannot be read")
     groups: dict[str, list[Series]] = {}
     for part in headers.values():
         if isinstance(part, Series):
             groups.setdefault(part.uid, []).append(part)
-    slices = {uid: tuple(one for part in group for one in part.slices) for uid, group in groups.items()}
-    known = [replace(group[0], slices=slices[uid], unreadable=unreadable) for uid, group in groups.items()]
+    known = [
+        replace(group[0], slices=tuple(one for part in group for one in part.slices), unreadable=unreadable)
+        for group in groups.values()
+    ]
     alone = sum(series.is_volume for series in known) == 1
     return tuple(replace(series, path=folder) if alone and series.is_volume else series for series in known)
-
-
-def _tell_left_out(folder: str, unreadable: Sequence[str], reasons: Sequence[str]) -> None:
-    for reason, count in Counter(reasons).items():
-        logger.info("%s: %d DICOM files left out: %s", folder, count, reason)
-    if unreadable:
-        first = os.path.basename(unreadable[0])
-        logger.warning("%s: %d files look like DICOM and cannot be read (first: %s)", folder, len(unreadable), first)
 
 
 def _header(file: str) -> Series | str | None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...base.errors import MissingPackage, UserError
+from ...base.errors import MissingPackage, UserError, one_line
 from ..volume import optional_module
 
 #: what `slices_of` reads of a header
@@ -168,8 +168,8 @@ def slice_values(dataset: Any, one: Slice) -> np.ndarray:
 
 
 def _cannot_be_decoded(file: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:160]
-    return UserError(f"{file}: its pixels cannot be decoded ({reason}): export it again, or leave its series out.")
+    why = one_line(error)
+    return UserError(f"{file}: its pixels cannot be decoded ({why}): export it again, or leave its series out.")
 
 
 def files_of(slices: Sequence[Slice]) -> list[str]:

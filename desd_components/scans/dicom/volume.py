@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...base.errors import UserError
+from ..names import first_few
 from ..volume import Volume, optional_module, to_ras
 from .series import Series
 from .slices import Slice, files_of, opened, slice_values
@@ -77,7 +78,6 @@ def stack_of(series: Series) -> Stack:
     affine[:3, :3] = np.stack([row * between[0], column * between[1], normal * step], axis=1)
     affine[:3, 3] = positions[0] - affine[:3, :2] @ offsets[0]  # the corner of the grid, of which slices keep off
     shape = (slices[0].size[1] + extra[0], slices[0].size[0] + extra[1], count)
-    told += _low_is_white(slices)
     return Stack(tuple(slices), _places(heights, step), offsets, shape, affine, (*told, *gaps, *tilt))
 
 
@@ -89,7 +89,7 @@ def _places(heights: np.ndarray, step: float) -> np.ndarray:
 
 
 def _without_copies(series: Series) -> tuple[list[Slice], list[str]]:
-    """Each instance once: people copy folders into each other."""
+    """Each instance once, for people copy folders into each other; and what a user should know of the slices."""
     unique: dict[tuple[str, int | None], Slice] = {}
     for one in series.slices:
         unique.setdefault((one.instance or one.file, one.frame), one)
@@ -99,30 +99,29 @@ def _without_copies(series: Series) -> tuple[list[Slice], list[str]]:
     if series.unreadable:
         name = os.path.basename(series.unreadable[0])
         warnings.append(f"{len(series.unreadable)} files beside it cannot be read as DICOM (first: {name})")
+    # which DICOM means for the screen alone, and newer ITK turns into values
+    if white := [one for one in slices if one.low_is_white]:
+        warnings.append(f"{_count(white, slices)} show low values white (MONOCHROME1): taken as stored")
     return slices, warnings
 
 
-def _low_is_white(slices: Sequence[Slice]) -> list[str]:
-    """A warning about MONOCHROME1, which DICOM means for the screen alone, and which newer ITK turns into values."""
-    white = [one for one in slices if one.low_is_white]
-    return [f"{_count(white, slices)} show low values white (MONOCHROME1): taken as stored"] if white else []
-
-
 def _refuse_what_is_no_volume(path: str, slices: Sequence[Slice]) -> None:
-    """What has no pixels, no place in space, or another grid than its neighbours."""
+    """What has no pixels, no place in space, another grid than its neighbours, or pixels that cannot be read."""
     single = "is a single slice, not a volume: leave it out, or put its series beside it." if len(slices) < 2 else None
-    if found := _no_pixels(slices) or _mixed(slices) or _not_readable(slices) or single:
+    if found := _incomplete(slices) or _mixed(slices) or _not_readable(slices) or single:
         raise UserError(f"{path}: {found}")
 
 
-def _no_pixels(slices: Sequence[Slice]) -> str | None:
-    bare = [one for one in slices if not one.has_pixels]
-    lost = [one for one in slices if None in (one.position, one.orientation, one.spacing)]
-    if bare:
+def _incomplete(slices: Sequence[Slice]) -> str | None:
+    if bare := [one for one in slices if not one.has_pixels]:
         return f"{_count(bare, slices)} hold no pixel data: export the series again, or leave it out."
-    if lost:
+    if lost := [one for one in slices if None in (one.position, one.orientation, one.spacing)]:
         return f"{_count(lost, slices)} do not say where they lie (position, orientation, pixel spacing): leave it out."
     return None
+
+
+def _count(some: Sequence[Slice], slices: Sequence[Slice]) -> str:
+    return f"{len(some)} of {len(slices)} slices (first: {os.path.basename(some[0].file)})"
 
 
 def _parted(slices: Sequence[Slice]) -> str:
@@ -130,10 +129,6 @@ def _parted(slices: Sequence[Slice]) -> str:
     if len(files_of(slices)) > 1:
         return "give each part its own folder"
     return "convert this file of several stacks to a NIfTI for each, for instance with dcm2niix"
-
-
-def _count(some: Sequence[Slice], slices: Sequence[Slice]) -> str:
-    return f"{len(some)} of {len(slices)} slices (first: {os.path.basename(some[0].file)})"
 
 
 def _mixed(slices: Sequence[Slice]) -> str | None:
@@ -156,11 +151,10 @@ def _not_readable(slices: Sequence[Slice]) -> str | None:
     pydicom = optional_module("pydicom", slices[0].file, "reading DICOM")
     for uid in map(pydicom.uid.UID, dict.fromkeys(one.syntax for one in slices)):
         try:
-            decoder = pydicom.pixels.get_decoder(uid)
+            if not pydicom.pixels.get_decoder(uid).is_available:
+                return f"is compressed ({uid.name}), and no decoder for it is installed: pip install pylibjpeg[all]"
         except NotImplementedError:  # pydicom's word for a syntax it has no decoder for at all, a video's among them
             return f"is stored as {uid.name}, for which there is no decoder: export it again, or leave it out."
-        if not decoder.is_available:
-            return f"is compressed ({uid.name}), and no decoder for it is installed: pip install pylibjpeg[all]"
     return None
 
 
@@ -168,31 +162,25 @@ def _grid_along(path: str, heights: np.ndarray, remedy: str) -> tuple[float, int
     """Step (mm) and count of the grid's planes, and a warning where slices are missing or uneven."""
     gaps = np.diff(heights)
     step = float(np.median(gaps))
-    _refuse_gaps(path, gaps, step, remedy)
-    count = round(float(heights[-1]) / step) + 1
-    step = float(heights[-1]) / (count - 1)
-    holes = np.diff(np.rint(heights / step)) > 1
-    if count > len(heights) and holes.any():
-        after = [str(n + 1) for n in np.flatnonzero(holes)]
-        told = ", ".join(after[:5]) + (", ..." if len(after) > 5 else "")
-        return step, count, [f"{count - len(heights)} of {count} slices are missing (after slice {told}): interpolated"]
-    if np.array_equal(_places(heights, step), np.arange(len(heights))):
-        return step, count, []
-    return step, count, [f"slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart: interpolated to {step:.4g} mm"]
-
-
-def _refuse_gaps(path: str, gaps: np.ndarray, step: float, remedy: str) -> None:
-    same = int((gaps <= max(TOLERANCE * step, 1e-3)).sum())
-    if same:
+    if same := int((gaps <= max(TOLERANCE * step, 1e-3)).sum()):
         raise UserError(
-            f"{path}: {same} of {len(gaps) + 1} slices lie where another one lies (several times, echoes or "
+            f"{path}: {same} of {len(heights)} slices lie where another one lies (several times, echoes or "
             f"reconstructions in one series): {remedy}."
         )
     if gaps.max() > LARGEST_GAP * step:
         raise UserError(
-            f"{path}: a gap of {gaps.max():.4g} mm after slice {int(gaps.argmax()) + 1} of {len(gaps) + 1} ({step:.4g} "
+            f"{path}: a gap of {gaps.max():.4g} mm after slice {int(gaps.argmax()) + 1} of {len(heights)} ({step:.4g} "
             f"mm apart elsewhere) is too wide to be filled: fetch the missing slices, or {remedy}."
         )
+    count = round(float(heights[-1]) / step) + 1
+    step = float(heights[-1]) / (count - 1)
+    holes = np.diff(np.rint(heights / step)) > 1
+    if count > len(heights) and holes.any():
+        told = first_few([str(n + 1) for n in np.flatnonzero(holes)])
+        return step, count, [f"{count - len(heights)} of {count} slices are missing (after slice {told}): interpolated"]
+    if np.array_equal(_places(heights, step), np.arange(len(heights))):
+        return step, count, []
+    return step, count, [f"slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart: interpolated to {step:.4g} mm"]
 
 
 def _tilt(moved: np.ndarray, heights: np.ndarray, between: np.ndarray) -> tuple[np.ndarray, tuple[int, int], list[str]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...base.errors import UserError
 from ...base.files import read_json
-from ..lists import fitting_split, select_cases
+from ..lists import scans_of_sections
 from ..names import NNUNET_SUFFIXES, Scan
 
 #: nnU-Net's network -> its encoder
@@ -65,10 +65,9 @@ class NnunetPlans:
         self.encoder = {"network": ENCODERS[kind], "in_channels": self.in_channels, **arguments}
         self.dataset_name = str(content["dataset_name"])
         self.folder = str(self.path.parent / found["data_identifier"])
-        self.identity = {
-            **{"dataset_name": self.dataset_name, "plans_name": content["plans_name"], "configuration": configuration},
-            **{"spacing": self.spacing, "normalization_schemes": found["normalization_schemes"]},
-        }
+        self.identity = {"dataset_name": self.dataset_name, "plans_name": content["plans_name"]}
+        self.identity |= {"configuration": configuration, "spacing": self.spacing}
+        self.identity["normalization_schemes"] = found["normalization_schemes"]
 
     def view_size(self, wanted: Sequence[int] | None = None) -> list[int]:
         """Voxels of a view: whole cells of the deepest stage, within a patch.
@@ -94,11 +93,12 @@ class NnunetPlans:
         Raises:
             UserError: when `folder` is not the one of these plans, or holds no case.
         """
-        given, planned = Path(folder).expanduser().absolute(), Path(self.folder)
-        for name, theirs, ours in (
-            ("configuration", given.name, planned.name),
-            ("data set", given.parent.name, self.dataset_name),
-        ):
+        given = Path(folder).expanduser().absolute()
+        known = {
+            "configuration": (given.name, Path(self.folder).name),
+            "data set": (given.parent.name, self.dataset_name),
+        }
+        for name, (theirs, ours) in known.items():
             if theirs != ours:
                 raise UserError(
                     f"{folder}: is {theirs!r}, of another {name} than {self.path.name}, which says {ours!r}: leave "
@@ -110,10 +110,7 @@ class NnunetPlans:
             number, c = self.dataset_name[7:10], self.configuration
             raise UserError(f"{folder}: no preprocessed case: run `nnUNetv2_preprocess -d {number} -c {c}` first.")
         scans: list[Scan] = [{"image": str(images[name])} for name in sorted(images)]
-        if data_split is None:
-            return scans
-        split = fitting_split(data_split, given, scans)
-        return select_cases(scans, [case for name in sections for case in split.get(name, [])], str(data_split))
+        return scans if data_split is None else scans_of_sections(data_split, given, scans, sections)
 
 
 def _inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:

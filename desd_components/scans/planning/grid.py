@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ NEARLY = 1.25  # a grid that would be so much coarser alone stays as it is, and 
 ANISOTROPIC = 3.0  # a spacing so many times the others', whose own tenth percentile is taken, as in nnU-Net
 LEAST_MAP = 4  # voxels that an axis keeps when it is halved; 2 at the deepest stage
 THICK = 1.75  # times the finest spacing, beyond which a kernel has one voxel along an axis; nnU-Net: 2
+COARSE = 2.0  # the same beyond which an axis waits to be halved, and slices count as thick for the stem
 WIDE = 64  # voxels along two axes from which on the stem halves, too
 WIDE_PLANE = 96  # the same where slices are thick, so that it would halve the plane alone, which saves less
 LEAST_SIDE = 8  # voxels of a window's axis, unless the volumes have fewer
@@ -61,10 +62,8 @@ def fitted_spacing(own: np.ndarray, field: np.ndarray, extent: np.ndarray, voxel
     low, high = float(own.min()), float(max(field.max(), own.max()))
     if count(low * NEARLY) <= voxels:
         return own.copy()
-    for _ in range(60):
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if count(middle) <= voxels else (middle, high)
-    return np.maximum(own, round(high, 2))
+    _, finest = _bisected(low, high, lambda finest: count(finest) > voxels)
+    return np.maximum(own, round(finest, 2))
 
 
 def window_size(spacing: np.ndarray, field: np.ndarray, extent: np.ndarray, voxels: float) -> list[int]:
@@ -81,11 +80,16 @@ def window_size(spacing: np.ndarray, field: np.ndarray, extent: np.ndarray, voxe
     def sides(scale: float) -> np.ndarray:
         return np.minimum(np.maximum(scale * field / spacing, _least_sides(most)), most)
 
-    low, high = 0.05, 50.0
+    scale, _ = _bisected(0.05, 50.0, lambda scale: bool(sides(scale).prod() <= voxels))
+    return [_stepped(side) for side in sides(scale)]
+
+
+def _bisected(low: float, high: float, is_low: Callable[[float], bool]) -> tuple[float, float]:
+    """Two numbers next to each other, the one too low and the other not."""
     for _ in range(60):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if sides(middle).prod() <= voxels else (low, middle)
-    return [_stepped(side) for side in sides(low)]
+        low, high = (middle, high) if is_low(middle) else (low, middle)
+    return low, high
 
 
 def _least_sides(most: np.ndarray) -> np.ndarray:
@@ -123,11 +127,11 @@ def levels(window: Sequence[int], spacing: np.ndarray) -> Levels:
     size, mm = np.array(window, dtype=float), np.array(spacing, dtype=float)
     strides: list[list[int]] = []
     kernels: list[list[int]] = []
-    is_wide = sorted(window)[1] >= (WIDE if mm.max() <= 2 * mm.min() else WIDE_PLANE)
+    is_wide = sorted(window)[1] >= (WIDE if mm.max() <= COARSE * mm.min() else WIDE_PLANE)
     for level in range(5):
         rests = level == 1 or (level == 0 and not is_wide)  # stage 1 keeps the resolution of the stem
         least = 2 if level == 4 else LEAST_MAP
-        halved = (mm <= 2 * mm[size >= 2 * least].min(initial=np.inf)) & (size >= 2 * least) & (not rests)
+        halved = (mm <= COARSE * mm[size >= 2 * least].min(initial=np.inf)) & (size >= 2 * least) & (not rests)
         strides.append([2 if axis else 1 for axis in halved])
         size, mm = np.ceil(size / strides[-1]), mm * strides[-1]
         kernels.append([1 if axis else 3 for axis in (mm > THICK * mm.min()) & ~halved])  # no slice goes unseen

@@ -16,7 +16,7 @@ from torch import nn
 
 from ...base.errors import UserError
 from ...base.files import read_json, require_writable, write_json
-from ...base.processes import from_all_processes, place
+from ...base.processes import from_first
 from ...base.steps import checked_minutes
 
 logger = logging.getLogger(__name__)
@@ -63,16 +63,16 @@ class Machine:
             UserError: when `minutes` is no budget.
         """
         budget = checked_minutes(minutes)
-        measured = [cls._measured(device, cache_dir, budget)] if place()[0] == 0 else []
-        return from_all_processes(measured)[0]
 
-    @classmethod
-    def _measured(cls, device: torch.device | str, cache_dir: str | Path | None, budget: float | None) -> Machine:
-        plain, mixed = convolution_speeds(device, cache_dir)
-        amp = mixed >= LEAST_GAIN * plain
-        seconds = 60 * TRAINING_SHARE * (budget or MINUTES)
-        speed = STEP_SHARE * rounded(mixed if amp else plain)
-        return cls(seconds, speed, free_memory(device), device_name(device), budget, amp)
+        def measured() -> Machine:
+            plain, mixed = convolution_speeds(device, cache_dir)
+            amp = mixed >= LEAST_GAIN * plain
+            # down to a power of the square root of 2: a plan does not follow what else ran while it was measured
+            speed = STEP_SHARE * 2 ** (math.floor(2 * math.log2(mixed if amp else plain)) / 2)
+            seconds = 60 * TRAINING_SHARE * (budget or MINUTES)
+            return cls(seconds, speed, free_memory(device), device_name(device), budget, amp)
+
+        return from_first(measured)
 
     def window(self, steps: int, batch: int, cost: float = 1.0, network: float = 1.0) -> float:
         """Voxels of a window for so many steps of so many windows, each of which costs as much as `cost` crops.
@@ -137,13 +137,7 @@ def convolution_speeds(device: torch.device | str, cache_dir: str | Path | None)
             write_json(path, known)
         told = "%s: %.3g voxels a second through a convolution, %.3g in bfloat16"
         logger.info(told, name, *known[name])
-    plain, mixed = known[name]
-    return float(plain), float(mixed)
-
-
-def rounded(speed: float) -> float:
-    """Down to a power of the square root of 2, so that a plan does not follow what else ran while it was measured."""
-    return float(2 ** (math.floor(2 * math.log2(speed)) / 2))
+    return known[name][0], known[name][1]
 
 
 def _seconds(device: torch.device) -> list[float]:
@@ -181,12 +175,14 @@ def free_memory(device: torch.device | str) -> float:
     device = torch.device(device)
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    found = [float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))]
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            found = [float(line.split()[1]) * 1024]
-    limit, used = ("".join(_lines(f"/sys/fs/cgroup/memory.{name}")).strip() for name in ("max", "current"))
-    return min([*found, float(limit) - float(used)]) if limit.isdigit() and used.isdigit() else found[0]
+    said = dict(line.split(":", 1) for line in _lines("/proc/meminfo"))
+    free = 1024 * float(said["MemAvailable"].split()[0]) if "MemAvailable" in said else _free_pages()
+    limit, used = ("".join(_lines(f"/sys/fs/cgroup/memory.{name}")) for name in ("max", "current"))
+    return min(free, float(limit) - float(used)) if limit.isdigit() and used.isdigit() else free
+
+
+def _free_pages() -> float:
+    return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def _lines(path: str) -> list[str]:

@@ -22,13 +22,11 @@ from ...base.files import write_json
 from ...base.processes import place
 from ..names import Scan
 from .machine import Machine
-from .planner import EPOCHS, GIVEN, Given, Plan, Planner, none_given, single_classes, turning
+from .planner import CROPS, EPOCHS, GIVEN, Given, Plan, Planner, none_given, single_classes, turning
 from .survey import Survey, survey
 
 logger = logging.getLogger(__name__)
 
-STEPS = 1000  # for which a window leaves room
-CROPS = 2  # of a fine-tuning step
 VIEWS, VIEW_STEPS = 8, 800  # volumes of a pre-training step, and steps for which a view leaves room
 VIEW_COST = 4.5  # of two views through student and teacher, in crops of that size
 PROTOTYPES = (64, 1024)
@@ -46,11 +44,6 @@ def planning(plan: Any) -> bool:
     if plan not in (None, "auto"):
         raise UserError(f"plan={plan!r}: choose auto, or null for the numbers of the config.")
     return plan is not None
-
-
-def mixed_precision(machine: Machine) -> tuple[bool, str]:
-    """Whether to compute in bfloat16, and why."""
-    return machine.amp, "bfloat16 is faster than float32 here" if machine.amp else "bfloat16 gains nothing here"
 
 
 def announce_plan(plan: Plan, output_dir: str | Path) -> None:
@@ -116,17 +109,17 @@ def planned_segmentation(
     """The plan of a fine-tuning on surveyed scans; see `make_plan`. Empty where no scan can be read."""
     if not seen.scans:
         return Plan()
-    planner = Planner(seen, given, known or {}, lambda cost: machine.window(STEPS, CROPS, network=cost))
+    planner = Planner(seen, machine, given, known or {})
     window = planner.put("roi_size", *planner.window()) or planner.window()[0]  # null, where a manifest says it
     planner.architecture("network_def#encoder#scratch_architecture", window)
     batch = planner.put("batch_size", CROPS, "crops of a step")
     planner.epochs(machine.steps(batch, window, planner.cost), batch, "crops")
     planner.put("val_interval", None, "once, after the last epoch: the minutes are for training")
-    planner.put("amp", *mixed_precision(machine))
+    planner.put("amp", machine.amp, f"bfloat16 {'is faster than float32' if machine.amp else 'gains nothing'} here")
     why = "classes of one connected piece in the labels: smaller pieces are taken off"
     planner.put("single", single_classes(seen), why)
     planner.put("rotation", turning(planner.spacing), "radians about x, y, z; little where thin and thick axes mix")
-    return Plan(planner.numbers, planner.remarks, planner.entries)
+    return planner.plan
 
 
 def planned_pretraining(
@@ -135,10 +128,9 @@ def planned_pretraining(
     """The plan of a pre-training on surveyed scans; see `make_plan`. Empty where no scan can be read."""
     if not seen.scans:
         return Plan()
-    planner = Planner(seen, given, known or {}, lambda cost: machine.window(STEPS, CROPS, network=cost))
+    planner = Planner(seen, machine, given, known or {})
     planner.architecture("network_def#scratch_architecture", planner.window()[0])
-    count = len(seen.scans)
-    batch = planner.put("batch_size", max(2, min(VIEWS, 2 ** int(math.log2(count)))), "volumes of a step")
+    batch = planner.put("batch_size", max(2, min(VIEWS, 2 ** int(math.log2(len(seen.scans))))), "volumes of a step")
     view = planner.put("view_size", *planner.view(machine.window(VIEW_STEPS, batch, VIEW_COST, planner.cost)))
     scales = context_scales(view, planner.small())
     planner.put("context_scale", scales, "of the view, within the smallest volumes", "train#dataset#context_scale")
@@ -147,7 +139,7 @@ def planned_pretraining(
     low, high = PROTOTYPES
     prototypes = max(low, min(high, 2 ** int(math.log2(max(1, samples / 4)))))
     planner.put("num_prototypes", prototypes, f"K: a quarter of an epoch's samples, from {low} to {high}")
-    return Plan(planner.numbers, planner.remarks, planner.entries)
+    return planner.plan
 
 
 def context_scales(view: Sequence[int], small: np.ndarray) -> list[list[float]]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from .grid import alike, deepest, fitted_spacing, levels, own_spacing, window_size
 from .intensity import chosen_intensity
+from .machine import Machine
 from .oddities import oddities
 from .survey import Survey
 
+STEPS, CROPS = 1000, 2  # of a fine-tuning, for which a window leaves room; of a step
 EPOCHS = 20  # of a planned run
 SMALLER = 1.4  # how much larger than a view all but the smallest tenth of the volumes are, along each axis
 FIELD = 1.25  # of the box that holds all classes: what a window shows
@@ -27,22 +30,19 @@ def none_given(entry: str) -> Sequence[Any]:
     return []
 
 
+@dataclass
 class Plan:
     """Numbers of a config by name, each with its reason.
 
-    Args:
+    Attributes:
         numbers: name -> (value, reason).
         remarks: what a person should look at.
         entries: name -> id of the config's entry, where it is not the name.
     """
 
-    def __init__(
-        self,
-        numbers: Mapping[str, tuple[Any, str]] | None = None,
-        remarks: Sequence[str] = (),
-        entries: Mapping[str, str] | None = None,
-    ) -> None:
-        self.numbers, self.remarks, self.entries = dict(numbers or {}), list(remarks), dict(entries or {})
+    numbers: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    entries: dict[str, str] = field(default_factory=dict)
 
     def get(self, name: str, otherwise: Any = None) -> Any:
         """The planned value, or `otherwise` where nothing is planned."""
@@ -66,17 +66,17 @@ class Planner:
 
     Args:
         seen: the survey of the training scans.
+        machine: that is to train on them.
         given: config id -> [value] of what is not to be planned, [] of what is.
-        known: preprocessing and architecture of pre-trained weights, which decide grid, intensity and strides.
-        room: for voxels of a window, by what the network costs in one whose kernels reach along all axes.
+        known: the manifest of pre-trained weights, whose preprocessing and architecture hold.
+
+    Attributes:
+        plan: as far as it has got.
     """
 
-    def __init__(self, seen: Survey, given: Given, known: Mapping[str, Any], room: Callable[[float], float]) -> None:
-        self.given = given
-        self.numbers: dict[str, tuple[Any, str]] = {}
-        self.entries: dict[str, str] = {}
-        self.remarks = oddities(seen)
-        self.known = known
+    def __init__(self, seen: Survey, machine: Machine, given: Given, known: Mapping[str, Any]) -> None:
+        self.given, self.known = given, known
+        self.plan = Plan(remarks=oddities(seen))
         self.spacings = np.array([scan.spacing for scan in seen.scans])
         self.extents = np.array([scan.extent for scan in seen.scans])
         self.extent = np.median(self.extents, axis=0)
@@ -84,7 +84,7 @@ class Planner:
         self._intensity(seen)
         self.cost = 1.0
         for _ in range(2):  # a finer grid has thicker slices in voxels, and thinner kernels
-            self.budget = room(self.cost)
+            self.budget = machine.window(STEPS, CROPS, network=self.cost)
             self.spacing = self._grid()
             if "stage_kernels" in self.known.get("architecture", {"stage_kernels": None}):
                 self.cost = levels(self.window()[0], self.spacing).cost
@@ -98,35 +98,34 @@ class Planner:
             why: the reason.
             entry: id of the config's entry, where it is not the name.
         """
-        self.entries[name] = entry or name
-        given = self.given(self.entries[name])
-        self.numbers[name] = (given[0], GIVEN) if given else (value, why)
-        return self.numbers[name][0]
+        self.plan.entries[name] = entry or name
+        given = self.given(entry or name)
+        self.plan.numbers[name] = (given[0], GIVEN) if given else (value, why)
+        return self.plan.get(name)
 
     def _intensity(self, seen: Survey) -> None:
         choice, before = chosen_intensity(seen), self.known.get("preprocessing")
         self.put("intensity", *((before["intensity"], "as the encoder saw") if before else (choice.kind, choice.why)))
         if before and before.get("hu_window"):
             self.put("hu_window", before["hu_window"], "as the encoder saw")
-        if choice.remark and not before and self.numbers["intensity"][1] != GIVEN:
-            self.remarks.append(choice.remark)
+        if choice.remark and not before and self.plan.numbers["intensity"][1] != GIVEN:
+            self.plan.remarks.append(choice.remark)
 
     def _grid(self) -> np.ndarray:
         """The spacing that holds, (3,) in mm."""
-        own, count = own_spacing(self.spacings), len(self.spacings)
+        own = own_spacing(self.spacings)
+        wanted = fitted_spacing(own, self.field, self.extent, self.budget)
+        is_own = np.array_equal(wanted, own)
         if "spacing" in (before := self.known.get("preprocessing") or {}):
             value, why = before["spacing"], "as the encoder saw"
+        elif is_own and alike(self.spacings, own):
+            value, why = None, f"all {len(self.spacings)} scans lie on one grid, which the budget has room for"
         else:
-            wanted = fitted_spacing(own, self.field, self.extent, self.budget)
-            is_own = np.array_equal(wanted, own)
-            value = None if is_own and alike(self.spacings, own) else [round(float(mm), 3) for mm in wanted]
+            value = [round(float(mm), 3) for mm in wanted]
             why = f"mm; {'as the scans are' if is_own else 'coarser than the scans'}, so that a window of "
             why += f"{self.budget:.3g} voxels shows {_by(self.field)} mm, {self.field_why}"
-            why = f"all {count} scans lie on one grid, which the budget has room for" if value is None else why
         value = self.put("spacing", value, why)
-        if value is None or isinstance(value, str):
-            return own
-        return np.array([value] * 3 if isinstance(value, int | float) else value, dtype=float)
+        return own if value is None or isinstance(value, str) else np.broadcast_to(np.array(value, dtype=float), 3)
 
     def window(self) -> tuple[list[int], str]:
         """Voxels (x, y, z) that show the field of view, and more where there is room; and why."""

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,12 @@ import numpy as np
 
 from ...base.errors import UserError
 from ...base.files import read_json, require_writable, write_json
-from ...base.processes import from_all_processes, place
-from ..check import file_problem, threaded
+from ...base.processes import from_first
+from ..check import threaded
 from ..fingerprint import file_states
 from ..label_maps import looks_like_labels
-from ..names import Scan, scan_files
-from ..read import open_volume, parts
-from ..volume import UNREADABLE
+from ..names import Scan, is_dicom, scan_files
+from ..read import file_problem, open_volume, parts
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +107,7 @@ def survey(
         num_workers: threads.
         ignore: the label value of voxels that were not annotated.
     """
-    found = [_surveyed_once(scans, cache_dir, num_workers, ignore)] if place()[0] == 0 else []
-    records = from_all_processes(found)[0]
+    records = from_first(lambda: _surveyed_once(scans, cache_dir, num_workers, ignore))
     return Survey([_from_record(record) for record in records], declared_modality(dataset_dir, scans))
 
 
@@ -123,13 +121,8 @@ def declared_modality(dataset_dir: str | Path, scans: Sequence[Scan] = ()) -> st
         first = named.get("0") if isinstance(named, dict) else named
         if isinstance(first, str) and first:
             return first
-    first_files = parts(scan_files(scans[0])[0])[:1] if scans and os.path.exists(scan_files(scans[0])[0]) else []
-    return _dicom_modality(first_files[0]) if first_files else None
-
-
-def _dicom_modality(file: str) -> str | None:
-    from ..names import is_dicom
-
+    first = scan_files(scans[0])[0] if scans else ""
+    file = parts(first)[0] if os.path.exists(first) else ""
     if not is_dicom(file):
         return None
     import pydicom
@@ -160,31 +153,23 @@ def _surveyed_once(
 def _look(scan: Scan, voxels: bool, ignore: int | None) -> Surveyed | None:
     image, labels = scan_files(scan, ("image",))[0], scan_files(scan, ("label",))
     try:
-        volume = None if file_problem(image) else open_volume(image)
-        if volume is None or len(volume.shape) < 3:
+        volume = open_volume(image)
+        if len(volume.shape) < 3:
             return None
-        order = ras_order(volume.affine)
-        shape = tuple(int(volume.shape[axis]) for axis in order)
-        spacing = tuple(float(np.linalg.norm(volume.affine[:3, axis])) for axis in order)
-        if not all(0 < size < math.inf for size in spacing):
-            return None
+        seen = Surveyed(image, volume.ras_shape, volume.ras_spacing)
         if not voxels:
-            return Surveyed(image, shape, spacing)  # type: ignore[arg-type]
+            return seen
         image_voxels = volume.read()
         values = values_of(image_voxels)
         if not math.isfinite(values.high - values.low) or (not labels and looks_like_labels(image_voxels)):
             return None
-        facts = _label_facts(labels[0], ignore) if labels and not file_problem(labels[0]) else ({}, {})
-        return Surveyed(image, shape, spacing, values, *facts)  # type: ignore[arg-type]
-    except (UserError, *UNREADABLE):
+        if not labels or file_problem(labels[0]):
+            return replace(seen, values=values)
+        label = open_volume(labels[0])
+        boxes, pieces = class_facts(label.read(), label.ras_order, ignore)
+        return replace(seen, values=values, boxes=boxes, pieces=pieces)
+    except UserError:
         return None
-
-
-def ras_order(affine: np.ndarray) -> list[int]:
-    """A volume's axes in the order right, anterior, superior."""
-    from nibabel import io_orientation
-
-    return [int(axis) for axis in np.argsort(io_orientation(affine)[:, 0])]
 
 
 def values_of(voxels: np.ndarray) -> Values:
@@ -194,11 +179,6 @@ def values_of(voxels: np.ndarray) -> Values:
     low, middle, high = (float(value) for value in np.percentile(sample, PERCENTILES))
     shares = float((sample < -50).mean()), float((sample < AIR).mean())
     return Values(float(first.min()), float(first.max()), (low, middle, high), *shares)
-
-
-def _label_facts(file: str, ignore: int | None) -> ClassFacts:
-    volume = open_volume(file)
-    return class_facts(volume.read(), ras_order(volume.affine), ignore)
 
 
 def class_facts(voxels: np.ndarray, order: Sequence[int], ignore: int | None = None) -> ClassFacts:

@@ -38,31 +38,26 @@ def test_every_slice_is_rescaled_by_its_own_slope_and_intercept_and_lies_where_i
     np.testing.assert_array_equal(volume.read(), stored_grid(VOXELS))
 
 
-def test_the_order_of_the_slices_does_not_come_from_their_names(tmp_path):
+def test_the_position_along_the_normal_decides_and_neither_number_nor_name(tmp_path):
     order = np.random.default_rng(1).permutation(VOXELS.shape[2])
-    volume = open_volume(written(tmp_path, names=lambda number: f"IM{order[number]:04d}"))
+
+    def backwards(dataset: Dataset, number: int) -> None:
+        dataset.InstanceNumber, dataset.SeriesInstanceUID = str(100 - number), ""  # one series without its uid, too
+
+    volume = open_volume(written(tmp_path, change=backwards, names=lambda number: f"IM{order[number]:04d}"))
     np.testing.assert_array_equal(volume.read(), stored_grid(VOXELS))
 
 
-def test_the_position_along_the_normal_decides_and_not_the_instance_number(tmp_path):
-    def backwards(dataset: Dataset, number: int) -> None:
-        dataset.InstanceNumber = str(100 - number)
-
-    np.testing.assert_array_equal(open_volume(written(tmp_path, change=backwards)).read(), stored_grid(VOXELS))
-
-
-def test_a_tree_gives_its_series_and_not_its_localizer(tmp_path, caplog):
+def test_a_tree_gives_its_series_and_neither_localizer_nor_segmentation(tmp_path, caplog):
     write_series(tmp_path / "a" / "CT 5mm", VOXELS, AFFINE)
     write_series(tmp_path / "a" / "scout", VOXELS[:, :, :2], AFFINE, change=localizer)
+    write_series(tmp_path / "a" / "results", VOXELS, AFFINE, change=change(Modality="SEG"))
     write_series(tmp_path / "b" / "CT 1.25mm", VOXELS, AFFINE, names="{}".format)  # no suffix at all
     write_series(tmp_path / "b" / "report", VOXELS[:, :, :1], AFFINE)
     (tmp_path / "b" / "notes.txt").write_text("not a slice")
     with caplog.at_level(logging.INFO):
         scans = find_scans(tmp_path)
-    assert [scan["image"] for scan in scans] == [
-        str(tmp_path / "a" / "CT 5mm"),
-        str(tmp_path / "b" / "CT 1.25mm"),
-    ]
+    assert [scan["image"] for scan in scans] == [f"{tmp_path}/a/CT 5mm", f"{tmp_path}/b/CT 1.25mm"]
     assert "2 DICOM files left out: localizers" in caplog.text
     assert "1 single images left out" in caplog.text
 
@@ -198,26 +193,16 @@ def test_a_transfer_syntax_of_a_manufacturer_s_own_is_refused_in_one_line(tmp_pa
         open_volume(folder)
 
 
-def test_copies_of_slices_are_passed_over_with_a_warning(tmp_path):
-    folder = written(tmp_path)
-    shutil.copy(folder / "2.dcm", folder / "2 (copy).dcm")
-    volume = open_volume(folder)
-    assert volume.warnings == ("1 files are copies of others and were passed over",)
-    np.testing.assert_array_equal(volume.read(), stored_grid(VOXELS))
-
-
-def test_a_torn_file_beside_a_series_is_named(tmp_path):
-    folder = written(tmp_path)
-    (folder / "4.dcm").write_bytes((folder / "4.dcm").read_bytes()[:100])
-    assert open_volume(folder).warnings[0] == "1 files beside it cannot be read as DICOM (first: 4.dcm)"
-    assert open_volume(folder).warnings[1].startswith("1 of 8 slices are missing")
-
-
-def test_pixels_that_are_torn_off_are_refused_naming_the_file(tmp_path):
+def test_torn_pixels_are_refused_and_a_torn_file_beside_a_series_is_named(tmp_path):
     folder = written(tmp_path)
     (folder / "4.dcm").write_bytes((folder / "4.dcm").read_bytes()[:-20])
     with pytest.raises(UserError, match=r"4.dcm: its pixels cannot be decoded"):
         open_volume(folder).read()
+    (folder / "4.dcm").write_bytes((folder / "4.dcm").read_bytes()[:100])
+    (folder / "4.dcm").rename(folder / "5 (torn).dcm")
+    missing, unread = open_volume(folder).warnings[::-1]
+    assert unread == "1 files beside it cannot be read as DICOM (first: 5 (torn).dcm)"
+    assert missing.startswith("1 of 8 slices are missing")
 
 
 def without_preamble(file: Path) -> None:
@@ -252,10 +237,15 @@ def test_a_deflated_series_is_read_and_a_slice_that_was_cut_off_is_told(tmp_path
     assert open_volume(folder).warnings == ("1 files beside it cannot be read as DICOM (first: torn.dcm)",)
 
 
-def test_low_values_that_are_shown_white_are_taken_as_stored_and_told(tmp_path):
-    volume = open_volume(written(tmp_path, change=change([2], PhotometricInterpretation="MONOCHROME1")))
+def test_copies_are_passed_over_and_low_values_that_are_shown_white_taken_as_stored_which_is_told(tmp_path):
+    folder = written(tmp_path, change=change([2], PhotometricInterpretation="MONOCHROME1"))
+    shutil.copy(folder / "5.dcm", folder / "5 (copy).dcm")
+    volume = open_volume(folder)
     np.testing.assert_array_equal(volume.read(), stored_grid(VOXELS))
-    assert volume.warnings == ("1 of 8 slices (first: 2.dcm) show low values white (MONOCHROME1): taken as stored",)
+    assert volume.warnings == (
+        "1 files are copies of others and were passed over",
+        "1 of 8 slices (first: 2.dcm) show low values white (MONOCHROME1): taken as stored",
+    )
 
 
 def test_a_slice_stands_for_its_series_and_a_folder_without_one_is_refused(tmp_path):
@@ -264,16 +254,6 @@ def test_a_slice_stands_for_its_series_and_a_folder_without_one_is_refused(tmp_p
     assert [Path(file).name for file in parts(str(folder))] == [f"{number}.dcm" for number in range(8)]
     with pytest.raises(UserError, match="holds no DICOM series"):
         open_volume(tmp_path)
-
-
-def test_a_series_without_its_uid_is_one_series(tmp_path):
-    assert open_volume(written(tmp_path, change=change(SeriesInstanceUID=""))).shape == VOXELS.shape
-
-
-def test_a_dicom_seg_in_the_tree_is_not_taken_for_a_scan(tmp_path):
-    written(tmp_path)
-    write_series(tmp_path / "results", VOXELS, AFFINE, change=change(Modality="SEG"))
-    assert scan_paths(tmp_path) == [tmp_path / "series"]
 
 
 def test_without_pydicom_the_remedy_is_named(tmp_path, monkeypatch):

@@ -67,11 +67,14 @@ def test_it_refers_to_the_series_and_shares_its_frame_of_reference(series, tmp_p
     assert referred == {one.SOPInstanceUID for one in by_place(series)}
 
 
-def test_segments_bear_the_names_of_the_classes(series, tmp_path):
-    write_dicom_seg(some_labels(), AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
-    segments = highdicom.seg.segread(tmp_path / "seg.dcm").SegmentSequence
-    assert [(int(one.SegmentNumber), one.SegmentLabel) for one in segments] == [(1, "liver"), (2, "tumour")]
-    assert {one.SegmentAlgorithmType for one in segments} == {"AUTOMATIC"}
+def test_segments_bear_the_names_of_the_classes_even_where_nothing_was_found(tmp_path):
+    series = write_series(tmp_path / "series", VOXELS, AFFINE, leave_out=(3,))
+    for value, count in ((1, VOXELS.shape[2] - 1), (0, None)):  # a slice that was missing gets no frame
+        write_dicom_seg(np.full(VOXELS.shape, value), AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
+        segments = highdicom.seg.segread(tmp_path / "seg.dcm").SegmentSequence
+        assert [(int(one.SegmentNumber), one.SegmentLabel) for one in segments] == [(1, "liver"), (2, "tumour")]
+        assert {one.SegmentAlgorithmType for one in segments} == {"AUTOMATIC"}
+        assert count is None or len(frames(read_back(tmp_path / "seg.dcm"))) == count
 
 
 def test_every_frame_lies_on_the_slice_that_was_labelled(series, tmp_path):
@@ -84,16 +87,21 @@ def test_every_frame_lies_on_the_slice_that_was_labelled(series, tmp_path):
     np.testing.assert_array_equal(seen, labels)
 
 
-def test_highdicom_finds_it_at_the_same_place_in_the_world(series, tmp_path):
-    labels = some_labels()
-    write_dicom_seg(labels, AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
+def in_the_world(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    places = np.argwhere(voxels) @ affine[:3, :3].T + affine[:3, 3]
+    return np.array(sorted(map(tuple, np.round(places, 3))))
+
+
+@pytest.mark.parametrize("enhanced", [False, True])
+def test_highdicom_finds_it_at_the_same_place_in_the_world(series, tmp_path, enhanced):
+    scan = series
+    if enhanced:
+        scan = write_enhanced(tmp_path / "in" / "scan.dcm", VOXELS, AFFINE, order=[3, 0, 7, 1, 6, 2, 5, 4])
+    write_dicom_seg(some_labels(), AFFINE, str(scan), tmp_path / "seg.dcm", NAMES)
     found = highdicom.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
-    world = {
-        tuple(np.round(place, 3))
-        for place in (np.argwhere(found.array == 2) @ to_ras(found.affine)[:3, :3].T + to_ras(found.affine)[:3, 3])
-    }
-    expected = {tuple(np.round(place, 3)) for place in np.argwhere(labels == 2) @ AFFINE[:3, :3].T + AFFINE[:3, 3]}
-    assert world == expected
+    for value in (1, 2):
+        there = in_the_world(found.array == value, to_ras(found.affine))
+        np.testing.assert_allclose(there, in_the_world(some_labels() == value, AFFINE), atol=2e-3)
 
 
 def test_labels_of_a_turned_grid_come_to_the_same_slices(series, tmp_path):
@@ -126,25 +134,16 @@ def test_a_leaning_series_is_segmented_on_its_own_slices(tmp_path):
     assert len(rows) > 3 and set(np.abs(steps)) == {1}  # mm of lean per slice, in pixels of 1 mm
 
 
-def test_an_enhanced_file_is_segmented_at_the_same_place_in_the_world(tmp_path):
-    labels, order = some_labels(), [3, 0, 7, 1, 6, 2, 5, 4]
-    scan = write_enhanced(tmp_path / "in" / "scan.dcm", VOXELS, AFFINE, order=order)
-    write_dicom_seg(labels, AFFINE, str(scan), tmp_path / "seg.dcm", NAMES)
-    written, source = read_back(tmp_path / "seg.dcm"), read_back(scan)
-    referred = written.ReferencedSeriesSequence[0].ReferencedInstanceSequence
-    assert [item.ReferencedSOPInstanceUID for item in referred] == [source.SOPInstanceUID]
-    found = highdicom.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
-    for value in (1, 2):
-        there, here = (
-            np.array(sorted(map(tuple, np.round(np.argwhere(one == value) @ affine[:3, :3].T + affine[:3, 3], 3))))
-            for one, affine in ((found.array, to_ras(found.affine)), (labels, AFFINE))
-        )
-        np.testing.assert_allclose(there, here, atol=2e-3)
-
-
-def test_headers_that_highdicom_does_not_take_are_refused_in_one_line(tmp_path):
-    series = write_series(tmp_path / "series", VOXELS, AFFINE, change=change(without=["PatientName"]))
-    with pytest.raises(UserError, match=r"series: highdicom makes no DICOM-SEG of it \(.*PatientName.*\)") as refusal:
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (change(without=["PatientName"]), r"series: highdicom makes no DICOM-SEG of it \(.*PatientName.*\)"),
+        (change(SeriesInstanceUID=""), r"series: has no SeriesInstanceUID .* a DICOM-SEG cannot refer to it"),
+    ],
+)
+def test_headers_that_do_not_serve_are_refused_in_one_line(tmp_path, fault, words):
+    series = write_series(tmp_path / "series", VOXELS, AFFINE, change=fault)
+    with pytest.raises(UserError, match=words) as refusal:
         write_dicom_seg(some_labels(), AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
     assert "\n" not in str(refusal.value)
 
@@ -154,23 +153,6 @@ def test_several_files_of_frames_get_no_segmentation_and_are_told_so(tmp_path):
         write_enhanced(tmp_path / "in" / name, VOXELS, AFFINE, order=order, uid="1.2.3")
     with pytest.raises(UserError, match="consists of several multi-frame files, to which no DICOM-SEG is written"):
         write_dicom_seg(some_labels(), AFFINE, str(tmp_path / "in"), tmp_path / "seg.dcm", NAMES)
-
-
-def test_slices_that_were_missing_get_no_frame(tmp_path):
-    series = write_series(tmp_path / "series", VOXELS, AFFINE, leave_out=(3,))
-    write_dicom_seg(np.ones(VOXELS.shape, int), AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
-    assert len(frames(read_back(tmp_path / "seg.dcm"))) == VOXELS.shape[2] - 1
-
-
-def test_nothing_found_is_written_as_well(series, tmp_path):
-    write_dicom_seg(np.zeros(VOXELS.shape, int), AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
-    assert not read_back(tmp_path / "seg.dcm").pixel_array.any()
-
-
-def test_a_series_without_its_uids_is_refused_in_one_line(tmp_path):
-    series = write_series(tmp_path / "series", VOXELS, AFFINE, change=change(SeriesInstanceUID=""))
-    with pytest.raises(UserError, match=r"series: has no SeriesInstanceUID .* a DICOM-SEG cannot refer to it"):
-        write_dicom_seg(some_labels(), AFFINE, str(series), tmp_path / "seg.dcm", NAMES)
 
 
 def test_scans_that_are_no_dicom_are_passed_over_with_a_word(tmp_path, caplog):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from nnunet_files import PLAIN, RESIDUAL, write_case, write_plans
+from scan_files import write_scan
 
 from desd_components import NnunetPlans, Preprocessing, UserError, VolumeCache, build_encoder
 from desd_components.scans.cache.entries import open_array
@@ -60,12 +61,9 @@ def test_the_cache_keeps_the_values_as_nnunet_left_them(plans, tmp_path):
 
 
 def test_another_scan_is_not_taken_for_one_that_nnunet_preprocessed(tmp_path):
-    from scan_files import write_scan
-
-    write_scan(tmp_path / "case.nii.gz", (12, 12, 12))
     cache = VolumeCache(Preprocessing("image", None, "nnunet"), tmp_path / "cache")
     with pytest.raises(UserError, match="was not preprocessed by nnU-Net"):
-        cache.prepare([{"image": str(tmp_path / "case.nii.gz")}])
+        cache.prepare([{"image": str(write_scan(tmp_path / "case.nii.gz", (12, 12, 12)))}])
 
 
 @pytest.mark.parametrize("architecture", [PLAIN, RESIDUAL])
@@ -109,18 +107,22 @@ def test_a_folder_of_something_else_is_refused(plans, tmp_path, folder, words):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "configuration", "words"),
     [
-        ({"configuration": "3d_cascade"}, "has no configuration '3d_cascade': choose one of 2d, 3d_fullres"),
-        ({"configuration": "2d"}, "2d plans a PlainConvUNet of 2 dimensions: take a 3D one of PlainConvUNet or"),
-        ({"architecture": {**PLAIN, "network_class_name": "dna.primus.Primus"}}, "plans a Primus of 3 dimensions"),
+        ({}, "3d_cascade", "has no configuration '3d_cascade': choose one of 2d, 3d_fullres"),
+        ({}, "2d", "2d plans a PlainConvUNet of 2 dimensions: take a 3D one of PlainConvUNet or"),
+        ({"network_class_name": "dna.primus.Primus"}, "3d_fullres", "plans a Primus of 3 dimensions"),
     ],
 )
-def test_plans_without_such_an_encoder_are_refused(tmp_path, change, words):
-    configuration = change.pop("configuration", "3d_fullres")
-    path = write_plans(tmp_path / NAME, **change)
+def test_plans_without_such_an_encoder_are_refused(tmp_path, change, configuration, words):
+    path = write_plans(tmp_path / NAME, {**PLAIN, **change})
     with pytest.raises(UserError, match=words):
         NnunetPlans(path, configuration)
+    content = json.loads(path.read_text())
+    del content["configurations"]["3d_fullres"]["architecture"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"before 2\.3: plan again"):
+        NnunetPlans(path)
 
 
 def test_a_file_that_is_no_plans_and_none_at_all_are_refused(tmp_path):
@@ -131,29 +133,16 @@ def test_a_file_that_is_no_plans_and_none_at_all_are_refused(tmp_path):
         NnunetPlans(None)
 
 
-def test_plans_of_old_have_no_architecture(tmp_path):
-    path = write_plans(tmp_path / NAME)
-    content = json.loads(path.read_text())
-    del content["configurations"]["3d_fullres"]["architecture"]
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"before 2\.3: plan again"):
-        NnunetPlans(path)
-
-
-@pytest.fixture
-def array(plans):
-    folder = plans.parent / "nnUNetPlans_3d_fullres"
-    folder.mkdir()
-    return folder / "a.npy"
-
-
-def test_an_array_of_another_shape_is_refused(array):
-    np.save(array, np.zeros((4, 5, 6), np.float32))
-    with pytest.raises(UserError, match=r"shape \(4, 5, 6\), not \(C, X, Y, Z\)"):
-        open_volume(array)
-
-
-def test_pickled_values_in_an_array_are_not_executed(array):
-    np.save(array, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match="cannot be read as nnU-Net's array"):
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.zeros((4, 5, 6), np.float32), r"shape \(4, 5, 6\), not \(C, X, Y, Z\)"),
+        (np.array([{"a": 1}], dtype=object), "cannot be read as nnU-Net's array"),  # pickled values are not executed
+    ],
+)
+def test_an_array_that_is_no_case_is_refused(plans, values, words):
+    array = plans.parent / "nnUNetPlans_3d_fullres" / "a.npy"
+    array.parent.mkdir()
+    np.save(array, values, allow_pickle=True)
+    with pytest.raises(UserError, match=words):
         open_volume(array)

@@ -1,5 +1,7 @@
 """What no plan can mend is said before training, with names; and nothing of a folder that is as it should be."""
 
+import pytest
+
 from desd_components.scans.planning.oddities import oddities
 from desd_components.scans.planning.survey import Survey, Surveyed, Values
 
@@ -18,12 +20,20 @@ def said(*groups: list[Surveyed]) -> list[str]:
     return oddities(Survey([scan for group in groups for scan in group]))
 
 
-def test_a_folder_of_one_kind_is_not_spoken_of():
-    assert said(scans(8)) == said(scans(8, values=CT)) == said([]) == said(scans(1)) == []
-
-
-def test_a_crop_of_soft_tissue_among_ct_is_no_other_modality():
-    assert said(scans(8, values=CT), scans(1, values=SOFT)) == []
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [scans(8)],
+        [scans(8, values=CT)],
+        [],
+        [scans(1)],
+        [scans(8, values=CT), scans(1, values=SOFT)],  # a crop of soft tissue among CT
+        [scans(8), scans(1, spacing=(0.7, 0.7, 8.0))],  # spacings vary so in a clinic
+        [scans(8), scans(8, spacing=(1.5, 1.5, 1.0))],
+    ],
+)
+def test_a_folder_of_one_kind_is_not_spoken_of(groups):
+    assert said(*groups) == []
 
 
 def test_mixed_modalities_are_named():
@@ -39,11 +49,6 @@ def test_a_foreign_spacing_is_named():
     assert line.startswith("foreign spacing: 1 of 9 scans, the first of 15 x 15 x 100 mm where 1.5 x 1.5 x 10 mm are")
     assert "cm_0.nii.gz" in line
     assert said(scans(8), scans(1, spacing=(1.5, 1.5, 1.0)))
-
-
-def test_spacings_that_vary_as_in_a_clinic_are_not_spoken_of():
-    assert said(scans(8), scans(1, spacing=(0.7, 0.7, 8.0))) == []
-    assert said(scans(8), scans(8, spacing=(1.5, 1.5, 1.0))) == []
 
 
 def test_a_class_of_a_single_case_is_named():

@@ -50,6 +50,11 @@ def good(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _a_machine_of_known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("desd_components.scans.planning.machine._seconds", lambda device: [0.05, 0.05])
+
+
 def checked(folder: Path, *flags: str) -> tuple[int, dict]:
     """Exit code, and what the JSON says."""
     output = folder.parent / "check.json"
@@ -236,12 +241,6 @@ def ct(folder: Path, count: int = 3) -> None:
         write_nifti(folder / f"ct_{number}.nii.gz", tissue, STRAIGHT)
 
 
-def test_ct_is_taken_for_ct_and_passes(tmp_path):
-    ct(tmp_path / "data")
-    code, said = checked(tmp_path / "data")
-    assert (code, said["intensity"], said["faults"]) == (0, "hu", [])
-
-
 @pytest.mark.parametrize(
     ("voxels", "what"),
     [
@@ -261,19 +260,22 @@ def test_a_scan_among_ct_that_cannot_be_in_hu_is_a_fault(tmp_path, voxels, what)
     assert "odd" in fault["file"] and "cannot be in Hounsfield units" in fault["what"] and what in fault["what"]
 
 
-def test_a_window_that_shows_nothing_of_a_scan_is_a_fault(tmp_path):
-    ct(tmp_path / "data")
-    code, said = checked(tmp_path / "data", "--hu-window=[2000,3000]")
+def test_ct_passes_unless_the_window_shows_nothing_of_it_and_others_unless_hu_is_asked_for(tmp_path, good):
+    ct(tmp_path / "ct")
+    code, said = checked(tmp_path / "ct")
+    assert (code, said["intensity"], said["faults"]) == (0, "hu", [])
+    code, said = checked(tmp_path / "ct", "--hu-window=[2000,3000]")
     assert code == 1 and len(said["faults"]) == 3
     assert "lies outside the window [2000, 3000]" in said["faults"][0]["what"]
-
-
-def test_asking_for_hu_finds_every_scan_that_is_not(good):
     code, said = checked(good, "--intensity=hu")
     assert code == 1 and [fault["kind"] for fault in said["faults"]] == ["intensity"] * 3
 
 
-def test_a_split_that_trains_and_tests_on_the_same_voxels_is_a_fault(good, tmp_path):
+def test_what_is_trained_and_tested_on_is_a_fault(good, tmp_path):
+    entry = {"image": "data/imagesTr/case_0.nii.gz", "label": "data/labelsTr/case_0.nii.gz"}
+    listed = write_json(tmp_path / "list.json", {"labels": {"1": "a", "2": "b"}, "training": [entry], "test": [entry]})
+    code, said = checked(listed)
+    assert code == 1 and "is listed under test and train" in said["faults"][0]["what"]
     copied_image(good)
     split = write_json(tmp_path / "split.json", {"train": ["case_0"], "validation": ["case_2"], "test": ["case_1"]})
     code, said = checked(good, f"--data-split={split}")
@@ -291,13 +293,6 @@ def test_a_split_whose_ids_do_not_name_one_scan_each_has_a_fault_for_each_such_i
         "'imaging' fits 3 scans (case_0/imaging.nii.gz, case_1/imaging.nii.gz)",
         "'case_1' and 'case_1/imaging' are one scan",
     ]
-
-
-def test_a_file_that_a_list_names_twice_is_a_fault(good, tmp_path):
-    entry = {"image": "data/imagesTr/case_0.nii.gz", "label": "data/labelsTr/case_0.nii.gz"}
-    listed = write_json(tmp_path / "list.json", {"labels": {"1": "a", "2": "b"}, "training": [entry], "test": [entry]})
-    code, said = checked(listed)
-    assert code == 1 and "is listed under test and train" in said["faults"][0]["what"]
 
 
 def test_several_faults_of_one_pair_are_all_found(good):
@@ -351,7 +346,7 @@ def test_a_suffix_in_capital_letters_is_told(good, caplog):
     faults = faults_of(good, expected=1)
     assert any(fault["kind"] == "suffix" and fault["file"].endswith("case_0.NII.GZ") for fault in faults)
     scan_paths(good)
-    assert "1 files are left out, for their suffix is not in small letters" in caplog.text
+    assert "1 files left out, for its suffix is not in small letters (rename it)" in caplog.text
 
 
 def test_a_name_with_a_line_break_stays_one_row(good, capsys):
@@ -407,17 +402,16 @@ def test_real_bad_files_are_found(real_data, tmp_path, capsys):
     assert ".DS_Store | is no scan" in capsys.readouterr().out
 
 
-def test_the_real_hippocampus_folder_has_no_fault(real_data, tmp_path):
-    output, folder = tmp_path / "check.json", real_data / "Task04_Hippocampus"
-    assert main(["check", str(folder), f"--output={output}", f"--data-split={folder / 'splits.json'}"]) == 0
-    said = json.loads(output.read_text())
-    assert said["faults"] == [] and said["intensity"] == "zscore" and said["files"] == 400
-
-
-def test_real_ct_is_taken_for_ct(real_data, tmp_path):
+def test_real_folders_have_no_fault_and_ct_is_taken_for_ct(real_data, tmp_path):
+    hearts, ct = real_data / "Task04_Hippocampus", real_data / "ct_tcia_2p5mm"
     output = tmp_path / "check.json"
-    assert main(["check", str(real_data / "ct_tcia_2p5mm"), f"--output={output}"]) == 0
-    assert json.loads(output.read_text())["intensity"] == "hu"
+    for folder, flags, found in (
+        (hearts, [f"--data-split={hearts / 'splits.json'}"], ("zscore", 400)),
+        (ct, [], ("hu", 9)),
+    ):
+        assert main(["check", str(folder), f"--output={output}", *flags]) == 0
+        said = json.loads(output.read_text())
+        assert said["faults"] == [] and (said["intensity"], said["files"]) == found
 
 
 def test_a_label_map_by_another_name_is_remarked_upon(tmp_path):
