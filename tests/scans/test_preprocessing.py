@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -178,20 +177,20 @@ def test_spacing_may_be_one_number_three_or_none(given: object, expected: object
     assert target_spacing(given, []) == expected
 
 
-SPACING = functools.partial(target_spacing, scans=[])
-SETTINGS = functools.partial(preprocessing_settings, None)
+@pytest.mark.parametrize("given", [[1, 1], 0, -1, "mean", [1, 1, "x"]], ids=str)
+def test_a_spacing_that_is_none_is_refused(given: object) -> None:
+    with pytest.raises(UserError, match="spacing="):
+        target_spacing(given, [])
 
 
 @pytest.mark.parametrize(
-    ("function", "given", "words"),
+    ("intensity", "window", "words"),
     [
-        *((SPACING, [given], "spacing=") for given in ([1, 1], 0, -1, "mean", [1, 1, "x"])),
-        (SETTINGS, ["percentiles", [0, 1]], "zscore"),
-        (SETTINGS, ["hu", [9, -9]], "lower and the upper"),
-        (SETTINGS, ["hu", None], "lower and the upper"),
+        ("percentiles", [0, 1], "zscore"),
+        ("hu", [9, -9], "lower and the upper"),
+        ("hu", None, "lower and the upper"),
     ],
-    ids=str,
 )
-def test_settings_that_are_none_are_refused(function, given, words) -> None:
+def test_an_intensity_that_is_none_is_refused(intensity: str, window: object, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        function(*given)
+        preprocessing_settings(None, intensity, window)
