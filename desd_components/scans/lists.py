@@ -27,7 +27,6 @@ from .names import (
 
 logger = logging.getLogger(__name__)
 
-
 Sections = dict[str, list[Scan]]  # under "train", "validation" and "test"
 SECTION_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -223,8 +222,7 @@ def read_split(data_split: str | Path, data: Path) -> dict[str, list[str]]:
     if not split:
         raise UserError(f'{path}: holds no split: write {{"train": [case ids], "validation": [...], "test": [...]}}.')
     counts = Counter(case for cases in split.values() for case in cases)
-    twice = sorted(case for case, count in counts.items() if count > 1)
-    if twice:
+    if twice := sorted(case for case, count in counts.items() if count > 1):
         raise UserError(f"{path}: {len(twice)} cases are listed twice (first: {twice[0]}): keep each in one section.")
     return split
 
