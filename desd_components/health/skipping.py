@@ -138,7 +138,7 @@ class SkipNonFiniteHandler:
         parameters = (p for group in optimizer.param_groups for p in group["params"])
         finite = all_finite([*self._losses, *(p.grad for p in parameters if p.grad is not None)])
         # gradients are shared already, but each process knows its own loss alone
-        return not sum_over_processes((~finite).float())
+        return bool(sum_over_processes((~finite).float()) == 0)
 
     def _report(self, engine: Workflow) -> None:
         bad, files = self._to_blame()

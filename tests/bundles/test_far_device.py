@@ -22,6 +22,7 @@ LOOK = 4  # at every fourth step the monitor looks; every tenth in the recipes
 SKIPPING = {"health/skipping.py SkipNonFiniteHandler._is_finite: number": 1}
 LOOKING = {
     "health/monitor.py DistillationMonitor._look_at_features.<locals>.<listcomp>: copy back": 4,
+    "health/alarms.py _weighed_stages: copy back": 1,
     "health/measures.py gradient_norm: number": 12,
     "health/measures.py Movement.since_last: number": 6,
     "health/measures.py relative_distance: number": 1,

@@ -43,9 +43,9 @@ def network(tiny_encoder):
 
 
 RATES = {
-    "whole": [1.0] * 6,
-    "encoder_warmup": [1.0] * 6,
-    "layerwise_decay": [1, 0.5, 0.25, 0.125, 0.0625, 0.03125],
+    "whole": [1.0] * 7,
+    "encoder_warmup": [1.0] * 7,
+    "layerwise_decay": [1, 1, 0.5, 0.25, 0.125, 0.0625, 0.03125],
 }
 
 
@@ -56,9 +56,12 @@ def test_groups_hold_every_parameter_once_at_its_rate_and_decay_no_biases_and_no
     assert sorted(grouped) == sorted(id(p) for p in network.parameters())
     assert all({p.ndim > 1 for p in group["params"]} == {group["weight_decay"] > 0} for group in groups)
     rates = {group["name"]: group["lr_scale"] for group in groups}
-    assert [rates[part] for part in ("decoder", "stage_4", "stage_3", "stage_2", "stage_1", "stem")] == RATES[preset]
+    parts = ("heads", "decoder", "stage_4", "stage_3", "stage_2", "stage_1", "stem")
+    assert [rates[part] for part in parts] == RATES[preset]
+    assert {group["name"] for group in groups if not group["muon"]} == {"heads", "heads_vectors"}
     resting = {group["name"] for group in groups if group["frozen_steps"]}
-    assert resting == (rates.keys() - {"decoder", "decoder_vectors"} if preset == "encoder_warmup" else set())
+    awake = {"heads", "heads_vectors", "decoder", "decoder_vectors"}
+    assert resting == (rates.keys() - awake if preset == "encoder_warmup" else set())
 
 
 def trained(network: SegmentationNetwork, preset: str, steps: int) -> dict[str, torch.Tensor]:

@@ -10,10 +10,7 @@ from dicom_files import hounsfield, write_series
 from forks import run_elsewhere
 from scan_files import oblique_affine, write_scan
 
-LINE = (
-    "needs the reader of DICOM series (or convert it to NIfTI with dcm2niix), which this copy of the package came "
-    "without: install the whole package"
-)
+LINE = "needs the reader of DICOM series, which this copy of the package came without: install the whole package"
 ASKED = {
     "package": "desd.__file__",
     "found": "desd.find_scans('both')",
