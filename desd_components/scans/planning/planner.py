@@ -87,7 +87,7 @@ class Planner:
             self.budget = machine.window(STEPS, CROPS, network=self.cost)
             self.spacing = self._grid()
             if "stage_kernels" in self.known.get("architecture", {"stage_kernels": None}):
-                self.cost = levels(self.window()[0], self.spacing).cost
+                self.cost = levels(self.window()[0], self.spacing).cost(machine.thin)
 
     def put(self, name: str, value: Any, why: str, entry: str | None = None) -> Any:
         """Plan a number, unless it is given; returns the one that holds.
