@@ -109,12 +109,15 @@ class Levels(NamedTuple):
     strides: list[list[int]]
     kernels: list[list[int]]
 
-    @property
-    def cost(self) -> float:
-        """Of the network, in that of the same one with kernels of 3 x 3 x 3: channels double from stage to stage."""
+    def cost(self, thin: float) -> float:
+        """Of the network, in that of the same one with kernels of 3 x 3 x 3: channels double from stage to stage.
+
+        Args:
+            thin: cost of a kernel that does not reach along one axis, in that of one that reaches along all.
+        """
         halvings = np.cumprod(np.prod(self.strides[1:], axis=1))
         work = 4.0 ** np.arange(4) / halvings
-        return float((work * np.prod(self.kernels[1:], axis=1)).sum() / (27 * work).sum())
+        return float((work * thin ** (np.array(self.kernels[1:]) == 1).sum(axis=1)).sum() / work.sum())
 
 
 def levels(window: Sequence[int], spacing: np.ndarray) -> Levels:

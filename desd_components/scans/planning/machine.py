@@ -25,7 +25,7 @@ SIDE, CHANNELS = 48, 16  # of the map on which the measuring is done
 LEAST_GAIN = 1.3  # of bfloat16 over float32, for which it is taken
 HOPELESS = 3.0  # times the seconds of float32, beyond which bfloat16 is not looked at again
 MEASURED = 8  # passes, after one that warms up
-STEP_SHARE = 0.09  # voxels of a crop through the network, of those through one convolution: between one thread and two
+STEP_SHARE = 0.1  # voxels of a crop through the network, of those through one convolution: between one thread and two
 TRAINING_SHARE = 0.85  # of a budget; the rest is reading, preprocessing and saving
 MEMORY_SHARE = 0.5  # of what is free
 BYTES_PER_VOXEL = 2500  # of a crop, while the network is trained
@@ -33,6 +33,7 @@ STEP_SECONDS = 0.05  # of a step beside its voxels: optimiser, random transforms
 LEAST_VOXELS = 2 * 32**3  # of a step: for less a grid is not made coarser, there are fewer steps instead
 MINUTES = 10.0  # that a plan is made for where no budget is given
 LEAST_STEPS = 50  # that a budget must have room for
+SPEEDS_FILE = "convolution_speeds.json"  # in a cache folder
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Machine:
         name: of the device, for people.
         minutes: the budget; None for none.
         amp: whether bfloat16 is clearly faster than float32.
+        thin: seconds through a kernel that does not reach along one axis, over those of one that reaches along all.
     """
 
     seconds: float
@@ -54,6 +56,7 @@ class Machine:
     name: str
     minutes: float | None
     amp: bool
+    thin: float = 1.0
 
     @classmethod
     def of(cls, device: torch.device | str, cache_dir: str | Path | None, minutes: Any) -> Machine:
@@ -65,12 +68,13 @@ class Machine:
         budget = checked_minutes(minutes)
 
         def measured() -> Machine:
-            plain, mixed = convolution_speeds(device, cache_dir)
-            amp = mixed >= LEAST_GAIN * plain
+            cubes, thin = convolution_speeds(device, cache_dir)
+            amp = cubes[1] >= LEAST_GAIN * cubes[0]
             # down to a power of the square root of 2: a plan does not follow what else ran while it was measured
-            speed = STEP_SHARE * 2 ** (math.floor(2 * math.log2(mixed if amp else plain)) / 2)
+            speed = STEP_SHARE * 2 ** (math.floor(2 * math.log2(cubes[amp])) / 2)
             seconds = 60 * TRAINING_SHARE * (budget or MINUTES)
-            return cls(seconds, speed, free_memory(device), device_name(device), budget, amp)
+            relative = round(min(1.0, cubes[amp] / thin[amp]), 1)
+            return cls(seconds, speed, free_memory(device), device_name(device), budget, amp, relative)
 
         return from_first(measured)
 
@@ -115,8 +119,8 @@ def device_name(device: torch.device | str) -> str:
     return f"{threads} CPU thread{'s' * (threads > 1)}"
 
 
-def convolution_speeds(device: torch.device | str, cache_dir: str | Path | None) -> tuple[float, float]:
-    """Voxels of a map a second that a block of a 3x3x3 convolution of 16 channels gets through, forward and backward.
+def convolution_speeds(device: torch.device | str, cache_dir: str | Path | None) -> list[list[float]]:
+    """Voxels of a map a second that a block of a convolution of 16 channels gets through, forward and backward.
 
     Measured once for a machine and kept in `cache_dir`.
 
@@ -125,29 +129,29 @@ def convolution_speeds(device: torch.device | str, cache_dir: str | Path | None)
         cache_dir: where what was measured is kept; None keeps nothing.
 
     Returns:
-        in float32, in bfloat16.
+        in float32 and in bfloat16, of a kernel of 3 x 3 x 3, and of one of 3 x 3 x 1.
     """
-    path = None if cache_dir is None else Path(cache_dir).expanduser() / "speeds.json"
+    path = None if cache_dir is None else Path(cache_dir).expanduser() / SPEEDS_FILE
     known: dict[str, Any] = read_json(path) if path and path.is_file() else {}
     name = device_name(device)
     if name not in known:
-        known[name] = [SIDE**3 / seconds for seconds in _seconds(torch.device(device))]
+        known[name] = [[SIDE**3 / seconds for seconds in _seconds(torch.device(device), z)] for z in (3, 1)]
         if path is not None:
             require_writable(path.parent, "cache_dir")
             write_json(path, known)
-        told = "%s: %.3g voxels a second through a convolution, %.3g in bfloat16"
-        logger.info(told, name, *known[name])
-    return known[name][0], known[name][1]
+        told = "%s: %.3g voxels a second through a convolution, %.3g in bfloat16; across slices alone %.3g, %.3g"
+        logger.info(told, name, *known[name][0], *known[name][1])
+    speeds: list[list[float]] = known[name]
+    return speeds
 
 
-def _seconds(device: torch.device) -> list[float]:
-    """Of a pass in float32 and in bfloat16, by turns.
+def _seconds(device: torch.device, z: int) -> list[float]:
+    """Of a pass in float32 and in bfloat16, by turns; the kernel is 3 x 3 x `z`, and z lies slowest, as in networks.
 
     On a CPU the work of one thread, shared among all, so that others who use the cores change little.
     """
-    layers = nn.Sequential(
-        *(nn.Conv3d(CHANNELS, CHANNELS, 3, padding=1, bias=False), nn.GroupNorm(8, CHANNELS), nn.LeakyReLU(0.01))
-    ).to(device)
+    convolution = nn.Conv3d(CHANNELS, CHANNELS, (z, 3, 3), padding=(z // 2, 1, 1), bias=False)
+    layers = nn.Sequential(convolution, nn.GroupNorm(8, CHANNELS), nn.LeakyReLU(0.01)).to(device)
     volume = torch.ones(1, CHANNELS, SIDE, SIDE, SIDE, device=device, requires_grad=True)
     is_cpu, threads = device.type == "cpu", torch.get_num_threads()
     clock = time.thread_time if is_cpu else time.perf_counter

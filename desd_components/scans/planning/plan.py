@@ -28,7 +28,7 @@ from .survey import Survey, survey
 logger = logging.getLogger(__name__)
 
 VIEWS, VIEW_STEPS = 8, 800  # volumes of a pre-training step, and steps for which a view leaves room
-VIEW_COST = 4.5  # of two views through student and teacher, in crops of that size
+VIEW_COST = 5.0  # of two views through student and teacher, in crops of that size
 PROTOTYPES = (64, 1024)
 PLAN_FILE = "plan.json"  # in a run's folder
 CONTEXT = (1.2, 1.5)  # of a view: the box that both views come from

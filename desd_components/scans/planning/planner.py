@@ -14,7 +14,9 @@ from .machine import Machine
 from .oddities import oddities
 from .survey import Survey
 
-STEPS, CROPS = 1000, 2  # of a fine-tuning, for which a window leaves room; of a step
+CROPS = 2  # of a fine-tuning's step
+STEPS = 1000  # of a fine-tuning, for which a window leaves room
+COARSE_STEPS = 500  # the same where the grid is coarser than the scans: half the steps, and it is less so
 EPOCHS = 20  # of a planned run
 SMALLER = 1.4  # how much larger than a view all but the smallest tenth of the volumes are, along each axis
 FIELD = 1.25  # of the box that holds all classes: what a window shows
@@ -84,10 +86,13 @@ class Planner:
         self._intensity(seen)
         self.cost = 1.0
         for _ in range(2):  # a finer grid has thicker slices in voxels, and thinner kernels
-            self.budget = machine.window(STEPS, CROPS, network=self.cost)
+            usual, most = (machine.window(steps, CROPS, network=self.cost) for steps in (STEPS, COARSE_STEPS))
+            own = own_spacing(self.spacings)
+            is_own = np.array_equal(fitted_spacing(own, self.field, self.extent, usual), own)
+            self.usual, self.budget = usual, usual if is_own else most
             self.spacing = self._grid()
             if "stage_kernels" in self.known.get("architecture", {"stage_kernels": None}):
-                self.cost = levels(self.window()[0], self.spacing).cost
+                self.cost = levels(self.window()[0], self.spacing).cost(machine.thin)
 
     def put(self, name: str, value: Any, why: str, entry: str | None = None) -> Any:
         """Plan a number, unless it is given; returns the one that holds.
@@ -129,7 +134,8 @@ class Planner:
 
     def window(self) -> tuple[list[int], str]:
         """Voxels (x, y, z) that show the field of view, and more where there is room; and why."""
-        window = window_size(self.spacing, self.field, self.extent, self.budget)
+        voxels = float(np.prod(np.maximum(self.field / self.spacing, 1)))
+        window = window_size(self.spacing, self.field, self.extent, min(self.budget, max(self.usual, voxels)))
         shown = np.array(window) * self.spacing
         return window, f"voxels, {_by(shown)} mm: {_by(self.field)} mm, {self.field_why}, as far as the budget allows"
 

@@ -68,8 +68,8 @@ def test_kernels_do_not_reach_across_thick_slices_until_the_plane_is_as_coarse()
     thick, cubes = levels([56, 56, 10], np.array([2.5, 2.5, 10.0])), levels([32, 48, 32], np.ones(3))
     assert thick.kernels == [[3, 3, 1]] * 3 + [[3, 3, 3]] * 2
     assert levels([10, 96, 96], np.array([10, 1.5, 1.5])).kernels[:3] == [[1, 3, 3], [1, 3, 3], [3, 3, 3]]
-    assert cubes.kernels == [[3, 3, 3]] * 5 and cubes.cost == 1
-    assert 0.45 < thick.cost < 0.6
+    assert cubes.kernels == [[3, 3, 3]] * 5 and cubes.cost(0.4) == thick.cost(1.0) == 1
+    assert 0.45 < thick.cost(1 / 3) < 0.6 < thick.cost(0.6) < 0.8
 
 
 @pytest.mark.parametrize("voxels", BUDGETS)

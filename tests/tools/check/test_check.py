@@ -52,7 +52,7 @@ def good(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _a_machine_of_known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("desd_components.scans.planning.machine._seconds", lambda device: [0.05, 0.05])
+    monkeypatch.setattr("desd_components.scans.planning.machine._seconds", lambda device, z: [0.05, 0.05])
 
 
 def checked(folder: Path, *flags: str) -> tuple[int, dict]:
