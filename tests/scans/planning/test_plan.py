@@ -47,6 +47,13 @@ def test_more_minutes_give_a_finer_grid_or_a_larger_window():
     assert math.prod(long["roi_size"]) > math.prod(short["roi_size"])
 
 
+@pytest.mark.parametrize(("speed", "is_own", "least", "most"), [(1e5, False, 400, 650), (2e6, True, 1000, 2000)])
+def test_a_grid_coarser_than_the_scans_is_finer_for_half_the_steps(speed, is_own, least, most):
+    plan = planned_segmentation(hearts(), machine(speed=speed)).settings()
+    steps = plan["samples_per_epoch"] * plan["max_epochs"] / plan["batch_size"]
+    assert (plan["spacing"] is None) == is_own and least <= steps <= most
+
+
 def test_what_is_given_wins_and_the_rest_is_planned_around_it():
     plan = planned_segmentation(hearts(), machine(), given(spacing=[3.0, 3.0, 10.0], batch_size=4))
     assert plan.numbers["spacing"] == ([3.0, 3.0, 10.0], "given") and plan.get("batch_size") == 4
