@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..base.classes import Classes, Regions, classes_of
+from ..base.classes import Classes, Regions, class_members, classes_of
 from ..base.errors import UserError
 from ..base.files import read_json
 from ..base.manifests import licence_of, manifest_path, read_manifest, refuse_contradictions
@@ -57,7 +57,14 @@ def segmentation_manifest(
     encoder_checkpoint: str | None = None,
     single: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """What ``model.json`` says beside ``model.pt``: enough to build the network and the way to its input again."""
+    """What ``model.json`` says beside ``model.pt``: enough to build the network and the way to its input again.
+
+    Raises:
+        UserError: when `single` has what is no class's label value.
+    """
+    known = {value for members in class_members(len(class_names), regions)[1:] for value in members}
+    if odd := [value for value in single if value not in known]:
+        raise UserError(f"single={list(single)!r}: no class has the label value {odd[0]!r}; there are {sorted(known)}.")
     return {
         "kind": "segmentation",
         "architecture": network.encoder.architecture,

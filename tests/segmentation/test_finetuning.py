@@ -109,6 +109,12 @@ def model(network, tmp_path):
     return tmp_path / "model.pt"
 
 
+@pytest.mark.parametrize(("regions", "single"), [(False, [1, 9]), (False, [0]), ([[1, 2], [2]], [3])])
+def test_a_class_that_is_none_cannot_be_single(network, regions, single):
+    with pytest.raises(UserError, match=r"no class has the label value (9|0|3); there are \[1, 2\]"):
+        segmentation_manifest(network, ["background", "a", "b"], "softmax", regions, SETTINGS, [16] * 3, single=single)
+
+
 def test_a_network_is_built_again_from_its_manifest_where_knobs_agree_or_say_nothing(network, model):
     manifest = model_manifest(model, spacing=[1, 1, 1], class_names="a,b", activation=None)
     network_from_manifest(manifest).load_state_dict(network.state_dict())
