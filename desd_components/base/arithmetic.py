@@ -211,6 +211,7 @@ def _move_kernels(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
     """A matrix (M, N) -> about the orthogonal one that is nearest to it: singular values from 0.7 to 1.2.
 
+    Directions that the matrix hardly has, of less than a hundredth of its size, get smaller ones.
     Five iterations of Newton and Schulz with the coefficients of Jordan et al. They are polynomials of the smaller of
     the two Gram matrices, which is all that is iterated; that matrix meets the large one twice.
     """

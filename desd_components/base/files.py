@@ -159,3 +159,9 @@ def _without_nan(content: Any) -> Any:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically; see `json_text`."""
     write_atomically(path, (json_text(content, indent=2) + "\n").encode())
+
+
+def readable(size: float) -> str:
+    """Bytes for people."""
+    unit = next((power for power in range(4) if size < 1000 ** (power + 1)), 4)
+    return f"{size / 1000**unit:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[unit]}"

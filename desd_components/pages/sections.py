@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..base.files import readable
 from ..runs.log import record_name
 from .page import Section, html
 from .pictures import FOLDER, read_pictures
@@ -171,7 +172,7 @@ def files_section(runs: Sequence[Run], more: Mapping[str, str] | None = None) ->
         for name, what in FILES.items():
             path = run.folder / name
             if path.is_file():
-                rows.append([str(path), f"{run.name}: {what}", f"{path.stat().st_size / 1000:,.1f} kB"])
+                rows.append([str(path), f"{run.name}: {what}", readable(path.stat().st_size)])
     rows += [[path, what, ""] for path, what in (more or {}).items()]
     head = ["file", "what it is", "size"]
     return Section("Where every file is", [html.table(head, rows, numbers_from=2, code=[0])] if rows else [])

@@ -173,7 +173,7 @@ def pack(
         url: the folder from which people download what is larger than 25 MB, for ``large_files.yml``.
         hub: owner on the model hub: also write OUTPUT/hf_models/<name>, the zoo's entry for a model that lies there.
         requirement: true: carry no code, but require the package desd-components in this version; false: carry the
-            part of it that the configs reach, without pages, plans, alarms, and scans other than NIfTI.
+            part of it that the configs reach, without plans, pages, and scans other than NIfTI.
         non_commercial: also weights whose manifest says that they are for non-commercial use only.
 
     Raises:

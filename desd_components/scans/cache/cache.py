@@ -25,7 +25,7 @@ from monai.transforms import LoadImaged
 from monai.utils import ensure_tuple
 
 from ...base.errors import UserError
-from ...base.files import require_writable
+from ...base.files import readable, require_writable
 from ...base.processes import patiently_gathered, place
 from ..check import class_problem, raise_problems, threaded, with_bar
 from ..fingerprint import file_states
@@ -239,9 +239,3 @@ def _facts(path: Path) -> dict[str, Any] | None:
     except UserError:
         return None
     return {key: {name: known[name] for name in _SHARED if name in known} for key, known in meta.items()}
-
-
-def readable(size: float) -> str:
-    """Bytes for people."""
-    unit = next((power for power in range(4) if size < 1000 ** (power + 1)), 4)
-    return f"{size / 1000**unit:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[unit]}"

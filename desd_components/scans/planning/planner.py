@@ -82,14 +82,13 @@ class Planner:
         self.spacings = np.array([scan.spacing for scan in seen.scans])
         self.extents = np.array([scan.extent for scan in seen.scans])
         self.extent = np.median(self.extents, axis=0)
+        self.own = own_spacing(self.spacings)
         self.field, self.field_why = field_of_view(seen)
         self._intensity(seen)
         self.cost = 1.0
         for _ in range(2):  # a finer grid has thicker slices in voxels, and thinner kernels
-            usual, most = (machine.window(steps, CROPS, network=self.cost) for steps in (STEPS, COARSE_STEPS))
-            own = own_spacing(self.spacings)
-            is_own = np.array_equal(fitted_spacing(own, self.field, self.extent, usual), own)
-            self.usual, self.budget = usual, usual if is_own else most
+            self.usual, most = (machine.window(steps, CROPS, network=self.cost) for steps in (STEPS, COARSE_STEPS))
+            self.budget = self.usual if np.array_equal(self._fitted(self.usual), self.own) else most
             self.spacing = self._grid()
             if "stage_kernels" in self.known.get("architecture", {"stage_kernels": None}):
                 self.cost = levels(self.window()[0], self.spacing).cost(machine.thin)
@@ -116,10 +115,13 @@ class Planner:
         if choice.remark and not before and self.plan.numbers["intensity"][1] != GIVEN:
             self.plan.remarks.append(choice.remark)
 
+    def _fitted(self, voxels: float) -> np.ndarray:
+        """The finest spacing at which a window of so many voxels shows the field of view."""
+        return fitted_spacing(self.own, self.field, self.extent, voxels)
+
     def _grid(self) -> np.ndarray:
         """The spacing that holds, (3,) in mm."""
-        own = own_spacing(self.spacings)
-        wanted = fitted_spacing(own, self.field, self.extent, self.budget)
+        own, wanted = self.own, self._fitted(self.budget)
         is_own = np.array_equal(wanted, own)
         if "spacing" in (before := self.known.get("preprocessing") or {}):
             value, why = before["spacing"], "as the encoder saw"
