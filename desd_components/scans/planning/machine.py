@@ -139,7 +139,7 @@ def convolution_speeds(device: torch.device | str, cache_dir: str | Path | None)
         if path is not None:
             require_writable(path.parent, "cache_dir")
             write_json(path, known)
-        told = "%s: %.3g voxels a second through a convolution, %.3g in bfloat16; across slices alone %.3g, %.3g"
+        told = "%s: %.3g voxels a second through a convolution, %.3g in bfloat16; within slices alone %.3g, %.3g"
         logger.info(told, name, *known[name][0], *known[name][1])
     speeds: list[list[float]] = known[name]
     return speeds
