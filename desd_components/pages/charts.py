@@ -21,7 +21,8 @@ from .runs import Run
 class Chart:
     """One figure of a history: its keys with their names, units and words; ``schedule``: exact, drawn small.
 
-    A ``*`` in a key stands for a stage's number or a class, and ``{}`` in its name for what it stood for.
+    A ``*`` in a key stands for any words, such as a class, a ``#`` for a number, such as a stage's, and ``{}`` in its
+    name for what it stood for.
     """
 
     keys: Mapping[str, str]
@@ -35,7 +36,7 @@ class Chart:
         """What it draws of a run, by key, each in a colour of its own."""
         found: dict[str, draw.Line] = {}
         for pattern, name in self.keys.items():
-            shape = re.compile(re.escape(pattern).replace(r"\*", "(.+)"))
+            shape = re.compile(re.escape(pattern).replace(r"\*", "(.+)").replace(r"\#", r"(\d+)"))
             for match in filter(None, map(shape.fullmatch, sorted(run.figures))):
                 words, key = name.format(*(part.replace("_", " ") for part in match.groups())), match[0]
                 found[key] = draw.Line(words, *run.figures[key], len(found) % MAX_LINES + 1, key.startswith("val_"))

@@ -7,6 +7,7 @@ import re
 import resource
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from scan_files import write_nifti
 
 from desd_components import CasePictures, finish_run
 from desd_components.pages import charts, sections
+from desd_components.pages.charts import Chart
 from desd_components.pages.run_page import run_page, write_run_page
 from desd_components.pages.runs import Part, Run, read_run
 from desd_components.pages.slices import case_stack
@@ -240,3 +242,9 @@ def test_the_plan_of_a_run_is_shown_with_its_reasons(tmp_path):
     assert ">Plan</h2>" not in run_page(read_run(run))
     page = run_page(read_run(written(run, plan={"spacing": {"value": [2.0, 2.0, 9.0], "why": f"coarse {EVIL}"}})))
     assert ">Plan</h2>" in page and "[2.0, 2.0, 9.0]" in page and EVIL not in page and "coarse &lt;script" in page
+
+
+def test_a_number_in_a_key_is_a_number_alone():
+    names = ("feature_rank_1", "feature_rank_2", "feature_rank_bound", "feature_rank_share_1")
+    run = SimpleNamespace(figures={name: ([1, 2], [3.0, 4.0]) for name in names})
+    assert list(Chart({"feature_rank_#": "stage {}"}, "", "").lines(run)) == list(names[:2])
