@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import UserError, optional_part
+from .errors import UserError, left_out, optional_module
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ def other_networks(name: str) -> Any:
     Raises:
         MissingPackage: in a packed bundle that has left it out.
     """
-    return optional_part(f"{__package__}.networks", f"encoder={name!r}: is a network of another package", "encoders")
+    what = f"encoder={name!r}: is a network of another package"
+    return optional_module(f"{__package__}.networks", f"{what}, {left_out('encoders')}.")
 
 
 def architecture_of(encoder: str | Mapping[str, Any] | None) -> dict[str, Any]:

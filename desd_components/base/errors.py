@@ -47,42 +47,30 @@ def require_triple(name: str, value: int | Sequence[int], odd: bool = False) -> 
     return values
 
 
-def optional_package(module: str, otherwise: str) -> Any:
-    """A module of a package that not everybody needs.
-
-    Raises:
-        UserError: when it is not installed: how to install it, or what to do `otherwise`.
-    """
-    found, is_there = optional_import(module)
-    if not is_there:
-        package = module.partition(".")[0]
-        raise UserError(f"{package} is not installed: pip install {package}, or {otherwise}.")
-    return found
-
-
 class MissingPackage(UserError):
     """An optional package, or an optional part of this one, is not there."""
 
 
-def optional_part(module: str, need: str, extra: str, otherwise: str = "") -> Any:
-    """A module of this package that a packed bundle may have left out.
+def optional_module(module: str, missing: str) -> Any:
+    """A module that not everybody has, of another package or of this one, looked for when something asks for it.
 
     Args:
         module: its full name.
-        need: what needs what, in words.
-        extra: of the package, with which it is installed for this.
-        otherwise: what else can be done.
+        missing: what needs it, and what to do where it is not there.
 
     Raises:
         MissingPackage: when it is not there.
     """
     found, is_there = optional_import(module)
     if not is_there:
-        raise MissingPackage(
-            f"{need}, which this copy of the package came without: install the whole package, with "
-            f'`pip install ".[{extra}]"` in its repository{otherwise}.'
-        )
+        raise MissingPackage(missing)
     return found
+
+
+def left_out(extra: str) -> str:
+    """In a message: the remedy for a part of this package that a packed bundle has left out, and for its `extra`."""
+    whole = f'install the whole package, with `pip install ".[{extra}]"` in its repository'
+    return f"which this copy of the package came without: {whole}"
 
 
 def require_one_of(choices: Collection[Any], **settings: Any) -> None:

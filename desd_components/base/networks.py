@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from .encoders import OURS
-from .errors import UserError, optional_package
+from .errors import UserError, optional_module
 
 STAGES = (2, 8)  # fewest and most
 
@@ -75,7 +75,8 @@ def _dynunet_stages(network: Any) -> list[nn.Module]:
 
 
 def _swin_unetr(in_channels: int, feature_size: int = 24, patch_size: int = 2, **arguments: Any) -> Parts:
-    optional_package("einops", "choose another encoder")  # its absence would show in the first step
+    # its absence would show in the first step
+    optional_module("einops", "einops is not installed: pip install einops, or choose another encoder.")
     with torch.device("cpu"):  # it reads numbers off tensors while it is built, which those without memory refuse
         whole = monai_nets.SwinUNETR(in_channels, 1, patch_size, feature_size=feature_size, **arguments)
     network: Any = whole.swinViT
@@ -131,9 +132,10 @@ def _nnunet(module: str, kind: str, **defaults: Any) -> Callable[..., Parts]:
     """A builder of one of nnU-Net's encoders, from the ``arch_kwargs`` of a plan, initialised as nnU-Net does."""
 
     def build(in_channels: int, n_stages: int = 4, **arguments: Any) -> Parts:
-        package, otherwise = "dynamic_network_architectures", "choose an encoder of MONAI"
-        encoders = optional_package(f"{package}.building_blocks.{module}", otherwise)
-        init = optional_package(f"{package}.initialization.weight_init", otherwise)
+        package = "dynamic_network_architectures"
+        missing = f"{package} is not installed: pip install {package}, or choose an encoder of MONAI."
+        encoders = optional_module(f"{package}.building_blocks.{module}", missing)
+        init = optional_module(f"{package}.initialization.weight_init", missing)
         settings = {
             "features_per_stage": [min(32 * 2**stage, 320) for stage in range(n_stages)],
             "strides": [1, *[2] * (n_stages - 1)],

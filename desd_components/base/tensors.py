@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from .errors import UserError, optional_package
+from .errors import UserError, optional_module
 from .files import is_lfs_pointer
 
+NO_SAFETENSORS = "safetensors is not installed: pip install safetensors, or use a .pt file."
 #: a key by which a checkpoint of another project is known -> what it is
 FOREIGN = {
     "network_weights": "an nnU-Net checkpoint",
@@ -52,7 +53,7 @@ def load_tensors(path: str | Path, allowed: Sequence[type] = ()) -> Any:
     refuse_odd_archive(path)
     try:
         if Path(path).suffix == ".safetensors":
-            return optional_package("safetensors.torch", "use a .pt file").load_file(path)
+            return optional_module("safetensors.torch", NO_SAFETENSORS).load_file(path)
         with torch.serialization.safe_globals(list(allowed)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:

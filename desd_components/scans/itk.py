@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..base.errors import UserError
-from .volume import Volume, optional_module, refused_as, to_ras
+from ..base.errors import UserError, optional_module
+from .volume import NOT_INSTALLED, Volume, refused_as, to_ras
 
 _FIELD = re.compile(rb"\s*([^\r=:]+?)\s*[=:][=:\s]*([^\r]*?)\s*")  # name = value, or name: value
 _PATTERN = re.compile(r"([^\s%]*%0?\d{0,2}d[^\s%]*)[ \t]+(\d+)[ \t]+(\d+)[ \t]+(\d+)([ \t]+\d+)?")
@@ -118,7 +118,7 @@ def itk_volume(path: str) -> Volume:
         UserError: when it cannot be read, or is refused; one line that names it.
     """
     kind = _kind(path)
-    sitk = optional_module("SimpleITK", path, f"reading {kind}")
+    sitk = optional_module("SimpleITK", f"{path}: reading {kind} needs SimpleITK, {NOT_INSTALLED}")
     reader = sitk.ImageFileReader()
     reader.SetImageIO(f"{kind[:4].capitalize()}ImageIO")  # whatever the file's first bytes may look like
     reader.SetFileName(path)

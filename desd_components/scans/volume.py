@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.utils import optional_import
 
-from ..base.errors import MissingPackage, UserError, one_line, optional_part
+from ..base.errors import UserError, left_out, one_line, optional_module
 
 UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error)  # what reading voxels may raise
 NNUNET_READER = "nnU-Net's array"  # as metadata name it
-INSTALL = "pip install pydicom highdicom SimpleITK pillow"
+#: in a message, of a package that reads or writes scans
+NOT_INSTALLED = "which is not installed: pip install pydicom highdicom SimpleITK pillow"
 
 
 @dataclass(frozen=True)
@@ -86,44 +86,26 @@ def damaged(path: str, error: BaseException) -> UserError:
     )
 
 
-def optional_module(module: str, path: str, purpose: str) -> Any:
-    """A module of the optional packages, imported when the first file asks for it.
-
-    Args:
-        module: its name.
-        path: the file that needs it, named in the error.
-        purpose: what for, likewise.
-
-    Raises:
-        MissingPackage: saying how to install it.
-    """
-    found, is_there = optional_import(module)
-    if not is_there:
-        package = module.partition(".")[0]
-        raise MissingPackage(f"{path}: {purpose} needs {package}, which is not installed: {INSTALL}")
-    return found
-
-
 def dicom_room(path: str | Path) -> Any:
     """`desd_components.scans.dicom`, which a packed bundle may have left out: the only way in from elsewhere.
 
     Raises:
         MissingPackage: naming the file that needs it, and what to do without.
     """
-    need = f"{path}: needs the reader of DICOM series"
-    return optional_part(f"{__package__}.dicom", need, "scans", ", or convert the series to NIfTI with dcm2niix")
+    need = f"{path}: needs the reader of DICOM series, {left_out('scans')}"
+    return optional_module(f"{__package__}.dicom", f"{need}, or convert the series to NIfTI with dcm2niix.")
 
 
 def itk_room(path: str | Path) -> Any:
     """`desd_components.scans.itk`, likewise."""
-    need = f"{path}: needs the reader of NRRD and MetaImage"
-    return optional_part(f"{__package__}.itk", need, "scans", ", or convert it to NIfTI")
+    need = f"{path}: needs the reader of NRRD and MetaImage, {left_out('scans')}"
+    return optional_module(f"{__package__}.itk", f"{need}, or convert it to NIfTI.")
 
 
 def nnunet_room(path: str | Path) -> Any:
     """`desd_components.scans.nnunet`, likewise."""
     need = f"{path}: is an array, as nnU-Net's preprocessed cases are, and needs their reader"
-    return optional_part(f"{__package__}.nnunet", need, "encoders")
+    return optional_module(f"{__package__}.nnunet", f"{need}, {left_out('encoders')}.")
 
 
 def voxel_size(image: torch.Tensor) -> tuple[float, ...]:

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from desd_components.base.errors import UserError
+from desd_components.base.errors import UserError, optional_module
 from desd_components.base.files import require_writable
 from desd_components.scans.check import with_bar
-from desd_components.scans.volume import optional_module
+from desd_components.scans.volume import NOT_INSTALLED
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ def hounsfield(files: Sequence[Path]) -> np.ndarray:
 
 
 def _pixels(file: Path) -> np.ndarray:
-    pillow = optional_module("PIL.Image", str(file), "reading PNG")
+    pillow = optional_module("PIL.Image", f"{file}: reading PNG needs pillow, {NOT_INSTALLED}")
     try:
         with pillow.open(file) as image:
             mode, pixels = image.mode, np.asarray(image)

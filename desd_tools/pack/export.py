@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from desd_components.base.errors import UserError, one_line, optional_package
+from desd_components.base.errors import UserError, one_line, optional_module
 from desd_components.base.files import write_json
 from desd_components.base.manifests import manifest_path, read_manifest
+from desd_components.base.tensors import NO_SAFETENSORS
 from desd_components.scans.nnunet.plans import NnunetPlans
 
 from .nnunet import refuse_other_plans, write_nnunet
@@ -40,7 +41,7 @@ def write_safetensors(network: nn.Module, path: Path) -> None:
         for name, tensor in network.state_dict().items()
     }
     # its own writer of files makes them private, whatever the umask
-    path.write_bytes(optional_package("safetensors.torch", "use a .pt file").save(tensors))
+    path.write_bytes(optional_module("safetensors.torch", NO_SAFETENSORS).save(tensors))
 
 
 def write_torchscript(network: nn.Module, path: Path) -> None:
@@ -71,7 +72,8 @@ def write_onnx(network: nn.Module, path: Path) -> None:
     Raises:
         UserError: when the package onnx is not installed, or ONNX cannot hold the network.
     """
-    optional_package("onnx", "choose another --format")  # torch imports it only at the end
+    # torch imports it only at the end
+    optional_module("onnx", "onnx is not installed: pip install onnx, or choose another --format.")
     batch, *size = TRACED
     volume = torch.randn(batch, next(m for m in network.modules() if isinstance(m, nn.Conv3d)).in_channels, *size)
     axes = {0: "batch", 2: "x", 3: "y", 4: "z"}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from desd_components.base.errors import UserError, optional_package
+from desd_components.base.errors import UserError, optional_module
 from desd_components.base.networks import with_layers
 from desd_components.scans.nnunet.plans import NnunetPlans
 
@@ -48,7 +48,9 @@ def planned_network(plans: NnunetPlans) -> Any:
     Raises:
         UserError: when the package dynamic_network_architectures is not installed.
     """
-    unets = optional_package("dynamic_network_architectures.architectures.unet", "export where nnU-Net is installed")
+    package = "dynamic_network_architectures"
+    missing = f"{package} is not installed: pip install {package}, or export where nnU-Net is installed."
+    unets = optional_module(f"{package}.architectures.unet", missing)
     kind = getattr(unets, plans.network["network_class_name"].rpartition(".")[2])
     network = kind(input_channels=plans.in_channels, num_classes=CLASSES, **with_layers(plans.network["arch_kwargs"]))
     return network.apply(network.initialize)

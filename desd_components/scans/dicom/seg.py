@@ -16,9 +16,9 @@ from monai.config import KeysCollection
 from monai.data import FolderLayoutBase
 from monai.transforms import MapTransform
 
-from ...base.errors import UserError, one_line
+from ...base.errors import UserError, one_line, optional_module
 from ...base.version import __version__
-from ..volume import optional_module, to_ras
+from ..volume import NOT_INSTALLED, to_ras
 from .series import series_at
 from .slices import Slice, files_of, read_dicom
 from .volume import stack_of
@@ -45,7 +45,7 @@ def write_dicom_seg(
     Raises:
         UserError: when the series' headers lack what a segmentation has to refer to, or highdicom is not installed.
     """
-    highdicom = optional_module("highdicom", scan, "writing DICOM-SEG")
+    highdicom = optional_module("highdicom", f"{scan}: writing DICOM-SEG needs highdicom, {NOT_INSTALLED}")
     logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of every module of headers that it copies
     slices = _as_referred_to(scan, stack_of(series_at(scan)).slices)
     headers, name = _headers(scan, files_of(slices)), "DeSD segmentation"
@@ -122,7 +122,7 @@ def _nifti_alone(scan: str, why: str) -> UserError:
 
 
 def _segments(highdicom: Any, class_names: Sequence[str], name: str) -> list[Any]:
-    coding = optional_module("pydicom.sr.coding", name, "writing DICOM-SEG")
+    coding = optional_module("pydicom.sr.coding", f"{name}: needs pydicom, {NOT_INSTALLED}")
     structure = coding.Code("123037004", "SCT", "Anatomical Structure")
     network = coding.Code("123109", "DCM", "Artificial Intelligence")
     algorithm = highdicom.AlgorithmIdentificationSequence(name=name, family=network, version=__version__)

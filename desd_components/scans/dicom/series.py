@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...base.errors import UserError
+from ...base.errors import UserError, optional_module
 from ..names import first_few, may_be_dicom, tell_left_out
-from ..volume import UNREADABLE, optional_module
-from .slices import TAGS, Slice, files_of, read_dicom, slices_of
+from ..volume import UNREADABLE
+from .slices import NO_READER, TAGS, Slice, files_of, read_dicom, slices_of
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def _series_in(folder: str, changed: int) -> tuple[Series, ...]:
 
 def _header(file: str) -> Series | str | None:
     """The part of its series that a file holds; why it is no slice, in words; or None for what cannot be read."""
-    pydicom = optional_module("pydicom", file, "reading DICOM")
+    pydicom = optional_module("pydicom", f"{file}: {NO_READER}")
     try:
         with open(file, "rb") as stream:
             header = read_dicom(stream, file, stop_before_pixels=True, specific_tags=_TAGS)

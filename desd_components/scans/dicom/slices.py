@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...base.errors import MissingPackage, UserError, one_line
-from ..volume import optional_module
+from ...base.errors import MissingPackage, UserError, one_line, optional_module
+from ..volume import NOT_INSTALLED
+
+NO_READER = f"reading DICOM needs pydicom, {NOT_INSTALLED}"
 
 #: what `slices_of` reads of a header
 TAGS = [
@@ -70,7 +72,7 @@ def read_dicom(source: Any, file: str, **options: Any) -> Any:
     Raises:
         pydicom.errors.InvalidDicomError: when it is no DICOM object.
     """
-    pydicom = optional_module("pydicom", file, "reading DICOM")
+    pydicom = optional_module("pydicom", f"{file}: {NO_READER}")
     data = pydicom.dcmread(source, force=True, **options)
     if data.preamble is None and not ("Rows" in data or "SOPClassUID" in data):
         raise pydicom.errors.InvalidDicomError(f"{file} has neither DICOM's mark nor its elements")
@@ -157,7 +159,7 @@ def slice_values(dataset: Any, one: Slice) -> np.ndarray:
     Raises:
         UserError: when they cannot be decoded.
     """
-    pixels = optional_module("pydicom.pixels", one.file, "reading DICOM")
+    pixels = optional_module("pydicom.pixels", f"{one.file}: {NO_READER}")
     rescaling = None if one.frame is None else _group(dataset, one.frame, "PixelValueTransformationSequence")
     try:
         stored = pixels.pixel_array(dataset, index=one.frame or 0)

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ...base.errors import UserError
+from ...base.errors import UserError, optional_module
 from ..names import first_few
-from ..volume import Volume, optional_module, to_ras
+from ..volume import Volume, to_ras
 from .series import Series
-from .slices import Slice, files_of, opened, slice_values
+from .slices import NO_READER, Slice, files_of, opened, slice_values
 
 TOLERANCE = 0.1  # of a voxel, by which positions may miss the grid: they are rounded in the headers
 LARGEST_GAP = 4.0  # steps between two slices; a wider gap is not filled
@@ -148,7 +148,7 @@ def _not_readable(slices: Sequence[Slice]) -> str | None:
     """Colours, and pixels that no installed package can decode, in any of the slices."""
     if not all(one.is_grey for one in slices):
         return "holds pixels of colours, not one value per pixel: leave it out."
-    pydicom = optional_module("pydicom", slices[0].file, "reading DICOM")
+    pydicom = optional_module("pydicom", f"{slices[0].file}: {NO_READER}")
     for uid in map(pydicom.uid.UID, dict.fromkeys(one.syntax for one in slices)):
         try:
             if not pydicom.pixels.get_decoder(uid).is_available:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...base.errors import UserError, optional_package
+from ...base.errors import UserError, optional_module
 from ...base.files import read_json
 from ..volume import NNUNET_READER, Volume, refused_as
 
@@ -53,7 +53,8 @@ def nnunet_volume(path: str) -> Volume:
 def _opened(path: str) -> tuple[tuple[int, ...], np.dtype, Callable[[], Any]]:
     """Shape and type of the array in a file, and what reads it."""
     if path.endswith(".b2nd"):
-        array = optional_package("blosc2", "preprocess to .npz").open(path, mode="r", dparams={"nthreads": 1})
+        blosc2 = optional_module("blosc2", "blosc2 is not installed: pip install blosc2, or preprocess to .npz.")
+        array = blosc2.open(path, mode="r", dparams={"nthreads": 1})
         return tuple(array.shape), np.dtype(array.dtype), lambda: array[:]
     if path.endswith(".npy"):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
