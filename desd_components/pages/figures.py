@@ -137,25 +137,6 @@ def dice_bars(scores: Mapping[str, Mapping[str, Sequence[float]]], name: str = "
     return to_svg(figure, name)
 
 
-def intervals(stages: Mapping[str, Mapping[str, Any]], xlabel: str, name: str = "intervals") -> str:
-    """A row for each stage: the trained encoder's score filled, those of untrained ones hollow.
-
-    Args:
-        stages: name -> {"trained": score, "untrained_draws": [score, ...]}.
-        xlabel: what is scored, with the unit.
-        name: unique on the page.
-    """
-    figure, axes = axes_of(6.0, 0.7 + 0.42 * len(stages))
-    for row, scores in enumerate(stages.values()):
-        draws = scores["untrained_draws"]
-        axes.scatter(draws, [row] * len(draws), s=26, facecolors="none", edgecolors=COLORS["series-8"], lw=1.1)
-        axes.scatter([scores["trained"]], [row], s=46, color=COLORS["series-1"], lw=0, zorder=3)
-    axes.set_yticks(range(len(stages)), [stage.replace("_", " ") for stage in stages])
-    axes.set(xlabel=xlabel, ylim=(len(stages) - 0.5, -0.5))
-    axes.margins(x=0.08)
-    return to_svg(figure, name)
-
-
 def axes_of(width: float, height: float) -> tuple[Figure, Any]:
     """A figure with one pair of axes in the page's look; sizes in inches."""
     from matplotlib.figure import Figure

@@ -66,27 +66,20 @@ def cases_section(run: Run) -> Section:
 
 
 PROBES = {
-    "retrieval": ("Retrieval", "share found", "How often one view finds the other view of its own scan among all."),
-    "rank": ("Feature rank", "effective rank (directions)", "In how many directions pooled features differ."),
-    "dense_dice": (
-        "Dense Dice",
-        "Dice",
-        "Of labels that each voxel takes over from its nearest neighbours in features.",
-    ),
+    "retrieval": ("Retrieval", "How often one view finds the other view of its own scan among all."),
+    "rank": ("Feature rank", "In how many directions pooled features differ."),
+    "dense_dice": ("Dense Dice", "Of labels that each voxel takes over from its nearest neighbours in features."),
 }
 
 
 def probes_section(run: Run) -> Section:
     """Scores of a pre-trained encoder at each stage, beside untrained ones, with the interval of the difference."""
     parts = []
-    for key, (title, unit, words) in PROBES.items():
+    for key, (title, words) in PROBES.items():
         stages = run.metrics.get(key)
-        if not isinstance(stages, Mapping):
-            continue
-        digits = 1 if key == "rank" else 3
-        parts += [html.heading(title), html.table(PROBE_HEAD, _probe_rows(stages, digits), numbers_from=1)]
-        svg = draw.intervals(stages, unit, name=f"{run.folder}-{key}")
-        parts.append(html.figure(svg, f"{title}, by stage.", f"{words} {PROBE_WORDS}", narrow=True))
+        if isinstance(stages, Mapping):
+            rows = _probe_rows(stages, digits=1 if key == "rank" else 3)
+            parts += [html.heading(title), html.paragraph(words), html.table(PROBE_HEAD, rows, numbers_from=1)]
     if parts:
         parts.insert(0, html.paragraph(f"Over {run.metrics.get('volumes')} volumes. The interval covers "
                                        f"{run.metrics.get('interval_covers', 'what metrics.json says')}"))  # fmt: skip
@@ -94,7 +87,6 @@ def probes_section(run: Run) -> Section:
 
 
 PROBE_HEAD = ["", "trained", "untrained", "difference", "95 % interval of the difference"]
-PROBE_WORDS = "Filled: the trained encoder; hollow: each untrained one, with the same views and voxels."
 
 
 def _probe_rows(stages: Mapping[str, Any], digits: int) -> list[list[str]]:

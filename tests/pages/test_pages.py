@@ -181,11 +181,11 @@ def test_every_picture_and_drawing_says_what_it_shows(page):
 
 
 def test_probes_of_an_encoder_are_a_table_with_intervals(tmp_path):
-    score = {"trained": 0.75, "untrained": 0.5, "untrained_draws": [0.4, 0.6], "difference": 0.25}
+    score = {"trained": 0.75, "untrained": 0.5, "difference": 0.25}
     stages = {"stage_4": {**score, "interval_95": [0.125, 0.375]}}
     metrics = {"volumes": 6, "retrieval": stages, "interval_covers": EVIL}
     made = run_page(read_run(written(tmp_path, metrics=metrics)))
-    assert "+0.125 to +0.375" in made and "share found" in made and EVIL not in made
+    assert "+0.125 to +0.375" in made and "finds the other view" in made and EVIL not in made
 
 
 def test_scans_with_a_warning_stand_first(tmp_path):
