@@ -5,6 +5,8 @@ import sys
 
 import pytest
 import torch
+from random_weights import ARCHITECTURE, PREPROCESSING
+from scan_files import write_json
 from torch import nn
 
 from desd_components import (
@@ -12,7 +14,6 @@ from desd_components import (
     SegmentationNetwork,
     UserError,
     load_encoder,
-    preprocessing_settings,
     read_manifest,
     save_weights,
     segmentation_manifest,
@@ -23,15 +24,7 @@ from desd_tools.pack.publish import network_of, publish
 
 #: as the small recipe has it, and as the published one, narrower and of ten layers
 ARCHITECTURES = {
-    "small": {
-        "depth": 10,
-        "width": 8,
-        "norm": "group",
-        "stem_kernel": 3,
-        "stem_stride": 1,
-        "stem_pool": False,
-        "stage_strides": [2, 2, 2, 2],
-    },
+    "small": {**ARCHITECTURE, "norm": "group", "stage_strides": [2, 2, 2, 2]},
     "published": {"depth": 10, "width": 8},
 }
 SHAPES = [(1, 1, 40, 64, 33), (3, 1, 64, 35, 48)]
@@ -45,8 +38,7 @@ def weights(request, tmp_path_factory):
         save_weights(encoder, path, {"kind": "encoder", "architecture": encoder.architecture})
         return path
     network = SegmentationNetwork(encoder, 3, decoder_width=8)
-    settings = preprocessing_settings(None, "zscore", [-1024.0, 1024.0])
-    manifest = segmentation_manifest(network, ["background", "a", "b"], "sigmoid", False, settings, [32, 32, 32])
+    manifest = segmentation_manifest(network, ["background", "a", "b"], "sigmoid", False, PREPROCESSING, [32] * 3)
     save_weights(network, path, manifest)
     return path
 
@@ -130,35 +122,29 @@ def test_safetensors_load_as_the_pt_does_and_are_published_as_one(weights, tmp_p
 def test_published_safetensors_become_a_pt(tmp_path):
     pytest.importorskip("safetensors")
     encoder = ResNet3DEncoder(**ARCHITECTURES["small"])
-    settings = preprocessing_settings(None, "zscore", [-1024.0, 1024.0])
-    manifest = {"kind": "encoder", "architecture": encoder.architecture, "preprocessing": settings}
+    manifest = {"kind": "encoder", "architecture": encoder.architecture, "preprocessing": PREPROCESSING}
     save_weights(encoder, tmp_path / "encoder.pt", manifest)
     export(str(tmp_path / "encoder.pt"), "safetensors", str(tmp_path / "other" / "encoder.safetensors"))
-    pred = {"format": "feature map", "type": "feature"}
-    data = {"inputs": {"image": {}}, "outputs": {"pred": pred}}
-    (tmp_path / "bundle" / "configs").mkdir(parents=True)
-    (tmp_path / "bundle" / "configs" / "metadata.json").write_text(
-        __import__("json").dumps({"network_data_format": data})
-    )
+    data = {"inputs": {"image": {}}, "outputs": {"pred": {"format": "feature map", "type": "feature"}}}
+    write_json(tmp_path / "bundle" / "configs" / "metadata.json", {"network_data_format": data})
     publish(str(tmp_path / "other" / "encoder.safetensors"), str(tmp_path / "bundle"))
     again = load_encoder(tmp_path / "bundle" / "models" / "model.pt").state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in encoder.state_dict().items())
 
 
 @pytest.mark.parametrize(
-    ("format", "output", "words"),
-    [("tflite", "x.tflite", "choose one of safetensors, torchscript, onnx"), ("onnx", "x.pt", r"ends in \.onnx")],
+    ("format", "name", "absent", "words"),
+    [
+        ("tflite", "x.tflite", "", "choose one of safetensors, torchscript, onnx"),
+        ("onnx", "x.pt", "", r"ends in \.onnx"),
+        ("onnx", "x.onnx", "onnx", "pip install onnx"),
+        ("safetensors", "x.safetensors", "safetensors.torch", "pip install safetensors"),
+    ],
 )
-def test_other_formats_and_endings_are_refused(weights, tmp_path, format, output, words):
+def test_other_formats_and_endings_and_missing_packages_are_one_line(
+    weights, tmp_path, monkeypatch, format, name, absent, words
+):
+    monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(UserError, match=words):
-        export(str(weights), format, str(tmp_path / output))
-
-
-@pytest.mark.parametrize(
-    ("format", "ending", "package"), [("onnx", "onnx", "onnx"), ("safetensors", "safetensors", "safetensors.torch")]
-)
-def test_a_missing_package_is_one_line(weights, tmp_path, monkeypatch, format, ending, package):
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=f"pip install {package.partition('.')[0]}"):
-        export(str(weights), format, str(tmp_path / f"x.{ending}"))
+        export(str(weights), format, str(tmp_path / name))
     assert not list(tmp_path.iterdir())

@@ -143,6 +143,10 @@ def test_manifest_and_log_state_the_licence_and_what_was_left_out(tmp_path, capl
         assert f"left out: {kind}" in caplog.text
 
 
+class Other:
+    """A class that no such file may name."""
+
+
 def spoil_teacher(content, key, value):
     content["teacher"][key] = value
 
@@ -154,6 +158,7 @@ SPOILT = {
         lambda c: c.pop("teacher"),
         r"not the authors' checkpoint, .*, but 5 entries \(student, optimizer, epoch, ...\)",
     ),
+    "another class": (lambda c: c.update(args=Other()), "not a readable file of tensors"),
     "an absent tensor": (
         lambda c: c["teacher"].pop("module.backbone.layer4.2.conv3.weight"),
         "1 of 159 tensors are absent",
@@ -176,16 +181,6 @@ def test_an_output_that_is_no_folder_or_holds_the_file_itself_is_refused(tmp_pat
     with pytest.raises(UserError, match="give another folder"):
         import_weights(str(tmp_path / "encoder.pt"), "desd", str(tmp_path / output))
     assert [path.stat().st_size for path in tmp_path.iterdir()] == [size]
-
-
-class Other:
-    """A class that no such file may name."""
-
-
-def test_no_class_but_the_namespace_is_read(tmp_path):
-    torch.save({**checkpoint(backbone()), "args": Other()}, tmp_path / "theirs.pth")
-    with pytest.raises(UserError, match="not a readable file of tensors"):
-        import_weights(str(tmp_path / "theirs.pth"), "desd", str(tmp_path))
 
 
 def test_the_namespace_is_read_by_this_command_alone(tmp_path):

@@ -141,19 +141,8 @@ def test_it_carries_what_its_configs_name_and_nothing_that_draws_pages(packed):
 
 
 def test_of_its_modules_it_carries_the_definitions_in_use_and_no_trace_of_the_others(packed):
-    checked = [
-        sys.executable,
-        "-m",
-        "ruff",
-        "check",
-        "--isolated",
-        "--no-cache",
-        "--select",
-        "E9,F",
-        "--ignore",
-        "F401",
-    ]
-    done = subprocess.run([*checked, packed / "desd_components"], capture_output=True, text=True)
+    checked = shlex.split("-m ruff check --isolated --no-cache --select E9,F --ignore F401")
+    done = subprocess.run([sys.executable, *checked, packed / "desd_components"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     source = (packed / "desd_components" / "runs" / "budget.py").read_text()
     assert "class ValidationHandler" in source and "BudgetHandler" not in source
@@ -177,11 +166,24 @@ def test_weights_of_another_network_bring_its_code(copied, tmp_path):
     assert done.stdout == "NetworkEncoder\n", done.stderr
 
 
-@pytest.mark.parametrize("setting", ["minutes", "page"])
-def test_a_setting_that_it_does_without_is_refused_in_one_line(setting, packed, tmp_path):
-    config = packed / "configs" / "inference.json"
-    line = error_line(run_elsewhere(run_command([str(config)], {setting: 5}), tmp_path))
-    assert line.startswith(f"--{setting}: the config has no such setting.") and "\n" not in line
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("inference", {"minutes": 5}, "--minutes: the config has no such setting."),
+        ("inference", {"page": 5}, "--page: the config has no such setting."),
+        *(
+            (name, {"dataset_dir": "nowhere"}, "dataset_dir 'nowhere' does not exist")
+            for name in ("train", "inference")
+        ),
+    ],
+)
+def test_a_run_without_data_or_with_a_setting_that_it_does_without_ends_in_one_line(
+    name, settings, words, packed, tmp_path
+):
+    config = packed / "configs" / f"{name}.json"
+    line = error_line(run_elsewhere(run_command([str(config)], settings), tmp_path))
+    assert line.startswith(words) and "\n" not in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_metadata_name_the_packages_that_are_reached_and_no_other(packed):
@@ -325,15 +327,6 @@ def test_a_model_hub_reads_its_card_and_the_zoo_its_entry(published, tmp_path):
     assert metadata["version"] in metadata["changelog"]
     assert metadata["huggingface_url"] == f"https://huggingface.co/someone/{published.name}"
     assert metadata["huggingface_model_id"] == f"someone/{published.name}" and "hf" in metadata["schema"]
-
-
-@pytest.mark.parametrize("name", ["train", "inference"])
-def test_a_run_without_data_ends_in_one_line_that_names_the_folder(name, packed, tmp_path):
-    config = packed / "configs" / f"{name}.json"
-    line = error_line(run_elsewhere(run_command([str(config)], {"dataset_dir": tmp_path / "nowhere"}), tmp_path))
-    assert "\n" not in line
-    assert line.startswith("dataset_dir '") and "nowhere' does not exist" in line
-    assert not list(tmp_path.iterdir())
 
 
 def test_train_json_is_the_small_recipe_and_the_published_one_lies_beside_it(packed):
@@ -482,21 +475,6 @@ def test_a_number_that_yaml_reads_as_text_is_refused(copied, tmp_path):
     append(copied, "configs/small.yaml", "weight_decay: 1e-2\n")
     with pytest.raises(UserError, match=r"train: weight_decay is the text '1e-2'.*1\.0e-4"):
         pack(str(copied), output=str(tmp_path / "zoo"))
-
-
-def test_weights_of_the_other_kind_are_not_published(packed, tmp_path):
-    other = {"desd_pretrain": "desd_seg_finetune", "desd_seg_finetune": "desd_pretrain"}[packed.name]
-    make_run(other, tmp_path / "run")
-    with pytest.raises(UserError, match="holds weights of kind"):
-        publish(str(tmp_path / "run"), str(packed))
-
-
-def test_a_folder_without_weights_or_without_configs_is_refused(packed, tmp_path):
-    with pytest.raises(UserError, match="neither a weights file nor a run's folder"):
-        publish(str(tmp_path), str(packed))
-    make_run(packed.name, tmp_path / "run")
-    with pytest.raises(UserError, match="not a bundle"):
-        publish(str(tmp_path / "run"), str(tmp_path))
 
 
 def test_a_bundle_without_weights_is_not_packed(packed, tmp_path):

@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from bundle_runs import ROOT
 
 from desd_components import ResNet3DEncoder, UserError, load_encoder, read_manifest, save_weights
 from desd_tools.pack.publish import publish
 
-ROOT = Path(__file__).resolve().parents[3]
 FIGURES = {"trained": 0.4, "untrained": 0.1, "difference": 0.3, "interval_95": [0.2, 0.4], "per_volume": [0.0, 1.0]}
 
 
@@ -28,10 +28,10 @@ def bundle(tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
-def evaluation(run: Path, **changes) -> Path:
+def evaluation(run: str | Path, **changes) -> Path:
     stages = {f"stage_{stage}": FIGURES for stage in (1, 2, 3, 4)}
-    report = {"manifest": read_manifest(run / "encoder.pt"), "volumes": 2, "interval_covers": "volumes"}
-    path = run / "metrics.json"
+    report = {"manifest": read_manifest(Path(run, "encoder.pt")), "volumes": 2, "interval_covers": "volumes"}
+    path = Path(run, "metrics.json")
     path.write_text(json.dumps({**report, "retrieval": stages, "rank": stages, "dense_dice": stages, **changes}))
     return path
 
@@ -51,12 +51,21 @@ def test_the_scores_of_an_evaluation_stand_in_the_manifest_without_those_that_ne
     assert load_encoder(bundle / "models" / "model.pt")
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [({"manifest": {"kind": "encoder"}}, "scores other weights"), ({"rank": None}, "no metrics.json of")],
-)
-def test_scores_of_other_weights_or_of_something_else_are_refused_and_nothing_is_written(run, bundle, changes, words):
-    before = (bundle / "models" / "model.json").read_bytes()
+REFUSED = {  # what is published from where to where, and what is said
+    "scores other weights": lambda run, bundle: publish(
+        run, bundle, str(evaluation(run, manifest={"kind": "encoder"}))
+    ),
+    "no metrics.json of": lambda run, bundle: publish(run, bundle, str(evaluation(run, rank=None))),
+    "neither a weights file nor a run's folder": lambda run, bundle: publish(bundle, bundle),
+    "not a bundle": lambda run, bundle: publish(run, run),
+    "holds weights of kind": lambda run, bundle: publish(run, str(ROOT / "bundles" / "desd_seg_finetune")),
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_does_not_belong_together_is_refused_and_nothing_is_written(run, bundle, words):
+    models = [bundle / "models", ROOT / "bundles" / "desd_seg_finetune" / "models"]
+    before = [(folder / "model.json").read_bytes() for folder in models]
     with pytest.raises(UserError, match=words):
-        publish(str(run), str(bundle), str(evaluation(run, **changes)))
-    assert (bundle / "models" / "model.json").read_bytes() == before
+        REFUSED[words](str(run), str(bundle))
+    assert [(folder / "model.json").read_bytes() for folder in models] == before

@@ -10,8 +10,8 @@ from curve_runs import level, record
 
 from desd_components.base.statistics import Bootstrap
 from desd_tools.studies.curve import analysis, tables
-from desd_tools.studies.curve.analysis import Curves, reach
-from desd_tools.studies.curve.cells import cells
+from desd_tools.studies.curve.analysis import Curves, probe_differences, reach
+from desd_tools.studies.curve.cells import cells, volume_scores
 from desd_tools.studies.curve.study import study_from
 from desd_tools.studies.curve.summary import chosen_settings, summarize
 
@@ -192,3 +192,78 @@ def test_the_first_table_is_the_spread_over_seeds_and_missing_cells_are_dashes(t
 def test_costs_are_core_hours_by_kind_of_run(tmp_path):
     [row] = summarize(_ladder(), _study(tmp_path))["costs"]
     assert row["runs"] == 14 and row["core_hours"] == pytest.approx(14 * 90 / 3600)
+
+
+# frozen encoders, volume by volume and stage by stage
+
+
+def probe(pretraining, seed, stages):
+    scores = {stage: {"per_volume": values} for stage, values in stages.items()}
+    metrics = {"dense_dice": scores}
+    return {"kind": "probe", "pretraining": pretraining, "pretraining_seed": seed, "metrics": metrics}
+
+
+def test_scores_are_seeds_by_volumes_and_null_is_nan():
+    runs = [probe("a", 1, {"stage_1": [0.3, None]}), probe("a", 0, {"stage_1": [0.1, 0.2]}), probe("b", 0, {})]
+    found = volume_scores(runs, "a")["stage_1"]
+    np.testing.assert_array_equal(found, [[0.1, 0.2], [0.3, np.nan]])
+
+
+def test_a_planted_gain_is_found_and_its_interval_leaves_zero_out():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0.4, 0.1, 30)  # volumes differ far more than encoders do
+    deep, shallow = hard + 0.03 + rng.normal(0, 0.005, 30), hard
+    runs = [probe("deep", 0, {"stage_1": deep.tolist()}), probe("single", 0, {"stage_1": shallow.tolist()})]
+    [row] = probe_differences(runs, ["deep", "single"], Bootstrap())
+    assert (row["pretraining"], row["against"], row["volumes"]) == ("deep", "single", 30)
+    assert row["difference"] == pytest.approx(3.0, abs=0.3)
+    low, high = row["interval_95"]
+    assert 2.5 < low < row["difference"] < high < 3.5, "paired by volume, so that their spread cancels"
+
+
+def test_equal_encoders_differ_by_nothing_at_any_stage():
+    stages = {f"stage_{n}": [0.1 * n, 0.2, 0.3] for n in (1, 2)}
+    rows = probe_differences([probe("a", 0, stages), probe("b", 0, stages)], ["a", "b"], Bootstrap())
+    assert [(row["stage"], row["difference"], row["interval_95"]) for row in rows] == [
+        ("stage_1", 0.0, [0.0, 0.0]),
+        ("stage_2", 0.0, [0.0, 0.0]),
+    ]
+
+
+def test_several_pretraining_seeds_widen_the_interval_by_their_spread():
+    rng, one = np.random.default_rng(0), [probe("b", 0, {"stage_1": [0.5] * 20})]
+    seeds = [probe("a", n, {"stage_1": rng.normal(mean, 0.01, 20).tolist()}) for n, mean in enumerate((0.5, 0.7))]
+    [row] = probe_differences([*seeds, *one], ["a", "b"], Bootstrap())
+    low, high = row["interval_95"]
+    assert row["seeds"] == [2, 1] and low < 2 and high > 18
+
+
+def figures_of(trained, difference):
+    interval = [difference - 0.01, difference + 0.01]
+    return {"trained": trained, "untrained": trained - difference, "difference": difference, "interval_95": interval}
+
+
+def probed():
+    stages = {"stage_2": figures_of(0.5, 0.2), "stage_1": figures_of(0.3, 0.1)}
+    probe = {"pretraining": "ours", "seed": 1, "scores": {"dense_dice": stages}, "covers": "volumes."}
+    row = {"pretraining": "ours", "against": "deep", "stage": "stage_1", "difference": 2.04, "seeds": [2, 1]}
+    return {"probes": [probe], "probe_differences": [row | {"interval_95": [1.0, 3.0]}]}
+
+
+def test_an_encoder_stands_under_the_untrained_with_what_it_gained_at_each_stage():
+    table = tables.probe_tables(probed())[1]
+    assert table.head == ["encoder", "seed", "stage 1", "stage 2"]
+    assert table.rows[0] == ["untrained", "", "0.200", "0.300"]
+    assert table.rows[1] == ["ours", "1", "0.300 (+0.100: +0.090 to +0.110)", "0.500 (+0.200: +0.190 to +0.210)"]
+
+
+def test_two_pre_trainings_are_compared_in_one_row():
+    table = tables.probe_tables(probed())[0]
+    assert table.rows == [["ours − deep", "2 and 1", "+2.0 (+1.0 to +3.0)"]]
+
+
+def test_a_stage_that_was_not_probed_is_a_dash_and_no_probe_no_table():
+    found = probed()
+    found["probes"].append({**found["probes"][0], "scores": {"dense_dice": {"stage_3": figures_of(0.4, 0.1)}}})
+    assert tables.probe_tables(found)[1].rows[2] == ["ours", "1", "–", "–", "0.400 (+0.100: +0.090 to +0.110)"]
+    assert tables.probe_tables({"probes": [], "probe_differences": []}) == []

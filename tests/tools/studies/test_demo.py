@@ -68,17 +68,6 @@ def test_pretraining_sees_no_test_image_and_no_label(tmp_path, family):
     assert all(path.parent.name in ("imagesTr", "imagesTs") and path.is_file() for path in images)
 
 
-def test_a_folder_without_a_split_is_split_in_blocks_of_neighbours(tmp_path, family):
-    own = tmp_path / "own"
-    shutil.copytree(family, own)
-    (own / "splits.json").unlink()
-    plan = _plan(tmp_path, own)
-    split = json.loads(plan.split.read_text())
-    assert plan.split.parent == plan.output, "nothing is written among the user's scans"
-    assert [len(split[part]) for part in ("train", "validation", "test")] == [5, 1, 2]
-    assert split["train"] + split["validation"] + split["test"] == [f"phantom_{i:03d}" for i in range(8)]
-
-
 def test_a_changed_scan_changes_the_key_of_every_training_step(tmp_path, family):
     own = tmp_path / "own"
     shutil.copytree(family, own)
@@ -132,6 +121,7 @@ def test_the_whole_demo_ends_with_the_dice_of_both_arms_and_the_page(finished):
         mean = json.loads((output / f"finetune_{arm}" / "metrics.json").read_text())["mean"]["dice"]["mean"]
         assert f"Dice {words}: {mean:.3f}" in printed
     assert printed.splitlines()[-1] == f"page: {output / 'index.html'}"
+    assert printed.count("  python -m ") == len(list((output / "logs").glob("*.log"))) == 8, "of each step"
 
 
 def test_the_page_of_the_whole_demo_shows_everything_and_asks_for_nothing(finished):
@@ -166,9 +156,3 @@ def test_a_second_run_skips_every_finished_step(finished):
     _, first, second = finished
     assert first.count("already done, skipped") == 0 and first.count("done in") == 8
     assert second.count("already done, skipped") == 8 and "done in" not in second
-
-
-def test_each_step_shows_a_command_and_keeps_its_log(finished):
-    output, printed, _ = finished
-    assert printed.count("  python -m ") == 8
-    assert len(list((output / "logs").glob("*.log"))) == 8

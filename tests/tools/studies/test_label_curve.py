@@ -347,7 +347,9 @@ def test_a_folder_without_a_split_gets_one_in_the_output_folder(tmp_path, family
     places = tool.prepare(str(family), str(tmp_path / "out"), "")
     planner = tool.planned(_study(tmp_path), places)
     split = json.loads((tmp_path / "out" / "splits.json").read_text())
-    assert [len(split[part]) for part in ("train", "validation", "test")] == [4, 1, 1]
+    cases = [f"phantom_{number:03d}" for number in range(6)]  # in blocks of neighbours
+    assert [split[part] for part in ("train", "validation", "test")] == [cases[:4], cases[4:5], cases[5:]]
+    assert not (family / "splits.json").exists(), "nothing is written among the user's scans"
     assert (planner.scans.train, planner.scans.validation, planner.scans.test) == (4, 1, 1)
     assert json.loads(places.training_split.read_text()) == {"train": split["train"]}
     seen = [Path(record["image"]).name for record in json.loads(places.scans.read_text())["training"]]
@@ -417,12 +419,8 @@ def test_every_run_of_the_study_leaves_one_json_with_scores_steps_and_commands(f
         assert len(run["metrics"]["cases"]) == 1 and run["section"] == "test" and run["steps"] == 4
         assert set(run["cpu_seconds"]) == {"start", "training", "evaluation", "inference"}
         assert len(run["commands"]) == 3 and run["versions"]["torch"]
-
-
-def test_encoders_are_kept_and_the_large_folders_of_finished_runs_are_not(finished):
-    output, _ = finished
     assert (output / "encoders" / "tiny_seed0" / "encoder.pt").is_file()
-    assert not list((output / "work").iterdir())
+    assert not list((output / "work").iterdir()), "the large folders of finished runs"
 
 
 def test_summary_table_plot_and_page_are_there_and_the_page_asks_for_nothing(finished):
