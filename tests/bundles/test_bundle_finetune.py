@@ -57,17 +57,6 @@ def encoder(tmp_path_factory):
     return path
 
 
-def test_a_run_leaves_everything_in_its_folder(scratch):
-    names = {path.name for path in scratch[0].iterdir()}
-    wanted = {"config.yaml", "environment.json", "data.json", "train.log", "history.jsonl", "tensorboard"}
-    assert wanted | {"model.pt", "model.json", "state.pt", "split.json"} <= names
-
-
-def test_training_from_scratch_learns_the_bright_boxes(scratch):
-    losses = [record["loss"] for record in history(scratch[0]) if "loss" in record]
-    assert losses[-1] < 0.8 * losses[0]
-
-
 def test_validation_scores_every_class(scratch):
     scores = [record for record in history(scratch[0]) if "val_mean_dice" in record]
     assert len(scores) == 2
@@ -166,15 +155,8 @@ def test_two_processes_train_and_validate_together(folder, split, tmp_path):
 @pytest.fixture(scope="module")
 def evaluated(folder, scratch):
     settings = {"dataset_dir": folder, "output_dir": scratch[0], "section": "test"}
-    done = succeed(run_bundle(NAME, "train small evaluate", "training", **settings))  # the word changes nothing
-    return json.loads((scratch[0] / "metrics.json").read_text()), done
-
-
-def test_evaluation_scores_the_section_asked_for(evaluated):
-    report, done = evaluated
-    assert report["classes"] == ["background", "organ", "tumour"]
-    assert [case["image"] for case in report["cases"]] == ["case_4.nii.gz"]
-    assert "organ" in done.stdout
+    succeed(run_bundle(NAME, "train small evaluate", "training", **settings))  # the word changes nothing
+    return json.loads((scratch[0] / "metrics.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -188,10 +170,9 @@ def inferred(folder, scratch, tmp_path_factory):
     turned = image.as_reoriented(nibabel.orientations.axcodes2ornt("PSL"))
     nibabel.save(turned, scans / "sub" / "turned.nii")
     write_nifti(scans / "small.nii.gz", np.random.default_rng(0).normal(size=(7, 12, 5)).astype(np.float32))
-    (scans / "torn.nii.gz").write_bytes((scans / "case_4.nii.gz").read_bytes()[:500])
-    settings = {"checkpoint": scratch[0] / "model.pt", "outlines": True, "save_probabilities": True}
-    done = run_bundle(NAME, "inference", dataset_dir=scans, output_dir=out, flip_axes="[0]", **settings)
-    return scans, out, succeed(done)
+    settings = {"checkpoint": scratch[0] / "model.pt", "save_probabilities": True}
+    succeed(run_bundle(NAME, "inference", dataset_dir=scans, output_dir=out, flip_axes="[0]", **settings))
+    return scans, out
 
 
 @pytest.mark.parametrize("name", ["case_4.nii.gz", "sub/turned.nii", "small.nii.gz"])
@@ -224,18 +205,6 @@ def test_a_run_that_would_overwrite_a_result_is_refused_before_it_says_anything_
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["inference.log"]
 
 
-def test_outlines_are_drawn_for_every_scan(inferred):
-    for name in ("case_4", "sub/turned", "small"):
-        assert (inferred[1] / "outlines" / f"{name}.png").stat().st_size > 5_000
-
-
-def test_a_bad_scan_is_reported_and_the_rest_goes_on(inferred):
-    report = json.loads((inferred[1] / "report.json").read_text())
-    assert len(report["segmented"]) == 3
-    assert [Path(failed["image"]).name for failed in report["failed"]] == ["torn.nii.gz"]
-    assert "torn.nii.gz" in said(inferred[2])
-
-
 def dice_of_inference(folder: Path, checkpoint: Path, place: Path, *values: tuple[int, ...]) -> list[float]:
     """Segment the test case with a model: the Dice of each class, given by its label values."""
     used = {"dataset_dir": folder / "imagesTr" / "case_4.nii.gz", "output_dir": place / "out"}
@@ -246,7 +215,9 @@ def dice_of_inference(folder: Path, checkpoint: Path, place: Path, *values: tupl
 
 
 def test_evaluation_agrees_with_the_labels_that_inference_writes(folder, scratch, evaluated, tmp_path):
-    scores = evaluated[0]["cases"][0]["dice"]
+    [case] = evaluated["cases"]  # of the section that was asked for
+    assert case["image"] == "case_4.nii.gz"
+    scores = case["dice"]
     found = dice_of_inference(folder, scratch[0] / "model.pt", tmp_path, (1,), (2,))
     assert [scores["organ"], scores["tumour"]] == pytest.approx(found, abs=1e-6)
 
@@ -260,12 +231,6 @@ def test_a_model_of_overlapping_regions_is_evaluated_and_used_by_them(folder, sp
     scores = json.loads((run / "metrics.json").read_text())["cases"][0]["dice"]
     found = dice_of_inference(folder, run / "model.pt", tmp_path, (1, 2), (2,))
     assert [scores["organ"], scores["tumour"]] == pytest.approx(found, abs=1e-6)
-
-
-def test_inference_refuses_a_knob_that_contradicts_the_model(scratch, folder, tmp_path):
-    settings = {"checkpoint": scratch[0] / "model.pt", "output_dir": tmp_path / "out"}
-    done = run_bundle(NAME, "inference", dataset_dir=folder / "imagesTr", intensity="hu", **settings)
-    assert "intensity is 'zscore' there, 'hu' asked for" in error_line(done)
 
 
 def test_anisotropic_spines_run_with_no_config_edited(real_data, tmp_path):

@@ -75,12 +75,6 @@ def test_a_training_is_made_for_the_records_and_epochs_that_monai_label_puts_in(
     assert scans.record()["train"] == ["a", "b"] and scans.record()["validation"] == ["c"]
 
 
-def test_loading_the_network_alone_touches_no_data():
-    workflow = ConfigWorkflow(config_files(PRETRAIN, "train", "small"), workflow_type="train", dataset_dir="nowhere")
-    workflow.initialize()
-    assert workflow.network_def.in_channels == 1
-
-
 @pytest.mark.parametrize(
     ("bundle", "configs"), [(PRETRAIN, "train small"), (FINETUNE, "train"), (FINETUNE, "train small")]
 )

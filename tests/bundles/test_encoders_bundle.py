@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from bundle_runs import error_line, history, run_bundle, succeed
+from bundle_runs import history, run_bundle, succeed
 from scan_files import write_pairs
 
 from desd_components import read_manifest
@@ -51,10 +51,3 @@ def test_its_features_are_written_and_judged_stage_by_stage(places):
     settings = {"encoder_checkpoint": encoder, "output_dir": folder / "judged", "untrained_draws": 1, **where}
     done = succeed(run_bundle("desd_pretrain", "train smoke evaluate", class_names=["one", "two"], **settings))
     assert "retrieval, stage 3" in done.stdout and "dense Dice, stage 3" in done.stdout
-
-
-def test_a_word_that_is_no_network_is_refused_before_a_scan_is_read(places):
-    folder, where = places
-    given = {"encoder": "SwinUnetr", "output_dir": folder / "no", **where}
-    done = run_bundle("desd_pretrain", "train smoke", "training", **given)
-    assert "did you mean SwinUNETR?" in error_line(done)

@@ -100,18 +100,6 @@ def test_running_statistics_of_the_teacher_are_its_own(views):
     assert not torch.equal(network.teacher.encoder.stem[1].running_mean, before)
 
 
-def test_only_the_student_gets_gradients(network, views):
-    network(views).student_logits.square().sum().backward()
-    assert all(p.grad is not None for p in network.student.parameters())
-    assert all(p.grad is None and not p.requires_grad for p in network.teacher.parameters())
-
-
-def test_logits_stay_in_float32_under_autocast(network, views):
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = network(views)
-    assert output.student_logits.dtype == output.teacher_logits.dtype == torch.float32
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -11,7 +11,7 @@ from ignite.engine import Events
 from states import differing, ends_like
 from tiny_pretraining import pretraining
 
-from desd_components import CosineSchedule, UserError, scheduled_epochs
+from desd_components import CosineSchedule, UserError
 from desd_components.base.files import write_tensors
 from desd_components.runs.state import read_state
 
@@ -103,17 +103,6 @@ def test_a_long_epoch_is_saved_in_between(tmp_path):
     assert not (tmp_path / "none" / "state_previous.pt").exists()
 
 
-def test_a_damaged_newest_state_costs_only_the_way_from_the_one_before(tmp_path, caplog):
-    pretraining(tmp_path / "whole", epochs=2, keyed=True)
-    pretraining(tmp_path / "broken", epochs=2, keyed=True, minutes=0, stop_after=1)
-    newest = tmp_path / "broken" / "state.pt"
-    newest.write_bytes(newest.read_bytes()[:-1000])
-    resumed = pretraining(tmp_path / "broken", epochs=2, keyed=True)
-    assert resumed.log.lines[1][:3] == ("ITERATION_COMPLETED", 1, 4)
-    assert ends_like(tmp_path / "whole", tmp_path / "broken")
-    assert len([r for r in caplog.records if "state.pt is cut short" in r.getMessage()]) == 1
-
-
 def rates(run):
     return [line["learning_rate"] for line in map(json.loads, run.read_text().splitlines())]
 
@@ -157,11 +146,6 @@ def test_extend_means_a_plain_run_where_there_is_nothing_to_extend_and_keep_befo
     pretraining(tmp_path / "kept", epochs=2, extend="keep")
     for other in ("keep", "stretch", "kept"):
         assert differing(tmp_path / "None", tmp_path / other) == []
-
-
-def test_a_warm_up_longer_than_the_schedule_is_refused(tmp_path):
-    with pytest.raises(UserError, match="warm-up of 8 steps does not fit into a run of 8 steps"):
-        CosineSchedule(0.1, 0.01, total_steps=4 * scheduled_epochs(tmp_path, "auto", "keep", 2), warmup_steps=8)
 
 
 def test_a_network_of_other_shapes_is_refused_by_its_name(tmp_path):

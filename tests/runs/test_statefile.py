@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from payload import Payload
 from tiny_pretraining import Run
 
 from desd_components import ResumeHandler
@@ -47,16 +48,6 @@ def test_the_last_two_are_kept_and_the_newest_is_read(pair, tmp_path):
     path, state = StatePair(tmp_path).read()
     assert (path.name, state["number"]) == ("state.pt", 3)
     assert torch.equal(state["weights"], content(3)["weights"])
-
-
-class Payload:
-    """Unpickling it writes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return (open, (str(self.path), "w"))
 
 
 DAMAGES = {

@@ -161,22 +161,6 @@ def test_settings_that_make_no_sense_are_refused(scans, tmp_path, options, words
 # workers and engines
 
 
-def batches(dataset, workers: int, batch_size: int = 3) -> list:
-    loader = sample_loader(dataset, batch_size, workers, seed=5)
-    result = []
-    for epoch in (1, 2):
-        loader.sampler.set_epoch(epoch)
-        result.extend(loader)
-    return result
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_contexts_do_not_depend_on_the_number_of_workers(scans, tmp_path, workers):
-    dataset = contexts(scans, tmp_path)
-    for alone, shared in zip(batches(dataset, 0), batches(dataset, workers), strict=True):
-        assert same(alone, shared)
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_monais_trainer_gives_every_epoch_its_own_number(scans, tmp_path, workers):
     dataset = contexts(scans, tmp_path)
@@ -245,15 +229,6 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index(pairs, tmp_path):
         assert torch.equal(first[key][0]["image"].as_tensor(), second[key][0]["image"].as_tensor())
     drawn = [first[key][0]["image"].sum().item() for key in (SampleKey(1, 0), SampleKey(2, 0), SampleKey(3, 0))]
     assert len(set(drawn)) == 3
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_augmented_batches_do_not_depend_on_the_number_of_workers(pairs, tmp_path, workers):
-    dataset = finetuning(pairs, tmp_path, random_steps())
-    alone, shared = (batches(dataset, count, 2) for count in (0, workers))
-    for first, second in zip(alone, shared, strict=True):
-        assert torch.equal(first["image"].as_tensor(), second["image"].as_tensor())
-        assert torch.equal(first["label"].as_tensor(), second["label"].as_tensor())
 
 
 def test_an_in_place_transform_does_not_change_the_cache(pairs, tmp_path):

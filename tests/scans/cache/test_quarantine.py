@@ -90,13 +90,6 @@ def smoke(name: str, folder: Path, **settings: object) -> object:
     return run_bundle(name, "train smoke", "training", **given, **settings)
 
 
-def test_a_pre_training_skips_as_it_is_told(tmp_path):
-    written(tmp_path / "data", good=3, bad=1)
-    done = succeed(smoke("desd_pretrain", tmp_path, on_bad_volume="skip", max_epochs=1, warmup_steps=0))
-    assert "1 of 4 scans are left out" in done.stdout + done.stderr
-    assert json.loads((tmp_path / "run" / "encoder.json").read_text())["volumes"] == 3
-
-
 def test_a_fine_tuning_skips_as_it_is_told(tmp_path):
     written(tmp_path / "data" / "images", good=3, bad=1)
     for path in (tmp_path / "data" / "images").iterdir():

@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import sys
 from pathlib import Path
 
 import nibabel
@@ -254,13 +253,6 @@ def test_a_slice_stands_for_its_series_and_a_folder_without_one_is_refused(tmp_p
     assert [Path(file).name for file in parts(str(folder))] == [f"{number}.dcm" for number in range(8)]
     with pytest.raises(UserError, match="holds no DICOM series"):
         open_volume(tmp_path)
-
-
-def test_without_pydicom_the_remedy_is_named(tmp_path, monkeypatch):
-    folder = written(tmp_path)
-    monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(UserError, match=r"reading DICOM needs pydicom.*pip install pydicom"):
-        find_scans(folder)
 
 
 def test_a_real_series_agrees_with_its_segmentation_in_the_world(real_data):
