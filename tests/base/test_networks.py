@@ -9,6 +9,7 @@ from desd_components import (
     DeepSelfDistillationLoss,
     DeepSelfDistillationNetwork,
     NetworkEncoder,
+    ResNet3DEncoder,
     SegmentationNetwork,
     UserError,
     build_encoder,
@@ -122,11 +123,25 @@ def test_a_layer_that_torch_does_not_have_is_not_imported():
         NetworkEncoder("PlainConvEncoder", nonlin="os.system")
 
 
-def test_views_that_are_too_small_are_refused_by_the_deepest_of_its_stages():
-    with pytest.raises(UserError, match=r"leave a map of \(1, 1, 1\) at stage 2\. Use larger views"):
-        refuse_small_maps(NetworkEncoder("SegResNet", **TINY["SegResNet"]), (2, 2, 2))
-    with pytest.raises(UserError, match=r"leave a map of \(8, 8, 1\) at stage 3\. Use larger views"):
-        refuse_small_maps(NetworkEncoder("Anatomix", **TINY["Anatomix"]), (32, 32, 4))
+SMALL_VIEWS = {  # of an encoder: the smallest map that is left, and where
+    r"\(1, 1, 1\) at stage 4": (lambda: ResNet3DEncoder(depth=10, width=8), (32, 32, 16)),
+    r"\(1, 1, 1\) at stage 2": (lambda: NetworkEncoder("SegResNet", **TINY["SegResNet"]), (2, 2, 2)),
+    r"\(8, 8, 1\) at stage 3": (lambda: NetworkEncoder("Anatomix", **TINY["Anatomix"]), (32, 32, 4)),
+}
+
+
+@pytest.mark.parametrize("words", SMALL_VIEWS)
+def test_views_that_are_too_small_are_refused_by_the_deepest_stage(words):
+    encoder, size = SMALL_VIEWS[words]
+    with pytest.raises(UserError, match=rf"leave a map of {words}\. Use larger views"):
+        refuse_small_maps(encoder(), size)
+
+
+def test_a_few_voxels_at_stage_four_are_warned_of(tiny_encoder, caplog):
+    refuse_small_maps(tiny_encoder, (24, 24, 24))
+    assert not caplog.records
+    refuse_small_maps(tiny_encoder, (16, 16, 8))
+    assert "(2, 2, 1) (4 voxels) at stage 4" in caplog.text
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):

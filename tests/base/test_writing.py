@@ -42,14 +42,6 @@ def test_a_full_disk_leaves_the_old_file_and_one_line(write, tmp_path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@has_full_device
-def test_tensors_on_a_device_that_is_really_full_are_reported_as_such(tmp_path):
-    """PyTorch says "unexpected pos" there."""
-    (tmp_path / "encoder.pt.part").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"encoder\.pt: cannot be written \(No space left on device\)"):
-        save_tensors(tmp_path / "encoder.pt", {"weight": torch.ones(99, 99)})
-
-
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 def test_the_errors_of_foreign_writers_become_a_line_too(number, capsys):
     def writes() -> int:

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from foreign_weights import foreign_weights
+from monai.networks.nets import resnet10
 from random_weights import ARCHITECTURE, write_encoder
+from torch import nn
 
 from desd_components import (
     ResNet3DEncoder,
@@ -120,6 +121,29 @@ def test_the_canary_leaves_the_encoder_as_it_was(tmp_path):
 @pytest.mark.parametrize(("setting", "meant"), [("null", None), ("None", None), (None, None), ("a.pt", "a.pt")])
 def test_null_on_a_command_line_means_nothing(setting, meant):
     assert none_if_null(setting) == meant
+
+
+class _Odd:
+    """An object that is no tensor."""
+
+
+def foreign_weights() -> dict[str, tuple[object, str]]:
+    """Weights files of other projects, as people hand them over by mistake: content, and what a refusal must say."""
+    tensors = nn.Sequential(nn.Conv3d(1, 2, 3), nn.BatchNorm3d(2)).state_dict()
+    lightning = {"epoch": 3, "pytorch-lightning_version": "2.6.6", "state_dict": tensors, "optimizer_states": []}
+    return {
+        "another network": (tensors, r"0\.weight"),
+        "MONAI's ResNet": (resnet10(n_input_channels=1, widen_factor=0.125).state_dict(), r"conv1\.weight"),
+        "Lightning": (lightning, r"a Lightning checkpoint \(epoch, pytorch-lightning_version, state_dict, \.\.\.\)"),
+        "nnU-Net": (
+            {"network_weights": tensors, "optimizer_state": {}, "current_epoch": 3},
+            r"an nnU-Net checkpoint \(network_weights, optimizer_state, current_epoch\)",
+        ),
+        "a tensor": (torch.ones(2, 3), r"a single tensor of shape \(2, 3\)"),
+        "nothing": ({}, "an empty dict"),
+        "a list": ([torch.ones(2)], "a list"),
+        "an object": ({"model": _Odd()}, r"holds a test_weights\._Odd"),
+    }
 
 
 FOREIGN = foreign_weights()

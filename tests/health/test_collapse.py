@@ -2,7 +2,7 @@
 
 import pytest
 from forked_runs import overlay, run_forked
-from ignite.engine import Events
+from interruptions import SoundAlarm
 from scan_files import write_pairs
 from tiny_pretraining import pretraining
 
@@ -10,27 +10,10 @@ from desd_components import DistillationMonitor, UserError
 from desd_components.runs.state import read_state
 
 
-class SoundAt:
-    """Let an alarm sound in the look after an iteration, as the monitor does."""
-
-    def __init__(self, monitor, iteration):
-        self.monitor, self.iteration = monitor, iteration
-
-    def attach(self, engine):
-        engine.add_event_handler(Events.ITERATION_COMPLETED(once=self.iteration), self)
-
-    def __call__(self, engine):
-        self.monitor.sounding = {"uniform_collapse": "The teacher says the same."}
-
-
 def train(folder, iteration, on_collapse, **settings):
-    """Twelve iterations, looked at every second; the alarm sounds at `iteration`."""
-
-    def alarmed(monitor):
-        monitor.alarms = []  # so that none but the given one sounds
-        return [SoundAt(monitor, iteration)]
-
-    return pretraining(folder, epochs=3, keyed=True, on_collapse=on_collapse, alarmed=alarmed, **settings)
+    """Twelve iterations, looked at every second; the alarm, and no other, sounds at `iteration`."""
+    alarmed = {"alarmed": lambda monitor: [SoundAlarm(iteration, 0, monitor)]}
+    return pretraining(folder, epochs=3, keyed=True, on_collapse=on_collapse, **alarmed, **settings)
 
 
 @pytest.mark.parametrize(("iteration", "accumulation_steps", "stopped"), [(2, 1, 2), (3, 1, 4), (4, 1, 4), (5, 2, 6)])

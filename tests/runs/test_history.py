@@ -15,6 +15,7 @@ from desd_components import (
     DeepSelfDistillationLoss,
     DistillationMonitor,
     LearningRateHandler,
+    RunFolder,
     RunRecordHandler,
     TeacherEMAHandler,
 )
@@ -57,6 +58,29 @@ def test_the_record_has_a_line_for_each_interval_with_all_figures(tiny_encoder, 
     assert set(wanted.split()) <= set(records[-1])
     assert all(records[-1][f"gradient_norm_{stage}"] > 0 for stage in (1, 2, 3, 4))
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+class Counter:
+    """A part of a run with a figure: how many iterations it has seen."""
+
+    count = 0
+
+    def attach(self, engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine) -> None:
+        self.count += 1
+
+    def scalars(self):
+        return {"count": float(self.count)}
+
+
+def test_a_run_s_folder_records_figures_after_the_other_handlers_of_an_iteration(tiny_encoder, tmp_path):
+    counter, run = Counter(), Run(tiny_encoder, epochs=1)
+    folder = RunFolder(tmp_path, {"network": run.network, "counter": counter, "absent": None}, record_interval=1)
+    folder.open("cpu", {}, epoch_length=4)
+    run.train(folder, counter)
+    assert [record["count"] for record in history(tmp_path)] == [1, 2, 3, 4]
 
 
 def test_a_fresh_run_keeps_no_record_of_the_one_before_and_a_trainer_that_is_run_again_adds_to_its_own(

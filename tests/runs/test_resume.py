@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import os
 import signal
 
 import pytest
 import torch
-from ignite.engine import Events
+from interruptions import At, SignalAt
 from states import differing, ends_like
 from tiny_pretraining import pretraining
 
@@ -16,18 +15,13 @@ from desd_components.base.files import write_tensors
 from desd_components.runs.state import read_state
 
 
-class At:
-    """Act in the middle of an iteration."""
-
-    def __init__(self, iteration, act):
-        self.iteration, self.act = iteration, act
-
-    def attach(self, engine):
-        engine.add_event_handler(Events.ITERATION_STARTED(once=self.iteration), lambda: self.act())
+class Fail(At):
+    def __call__(self):
+        raise KeyError("broken batch")
 
 
 def stop_at(iteration):
-    return At(iteration, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    return SignalAt(iteration, "SIGTERM")
 
 
 @pytest.fixture
@@ -83,16 +77,12 @@ def test_the_program_gets_the_signal_back_once_the_state_is_saved(tmp_path, rece
     assert line == f"{tmp_path}/state.pt: {words}"
 
 
-def fail():
-    raise KeyError("broken batch")
-
-
 def test_signals_are_the_program_s_again_after_a_run_and_after_one_that_failed(tmp_path, received):
     ours = signal.getsignal(signal.SIGTERM)
     pretraining(tmp_path, epochs=1)
     assert signal.getsignal(signal.SIGTERM) is ours
     with pytest.raises(KeyError, match="broken batch"):
-        pretraining(tmp_path, epochs=1, resume="never", more=[At(2, fail)])
+        pretraining(tmp_path, epochs=1, resume="never", more=[Fail(2)])
     assert signal.getsignal(signal.SIGTERM) is ours
 
 
@@ -107,16 +97,24 @@ def rates(run):
     return [line["learning_rate"] for line in map(json.loads, run.read_text().splitlines())]
 
 
-def test_more_epochs_are_refused_until_one_says_how(tmp_path):
-    pretraining(tmp_path, epochs=2)
-    with pytest.raises(UserError, match=r"max_epochs was 2, now 3.*extend: keep, or extend: stretch"):
-        pretraining(tmp_path, epochs=3)
-    with pytest.raises(UserError, match="max_epochs=1 is fewer than the planned 2"):
-        pretraining(tmp_path, epochs=1, extend="keep")
-    with pytest.raises(UserError, match="max_epochs was 2, now 1"):
-        pretraining(tmp_path, epochs=1, extend="stretch")
-    with pytest.raises(UserError, match="extend='more': choose one of"):
-        pretraining(tmp_path, epochs=3, extend="more")
+MANY = {f"s{n:02d}": n for n in range(30)}
+#: a run of two epochs, with its settings, and another one in its folder; what is said of that
+OTHER = {
+    r"max_epochs was 2, now 3.*extend: keep, or extend: stretch": ({}, {"epochs": 3}),
+    "max_epochs=1 is fewer than the planned 2": ({}, {"epochs": 1, "extend": "keep"}),
+    "max_epochs was 2, now 1": ({}, {"epochs": 1, "extend": "stretch"}),
+    "extend='more': choose one of": ({}, {"epochs": 3, "extend": "more"}),
+    "batch_size was 4, now 8; max_epochs was 2, now 3": ({"batch_size": 4}, {"epochs": 3, "batch_size": 8}),
+    r"s09 was None, now 9; .*s19 was None, now 19; 10 more\. Set them back": ({}, {"epochs": 2, **MANY}),
+}
+
+
+@pytest.mark.parametrize("words", OTHER)
+def test_another_run_in_the_folder_is_refused_with_what_differs(tmp_path, words):
+    before, now = OTHER[words]
+    pretraining(tmp_path, epochs=2, stop_after=1, **before)
+    with pytest.raises(UserError, match=words):
+        pretraining(tmp_path, **now)
 
 
 def test_keep_leaves_the_schedules_as_planned_and_then_at_their_ends(tmp_path):
@@ -164,12 +162,6 @@ def test_never_starts_anew(tmp_path):
     assert differing(tmp_path, tmp_path / "other") == []
 
 
-def test_other_settings_are_refused_with_what_differs(tmp_path):
-    pretraining(tmp_path, epochs=2, stop_after=1, batch_size=4)
-    with pytest.raises(UserError, match="batch_size was 4, now 8; max_epochs was 2, now 3"):
-        pretraining(tmp_path, epochs=3, batch_size=8)
-
-
 def test_a_file_that_is_no_state_is_refused(tmp_path):
     torch.save({"weight": torch.ones(1)}, tmp_path / "encoder.pt")
     with pytest.raises(UserError, match="not the state of a run"):
@@ -197,9 +189,3 @@ def test_a_state_of_an_earlier_version_or_that_no_run_writes_is_refused_with_wha
         path.write_bytes(path.read_bytes() + b"\nsha256 " + hashlib.sha256(path.read_bytes()).hexdigest().encode())
     with pytest.raises(UserError, match=words):
         pretraining(tmp_path, epochs=2)
-
-
-def test_many_differences_are_counted(tmp_path):
-    pretraining(tmp_path, epochs=1)
-    with pytest.raises(UserError, match=r"s09 was None, now 9; .*s19 was None, now 19; 10 more\. Set them back"):
-        pretraining(tmp_path, epochs=1, **{f"s{n:02d}": n for n in range(30)})

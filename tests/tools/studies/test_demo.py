@@ -90,19 +90,16 @@ def test_another_folder_of_bundles_is_used_when_it_is_named(tmp_path, family):
     [
         ({"data": "/no/such/folder"}, "no such folder"),
         ({"bundles": "/no/such/bundles"}, "no bundle is there"),
+        ({"output": "OTHER"}, "no earlier demo"),
     ],
 )
-def test_a_missing_folder_is_refused_before_anything_starts(tmp_path, family, changes, words):
+def test_folders_that_are_not_there_or_hold_other_things_are_refused_and_left_alone(tmp_path, family, changes, words):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("mine")
+    changes = {name: value.replace("OTHER", str(tmp_path / "thesis")) for name, value in changes.items()}
     with pytest.raises(UserError, match=words):
         _plan(tmp_path, family, **changes)
-    assert not (tmp_path / "demo").exists()
-
-
-def test_an_output_folder_with_other_things_in_it_is_left_alone(tmp_path, family):
-    (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="no earlier demo"):
-        demo.prepare(str(family), str(tmp_path / "demo"), "", 3, 0, True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["thesis", "thesis.txt"]
 
 
 @pytest.fixture(scope="module")

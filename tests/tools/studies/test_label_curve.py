@@ -81,16 +81,6 @@ def test_arms_with_and_without_unlabelled_scans_take_as_many_steps_of_as_many_cr
         ({"tuning": {"labels": 2, "learning_rate": ["1e-3"], "max_epochs": [2]}}, "numbers with a point"),
         ({"ours": "best"}, "ours: 'best' is not there"),
         ({"speed": {"labels": 2, "epochs": [1], "arms": ["scrach"]}}, "speed: arms: 'scrach' is not there"),
-    ],
-)
-def test_a_config_with_a_mistake_is_refused_in_words_that_help(tmp_path, changes, words):
-    with pytest.raises(UserError, match=re.escape(words)):
-        _study(tmp_path, **changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
         (
             {"arms": {"a": {"settings": {"learning_rte": 1}}}},
             "arms, a: --learning_rte: .* Did you mean --learning_rate",
@@ -101,7 +91,7 @@ def test_a_config_with_a_mistake_is_refused_in_words_that_help(tmp_path, changes
         ({"labels": [2, 40]}, "40 labels are asked for, but .* names 6 cases to train on"),
     ],
 )
-def test_what_cannot_run_is_refused_before_anything_starts(tmp_path, changes, words):
+def test_a_config_with_a_mistake_is_refused_in_words_that_help_before_anything_starts(tmp_path, changes, words):
     with pytest.raises(UserError, match=words):
         _planner(tmp_path, **changes).check()
 

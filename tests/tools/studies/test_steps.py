@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from forks import exit_code, fork
 
 from desd_components.base.errors import UserError
 from desd_tools.studies.commands import quoted
@@ -79,21 +76,6 @@ def test_a_failed_step_shows_the_end_of_its_log_and_its_exit_code(tmp_path, runn
     shown = capsys.readouterr().out
     assert "| line 39\n" in shown and "| line 3\n" not in shown
     assert not (tmp_path / "later.txt").exists()
-
-
-def test_stopping_the_chain_stops_the_running_command(tmp_path):
-    code = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
-    step = Step("long", "sleep", ["python", "-c", code], tmp_path / "never")
-    with open(tmp_path / "said.txt", "w") as said:
-        chain = fork([], lambda: StepRunner(tmp_path, tmp_path, {}).run([step]), tmp_path, {}, said, said)
-    deadline = time.monotonic() + 60
-    while not ((tmp_path / "pid").is_file() and (tmp_path / "pid").read_text()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    command = int((tmp_path / "pid").read_text())
-    chain.terminate()
-    assert exit_code(chain, [chain], timeout=30) == 143
-    with pytest.raises(ProcessLookupError):
-        os.kill(command, 0)
 
 
 def test_peak_memory_is_that_of_the_command(tmp_path, runner):
