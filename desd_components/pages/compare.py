@@ -43,9 +43,9 @@ def case_scores(metrics: Mapping[str, Any], measure: str = "dice") -> dict[str, 
     return scores
 
 
-def class_scores(metrics: Mapping[str, Any], name: str, measure: str = "dice") -> list[float]:
-    """The scores of one class, a value for each case that has one."""
-    return [float(case[measure][name]) for case in metrics["cases"] if case[measure].get(name) is not None]
+def class_scores(metrics: Mapping[str, Any], name: str) -> list[float]:
+    """The Dice of one class, a value for each case that has one."""
+    return [float(case["dice"][name]) for case in metrics["cases"] if case["dice"].get(name) is not None]
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any], resamples: int = 10_000) -> Comparison:

@@ -40,7 +40,6 @@ def curves(
     lines: Sequence[Line],
     ylabel: str,
     *,
-    xlabel: str = "optimiser step",
     reference: tuple[str, float] | None = None,
     smooth: bool = True,
     small: bool = False,
@@ -50,7 +49,7 @@ def curves(
 
     Args:
         lines: one or more; a legend appears from two on.
-        ylabel, xlabel: with the unit.
+        ylabel: with the unit.
         reference: a level with its name, drawn as a dashed line.
         small: for figures that stand three in a row.
         name: unique on the page.
@@ -71,7 +70,7 @@ def curves(
         words = {"ha": "right", "va": "bottom", "fontsize": 8.5, "color": COLORS["muted"]}
         above = {"xycoords": ("axes fraction", "data"), "xytext": (0, 3), "textcoords": "offset points"}
         axes.annotate(reference[0], (1, reference[1]), **above, **words)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set(xlabel="optimiser step", ylabel=ylabel)
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.margins(y=0.12)
     if len(lines) > 1:

@@ -91,21 +91,21 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("history.jsonl", "metrics.json", "report.json"))
 
 
-def read_run(folder: str | Path, name: str = "", metrics: str | Path = "") -> Run:
-    """Read a run's folder; ``metrics``: where its evaluation lies, when that is elsewhere.
+def read_run(folder: str | Path, name: str = "") -> Run:
+    """Read a run's folder.
 
     Raises:
         UserError: when the folder is missing or holds no part of a run, or a file in it cannot be read.
     """
     folder = Path(folder)
-    run, scores = Run(folder, name or folder.resolve().name), Path(metrics) if metrics else folder / "metrics.json"
-    if not is_run(folder) and not scores.is_file():
+    run = Run(folder, name or folder.resolve().name)
+    if not is_run(folder):
         raise UserError(
             f"{folder}: neither history.jsonl nor metrics.json nor report.json is there. Name the output_dir of a run."
         )
     try:
         run.history = [json.loads(line) for line in _whole_lines(folder / "history.jsonl")]
-        run.metrics, run.scans = _json(scores), _json(folder / "report.json")
+        run.metrics, run.scans = _json(folder / "metrics.json"), _json(folder / "report.json")
         run.plan = _json(folder / PLAN_FILE)
         run.parts = [_part(folder, name) for name in PARTS]
     except json.JSONDecodeError as error:
