@@ -104,9 +104,3 @@ def test_the_evaluation_compares_every_stage_with_untrained_encoders(pretrained,
 )
 def test_an_evaluation_of_nothing_or_on_other_intensities_is_refused(pretrained, folder, tmp_path, settings, words):
     assert words in error_line(evaluate(pretrained, folder, tmp_path, **settings))
-
-
-def test_a_plan_for_a_config_that_gives_every_number_is_refused(folder, tmp_path):
-    settings = {"dataset_dir": folder, "class_names": CLASSES, "output_dir": tmp_path, "plan": "auto"}
-    done = run_bundle(FINETUNE, "train smoke", "training", cache_dir=tmp_path / "cache", **settings)
-    assert "put small.yaml on top" in error_line(done)

@@ -13,7 +13,6 @@ from desd_components import (
     DeepSelfDistillationNetwork,
     DistillationMonitor,
     DistillationOutput,
-    log_start,
 )
 
 
@@ -109,16 +108,3 @@ def test_the_stride_is_how_far_a_step_moves_the_student(monitor):
     stride_after(1)
     assert stride_after(1) == pytest.approx(0.2, rel=1e-3)
     assert stride_after(5) == pytest.approx(0.04, rel=1e-3)
-
-
-def test_the_first_lines_say_half_life_and_ln_k_and_maps(tiny_encoder, caplog):
-    caplog.set_level(logging.INFO)
-    for momentum in (0.5, 1.0):
-        log_start(tiny_encoder, (16, 16, 16), DeepSelfDistillationLoss(1024), 0.3, momentum, steps=10)
-    for words in (
-        "half-life is 1 steps at first (10%",
-        "half-life is inf",
-        "ln K = 6.9315",
-        "(2, 2, 2)     64 channels",
-    ):
-        assert words in caplog.text

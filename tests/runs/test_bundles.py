@@ -6,8 +6,7 @@ import pytest
 from bundle_runs import ROOT
 from monai.bundle import ConfigWorkflow
 
-import desd_components
-from desd_components import UserError, bundle_file, require_version, run_or_bundle
+from desd_components import bundle_file, run_or_bundle
 
 CONFIG = {"bundle_root": ".", "file": "$desd_components.bundle_file(@bundle_root, 'models/model.pt')"}
 
@@ -54,9 +53,3 @@ def test_the_run_s_own_weights_come_first_and_the_log_says_which(tmp_path, caplo
     assert "the weights are the bundle's own, bundle.pt" in caplog.text
     own.write_bytes(b"")
     assert run_or_bundle(own, "bundle.pt") == str(own)
-
-
-def test_another_version_of_the_package_is_refused():
-    assert require_version(desd_components.__version__) is desd_components
-    with pytest.raises(UserError, match=r"packed with desd_components 9\.9.*was found first"):
-        require_version("9.9")

@@ -49,15 +49,6 @@ def test_one_process_with_wb_and_w_with_b_see_the_same_global_batches(world):
             assert sorted(together) == sorted(alone[epoch][4 * world * step : 4 * world * (step + 1)])
 
 
-def test_skipped_batches_are_left_out_of_one_pass_only():
-    sampler = EpochSampler(range(20), 4)
-    sampler.set_epoch(3)
-    whole = list(sampler)
-    sampler.skip(2)
-    assert list(sampler) == whole[8:]
-    assert list(sampler) == whole
-
-
 def test_a_global_batch_larger_than_the_dataset_is_refused_with_the_remedy():
     told = r"takes 16 samples \(batch_size 8 on 2 processes\), but an epoch has 10: lower `batch_size`"
     with pytest.raises(UserError, match=told):
