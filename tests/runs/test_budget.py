@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 
 from desd_components import BudgetHandler, CosineSchedule, LearningRateHandler, ValidationHandler
@@ -129,12 +129,3 @@ def test_a_run_that_goes_on_within_an_epoch_knows_how_long_a_whole_one_takes(clo
 
 def test_the_age_of_this_process_is_known():
     assert 0 < module.process_age() < 24 * 3600
-
-
-@pytest.mark.parametrize(("interval", "epochs"), [(2, [2, 4, 5]), (5, [5]), (None, [5])])
-def test_validations_come_every_few_epochs_and_once_after_the_last(interval, epochs):
-    seen: list[int] = []
-    trainer = Engine(lambda engine, batch: None)
-    ValidationHandler(SimpleNamespace(run=seen.append), interval).attach(trainer)
-    trainer.run([0], max_epochs=5)
-    assert seen == epochs

@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import torch
-from ignite.engine import Engine, Events
 from tiny_pretraining import Run
 
 from desd_components import SaveWeightsHandler, read_manifest
@@ -49,11 +48,3 @@ def test_the_latest_weights_are_kept_while_no_validation_has_a_score(tmp_path):
     for epoch, score in enumerate((float("nan"), float("nan"), 0.1, float("nan")), start=1):
         validated(handler, epoch, score)
     assert weight_in(tmp_path) == 3
-
-
-def test_a_run_with_nothing_left_to_do_leaves_its_weights_too(tmp_path):
-    engine = Engine(lambda *_: None)
-    SaveWeightsHandler(torch.nn.Linear(1, 1), tmp_path / "encoder.pt", {"kind": "test"}).attach(engine)
-    engine.add_event_handler(Events.STARTED, lambda: setattr(engine.state, "epoch", 3))  # as one that goes on
-    engine.run([0], max_epochs=3)
-    assert read_manifest(tmp_path / "encoder.pt")["epoch"] == 3

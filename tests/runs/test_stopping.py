@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from desd_components import exit_if_stopped
 from desd_components.runs import ending as stopping
 from desd_components.runs.ending import StopSignals, _print_plainly
 
@@ -33,24 +32,6 @@ def test_a_signal_is_noted_and_the_first_one_counts(received):
     assert received == []
     signal.raise_signal(signal.SIGINT)
     assert received == [signal.SIGINT]
-
-
-def test_a_program_gets_an_answered_signal_and_does_not_exit(received):
-    signals = StopSignals()
-    signals.listen()
-    signals.answer(signal.SIGINT)
-    assert received == [signal.SIGINT]
-    exit_if_stopped()
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_bundle_s_command_exits_as_shells_count(monkeypatch, received, number, code):
-    monkeypatch.setattr(stopping, "_answered", None)
-    monkeypatch.setattr(stopping.sys, "argv", ["monai/bundle/__main__.py", "run"])
-    StopSignals().answer(number)
-    with pytest.raises(SystemExit) as leaving:
-        exit_if_stopped()
-    assert (leaving.value.code, received) == (code, [])
 
 
 def test_a_loader_s_worker_lets_one_signal_pass_and_dies_of_the_next(received, tmp_path):
