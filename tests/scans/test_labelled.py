@@ -36,6 +36,14 @@ def test_class_names_are_taken_as_people_write_them(asked, names):
     assert [name.lower() for name in classes_of(asked).names] == ["background", *names.split()]
 
 
+@pytest.mark.parametrize(
+    "asked", [["a", " "], "a,,b", {"0": "background", "1": None}, {"background": 0, "": 1}], ids=str
+)
+def test_a_class_without_a_name_is_refused(asked):
+    with pytest.raises(UserError, match=r"label value [12] has no name: give it one"):
+        classes_of(asked)
+
+
 @pytest.mark.parametrize("asked", [[], ["background"], ["liver", "Liver"], 0, True, {"a": 1.5}, [1, 2]])
 def test_class_names_that_cannot_be_are_refused(asked):
     with pytest.raises(UserError, match="class_names"):
