@@ -35,11 +35,13 @@ MASKS = """
     aparc+aseg.nii.gz s0001/segmentations/liver.nii.gz labelsVa/amos_0001.nii.gz BraTS-GLI-00000-000-seg.nii.gz
     case_prob.nii.gz lesion_masks/sub-01_lesion.nii.gz ct_segmentations/liver.nii.gz predictionsTs/a.nii.gz
     LabelMapVolume.nii.gz SegmentationLabelmap.nii.gz ManualSegmentation_1.nii.gz BrainMask.nii.gz CTSeg.nii.gz
+    sub-01_T1w_label-lesion_roi.nii.gz
     wmparc.nii.gz t1_brain_pveseg.nii.gz truth.nii.gz kidney_instance-1_annotation-1.nii.gz x_GTV1.nii.gz
 """
 IMAGES = """
     imagesTr/a.nii.gz t2s.nii.gz ct_cropped.nii.gz segmented_flow.nii.gz unmasked.nii.gz sub-01_asl.nii.gz
     derivatives/fmriprep/sub-01_desc-preproc_T1w.nii.gz heart_segmentation/imagesTr/a.nii.gz T1Masked.nii.gz
+    heart_roi.nii.gz lesion_012_ct.nii.gz
 """
 
 
