@@ -89,7 +89,7 @@ def contents(content: Any) -> str:
 
 
 def refuse_odd_archive(path: str | Path) -> None:
-    """PyTorch writes its files as zip archives without compression, with plain names and checksums, which it never reads.
+    """PyTorch writes its files as zip archives: nothing compressed, plain names, and checksums that it never reads.
 
     Raises:
         UserError: when an entry would grow on reading, leads out of the archive, or is not what its checksum says.
