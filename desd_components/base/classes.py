@@ -56,7 +56,7 @@ def classes_of(labels: Any, source: str = "class_names", order: Any = None) -> C
         names = labels.split(",") if isinstance(labels, str) else labels
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{source} is {labels!r}: give a list such as \"['liver','tumour']\".")
-        names = [name.strip() for name in names if name.strip()]
+        names = [name.strip() for name in names]
         start = 0 if names and names[0].lower() == "background" else 1
         pairs = [(name, [value]) for value, name in enumerate(names, start)]
     ignored = [values for name, values in pairs if name.lower() == "ignore"]
@@ -89,7 +89,8 @@ def ignored_value(labels: Any) -> int | None:
 def _pairs(labels: Mapping[Any, Any], source: str) -> list[tuple[str, list[int]]]:
     """Names with their label values, from a dictionary that has either as its keys."""
     for pairs in ([(name, value) for value, name in labels.items()], list(labels.items())):
-        read = [(str(name), _values(value)) for name, value in pairs if not isinstance(name, list | dict)]
+        texts = [("" if name is None else name, value) for name, value in pairs if not isinstance(name, list | dict)]
+        read = [(str(name).strip(), _values(value)) for name, value in texts]
         found = [(name, values) for name, values in read if values]
         singles = [values[0] for _, values in found if len(values) == 1]
         if found and len(found) == len(labels) and len(set(singles)) == len(singles):
@@ -129,6 +130,8 @@ def _ordered(regions: list[list[int]], order: Any, source: str) -> list[list[int
 
 
 def _refuse_odd(classes: Classes, source: str) -> None:
+    if "" in classes.names:
+        raise UserError(f"{source}: {classes.names}: label value {classes.names.index('')} has no name: give it one.")
     lowered = [name.lower() for name in classes.names]
     if len(set(lowered)) < len(lowered) or len(lowered) < 2:
         raise UserError(

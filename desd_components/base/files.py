@@ -129,9 +129,19 @@ def read_json(path: Path) -> Any:
         UserError: when it cannot be read or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors put a mark in front
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark in front
+        return json.loads(text, object_pairs_hook=_each_once)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}): mend the file or give another one.") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON's object; of two entries of one name Python would drop the first without a word."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
+    return content
 
 
 _LFS = b"version https://git-lfs"

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .errors import UserError, optional_module
+from .errors import UserError, one_line, optional_module
 from .files import is_lfs_pointer
 
 NO_SAFETENSORS = "safetensors is not installed: pip install safetensors, or use a .pt file."
@@ -90,14 +90,27 @@ def contents(content: Any) -> str:
 
 
 def refuse_odd_archive(path: str | Path) -> None:
-    """PyTorch writes its files as zip archives without compression and with plain names.
+    """PyTorch writes its files as zip archives: nothing compressed, plain names, and checksums that it never reads.
 
     Raises:
-        UserError: when an entry would grow on reading, or leads out of the archive.
+        UserError: when an entry would grow on reading, leads out of the archive, or is not what its checksum says.
     """
     if not zipfile.is_zipfile(path):
         return
-    for entry in zipfile.ZipFile(path).infolist():
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _refuse_odd_entries(path, archive.infolist())
+            altered = archive.testzip()
+    except UserError:
+        raise
+    except Exception as error:  # zipfile has no one word for what a wrong bit leads it to
+        altered = one_line(error)
+    if altered is not None:
+        raise UserError(f"{path}: is damaged ({altered}): copy or download it again.")
+
+
+def _refuse_odd_entries(path: str | Path, entries: Iterable[zipfile.ZipInfo]) -> None:
+    for entry in entries:
         if ".." in Path(entry.filename).parts or entry.filename.startswith(("/", "\\")):
             raise UserError(f"{path}: not a file of tensors, for its entry {entry.filename!r} leads out of it.")
         if entry.compress_type != zipfile.ZIP_STORED:

@@ -38,7 +38,7 @@ def _listed(path: Path) -> list[Scan]:
     source = path / "dataset.json" if path.is_dir() else path
     if source.suffix != ".json":
         return []
-    return [scan for part in data_list_sections(source).values() for scan in part]
+    return [scan for part in data_list_sections(source, tell=False).values() for scan in part]
 
 
 class ScanLayout(FolderLayoutBase):

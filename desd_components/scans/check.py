@@ -76,6 +76,8 @@ def header_problem(scan: Scan, in_channels: int = 1) -> str | None:
     """What is wrong with a scan as far as its headers tell, in one line, or None."""
     images, labels = scan_files(scan, ("image",)), scan_files(scan, ("label",))
     grids: list[Grid] = []
+    if own := {os.path.realpath(file) for file in images} & {os.path.realpath(file) for file in labels}:
+        return f"{labels[0]}: is image and label in one ({own.pop()}): give the label that belongs to the image."
     try:
         headers = {file: open_volume(file) for file in scan_files(scan)}
     except UserError as error:

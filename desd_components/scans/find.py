@@ -6,6 +6,7 @@ Label maps, told by name or header, results of this package, and the ``._*`` fil
 import logging
 import math
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from .names import (
     FORMATS,
     SUFFIXES,
     Scan,
+    Sections,
     files_of,
     first_few,
     may_be_dicom,
@@ -221,7 +223,8 @@ def _case_name(scan: Scan, root: Path) -> str:
 
 
 def _relative_stem(path: Path, root: Path) -> str:
-    return str(path.relative_to(root).parent / stem(path))
+    """By which partners are known; macOS writes an accent behind its letter, others both as one sign."""
+    return unicodedata.normalize("NFC", str(path.relative_to(root).parent / stem(path)))
 
 
 def scans_in_folder(folder: Path, in_channels: int) -> list[Scan]:
@@ -240,6 +243,23 @@ def scans_in_folder(folder: Path, in_channels: int) -> list[Scan]:
     if in_channels > 1:
         refuse_namesakes(namesakes(images))
     return group_channels(images, in_channels)
+
+
+def present(sections: Sections, source: Path) -> Sections:
+    """The scans whose files exist; those left out are counted in the log (a Decathlon folder may come in part).
+
+    Raises:
+        UserError: when there is none.
+    """
+    files = files_of(scan for part in sections.values() for scan in part)
+    absent = [file for file in files if not os.path.exists(file)]
+    tell_left_out(source, absent, "files that do not exist left out", files)
+    there = {name: [s for s in part if all(map(os.path.exists, scan_files(s)))] for name, part in sections.items()}
+    if not any(there.values()):
+        raise UserError(
+            f"{source}: of no scan that it lists all files exist (missing first: {absent[0]}): is the folder complete?"
+        )
+    return there
 
 
 def note_links(scans: Sequence[Scan], folder: Path) -> None:

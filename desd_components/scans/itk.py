@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -111,6 +112,15 @@ def data_files(path: str) -> list[str]:
         return []
 
 
+class _Voxels:
+    """The voxels of an image as numpy takes them, without a copy; an array of them keeps the image."""
+
+    def __init__(self, sitk: Any, image: Any) -> None:
+        self.image, voxels = image, sitk.GetArrayViewFromImage(image)
+        place, _ = voxels.__array_interface__["data"]
+        self.__array_interface__ = {**voxels.__array_interface__, "data": (place, False)}  # nobody else writes there
+
+
 def itk_volume(path: str) -> Volume:
     """The header of an NRRD or MetaImage file as a volume.
 
@@ -135,7 +145,7 @@ def itk_volume(path: str) -> Volume:
 
     def read() -> np.ndarray:
         try:
-            array = sitk.GetArrayFromImage(reader.Execute())  # (Z, Y, X), then channels
+            array = np.asarray(_Voxels(sitk, reader.Execute()))  # (Z, Y, X), then channels
         except RuntimeError:  # which says in what line of its source, and calls any cause a missing file
             raise OSError("SimpleITK cannot read its voxels to their end") from None
         if said.is_compressed:

@@ -16,10 +16,10 @@ import numpy as np
 from ..base.classes import Classes, classes_of, ignored_value, label_count
 from ..base.errors import UserError
 from ..base.files import read_json, write_json
-from .find import existing_or_told, note_links, pair_folders, pairs_by_name, refuse_namesakes
+from .find import existing_or_told, note_links, pair_folders, pairs_by_name, present, refuse_namesakes
 from .fingerprint import records_hash
-from .lists import Sections, data_list_sections, fitting_split, is_decathlon, present, select_cases
-from .names import SUFFIXES, CaseNames, Scan, case_ids, files_of, scan_files, tell_left_out
+from .lists import data_list_sections, fitting_split, is_decathlon, select_cases
+from .names import SUFFIXES, CaseNames, Scan, Sections, case_ids, files_of, scan_files, tell_left_out
 
 logger = logging.getLogger(__name__)
 
@@ -169,14 +169,15 @@ def _seeded_split(scans: Sequence[Scan], fraction: float, seed: int) -> tuple[li
     """Training and validation scans; one scan alone serves as both, which the log says."""
     if not 0 < fraction < 1:
         raise UserError(f"val_fraction is {fraction}: give a share between 0 and 1, for instance 0.2.")
-    if len(scans) == 1:
-        logger.warning("only one labelled scan: it is trained on and validated on, so that validation shows no skill")
-        return list(scans), list(scans)
     ordered = sorted(scans, key=scan_files)
-    count = min(max(round(fraction * len(ordered)), 1), len(ordered) - 1)
-    chosen = set(_order(len(ordered), seed, _SPLIT_STREAM)[:count])
-    training = [scan for position, scan in enumerate(ordered) if position not in chosen]
-    return training, [ordered[position] for position in sorted(chosen)]
+    images = list(dict.fromkeys(scan_files(scan)[0] for scan in ordered))  # several labels may be of one
+    if len(images) == 1:
+        logger.warning("only one labelled scan: it is trained on and validated on, so that validation shows no skill")
+        return ordered, list(ordered)
+    count = min(max(round(fraction * len(images)), 1), len(images) - 1)
+    judged = {images[position] for position in _order(len(images), seed, _SPLIT_STREAM)[:count]}
+    training = [scan for scan in ordered if scan_files(scan)[0] not in judged]
+    return training, [scan for scan in ordered if scan_files(scan)[0] in judged]
 
 
 def _labelled_sections(path: Path, in_channels: int) -> tuple[Sections, list[Scan]]:
@@ -188,7 +189,7 @@ def _labelled_sections(path: Path, in_channels: int) -> tuple[Sections, list[Sca
     if path.is_file():
         sections = data_list_sections(path)
     elif is_decathlon(path):
-        sections = {name: present(part, source) for name, part in data_list_sections(source, within=True).items()}
+        sections = present(data_list_sections(source, within=True), source)
     else:
         source, sections = path, {"train": _images_in_pairs(path, in_channels, file_ending(content))}
     everything = [scan for part in sections.values() for scan in part]

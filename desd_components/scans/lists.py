@@ -12,22 +12,22 @@ from typing import Any
 from ..base.errors import UserError
 from ..base.files import read_json
 from ..base.processes import from_first, place
-from .find import existing_or_told, note_links, scans_in_folder
+from .find import existing_or_told, note_links, present, scans_in_folder
 from .names import (
     SUFFIXES,
     CaseNames,
     Scan,
+    Sections,
     case_ids,
-    files_of,
     first_few,
     scan_files,
+    scans_by_id,
     tell_left_out,
     without_suffix,
 )
 
 logger = logging.getLogger(__name__)
 
-Sections = dict[str, list[Scan]]  # under "train", "validation" and "test"
 SECTION_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "val"), "validation"),
@@ -64,11 +64,9 @@ def find_scans(
         scans = _images_of(data_list_sections(path)) if path.suffix == ".json" else [{"image": str(path)}]
     elif is_decathlon(path):
         source = path / "dataset.json"
-        scans = present(_images_of(data_list_sections(source, within=True)), source)
+        scans = present({"": _images_of(data_list_sections(source, within=True))}, source)[""]
     else:
         scans = from_first(functools.partial(scans_in_folder, path, in_channels))
-    if not scans:
-        raise UserError(f"{path}: none of the scans that its dataset.json lists exists: is the folder complete?")
     if data_split is not None:
         scans = scans_of_sections(data_split, path, scans, sections)
     scans = sorted(scans, key=lambda scan: scan_files(scan)[0])
@@ -84,22 +82,16 @@ def _images_of(sections: Sections) -> list[Scan]:
     return [{"image": image} for image in unique.values()]
 
 
-def present(scans: list[Scan], source: Path) -> list[Scan]:
-    """The scans whose files exist; those left out are counted in the log (a Decathlon folder may come in part)."""
-    files = files_of(scans)
-    absent = [file for file in files if not os.path.exists(file)]
-    tell_left_out(source, absent, "files that do not exist left out", files)
-    return [scan for scan in scans if all(map(os.path.exists, scan_files(scan)))]
-
-
 # data lists
 
 
-def data_list_sections(path: Path, within: bool = False) -> Sections:
+def data_list_sections(path: Path, within: bool = False, tell: bool = True) -> Sections:
     """The scans of a data list by section: ``train``, ``validation``, ``test``; paths are absolute, not looked up.
 
     A list that somebody names may name files anywhere, by absolute paths; one that comes with a folder (`within`) only
     files of that folder: a downloaded data set has no business elsewhere.
+
+    What of it is not used, or is odd, is told in the log unless not `tell`.
 
     Raises:
         UserError: when it lists nothing, an entry has no image, or a path leads where it may not.
@@ -108,21 +100,27 @@ def data_list_sections(path: Path, within: bool = False) -> Sections:
     content = content if isinstance(content, dict) else {}
     listed = _by_section(content)
     sections = {name: [_entry_scan(entry, path, within) for entry in part] for name, part in listed.items()}
-    if unused := [name for name, entries in content.items() if name not in SECTION_NAMES and _lists_scans(entries)]:
-        logger.warning("%s: the scans under %s are not used: its sections are %s", path, unused, list(SECTION_NAMES))
-    if "validation" in sections and not {"validation", "val"} & content.keys():
-        logger.info("%s: its fold 0 is for validation, all others for training, as in Auto3DSeg", path)
-    elif len(set(map(_fold, listed.get("train", [])))) > 1:
-        logger.warning("%s: the folds of its scans are not used, for none is 0, or others are for validation", path)
     if not any(sections.values()):
         raise UserError(
             f'{path}: has no list of scans: write {{"training": [{{"image": "a.nii.gz", "label": "a_seg.nii.gz"}}], '
             '"validation": [...]}, with paths relative to the file.'
         )
-    images = [scan_files(scan, ("image",))[0] for scans in sections.values() for scan in scans]
-    again = [image for image, count in Counter(images).items() if count > 1]
-    tell_left_out(path, again, "scans are listed again; those of two sections judge themselves", images)
+    if tell:
+        _tell_oddities(path, content, listed)
+        images = [scan_files(scan, ("image",))[0] for scans in sections.values() for scan in scans]
+        again = [image for image, count in Counter(images).items() if count > 1]
+        tell_left_out(path, again, "scans are listed again; those of two sections judge themselves", images)
     return {name: list({tuple(scan_files(scan)): scan for scan in part}.values()) for name, part in sections.items()}
+
+
+def _tell_oddities(path: Path, content: dict[str, Any], listed: dict[str, list[Any]]) -> None:
+    """Say what of a data list is not used: sections of other names, and folds."""
+    if unused := [name for name, entries in content.items() if name not in SECTION_NAMES and _lists_scans(entries)]:
+        logger.warning("%s: the scans under %s are not used: its sections are %s", path, unused, list(SECTION_NAMES))
+    if "validation" in listed and not {"validation", "val"} & content.keys():
+        logger.info("%s: its fold 0 is for validation, all others for training, as in Auto3DSeg", path)
+    elif len(set(map(_fold, listed.get("train", [])))) > 1:
+        logger.warning("%s: the folds of its scans are not used, for none is 0, or others are for validation", path)
 
 
 def _fold(entry: Any) -> str:
@@ -183,12 +181,13 @@ def _entry_scan(entry: Any, source: Path, within: bool) -> Scan:
 def _placed(file: str, source: Path, within: bool) -> str:
     """The absolute path of a file that a list names; refused where it leads out of the list's folder, as only a list
     may that somebody names, and only by an absolute path. Links are not followed: stores such as git-annex keep a scan
-    under a name that is none.
+    under a name that is none. A backslash, as Windows writes it, parts folders.
     """
+    file = file.replace("\\", "/")
     path = Path(os.path.abspath(source.parent / file))
     if path.is_relative_to(os.path.abspath(source.parent)) or (os.path.isabs(file) and not within):
         return str(path)
-    remedy = "A dataset.json names files of its own folder" if within else "Write an absolute path if you mean it"
+    remedy = "Write it relative to that folder" if within else "Write an absolute path if you mean it"
     raise UserError(f"{source}: {file!r} leads out of its folder. {remedy}.")
 
 
@@ -232,7 +231,7 @@ def split_faults(scans: Sequence[Scan], cases: Sequence[str]) -> list[tuple[str,
 
     An id may fit several scans, and two ids may be one scan: then it would be trained on and tested on.
     """
-    by_name, faults = _by_name(scans), []
+    by_name, faults = scans_by_id(scans), []
     said: dict[tuple[str, ...], str] = {}
     for case in cases:
         fits = by_name.get(case, [])
@@ -245,15 +244,6 @@ def split_faults(scans: Sequence[Scan], cases: Sequence[str]) -> list[tuple[str,
         elif fits and (other := said.setdefault(tuple(scan_files(fits[0])), case)) != case:
             faults.append((f"{other!r} and {case!r} are one scan", "keep one of them"))
     return faults
-
-
-def _by_name(scans: Sequence[Scan]) -> dict[str, list[Scan]]:
-    """The scans that each case id fits; one that is listed twice counts once."""
-    by_name: dict[str, list[Scan]] = {}
-    for scan in {tuple(scan_files(scan)): scan for scan in scans}.values():
-        for name in case_ids(scan):
-            by_name.setdefault(name, []).append(scan)
-    return by_name
 
 
 def fitting_split(data_split: str | Path, data: Path, scans: Sequence[Scan]) -> dict[str, list[str]]:
@@ -287,7 +277,7 @@ def select_cases(scans: Sequence[Scan], cases: Sequence[str], source: str) -> li
     Raises:
         UserError: when none of the ids fits any scan.
     """
-    by_name = _by_name(scans)
+    by_name = scans_by_id(scans)
     absent = [case for case in cases if case not in by_name]
     if cases and len(absent) == len(cases):
         example = CaseNames(scans).id(scans[0]) if scans else "none"

@@ -12,6 +12,7 @@ logger = logging.getLogger(__name__)
 
 NAMED = 3  # of many names in a message
 Scan = dict[str, Any]  # {"image": path or list of paths, one per channel[, "label": path]}, as MONAI takes it
+Sections = dict[str, list[Scan]]  # under "train", "validation" and "test"
 _CHANNEL_SUFFIX = re.compile(r"_\d{4}$")  # nnU-Net's file names: case_0000, case_0001, ... one file per channel
 
 
@@ -80,6 +81,15 @@ def case_ids(scan: Scan) -> list[str]:
     if "label" in scan:
         names.insert(0, stem(scan["label"]))
     return list(dict.fromkeys(names))
+
+
+def scans_by_id(scans: Sequence[Scan]) -> dict[str, list[Scan]]:
+    """The scans that each case id fits; one that is listed twice counts once."""
+    by_name: dict[str, list[Scan]] = {}
+    for scan in {tuple(scan_files(scan)): scan for scan in scans}.values():
+        for name in case_ids(scan):
+            by_name.setdefault(name, []).append(scan)
+    return by_name
 
 
 class CaseNames:

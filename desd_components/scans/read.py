@@ -12,6 +12,7 @@ import gzip
 import logging
 import math
 import os
+import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,12 +28,13 @@ from monai.utils.enums import MetaKeys, SpaceKeys
 from ..base.errors import UserError
 from ..base.files import is_lfs_pointer
 from .names import ITK_SUFFIXES, NIFTI_SUFFIXES, NNUNET_SUFFIXES, SUFFIXES, is_dicom
-from .volume import UNREADABLE, Volume, damaged, dicom_room, itk_room, nnunet_room, refused_as
+from .volume import UNREADABLE, Volume, dicom_room, itk_room, nnunet_room, not_read, refused_as
 
 # MONAI warns, at every loader, that a GPU decoder which nobody asked for is not there
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 _DEFLATE_LIMIT = 1032  # gzip makes nothing smaller than by that factor
+_NIFTI_STARTS = tuple(struct.pack(order + "i", size) for size in (348, 540) for order in "<>")  # NIfTI-1 and NIfTI-2
 _MM = {1: 1e3, 3: 1e-3}  # of a meter and a micron, by NIfTI's codes; any other unit is taken for mm
 
 
@@ -57,7 +59,7 @@ def open_volume(path: str | Path) -> Volume:
         except UserError:
             raise
         except UNREADABLE as error:
-            raise damaged(volume.path, error) from error
+            raise not_read(volume.path, error) from error
 
     return replace(volume, read=read)
 
@@ -135,14 +137,14 @@ def _nifti(path: str) -> Volume:
     shape = _with_channels_last(sizes)
 
     def read() -> np.ndarray:
-        if not path.endswith(".gz"):
-            return np.asanyarray(image.dataobj).reshape(shape, order="F")
         stored = image.dataobj
-        with gzip.open(path) as stream:
+        with (gzip.open if path.endswith(".gz") else open)(path, "rb") as stream:
             form = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
             voxels = np.asanyarray(type(stored)(stream, form))
-            while stream.read(1 << 20):
-                pass  # the checksum stands behind the last byte, and gzip compares it there
+            stream.seek(stored.offset + math.prod(sizes) * dtype.itemsize)
+            # the checksum of gzip stands behind the last byte, and is compared there
+            if any(rest.strip(b"\0") for rest in iter(lambda: stream.read(1 << 20), b"")):
+                raise ValueError(f"more follows its {sizes} voxels of {dtype}, so that its header is of another volume")
         return voxels.reshape(shape, order="F")
 
     affine[:3] *= nifti_unit(image.header)
@@ -163,10 +165,13 @@ def nifti_unit(header: Any) -> float:
 def _refuse_other_suffix(path: str) -> None:
     """Refuse a compressed file whose name says that it is not, or the other way round."""
     with contextlib.suppress(OSError), open(path, "rb") as stream:
-        is_gzip, right = stream.read(2) == b"\x1f\x8b", path.removesuffix(".gz")
+        start, right = stream.read(4), path.removesuffix(".gz")
+        is_gzip = start[:2] == b"\x1f\x8b"
         if is_gzip and path == right:
             raise UserError(f"{path}: is compressed, which its name does not say: rename it to {Path(path).name}.gz.")
-        if not is_gzip and path != right and stream.read(1):
+        if not is_gzip and path != right and len(start) > 2:
+            if start not in _NIFTI_STARTS:  # a page that says that one has to log in, for instance
+                raise refused_as("NIfTI", path, ValueError("it is neither compressed by gzip nor a NIfTI"))
             raise UserError(f"{path}: is not compressed, as its name says: rename it to {Path(right).name}.")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from ..base.errors import UserError, left_out, one_line, optional_module
+from ..base.errors import UserError, chain_of, left_out, one_line, optional_module
 
 UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error)  # what reading voxels may raise
 NNUNET_READER = "nnU-Net's array"  # as metadata name it
@@ -79,11 +79,16 @@ def refused_as(kind: str, path: str, error: BaseException) -> UserError:
     return UserError(f"{path}: cannot be read as {kind} ({reason}): copy or download it again, or leave it out.")
 
 
-def damaged(path: str, error: BaseException) -> UserError:
-    """The refusal of a file whose header is good and whose voxels are not."""
-    return UserError(
-        f"{path}: is truncated or damaged ({one_line(error)}): copy or download it again, or leave it out."
-    )
+def not_read(path: str, error: BaseException) -> UserError:
+    """The refusal of a file whose header is good and whose voxels were not read; only its content makes it damaged."""
+    chain = list(chain_of(error))
+    of_the_system = any(isinstance(each, MemoryError) or getattr(each, "errno", None) for each in chain)
+    if not of_the_system and any(isinstance(each, UNREADABLE) for each in chain):
+        return UserError(
+            f"{path}: is truncated or damaged ({one_line(error)}): copy or download it again, or leave it out."
+        )
+    why = getattr(chain[-1], "strerror", None) or one_line(error)
+    return UserError(f"{path}: could not be read ({why}): mend that and start again, or leave it out.")
 
 
 def dicom_room(path: str | Path) -> Any:

@@ -90,6 +90,16 @@ def test_a_zip_that_grows_on_reading_is_refused(checkpoint):
     refused(checkpoint, "is compressed")
 
 
+def test_weights_of_which_a_bit_has_flipped_are_refused(checkpoint):
+    whole = checkpoint.read_bytes()
+    with zipfile.ZipFile(checkpoint) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    place = largest.header_offset + 1000  # among the numbers of a kernel, behind the entry's own header
+    for bit in (1, 64):
+        checkpoint.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+        refused(checkpoint, r"is damaged \(.*data/\d+\): copy or download it again")
+
+
 @pytest.mark.parametrize("content", [b"", b"\x80\x02text", b"PK\x03\x04broken"])
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 def test_a_broken_file_is_refused(checkpoint, content, ending):

@@ -11,7 +11,7 @@ import torch
 
 from desd_components.base import files as writing
 from desd_components.base.errors import UserError
-from desd_components.base.files import disk_fault, save_tensors, write_atomically
+from desd_components.base.files import disk_fault, read_json, save_tensors, write_atomically
 from desd_components.runs import ending as plain
 from desd_components.runs.ending import ended_plainly
 from desd_components.runs.log import RunLog
@@ -81,3 +81,9 @@ def test_a_log_on_a_full_disk_says_so_once_and_lets_the_run_go_on(capsys):
     assert (
         capsys.readouterr().err == "/dev/full: cannot be written (No space left on device); lines are missing there.\n"
     )
+
+
+def test_a_json_that_says_one_thing_twice_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"labels": {"1": "liver", "2": "spleen", "1": "kidney"}}')
+    with pytest.raises(UserError, match=r"a.json: cannot be read as JSON \('1' stands twice in one object\): mend"):
+        read_json(tmp_path / "a.json")

@@ -130,6 +130,13 @@ ODD_LABELS = {
 }
 
 
+def test_an_image_that_is_its_own_label_is_refused_by_whatever_name(tmp_path):
+    image = write_label(tmp_path / "a.nii.gz")
+    (tmp_path / "link.nii.gz").symlink_to(image)
+    for label in (image, tmp_path / "link.nii.gz"):
+        refused({"image": str(image), "label": str(label)}, tmp_path, "is image and label in one")
+
+
 @pytest.mark.parametrize("name", ODD_LABELS)
 def test_an_odd_label_is_refused_with_what_to_do(tmp_path, name):
     voxels, words, class_count = ODD_LABELS[name]

@@ -110,3 +110,11 @@ def test_a_header_that_cannot_be_read_has_its_own_file_alone(folder):
     path = str(header(folder, "a.mha", "nothing of the kind\n"))
     assert parts(path) == [path]
     assert data_fingerprint({"train": [{"image": path}]}).startswith("1 scans")
+
+
+def test_voxels_outlive_the_image_that_they_were_read_from(folder):
+    voxels = open_volume(header(folder, *WAYS["a file"])).read()
+    for _ in range(20):  # freed memory of that size would be theirs
+        np.testing.assert_array_equal(open_volume(folder / "a.mhd").read() * 2, 2 * VOXELS.T)
+    voxels += 1
+    np.testing.assert_array_equal(voxels, VOXELS.T + 1)

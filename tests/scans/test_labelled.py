@@ -36,6 +36,14 @@ def test_class_names_are_taken_as_people_write_them(asked, names):
     assert [name.lower() for name in classes_of(asked).names] == ["background", *names.split()]
 
 
+@pytest.mark.parametrize(
+    "asked", [["a", " "], "a,,b", {"0": "background", "1": None}, {"background": 0, "": 1}], ids=str
+)
+def test_a_class_without_a_name_is_refused(asked):
+    with pytest.raises(UserError, match=r"label value [12] has no name: give it one"):
+        classes_of(asked)
+
+
 @pytest.mark.parametrize("asked", [[], ["background"], ["liver", "Liver"], 0, True, {"a": 1.5}, [1, 2]])
 def test_class_names_that_cannot_be_are_refused(asked):
     with pytest.raises(UserError, match="class_names"):
@@ -59,6 +67,22 @@ def test_the_seeded_validation_split_is_disjoint_complete_and_repeatable(tmp_pat
     assert find_labelled(tmp_path, ["a", "b"], val_fraction=0.3, seed=4) == data
     others = [ids(find_labelled(tmp_path, ["a", "b"], val_fraction=0.3, seed=seed).validation) for seed in range(8)]
     assert any(other != ids(data.validation) for other in others)
+
+
+def test_labels_of_one_image_are_not_drawn_apart(tmp_path):
+    write_pairs(tmp_path, CASES)
+    raters = [{"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{other}.nii.gz"} for name in CASES for other in
+              (name, CASES[0])]  # fmt: skip
+    data = find_labelled(write_json(tmp_path / "list.json", {"training": raters}), ["a", "b"], val_fraction=0.3)
+    training, validation = ({scan["image"] for scan in part} for part in (data.training, data.validation))
+    assert (len(training), len(validation)) == (7, 3) and not training & validation
+    assert len(data.training) + len(data.validation) == 19  # one pair stands there twice
+
+
+def test_partners_are_known_however_an_accent_is_written(tmp_path):
+    write_scan(tmp_path / "images" / "caf\u00e9.nii.gz")
+    write_label(tmp_path / "labels" / "cafe\u0301.nii.gz")
+    assert len(find_labelled(tmp_path, ["a", "b"]).training) == 1
 
 
 def test_label_subsets_of_one_seed_are_nested_and_those_of_others_differ(tmp_path):

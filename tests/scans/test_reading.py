@@ -82,6 +82,7 @@ def test_what_is_refused_is_not_handed_to_another_reader(tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
+        ("a.nii.gz", r"cannot be read as NIfTI \(it is neither compressed by gzip nor a NIfTI\)"),
         ("a.nrrd", "cannot be read as NRRD"),
         ("a.mha", "cannot be read as MetaImage"),
         ("a.png", "is not a scan: give .nii, .nii.gz, .nrrd"),
@@ -92,6 +93,45 @@ def test_a_file_that_is_not_what_its_name_says_or_no_scan_is_refused_in_one_line
     with pytest.raises(UserError, match=f"{name}: {words}") as refusal:
         open_volume(tmp_path / name)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("Invalid thread pool!"), r"a.nii.gz: could not be read \(Invalid thread pool!\)"),
+        (OSError(5, "Input/output error"), r"a.nii.gz: could not be read \(Input/output error\)"),
+        (MemoryError("Unable to allocate 4 GiB"), r"a.nii.gz: could not be read \(Unable to allocate 4 GiB\)"),
+        (EOFError("it ends"), r"a.nii.gz: is truncated or damaged \(it ends\)"),
+    ],
+    ids=["torch", "disk", "memory", "content"],
+)
+def test_only_what_a_file_holds_is_called_damage(tmp_path, monkeypatch, error, words):
+    path = written(tmp_path, "a.nii.gz")
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("desd_components.scans.read.gzip.open", fail)
+    if isinstance(error, RuntimeError):
+        monkeypatch.setattr(ScanReader, "get_data", fail)
+    with pytest.raises(UserError, match=words):
+        cached({"image": str(path)}, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_header_of_less_than_the_file_holds_is_refused_and_padding_is_none(tmp_path, name):
+    path = write_nifti(tmp_path / name, VOXELS.astype(np.float32))
+    opened = gzip.open if name.endswith(".gz") else open
+    with opened(path, "rb") as stream:
+        content = bytearray(stream.read())
+    with opened(path, "wb") as stream:
+        stream.write(content + bytes(512))
+    np.testing.assert_array_equal(open_volume(path).read(), VOXELS)
+    content[70:72] = struct.pack("<h", 4)  # that its type is int16, and only half of the bytes belong to it
+    with opened(path, "wb") as stream:
+        stream.write(content)
+    with pytest.raises(UserError, match=r"more follows its \(16, 14, 12\) voxels of int16"):
+        open_volume(path).read()
 
 
 @pytest.mark.parametrize(("name", "other"), [("a.nii", "b.nii.gz"), ("a.nii.gz", "b.nii")])

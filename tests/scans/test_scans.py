@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scan_files import oblique_affine, write_json, write_nifti, write_scan
 
-from desd_components import UserError, data_fingerprint, find_scans, records_hash
+from desd_components import UserError, data_fingerprint, find_labelled, find_scans, records_hash
 from desd_components.scans.label_maps import is_mask
 from desd_components.scans.lists import read_split
 from desd_tools.check.folder import look
@@ -35,11 +35,13 @@ MASKS = """
     aparc+aseg.nii.gz s0001/segmentations/liver.nii.gz labelsVa/amos_0001.nii.gz BraTS-GLI-00000-000-seg.nii.gz
     case_prob.nii.gz lesion_masks/sub-01_lesion.nii.gz ct_segmentations/liver.nii.gz predictionsTs/a.nii.gz
     LabelMapVolume.nii.gz SegmentationLabelmap.nii.gz ManualSegmentation_1.nii.gz BrainMask.nii.gz CTSeg.nii.gz
+    sub-01_T1w_label-lesion_roi.nii.gz
     wmparc.nii.gz t1_brain_pveseg.nii.gz truth.nii.gz kidney_instance-1_annotation-1.nii.gz x_GTV1.nii.gz
 """
 IMAGES = """
     imagesTr/a.nii.gz t2s.nii.gz ct_cropped.nii.gz segmented_flow.nii.gz unmasked.nii.gz sub-01_asl.nii.gz
     derivatives/fmriprep/sub-01_desc-preproc_T1w.nii.gz heart_segmentation/imagesTr/a.nii.gz T1Masked.nii.gz
+    heart_roi.nii.gz lesion_012_ct.nii.gz
 """
 
 
@@ -97,6 +99,27 @@ def test_a_data_list_names_its_scans_relative_to_itself_and_perhaps_a_file_per_c
     here = f"{tmp_path}/lists"
     wanted = [f"{here}/b.nii.gz", f"{here}/x/a.nii.gz", [f"{here}/x/t1.nii.gz", f"{here}/x/t2.nii.gz"]]
     assert find_scans(path) == [{"image": image} for image in wanted]
+
+
+def test_a_list_that_windows_wrote_is_read_and_leads_no_further(tmp_path):
+    decathlon(tmp_path / "data")
+    entries = [{"image": f".\\imagesTr\\{name}.nii.gz", "label": f"labelsTr\\{name}.nii.gz"} for name in ("a", "b")]
+    write_json(tmp_path / "data" / "dataset.json", {"labels": {"1": "x", "2": "y"}, "training": entries})
+    assert names(find_scans(tmp_path / "data")) == ["a.nii.gz", "b.nii.gz"]
+    assert len(find_labelled(tmp_path / "data", val_fraction=0).training) == 2
+    write_json(tmp_path / "data" / "dataset.json", {"training": ["..\\secret.nii.gz"]})
+    with pytest.raises(
+        UserError, match=r"'\.\./secret.nii.gz' leads out of its folder. Write it relative to that folder"
+    ):
+        find_scans(tmp_path / "data")
+
+
+def test_a_list_of_files_that_are_elsewhere_is_refused_for_that_reason(tmp_path):
+    decathlon(tmp_path).joinpath("imagesTr").rename(tmp_path / "imagesTrain")
+    (tmp_path / "imagesTs").rename(tmp_path / "imagesTest")
+    for search in (find_scans, lambda folder: find_labelled(folder, ["x", "y"])):
+        with pytest.raises(UserError, match=r"all files exist \(missing first: .*imagesTr/a.nii.gz\): is the folder"):
+            search(tmp_path)
 
 
 def test_a_scan_that_is_a_link_keeps_its_own_name(tmp_path):

@@ -19,7 +19,7 @@ from monai.inferers import SimpleInferer
 from monai.transforms import Compose, LoadImaged
 from scan_files import write_json
 
-from desd_components import ScanReader, UserError
+from desd_components import ScanReader, UserError, find_scans
 from desd_components.pages.outlines import DrawOverlayd
 from desd_components.runs.guard import ScanDataset, SkipBadScans
 from desd_components.runs.layout import ScanLayout, refuse_overwriting, scans_root
@@ -187,6 +187,14 @@ def test_root_of_a_list_is_what_its_scans_have_in_common(tmp_path):
     listed = write_json(tmp_path / "list.json", {"training": scans})
     assert scans_root(listed, scans) == (tmp_path / "in").resolve()
     assert scans_root(tmp_path, scans) == tmp_path.resolve()
+
+
+def test_a_run_tells_what_of_its_list_is_not_used_once(tmp_path, caplog):
+    entries = {"training": [{"image": "a.nii", "fold": 1}, {"image": "b.nii", "fold": 2}, "a.nii"], "extra": ["c.nii"]}
+    listed = write_json(tmp_path / "list.json", entries)
+    scans_root(listed, find_scans(listed))
+    for words in ("are not used: its sections", "the folds of its scans", "1 scans are listed again"):
+        assert caplog.text.count(words) == 1
 
 
 def test_a_link_to_a_scan_keeps_its_own_name(tmp_path):

@@ -21,7 +21,7 @@ from ..check import header_problem, label_values, raw_problem
 from ..label_maps import looks_like_labels
 from ..names import Scan, scan_files
 from ..read import open_volume
-from ..volume import damaged
+from ..volume import not_read
 from .entries import is_label, write_entry
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class EntryMaker:
         try:
             loaded: Mapping[Any, Any] = self.steps()[0](scan)
         except Exception as error:
-            refused = innermost_user_error(error) or damaged(_first_file(scan, self.keys[0]), error)
+            refused = innermost_user_error(error) or not_read(_first_file(scan, self.keys[0]), error)
             raise UserError(str(refused)) from error
         for key in self.keys:
             if found := raw_problem(_first_file(scan, key), _to_numpy(loaded[key]), is_label(key)):

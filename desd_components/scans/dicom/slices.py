@@ -157,14 +157,18 @@ def slice_values(dataset: Any, one: Slice) -> np.ndarray:
         one: the slice.
 
     Raises:
-        UserError: when they cannot be decoded.
+        UserError: when they cannot be decoded, or the rescaling is none; pydicom passes over half of one.
     """
     pixels = optional_module("pydicom.pixels", f"{one.file}: {NO_READER}")
     rescaling = None if one.frame is None else _group(dataset, one.frame, "PixelValueTransformationSequence")
+    rescaling = dataset if rescaling is None else rescaling
+    slope, intercept = rescaling.get("RescaleSlope"), rescaling.get("RescaleIntercept")
+    if slope == 0 or (slope is None) is not (intercept is None):
+        what = f"its rescale slope is {slope} and its intercept {intercept}, which gives no values"
+        raise UserError(f"{one.file}: {what}: export it again, or leave its series out.")
     try:
         stored = pixels.pixel_array(dataset, index=one.frame or 0)
-        values = pixels.apply_modality_lut(stored, dataset if rescaling is None else rescaling)
-        return np.asarray(values, dtype=np.float32)
+        return np.asarray(pixels.apply_modality_lut(stored, rescaling), dtype=np.float32)
     except Exception as error:
         raise _cannot_be_decoded(one.file, error) from error
 

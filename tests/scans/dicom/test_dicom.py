@@ -236,6 +236,19 @@ def test_a_deflated_series_is_read_and_a_slice_that_was_cut_off_is_told(tmp_path
     assert open_volume(folder).warnings == ("1 files beside it cannot be read as DICOM (first: torn.dcm)",)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("RescaleSlope", 0, "slope is 0"),
+        ("RescaleSlope", None, "slope is None"),
+        ("RescaleIntercept", None, "None, wh"),
+    ],
+)
+def test_half_of_a_rescaling_is_refused(tmp_path, name, value, told):
+    with pytest.raises(UserError, match=rf"3.dcm: its rescale .*{told}.*gives no values: export it again"):
+        open_volume(written(tmp_path, change=change([3], **{name: value}))).read()
+
+
 def test_copies_are_passed_over_and_low_values_that_are_shown_white_taken_as_stored_which_is_told(tmp_path):
     folder = written(tmp_path, change=change([2], PhotometricInterpretation="MONOCHROME1"))
     shutil.copy(folder / "5.dcm", folder / "5 (copy).dcm")
