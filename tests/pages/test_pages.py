@@ -234,6 +234,17 @@ def test_a_browser_shows_all_pictures_sorts_the_table_and_asks_for_nothing(folde
     assert re.match(r"step \d+\D+\d\.\d+", seen["told"]), "an arrow key tells the values of a curve"
 
 
+def test_no_table_is_wider_than_the_paper_that_it_is_printed_on(tmp_path):
+    hashed = {"data_hash": "0a" * 32}
+    rows = [{"step": 1, "epoch": 1, "seconds": 1, "loss": 1.0}]
+    folder = written(tmp_path, history=rows, metrics={}, environment=hashed, evaluation_environment=hashed)
+    text = write_run_page(folder).read_text(encoding="utf-8").replace("overflow-x: auto", "overflow-x: visible")
+    (tmp_path / "printed.html").write_text(text.replace("@media print", "@media all"), encoding="utf-8")
+    made, _ = browse(with_probe(tmp_path / "printed.html"), 700)  # pixels of A4 between its margins
+    assert made.count("0a" * 32) == 2, "two columns that cannot be broken at a space"
+    assert json.loads(entities.unescape(re.search(r'data-probe="([^"]*)"', made)[1]))["wide"] <= 0
+
+
 def test_a_browser_has_nothing_to_complain_of(folder):
     made, complaints = browse(folder / "report.html")
     assert "Case by case" in made and complaints == []
