@@ -60,21 +60,41 @@ def charts_section(run: Run) -> Section:
     """
     known = PRETRAINING_CHARTS if run.pretraining else FINETUNING_CHARTS
     drawn: list[tuple] = []
-    once: list[list[str]] = []
+    once: list[tuple[Chart, list[draw.Line]]] = []
     large: list[str] = []
     small: list[str] = []
     for chart in (*known, *other_charts(run, known)):
         lines = list(chart.lines(run).values())
-        if len(lines) == 1 and (lines[0].steps, lines[0].values) in drawn:
+        if not lines or (len(lines) == 1 and (lines[0].steps, lines[0].values) in drawn):
             continue
         drawn += [(line.steps, line.values) for line in lines]
         if all(len(line.values) == 1 for line in lines):
-            once += [[chart.title.rstrip("."), line.label, f"{line.values[0]:.4g}"] for line in lines]
+            once.append((chart, lines))
         else:
             (small if chart.schedule else large).append(chart_figure([run], chart))
-    parts = [html.table(["recorded once", "", "value"], once, numbers_from=2)] if once else []
-    parts += [html.figures(figures, small=figures is small) for figures in (large, small) if figures]
+    parts = once_tables(once) + [html.figures(figures, small=figures is small) for figures in (large, small) if figures]
     return Section("Pre-training" if run.pretraining else "Fine-tuning", parts)
+
+
+def once_tables(found: Sequence[tuple[Chart, Sequence[draw.Line]]]) -> list[str]:
+    """Tables of lines of one value: a row for a name, such as a class, and a column for each chart that knows it."""
+    single: dict[str, dict[str, str]] = {}
+    tables = [single]
+    for chart, lines in found:
+        title, values = chart.title.rstrip("."), {line.label: f"{line.values[0]:.4g}" for line in lines}
+        alike = [table for table in tables[1:] if any(values.keys() & column.keys() for column in table.values())]
+        if len(lines) == 1 and not alike:
+            single.setdefault("value", {}).update({f"{title}: {name}": value for name, value in values.items()})
+        else:
+            if not alike:
+                tables.append({})
+            (alike or tables[-1:])[0][f"{title}: {chart.ylabel}"] = values
+    made = []
+    for columns in filter(None, tables):
+        names = dict.fromkeys(name for column in columns.values() for name in column)
+        rows = [[name, *(column.get(name, "") for column in columns.values())] for name in names]
+        made.append(html.table(["recorded once", *columns], rows, numbers_from=1))
+    return made
 
 
 def finetuning_section(runs: Sequence[Run]) -> Section:

@@ -105,7 +105,10 @@ def list_large_files(bundle: Path, url: str | None) -> None:
 
 
 def write_hub_entry(bundle: Path, owner: str) -> None:
-    """``hf_models/<name>`` beside the folder: what the zoo holds of a model that lies on the hub, under `owner`."""
+    """``hf_models/<name>`` beside the folder: what the zoo holds of a model that lies on the hub, under `owner`.
+
+    The folder loses ``docs/README.md``: of that `push_to_hf_hub` makes another card, with the licence of the code.
+    """
     entry, model = bundle.parent / "hf_models" / bundle.name, f"{owner}/{bundle.name}"
     entry.mkdir(parents=True, exist_ok=True)
     for name in ("README.md", "LICENSE"):
@@ -113,6 +116,7 @@ def write_hub_entry(bundle: Path, owner: str) -> None:
     place = {"huggingface_model_id": model, "huggingface_url": f"https://huggingface.co/{model}"}
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     write_json(entry / "metadata.json", metadata | {"schema": HUB_SCHEMA} | place)
+    (bundle / "docs" / "README.md").unlink()
 
 
 def write_zip(bundle: Path) -> Path:

@@ -162,16 +162,18 @@ def test_a_single_class_is_shown_once_and_a_count_that_stayed_0_not_at_all(tmp_p
     ]  # fmt: skip
 
 
-def test_what_was_recorded_once_is_a_row_and_no_curve(tmp_path):
+def test_what_was_recorded_once_is_a_row_of_its_class_and_no_curve(tmp_path):
     rows = [{"step": step, "epoch": step, "seconds": 1, "loss": 1 / step} for step in (1, 2)]
-    rows += [{"epoch": 2, "val_mean_dice": 0.5, "val_dice_left_lung": 0.75, "val_dice_liver": 0.25}]
+    never_found = {"val_dice_liver": 0.0, "val_hd95_liver": None}
+    rows += [{"epoch": 2, "val_mean_dice": 0.5, "val_dice_left_lung": 0.75, "val_hd95_left_lung": 2.5, **never_found}]
     made = run_page(read_run(written(tmp_path, history=rows)))
     assert re.findall(r"<figcaption><b>([^<]*)</b>", made) == ["Training loss."]
-    assert re.findall(r'<tr><td>(Validation.*?)</td><td>(.*?)</td><td class="n">(.*?)</td>', made) == [
-        ("Validation", "Dice", "0.5"),
-        ("Validation, by class", "left lung", "0.75"),
-        ("Validation, by class", "liver", "0.25"),
-    ]
+    single, classes = re.findall(r"<table>\n<tr><th>recorded once</th>(.*?)</table>", made, re.DOTALL)
+    cells = [re.findall(r"<t[dh].*?>(.*?)</t[dh]>", table) for table in (single, classes)]
+    assert cells[0] == ["value", "Validation: Dice", "0.5"]
+    head = ["Validation, by class: Dice (1 = same as the truth)"]
+    head += ["Distance of the borders: 95 % Hausdorff distance (mm)"]
+    assert cells[1] == [*head, "left lung", "0.75", "2.5", "liver", "0", ""]
     assert charts.chart_figure([read_run(tmp_path)], charts.PRETRAINING_CHARTS[1]) == "", "nothing was recorded for it"
 
 
@@ -230,6 +232,17 @@ def test_a_browser_shows_all_pictures_sorts_the_table_and_asks_for_nothing(folde
     assert seen["left"] == seen["after"][:1], "the filter leaves the row that is asked for"
     assert seen["slice"] == ["23", f"translateY({-100 * 23 / 24:.4f}%)"] and 200 < seen["height"] <= 480
     assert re.match(r"step \d+\D+\d\.\d+", seen["told"]), "an arrow key tells the values of a curve"
+
+
+def test_no_table_is_wider_than_the_paper_that_it_is_printed_on(tmp_path):
+    hashed = {"data_hash": "0a" * 32}
+    rows = [{"step": 1, "epoch": 1, "seconds": 1, "loss": 1.0}]
+    folder = written(tmp_path, history=rows, metrics={}, environment=hashed, evaluation_environment=hashed)
+    text = write_run_page(folder).read_text(encoding="utf-8").replace("overflow-x: auto", "overflow-x: visible")
+    (tmp_path / "printed.html").write_text(text.replace("@media print", "@media all"), encoding="utf-8")
+    made, _ = browse(with_probe(tmp_path / "printed.html"), 700)  # pixels of A4 between its margins
+    assert made.count("0a" * 32) == 2, "two columns that cannot be broken at a space"
+    assert json.loads(entities.unescape(re.search(r'data-probe="([^"]*)"', made)[1]))["wide"] <= 0
 
 
 def test_a_browser_has_nothing_to_complain_of(folder):

@@ -130,7 +130,7 @@ class Planner:
         else:
             value = [round(float(mm), 3) for mm in wanted]
             why = f"mm; {'as the scans are' if is_own else 'coarser than the scans'}, so that a window of "
-            why += f"{self.budget:.3g} voxels shows {_by(self.field)} mm, {self.field_why}"
+            why += f"{float(f'{self.budget:.3g}'):,.0f} voxels shows {_by(self.field)} mm, {self.field_why}"
         value = self.put("spacing", value, why)
         return own if value is None or isinstance(value, str) else np.broadcast_to(np.array(value, dtype=float), 3)
 

@@ -1,6 +1,7 @@
 """Plans: the same for the same folder and machine, finer with more minutes, with a reason each; what is given wins."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -38,6 +39,11 @@ def test_a_plan_names_every_number_that_small_yaml_asks_for_with_a_reason_and_al
     assert {*asked.split(), "architecture"} == plan.settings().keys()
     assert all(reason for _, reason in plan.numbers.values())
     assert planned_segmentation(hearts(), machine()) == plan
+
+
+def test_the_reason_of_a_grid_says_the_voxels_of_its_window_in_plain_digits():
+    _, why = planned_segmentation(hearts(), machine(2)).numbers["spacing"]
+    assert re.search(r"coarser than the scans, so that a window of \d[\d,]+ voxels shows", why), why
 
 
 def test_more_minutes_give_a_finer_grid_or_a_larger_window():

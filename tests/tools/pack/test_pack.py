@@ -12,12 +12,13 @@ import sysconfig
 import venv
 import zipfile
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
 from bundle_runs import ROOT, error_line
 from forks import run_elsewhere
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, push_to_hf_hub
 
 from desd_components import (
     NetworkEncoder,
@@ -312,7 +313,7 @@ def test_it_passes_the_model_zoo_s_checks_of_an_unpacked_bundle_where_no_data_ar
     assert {path.name for path in tmp_path.iterdir()} == {"models", "schema.json"}, "loading a bundle makes a folder"
 
 
-def test_a_model_hub_reads_its_card_and_the_zoo_its_entry(published, tmp_path):
+def test_a_model_hub_reads_its_card_and_the_zoo_its_entry(published, tmp_path, monkeypatch):
     """Written from the zoo's ``ci/verify_hf_model.py``."""
     pack(str(published), output=str(tmp_path), hub="someone")
     card = (tmp_path / published.name / "README.md").read_text()
@@ -320,7 +321,13 @@ def test_a_model_hub_reads_its_card_and_the_zoo_its_entry(published, tmp_path):
     said = yaml.safe_load(head)
     assert (said["license"], said["library_name"]) == ("cc-by-sa-4.0", "monai")
     assert {"monai", "medical"} < set(said["tags"]) and said["pipeline_tag"]
-    assert text.lstrip() == (tmp_path / published.name / "docs" / "README.md").read_text()
+    with zipfile.ZipFile(tmp_path / f"{published.name}.zip") as zoo_form:
+        assert text.lstrip() == zoo_form.read(f"{published.name}/docs/README.md").decode()
+    hub = MagicMock()
+    monkeypatch.setattr("monai.bundle.scripts.huggingface_hub", hub)
+    push_to_hf_hub("someone/it", published.name, str(tmp_path))
+    assert hub.HfApi().upload_folder.call_args.kwargs["folder_path"] == str(tmp_path / published.name)
+    assert (tmp_path / published.name / "README.md").read_text() == card, "not the card that was packed"
     entry = tmp_path / "hf_models" / published.name
     assert {path.name for path in entry.iterdir()} == {"README.md", "LICENSE", "metadata.json"}
     metadata = json.loads((entry / "metadata.json").read_text())
