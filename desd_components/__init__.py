@@ -71,7 +71,7 @@ from .scans.read import ScanReader
 from .scans.volume import dicom_room
 from .segmentation.inference import DecodeOnScand, FlipInferer, SaveProbabilitiesd, SkipAirInferer
 from .segmentation.losses import class_targets, decode, segmentation_loss
-from .segmentation.mixing import MixedDataset, MixedLoss
+from .segmentation.mixing import CropMixing, WithUnlabelled
 from .segmentation.model import model_manifest, network_from_manifest, segmentation_classes, segmentation_manifest
 from .segmentation.network import SegmentationNetwork
 from .segmentation.results import ScanWriter

@@ -9,7 +9,7 @@ import torch
 from monai import utils as monai_utils
 
 # One seed feeds several draws; a stream each keeps them apart.
-ORDER_STREAM, CONTEXT_STREAM, AUGMENTATION_STREAM, MIXING_STREAM = 0x0D1, 0xC0D, 0xA06, 0x317
+ORDER_STREAM, CONTEXT_STREAM, AUGMENTATION_STREAM, MIXING_STREAM, PARTNER_STREAM = 0x0D1, 0xC0D, 0xA06, 0x317, 0x9A1
 
 
 class SampleKey(NamedTuple):

@@ -33,6 +33,17 @@ def require_whole(least: int, **settings: Any) -> None:
             raise UserError(f"{name}={value!r}: give a whole number of at least {least}.")
 
 
+def require_share(**settings: Any) -> None:
+    """Refuse settings that are no shares.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for name, value in settings.items():
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise UserError(f"{name}={value!r}: give a number from 0 to 1.")
+
+
 def require_triple(name: str, value: int | Sequence[int], odd: bool = False) -> Triple:
     """A stride or kernel as (x, y, z), given as one number or three.
 

@@ -34,15 +34,15 @@ def class_targets(
     return torch.cat([torch.isin(values, values.new_tensor(own)) for own in members], dim=1).float()
 
 
-def annotated(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (B, C, X, Y, Z) and labels (B, 1, X, Y, Z) of the N voxels that are not `IGNORE`, as (1, C, N), (1, 1, N).
+def annotated(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (B, C, X, Y, Z), and targets (B, T, X, Y, Z) with labels first, of the N voxels that are not `IGNORE`.
 
-    Both come back as they are where all voxels were annotated: losses over a whole batch do not mind the shape.
+    As (1, C, N) and (1, T, N), or as they are where all voxels were annotated: losses over a batch mind no shape.
     """
-    known = labels[:, 0] != IGNORE
+    known = targets[:, 0] != IGNORE
     if known.all():
-        return logits, labels
-    return logits.movedim(1, -1)[known].T[None], labels[:, 0][known][None, None]
+        return logits, targets
+    return logits.movedim(1, -1)[known].T[None], targets.movedim(1, -1)[known].T[None]
 
 
 def class_weights(counts: torch.Tensor, missed: torch.Tensor) -> torch.Tensor:
@@ -80,19 +80,46 @@ class DiceAndEntropy(_Loss):
         act = {activation: True}
         self.dice = DiceLoss(include_background=False, batch=True, reduction="none", **act)  # type: ignore[arg-type]
 
-    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C, X, Y, Z) and label values (B, 1, X, Y, Z), `IGNORE` without effect -> a scalar."""
-        logits, labels = convert_to_tensor(logits.float()), convert_to_tensor(labels)  # not MONAI's, which keep records
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Logits and targets -> a scalar.
+
+        Args:
+            logits: (B, C, X, Y, Z).
+            targets: (B, 1, X, Y, Z), label values, `IGNORE` without effect; or (B, 2, X, Y, Z), with a weight of each
+                voxel, which enters numerator and denominator of Dice, and the mean of the cross-entropy.
+        """
+        logits, targets = (
+            convert_to_tensor(logits.float()),
+            convert_to_tensor(targets),
+        )  # not MONAI's, which keep records
         if self.ignore:
-            logits, labels = annotated(logits, labels)
-        if not labels.numel():
+            logits, targets = annotated(logits, targets)
+        if not targets.numel():
             return logits.sum()  # 0, and no gradient
-        targets = class_targets(labels, logits.shape[1], self.regions)
-        missed = self.dice(logits, targets).flatten()
+        labels, weights = targets[:, :1], targets[:, 1:]
+        maps = class_targets(labels, logits.shape[1], self.regions)
+        if weights.numel():
+            return self._weighted(logits, maps, weights.float())
+        missed = self.dice(logits, maps).flatten()
         if not self.is_softmax:
-            return missed.mean() + F.binary_cross_entropy_with_logits(logits, targets)
-        counts = targets.bool().transpose(0, 1).flatten(1).sum(dim=1).to(missed)
-        return missed.mean() + F.cross_entropy(logits, labels[:, 0].long(), class_weights(counts, missed))
+            return missed.mean() + F.binary_cross_entropy_with_logits(logits, maps)
+        return missed.mean() + F.cross_entropy(logits, labels[:, 0].long(), class_weights(_sums(maps), missed))
+
+    def _weighted(self, logits: torch.Tensor, maps: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        chances = logits.softmax(1) if self.is_softmax else logits.sigmoid()
+        counts, found, shared = (_sums(weights * part) for part in (maps, chances, maps * chances))
+        missed = 1 - (2 * shared + 1e-5)[1:] / (counts + found + 1e-5)[1:]  # smoothed as MONAI's
+        if self.is_softmax:
+            entropies = -(maps * logits.log_softmax(1)).sum(1, keepdim=True)
+            weights = weights * (maps.movedim(1, -1) @ class_weights(counts, missed))[:, None]
+        else:
+            entropies = F.binary_cross_entropy_with_logits(logits, maps, reduction="none").mean(1, keepdim=True)
+        return missed.mean() + (weights * entropies).sum() / weights.sum().clamp(min=1e-5)
+
+
+def _sums(maps: torch.Tensor) -> torch.Tensor:
+    """(B, C, ...) -> (C,), over all voxels of a batch."""
+    return maps.transpose(0, 1).flatten(1).sum(1)
 
 
 def segmentation_loss(
@@ -102,7 +129,7 @@ def segmentation_loss(
 
     "sigmoid": Dice + binary cross-entropy, as in the paper; "softmax": Dice + cross-entropy, of `class_weights`.
 
-    Of a list of logits, the finest first, the weighted sum: 1, 1/2, 1/4, against labels of their size.
+    Of a list of logits, the finest first, the weighted sum: 1, 1/2, 1/4, against targets of their size.
 
     Args:
         activation: see above.

@@ -3,7 +3,7 @@
 Source: Bai et al., "Bidirectional Copy-Paste for Semi-Supervised Medical Image Segmentation", CVPR 2023 (mixing and
 weights), over Tarvainen & Valpola, "Mean teachers", NeurIPS 2017; the rise of the weight is that of Laine & Aila, ICLR
 2017. Ours: one run with one schedule, whose first third learns from labels alone; the teacher, buffers averaged too, is
-the result; half of the crops of a step stay as they are; a watch over the volumes of what the teacher labels.
+the result; half of the crops of a step are labelled ones; a watch over the volumes of what the teacher labels.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ import torch
 from ignite.engine import Events
 from monai.engines.workflow import Workflow
 from monai.inferers import Inferer
-from monai.utils import convert_to_tensor
 from torch import nn
 
 from ..base.classes import IGNORE, Regions, class_members
-from ..base.errors import UserError, require_whole
+from ..base.errors import UserError, require_share, require_whole
 from ..base.processes import sum_over_processes
 from ..base.tensors import average_into
 from ..distillation.handlers import TeacherEMAHandler
 from ..scans.cache.entries import open_array
 from ..scans.datasets import PreprocessedDataset
 from .losses import decode
-from .mixing import Targets, cuboids
+from .mixing import CropMixing, cuboids, moved
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +58,7 @@ class SelfTrainingSchedule:
     momentum: float = 0.99
 
     def __post_init__(self) -> None:
-        for name, value in (("unlabelled_weight", self.weight), ("supervised_share", self.supervised)):
-            if not 0 <= value <= 1:
-                raise UserError(f"{name}={value!r}: give a number from 0 to 1.")
+        require_share(unlabelled_weight=self.weight, supervised_share=self.supervised)
 
     @property
     def warmup_steps(self) -> int:
@@ -72,10 +69,11 @@ class SelfTrainingSchedule:
         """The teacher's momentum at a step counted from 0."""
         return 0.0 if step < self.warmup_steps else self.momentum
 
-    def risen(self, steps: int) -> float:
-        """The weight of a voxel without a label after so many steps of self-training."""
-        left = 1 - min(1.0, steps / max(1.0, self.rise * self.total_steps))
-        return self.weight * math.exp(-5 * left**2)
+    def risen(self, step: int) -> float:
+        """The weight of a voxel without a label at a step counted from 0."""
+        steps = step - self.warmup_steps
+        left = 1 - min(1.0, max(0, steps) / max(1.0, self.rise * self.total_steps))
+        return self.weight * math.exp(-5 * left**2) if steps >= 0 else 0.0
 
 
 class MomentumTeacher:
@@ -152,30 +150,66 @@ class VolumeWatch:
         found = sum_over_processes(torch.cat((found, found.new_tensor([len(labels)])))).cpu()
         self.counts, self.crops = self.counts + found[:-1], self.crops + int(found[-1])
 
-    def judged(self) -> dict[str, float] | None:
-        """Class -> its volume, in what was counted, over that in labelled scans; None where too little was counted."""
+    def judge(self) -> None:
+        """Compare what was counted since the last judgement, where that is enough, and tell what has changed."""
         if self.crops < LEAST_CROPS:
-            return None
-        volumes = self._volumes(self.counts.numpy() / (self.crops * self.voxels))
+            return
+        before, volumes = (self._odd(), self.is_blank), self._volumes(self.counts.numpy() / (self.crops * self.voxels))
         self.ratios = {name: volume / self.expected[name] for name, volume in volumes.items()}
         self.counts, self.crops = torch.zeros_like(self.counts), 0
-        return self.ratios
+        odd = self._odd()
+        if (odd, self.is_blank) == before:
+            return
+        if not odd:
+            logger.info("self_training: all classes have their volumes again.")
+            return
+        logger.warning(
+            "self_training: volumes of classes in what the teacher labels, over those of labelled scans: %s. %s Are "
+            "the unlabelled scans of the same kind? Then raise supervised_share or max_epochs, or label more scans.",
+            ", ".join(f"{name} {self.ratios[name]:.2g}" for name in odd),
+            "Unlabelled voxels do not count until that is mended." if self.is_blank
+            else "Unlabelled voxels of a class that has too much do not count until that is mended.",
+        )  # fmt: skip
+
+    def _odd(self) -> list[str]:
+        return [name for name, ratio in self.ratios.items() if not 1 / DRIFT <= ratio <= DRIFT]
+
+    @property
+    def excessive(self) -> list[int]:
+        """Label values of the classes that have too much."""
+        own = zip(self.names[1:], self.members[1:], strict=True)
+        return sorted({value for name, values in own if self.ratios.get(name, 0) > DRIFT for value in values})
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether no class was found at all."""
+        return bool(self.ratios) and not any(self.ratios.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted, and judged last."""
+        return {"counts": self.counts.tolist(), "crops": self.crops, "ratios": dict(self.ratios)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self.counts, self.crops = torch.tensor(state["counts"]), state["crops"]
+        self.ratios = dict(state["ratios"])
 
 
 class SelfTraining(TeacherEMAHandler):
-    """Moves the teacher, mixes the crops of each step, and stops where what the teacher labels drifts away.
+    """Moves the teacher, mixes the crops of each step, and watches what the teacher labels.
 
-    While the schedule learns from labels alone, half of the crops get a cuboid of another labelled crop. Afterwards the
-    second half of a batch is mixed of a labelled and an unlabelled crop, either being the one that is pasted.
+    While the schedule learns from labels alone, batches are as `mixing` makes them. Afterwards the second half of a
+    batch is mixed of a labelled and an unlabelled crop, either being the one that is pasted.
 
-    When an epoch is over, a class whose volume is not within `DRIFT` of that in labelled scans keeps the weight of
-    unlabelled voxels from rising, and one that is missing sets it to 0, until the class is back.
+    When an epoch is over, classes whose volume is not within `DRIFT` of that in labelled scans are told; one that has
+    more does not count in unlabelled crops until that is mended, and where nothing is found at all, no voxel does.
 
     Args:
         teacher: follows the network that is trained.
         schedule: of momentum and weight.
         inferer: runs the teacher, as it runs the student.
         watch: over volumes.
+        mixing: prepares the labelled crops.
         batch_size: crops of a step on this process.
         regions: see `decode`.
 
@@ -189,14 +223,15 @@ class SelfTraining(TeacherEMAHandler):
         schedule: SelfTrainingSchedule,
         inferer: Inferer,
         watch: VolumeWatch,
+        mixing: CropMixing,
         batch_size: int,
         regions: Regions = False,
     ) -> None:
         require_whole(2, batch_size=batch_size)
         super().__init__(teacher, schedule)
         self.schedule: SelfTrainingSchedule = schedule
-        self.teacher, self.inferer, self.watch, self.regions = teacher.network, inferer, watch, regions
-        self.steps_risen, self.state = 0, "rising"
+        self.teacher, self.inferer, self.watch = teacher.network, inferer, watch
+        self.mixing, self.regions = mixing, regions
 
     def attach(self, engine: Workflow) -> None:
         """Serve a trainer, whose ``prepare_batch`` is `prepare`."""
@@ -206,40 +241,27 @@ class SelfTraining(TeacherEMAHandler):
                 "self_training: %d steps are few: a teacher that has learnt little teaches its faults. Give the run %d "
                 "or more (max_epochs, minutes), or leave self_train.yaml out.", self.schedule.total_steps, FEW_STEPS,
             )  # fmt: skip
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._judge)
-
-    def __call__(self, engine: Workflow) -> None:
-        """Move the teacher once."""
-        self.steps_risen += self.state == "rising" and self.step >= self.schedule.warmup_steps
-        super().__call__(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: self.watch.judge())
 
     @property
     def weight(self) -> float:
         """Of a voxel that the teacher has labelled."""
-        return 0.0 if self.state == "stopped" else self.schedule.risen(self.steps_risen)
+        return 0.0 if self.watch.is_blank else self.schedule.risen(self.step)
 
     def prepare(
         self, batch: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
-    ) -> tuple[torch.Tensor, Targets]:
-        """A batch of `MixedDataset` -> what the student sees, and its targets."""
-
-        def moved(name: str) -> torch.Tensor:
-            return convert_to_tensor(batch[name], track_meta=False).to(device, non_blocking=non_blocking, **kwargs)
-
-        images, labels, draws = moved("image"), moved("label"), moved("draws")
-        inside, is_chosen = cuboids(draws[:, 1:], images.shape[2:]), (draws[:, 0] < 0.5)[:, None, None, None, None]
-        if self.step < self.schedule.warmup_steps or "weak" not in batch:
-            pasted = inside & is_chosen
-            return torch.where(pasted, images.roll(1, 0), images), Targets(
-                torch.where(pasted, labels.roll(1, 0), labels)
-            )
-        strong, guessed = moved("strong"), self._labelled(moved("weak"))
-        half = len(images) - len(strong)
-        foreign = (inside == is_chosen)[half:]  # the unlabelled crop is pasted, or all around
-        mixed = torch.where(foreign, strong, images[half:])
-        targets = torch.where(foreign, guessed.to(labels.dtype), labels[half:])
-        weights = torch.where(foreign, self.weight, 1.0)
-        return torch.cat((images[:half], mixed)), Targets(torch.cat((labels[:half], targets)), weights)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch of `WithUnlabelled` -> what the student sees, and labels with the weight of each voxel."""
+        images, labels = self.mixing.prepare(batch, device, non_blocking, **kwargs)
+        if self.step < self.schedule.warmup_steps:
+            return images, labels
+        weak, strong, draws = (moved(batch[n], device, non_blocking, **kwargs) for n in ("weak", "strong", "draws"))
+        guessed, half = self._labelled(weak), len(images) - len(strong)
+        foreign = cuboids(draws[:, 1:], images.shape[2:]) == (draws[:, :1] < 0.5)[..., None, None, None]
+        weights = self.weight * ~torch.isin(guessed, guessed.new_tensor(self.watch.excessive))
+        known, taught = torch.cat((labels, torch.ones_like(labels)), dim=1), torch.cat((guessed, weights), dim=1)
+        mixed, targets = torch.where(foreign, strong, images[half:]), torch.where(foreign, taught, known[half:])
+        return torch.cat((images[:half], mixed)), torch.cat((known[:half], targets))
 
     @torch.no_grad()
     def _labelled(self, crops: torch.Tensor) -> torch.Tensor:
@@ -247,41 +269,17 @@ class SelfTraining(TeacherEMAHandler):
         self.watch.add(labels)
         return labels
 
-    def _judge(self) -> None:
-        ratios, before = self.watch.judged(), self.state
-        if ratios is None:
-            return
-        odd = {name: ratio for name, ratio in ratios.items() if not 1 / DRIFT <= ratio <= DRIFT}
-        self.state = "stopped" if min(ratios.values()) == 0 else "frozen" if odd else "rising"
-        if self.state == before:
-            return
-        told = ", ".join(f"{name} {ratio:.2g}" for name, ratio in odd.items())
-        if odd:
-            logger.warning(
-                "self_training: volumes of classes in what the teacher labels, over those of labelled scans: %s. "
-                "Unlabelled voxels %s until that is mended. Are the unlabelled scans of the same kind? Then raise "
-                "supervised_share or max_epochs, or label more scans.",
-                told, "do not count" if self.state == "stopped" else f"keep the weight {self.weight:.2g}",
-            )  # fmt: skip
-        else:
-            logger.info("self_training: all classes have their volumes again; unlabelled voxels count.")
-
     def scalars(self) -> dict[str, float]:
         """Momentum, the weight of unlabelled voxels, and the ratios of volumes that were judged last."""
         ratios = {f"volume_ratio_{name}": ratio for name, ratio in self.watch.ratios.items()}
-        weight = self.weight if self.step > self.schedule.warmup_steps else 0.0
-        return {**super().scalars(), "unlabelled_weight": weight, **ratios}
+        return {**super().scalars(), "unlabelled_weight": self.weight, **ratios}
 
     def state_dict(self) -> dict[str, Any]:
         """All that the steps so far have led to."""
-        watch = {"counts": self.watch.counts.tolist(), "crops": self.watch.crops, "ratios": dict(self.watch.ratios)}
-        own = {"steps_risen": self.steps_risen, "state": self.state, "teacher": self.teacher.state_dict()}
-        return {**super().state_dict(), **own, "watch": watch}
+        return {**super().state_dict(), "teacher": self.teacher.state_dict(), "watch": self.watch.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
         super().load_state_dict(state)
         self.teacher.load_state_dict(state["teacher"])
-        self.steps_risen, self.state, watch = state["steps_risen"], state["state"], state["watch"]
-        self.watch.counts, self.watch.crops = torch.tensor(watch["counts"]), watch["crops"]
-        self.watch.ratios = dict(watch["ratios"])
+        self.watch.load_state_dict(state["watch"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bundle_runs import error_line, history, run_bundle, succeed
+from bundle_runs import error_line, history, run_bundle
 from forked_runs import overlay, run_forked
 from labelled_volumes import CLASSES, write_cases
 from scan_files import write_json
@@ -86,9 +86,3 @@ def test_without_unlabelled_scans_it_is_refused_in_a_line_whose_remedy_works(set
     assert line.startswith("there is no unlabelled scan to learn from") and "--unlabelled_dir DIR" in line
     judged = error_line(run(settings, tmp_path, num_labels=4, unlabelled_dir=settings["dataset_dir"] / "imagesTr"))
     assert judged.startswith("case_4.nii.gz: 1 of 5 unlabelled scans are validation or test cases")
-    succeed(run(settings, tmp_path, num_labels=4, unlabelled_weight=0))  # labelled crops are mixed alone
-
-
-def test_deep_supervision_is_refused_in_a_line(settings, tmp_path):
-    line = error_line(run(settings, tmp_path, **{"network_def#deep_supervision": 1}))
-    assert "set network_def#deep_supervision to 0" in line

@@ -4,48 +4,45 @@ from __future__ import annotations
 
 import itertools
 import logging
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from monai.inferers import SimpleInferer
-from monai.losses import DiceLoss
 from torch import nn
 from torch.nn import functional as F
 
-from desd_components import MixedDataset, MixedLoss, MomentumTeacher, SelfTraining, SelfTrainingSchedule, UserError
+from desd_components import (
+    CosineSchedule,
+    CropMixing,
+    LearningRateHandler,
+    MomentumTeacher,
+    SelfTraining,
+    SelfTrainingSchedule,
+    UserError,
+    WithUnlabelled,
+    segmentation_loss,
+)
 from desd_components.base.classes import IGNORE
 from desd_components.base.draws import SampleKey
 from desd_components.scans.cache.entries import write_entry
-from desd_components.segmentation.losses import class_targets, class_weights
 from desd_components.segmentation.mixing import cuboids
 from desd_components.segmentation.self_training import LEAST_CROPS, VolumeWatch, window_shares
 
 REGIONS = [[1, 2], [2]]
 
 
-def plain_loss(logits, labels, activation, regions):
-    """In double: MONAI's Dice, and the cross-entropy of torch, in which small classes weigh more."""
-    if activation == "softmax":
-        missed = DiceLoss(include_background=False, to_onehot_y=True, softmax=True, batch=True, reduction="none")(
-            logits, labels
-        ).flatten()
-        counts = labels.flatten().bincount(minlength=logits.shape[1]).double()
-        return missed.mean() + F.cross_entropy(logits, labels[:, 0], class_weights(counts, missed))
-    targets = class_targets(labels, logits.shape[1], regions or None).double()
-    dice = DiceLoss(include_background=False, sigmoid=True, batch=True)(logits, targets)
-    return dice + F.binary_cross_entropy_with_logits(logits, targets)
-
-
 def random_crops(seed=0, crops=3, size=(4, 5, 6)):
     draws = torch.Generator().manual_seed(seed)
-    logits = torch.randn(crops, 3, *size, dtype=torch.double, generator=draws)
-    return logits, torch.randint(3, (crops, 1, *size), generator=draws)
+    logits = torch.randn(crops, 3, *size, generator=draws)
+    return logits, torch.randint(3, (crops, 1, *size), generator=draws).float()
 
 
 KINDS = pytest.mark.parametrize(
     ("activation", "regions"), [("softmax", False), ("sigmoid", False), ("sigmoid", REGIONS)]
 )
+equal = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6)
 
 
 @KINDS
@@ -55,31 +52,26 @@ def test_a_whole_weight_counts_a_voxel_so_many_times(activation, regions):
     times = weights.flatten()
     again = logits.movedim(1, 0).flatten(1).repeat_interleave(times, dim=1)[None, :, :, None, None]
     labels_again = labels.flatten().repeat_interleave(times)[None, None, :, None, None]
-    loss = MixedLoss(nn.Identity(), activation, regions).weighted(logits, labels, weights.double())
-    expected = plain_loss(again, labels_again, activation, regions)
-    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    loss = segmentation_loss(activation, regions)
+    equal(loss(logits, torch.cat((labels, weights), 1)), loss(again, labels_again))
 
 
 @KINDS
-def test_with_weights_of_one_it_is_the_plain_loss_and_what_is_ignored_has_none(activation, regions):
+def test_with_weights_of_one_it_is_the_plain_loss_of_all_levels_and_what_is_ignored_has_none(activation, regions):
     logits, labels = random_crops()
-    loss = MixedLoss(nn.Identity(), activation, regions)
-    ones = torch.ones(labels.shape, dtype=torch.double)
-    expected = plain_loss(logits, labels, activation, regions)
-    torch.testing.assert_close(loss.weighted(logits, labels, ones), expected, rtol=1e-12, atol=0)
+    levels, ones = [logits, logits[:, :, ::2, :, ::2]], torch.ones_like(labels)
+    loss = segmentation_loss(activation, regions)
+    equal(loss(levels, torch.cat((labels, ones), 1)), loss(levels, labels))
     unknown = labels.clone()
     unknown[:, :, 1] = IGNORE
+    equal(loss(logits, torch.cat((unknown, ones), 1)), loss(logits, unknown))
     ones[:, :, 1] = 0
-    left = loss.weighted(logits, labels, ones)
-    torch.testing.assert_close(loss.weighted(logits, unknown, torch.ones_like(ones)), left, rtol=1e-12, atol=0)
+    equal(loss(logits, torch.cat((labels, ones), 1)), loss(logits, unknown))
 
 
-def test_a_batch_of_ignored_voxels_costs_no_cross_entropy():
+def test_a_batch_whose_voxels_weigh_nothing_costs_nothing():
     logits, labels = random_crops()
-    loss = MixedLoss(nn.Identity(), "softmax").weighted(
-        logits, torch.full_like(labels, IGNORE), torch.ones(labels.shape)
-    )
-    assert loss.item() == 0
+    assert segmentation_loss("softmax")(logits, torch.cat((labels, torch.zeros_like(labels)), 1)).item() < 1e-6
 
 
 @pytest.mark.parametrize("corner", [0.0, 0.5, 0.9999])
@@ -106,7 +98,8 @@ def test_the_teacher_follows_parameters_and_buffers_and_copies_counts():
 def test_the_schedule_begins_with_labels_alone_and_then_lets_the_weight_rise():
     schedule = SelfTrainingSchedule(total_steps=90, weight=0.5, supervised=1 / 3, rise=0.4, momentum=0.99)
     assert [schedule(step) for step in (0, 29, 30, 89)] == [0.0, 0.0, 0.99, 0.99]
-    assert schedule.risen(0) == pytest.approx(0.5 * np.exp(-5)) and schedule.risen(36) == schedule.risen(60) == 0.5
+    assert schedule.risen(29) == 0 and schedule.risen(30) == pytest.approx(0.5 * np.exp(-5))
+    assert schedule.risen(66) == schedule.risen(89) == 0.5
     with pytest.raises(UserError, match="supervised_share=2"):
         SelfTrainingSchedule(total_steps=90, supervised=2)
 
@@ -147,71 +140,85 @@ class Labeller(nn.Module):
         return F.one_hot(crops[:, 0].round().long(), 3).movedim(-1, 1).float()
 
 
+def mixing(share, step=0, total_steps=30, seed=5):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.0)
+    rate = LearningRateHandler(optimizer, CosineSchedule(1.0, 0.0, total_steps))
+    rate.step = step
+    return CropMixing(rate, share, seed)
+
+
 @pytest.fixture
 def training(tmp_path):
     labels = np.tile(np.arange(3), (6, 6, 2))  # a third of each class
     watch = VolumeWatch(Volumes(tmp_path, labels), (6, 6, 6), ["background", "organ", "tumour"], 3)
     schedule = SelfTrainingSchedule(total_steps=30)
-    return SelfTraining(MomentumTeacher(Labeller(), "cpu"), schedule, SimpleInferer(), watch, batch_size=4)
+    return SelfTraining(MomentumTeacher(Labeller(), "cpu"), schedule, SimpleInferer(), watch, mixing(0.0), batch_size=4)
 
 
 def a_batch(weak=None):
-    batch = {"image": torch.arange(4.0).reshape(4, 1, 1, 1, 1).expand(4, 1, 6, 6, 6).clone()}
-    batch |= {"label": batch["image"].long() % 3, "draws": torch.tensor([[0.1, 0, 0, 0], [0.9, 0, 0, 0]] * 2)}
+    image = torch.arange(4.0).reshape(4, 1, 1, 1, 1).expand(4, 1, 6, 6, 6).clone()
     weak = torch.ones(2, 1, 6, 6, 6) if weak is None else weak
-    return batch | {"weak": weak, "strong": weak + 10}
+    draws = torch.tensor([[0.1, 0, 0, 0], [0.9, 0, 0, 0]], dtype=torch.double)
+    return {"image": image, "label": image % 3, "weak": weak, "strong": weak + 10, "draws": draws}
 
 
-def test_while_labels_alone_teach_half_of_the_crops_get_a_cuboid_of_a_labelled_one(training):
-    images, (labels, weights) = training.prepare(a_batch())
-    assert weights is None and images[:, 0, 5, 5, 5].tolist() == [0, 1, 2, 3]
-    assert images[:, 0, 0, 0, 0].tolist() == [3, 1, 1, 3] and labels[:, 0, 0, 0, 0].tolist() == [0, 1, 1, 0]
-    assert (images[0] == 3).sum() == 4**3
+def test_while_labels_alone_teach_the_labelled_crops_are_mixed_among_each_other(training):
+    training.mixing.share = 1.0
+    expected, found = training.mixing.prepare(a_batch()), training.prepare(a_batch())
+    assert all(torch.equal(*pair) for pair in zip(expected, found, strict=True))
+    assert training.watch.crops == 0 and training.weight == 0
 
 
 def test_afterwards_the_second_half_is_mixed_both_ways_and_weighs_as_the_schedule_says(training):
     training.step = training.schedule.warmup_steps
-    images, (labels, weights) = training.prepare(a_batch())
+    images, targets = training.prepare(a_batch())
+    labels, weights = targets.split(1, dim=1)
     assert images[:2].unique().tolist() == [0, 1] and labels[:2].unique().tolist() == [0, 1]
+    assert weights[:2].unique().tolist() == [1]
     inside, outside = (images[2:, 0, place, place, place].tolist() for place in (0, 5))
     assert (inside, outside) == ([11, 3], [2, 11])  # strong crops are 11, labelled ones 2 and 3
     assert labels[2:, 0, 0, 0, 0].tolist() == [1, 0] and labels[2:, 0, 5, 5, 5].tolist() == [2, 1]
-    foreign = training.schedule.risen(0)
-    torch.testing.assert_close(weights[:, 0, 0, 0, 0], torch.tensor([foreign, 1.0]))
-    torch.testing.assert_close(weights[:, 0, 5, 5, 5], torch.tensor([1.0, foreign]))
+    foreign = training.schedule.risen(training.step)
+    torch.testing.assert_close(weights[2:, 0, 0, 0, 0], torch.tensor([foreign, 1.0]))
+    torch.testing.assert_close(weights[2:, 0, 5, 5, 5], torch.tensor([1.0, foreign]))
 
 
 def judge(training, *shares):
-    """An epoch whose unlabelled crops are labelled with these shares of the classes."""
-    training.step = training.schedule.warmup_steps
+    """An epoch whose unlabelled crops are labelled with these shares of the classes; the weights of the last batch."""
+    training.step = 2 * training.schedule.warmup_steps
     voxels = np.repeat(np.arange(3), [round(share * 216) for share in shares]).reshape(1, 1, 6, 6, 6)
     weak = torch.from_numpy(voxels).float().expand(2, 1, 6, 6, 6)
     for _ in range(LEAST_CROPS // 2):
         training.prepare(a_batch(weak))
-    training._judge()
-    return training.state
+    training.watch.judge()
+    return training.weight
 
 
-def test_volumes_that_drift_freeze_the_weight_and_a_lost_class_stops_it_until_it_is_back(training, caplog):
-    training.steps_risen = 5
+def test_a_class_with_too_much_does_not_count_and_nothing_does_where_nothing_is_found(training, caplog):
     with caplog.at_level(logging.WARNING):
-        assert judge(training, 1 / 3, 1 / 3, 1 / 3) == "rising" and not caplog.records
-        assert judge(training, 0.0, 0.125, 0.875) == "frozen" and training.weight == training.schedule.risen(5)
-        assert judge(training, 0.5, 0.5, 0.0) == "stopped" and training.weight == 0
-    assert "organ 0.38, tumour 2.6" in caplog.text and "tumour 0. Unlabelled voxels do not count" in caplog.text
-    assert judge(training, 1 / 3, 1 / 3, 1 / 3) == "rising" and training.weight > 0
+        full = judge(training, 1 / 3, 1 / 3, 1 / 3)
+        assert full == pytest.approx(training.schedule.risen(20)) and not caplog.records
+        assert judge(training, 0.0, 0.125, 0.875) == full and training.watch.excessive == [2]
+        assert "organ 0.38, tumour 2.6. Unlabelled voxels of a class that has too much do not count" in caplog.text
+        mixed = training.prepare(a_batch(torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1, 1).expand(2, 1, 6, 6, 6)))[1]
+        assert mixed[2, :, 0, 0, 0].tolist() == [1, pytest.approx(full)] and mixed[3, :, 5, 5, 5].tolist() == [2, 0]
+        training.watch.counts.zero_(), setattr(training.watch, "crops", 0)
+        assert judge(training, 1.0, 0.0, 0.0) == 0 and "tumour 0. Unlabelled voxels do not count" in caplog.text
+    assert judge(training, 1 / 3, 1 / 3, 1 / 3) == full and not training.watch.excessive
 
 
 def test_few_crops_are_not_judged(training):
     training.step = training.schedule.warmup_steps
     training.prepare(a_batch(torch.zeros(2, 1, 6, 6, 6)))
-    training._judge()
-    assert training.state == "rising" and training.watch.crops == 2
+    training.watch.judge()
+    assert not training.watch.ratios and training.watch.crops == 2
 
 
 def test_one_crop_cannot_be_halved(training):
     with pytest.raises(UserError, match="batch_size=1: give a whole number of at least 2"):
-        SelfTraining(MomentumTeacher(Labeller(), "cpu"), training.schedule, SimpleInferer(), training.watch, 1)
+        SelfTraining(
+            MomentumTeacher(Labeller(), "cpu"), training.schedule, SimpleInferer(), training.watch, training.mixing, 1
+        )
 
 
 class Crops:
@@ -224,14 +231,35 @@ class Crops:
         return self.count
 
     def __getitem__(self, key):
-        return {name: torch.tensor([[float(part) for part in key]]) for name in self.names}
+        return {name: torch.tensor([float(part) for part in key]).reshape(2, 1, 1, 1) for name in self.names}
 
 
 def test_draws_and_unlabelled_crops_are_a_function_of_the_labelled_sample_alone():
-    data = MixedDataset(Crops(4, "image", "label"), Crops(100, "image", "weak"), seed=3)
+    data = WithUnlabelled(Crops(4, "image", "label"), Crops(100, "image", "weak"), seed=3)
     keys = [SampleKey(7, index) for index in range(4)]
     batch, again = (data.collate(data.__getitems__(order)) for order in (keys, [*keys[1::-1], keys[3], keys[2]]))
-    assert torch.equal(batch["draws"], again["draws"][[1, 0, 3, 2]])
+    assert torch.equal(batch["draws"], again["draws"][[1, 0]]) and len(batch["draws"].unique()) == 8
     assert torch.equal(batch["weak"], again["weak"][[1, 0]]) and torch.equal(batch["weak"], batch["strong"])
-    assert len(batch["weak"]) == 2 and len(batch["draws"].unique()) == 16
-    assert set(data.collate(MixedDataset(data.labelled, None).__getitems__(keys))) == {"image", "label", "draws"}
+    assert len(batch["weak"]) == 2 and len(batch["image"]) == 4
+
+
+def test_half_of_the_crops_get_a_cuboid_of_the_one_before_until_the_share_of_the_steps_is_over():
+    numbers = torch.arange(40.0).reshape(40, 1, 1, 1, 1).expand(40, 1, 6, 9, 3)
+    batch = {"image": numbers, "label": numbers + 100}
+    images, labels = mixing(0.5, step=14).prepare(batch)
+    assert torch.equal(images + 100, labels)
+    counts = [{int(value): int((crop == value).sum()) for value in crop.unique()} for crop in images]
+    pasted = [number for number, found in enumerate(counts) if len(found) == 2]
+    assert 10 < len(pasted) < 30  # about half
+    assert all(set(found) <= {number, (number - 1) % 40} for number, found in enumerate(counts))
+    assert all(counts[number][(number - 1) % 40] == 4 * 6 * 2 for number in pasted)
+    assert torch.equal(images, mixing(0.5, step=14).prepare(batch)[0])
+    for other in (mixing(0.5, step=13), mixing(0.5, step=14, seed=6)):
+        assert not torch.equal(images, other.prepare(batch)[0])
+    for plain in (mixing(0.5, step=15), mixing(0.0)):
+        assert torch.equal(plain.prepare(batch)[0], numbers)
+
+
+def test_a_share_that_is_none_is_refused():
+    with pytest.raises(UserError, match="mixed_share=2: give a number from 0 to 1"):
+        mixing(2)
