@@ -54,8 +54,14 @@ def plan(data: str, minutes: float | None = None, cache_dir: str = "runs/cache")
             print(f"{quoted(words)}", *made.lines(), *(f"remark: {line}" for line in made.remarks), sep="\n  ")
 
 
-def of_bundle(bundle: str, word: str, *configs: str) -> Callable[[Callable], Callable]:
-    """Make a command of a function: output folder and settings of its own in, what to say in the end out."""
+def of_bundle(bundle: str, word: str, *configs: str, **overlays: str) -> Callable[[Callable], Callable]:
+    """Make a command of a function: output folder and settings of its own in, what to say in the end out.
+
+    Args:
+        bundle, word: what is run, and its entry.
+        configs: in their order.
+        overlays: setting -> the config that is put on top where it is given.
+    """
 
     def decorated(step: Callable[[Path, str, list[str]], str]) -> Callable[[Sequence[str]], int]:
         @functools.wraps(step)
@@ -69,7 +75,8 @@ def of_bundle(bundle: str, word: str, *configs: str) -> Callable[[Callable], Cal
                 raise UserError(f"desd {name}: the folder comes first: desd {name} DIR {quoted(words)}")
             output = Path(given(settings, "output_dir") or RUNS / bundle / (Path(data).resolve().name.split(".")[0]))
             then = step(output, data, settings)
-            run_bundle(bundle, word, configs, data, output, settings)
+            more = [config for setting, config in overlays.items() if given(settings, setting)]
+            run_bundle(bundle, word, [*configs, *more], data, output, settings)
             page = output / PAGE
             print(f"page: {page}" if page.is_file() else f"folder: {output}", then, sep="\n")
             return 0
@@ -127,9 +134,12 @@ def pretrain(output: Path, data: str, settings: list[str]) -> str:
     return f"next: {quoted(['desd', 'finetune', data, '--encoder_checkpoint', str(output / 'encoder.pt')])}"
 
 
-@of_bundle("desd_seg_finetune", "training", "train", "small")
+@of_bundle("desd_seg_finetune", "training", "train", "small", unlabelled_dir="self_train")
 def finetune(output: Path, data: str, settings: list[str]) -> str:
-    """Fine-tune on labelled scans: desd finetune DIR [--encoder_checkpoint FILE] [--SETTING VALUE ...]."""
+    """Fine-tune on labelled scans: desd finetune DIR [--encoder_checkpoint FILE] [--SETTING VALUE ...].
+
+    With --unlabelled_dir SCANS those teach beside them: for runs of a thousand steps and more.
+    """
     encoder = newest("desd_pretrain", "encoder.pt")
     if given(settings, "encoder_checkpoint") is None:
         more = f"; the newest encoder here: --encoder_checkpoint {encoder}" if encoder else ""

@@ -122,6 +122,15 @@ def test_an_encoder_at_hand_is_named_and_not_taken(tmp_path, monkeypatch, capsys
     assert "--encoder_checkpoint" not in said.splitlines()[1]
 
 
+def test_unlabelled_scans_put_self_training_on_top(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("desd_tools.short.runpy.run_module", lambda *_, **__: None)
+    monkeypatch.setattr("sys.argv", [])
+    assert main(["finetune", "scans", "--unlabelled_dir", "more"]) == 0
+    words = long_form(capsys.readouterr().out, "desd_seg_finetune", "train", "small", "self_train")
+    assert words[-2:] == ["--unlabelled_dir", "more"]
+
+
 def test_a_plan_is_told_for_both_trainings(here, capsys):
     assert main(["plan", "my scans", "--minutes", "2"]) == 0
     said = capsys.readouterr().out
