@@ -183,9 +183,10 @@ def _where_drawn(step: Callable[..., Tensor], view: Tensor, strength: np.ndarray
     if len(drawn) == 0:
         return view
     strengths = torch.from_numpy(strength[drawn]).float().to(view.device, non_blocking=True).view(-1, 1, 1, 1, 1)
-    rows, more = torch.from_numpy(drawn).to(view.device, non_blocking=True), tuple(values[drawn] for values in more)
+    more = tuple(values[drawn] for values in more)
     if len(drawn) == len(view):
         return step(view, strengths, *more)
+    rows = torch.from_numpy(drawn).to(view.device, non_blocking=True)
     return view.index_copy(0, rows, step(view[rows], strengths, *more))
 
 
