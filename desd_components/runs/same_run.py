@@ -22,7 +22,6 @@ MAY_DIFFER = (
     *("resume", "extend"),
     # machines: the volumes or crops of a step are compared as total_batch
     *("device", "cudnn_benchmark", "network", "num_workers", "batch_size", "optimizer#fused"),
-    "bf16_gradients",
     # what is looked at, written down and saved, and when a run that goes wrong is stopped
     *("page", "run_folder", "train#handlers", "handlers#skip#max_skipped_steps"),
 )
