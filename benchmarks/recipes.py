@@ -58,12 +58,17 @@ def step(names: list[str], data: str, folder: str, **settings: Any) -> Turn:
     )
     for name in ("rate", "teacher", "monitor"):
         parser.get_parsed_content(f"handlers#{name}").attach(trainer)
-    for place, line in enumerate(parser["run"]):  # what else a run does before its trainer starts
-        if line == "$desd_components.keep_freed_memory()":
-            parser.get_parsed_content(f"run#{place}")
+    begin(parser)
     trainer.interrupt_resume_enabled = True  # stopped after each step, to be run on at the next turn
     trainer.add_event_handler(Events.ITERATION_COMPLETED, trainer.interrupt)
     return trainer.run
+
+
+def begin(parser: ConfigParser) -> None:
+    """What else a run does before its trainer starts."""
+    for place, line in enumerate(parser["run"]):
+        if line == "$desd_components.keep_freed_memory()":
+            parser.get_parsed_content(f"run#{place}")
 
 
 def batches(parser: ConfigParser) -> Iterator[Any]:
@@ -78,6 +83,7 @@ def pairs(data: str, folder: str) -> Turn:
     """A turn reads `PAIRS` contexts, which the page cache holds, and makes a batch of pairs of views of them."""
     parser = recipe(["train"], data, folder, batch_size=PAIRS)
     contexts, prepare = batches(parser), parser.get_parsed_content("prepare_views")
+    begin(parser)
 
     def turn() -> None:
         views, _ = prepare(next(contexts))

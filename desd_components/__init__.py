@@ -6,7 +6,7 @@ Segmentation", MICCAI 2022. This is an independent implementation, written from 
 
 from typing import Any
 
-from .base.arithmetic import AutocastInferer, FusedSGD, Muon, keep_freed_memory
+from .base.arithmetic import AutocastInferer, FusedSGD, Muon, keep_freed_memory, require_compiler
 from .base.classes import Classes, check_regions, label_count, value_names
 from .base.draws import SampleKey, set_determinism
 from .base.encoders import pooled_stages, refuse_small_maps, shape_table

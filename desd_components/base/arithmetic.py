@@ -11,6 +11,7 @@ import ctypes
 import functools
 import logging
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from monai.networks.layers.factories import Norm
 from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from .errors import UserError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,19 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, KEPT_BYTES)
         mallopt(_TRIM_THRESHOLD, 2 * KEPT_BYTES - 1)
+
+
+def require_compiler(wanted: bool, device: torch.device | str) -> None:
+    """Try `torch.compile` on this device where it is `wanted`, on a tensor of a size that its cache hardly knows.
+
+    Raises:
+        UserError: when it does not work here, for want of a compiler or of support.
+    """
+    try:
+        if wanted:
+            torch.compile(lambda x: x + 1)(torch.zeros(time.time_ns() % 10**6, device=device))
+    except Exception as error:  # of many kinds
+        raise UserError(f"compile: true fails here ({one_line(error)}): use compile: false.") from error
 
 
 def z_first(x: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ MAY_DIFFER = (
     *("resume", "extend"),
     # machines: the volumes or crops of a step are compared as total_batch
     *("device", "cudnn_benchmark", "network", "num_workers", "batch_size", "optimizer#fused"),
+    *("compile", "train#trainer#compile"),
     # what is looked at, written down and saved, and when a run that goes wrong is stopped
     *("page", "run_folder", "train#handlers", "handlers#skip#max_skipped_steps"),
 )

@@ -13,7 +13,7 @@ from monai.inferers import SimpleInferer
 from torch import nn
 from torch.nn import functional
 
-from desd_components import DenseDistillationNetwork, ProjectionHead, ResNet3DEncoder, ViewsWithPoints
+from desd_components import DenseDistillationNetwork, ProjectionHead, ResNet3DEncoder, UserError, ViewsWithPoints
 from desd_components.base import arithmetic
 from desd_components.base.arithmetic import (
     AffineInstanceNorm3d,
@@ -22,6 +22,7 @@ from desd_components.base.arithmetic import (
     Muon,
     cosines,
     orthogonalised,
+    require_compiler,
     with_z_first,
     z_first,
     z_last,
@@ -84,6 +85,13 @@ def test_a_head_is_exported_and_compiled_as_it_is():
     torch.testing.assert_close(compiled, wanted)
     compiled.sum().backward()
     assert head.prototypes.grad is not None
+
+
+def test_compiling_without_a_compiler_is_refused_in_one_line_where_it_is_wanted():
+    with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
+        require_compiler(False, "cpu")
+        with pytest.raises(UserError, match=r"^compile: true fails here \(.*compiler.*\): use compile: false.$"):
+            require_compiler(True, "cpu")
 
 
 def test_affine_instance_norm_is_torch_s_own_to_rounding_with_its_weights_and_refusal():

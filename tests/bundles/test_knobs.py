@@ -54,6 +54,7 @@ COMMON = {
 }
 PRETRAIN = {
     **COMMON,
+    "compile": Change(True),  # by rounding; test_compile says by how much
     "found_scans#sections": Change(["train"], {"data_split": "SPLIT"}),
     "init_checkpoint": Change("ENCODER"),
     "on_collapse": Change("stop", UNIFORM),

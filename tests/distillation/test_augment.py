@@ -6,6 +6,7 @@ from desd_components.distillation.views.augment import (
     change_contrast,
     change_gamma,
     gaussian_matrix,
+    resized,
 )
 
 
@@ -27,9 +28,18 @@ def test_weights_of_a_blur_hold_no_number_that_is_slow_to_multiply_by():
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(3, 96))
 
 
-def test_two_matrices_change_slices_in_plane_and_turn_them_in_double():
+def test_matrices_multiply_along_their_axes_in_double():
     rng = torch.Generator().manual_seed(0)
-    slices = torch.rand(2, 3, 4, 5, 6, dtype=torch.float64, generator=rng)  # z, x, y
-    x, y = (torch.rand(2, 7, length, dtype=torch.float64, generator=rng) for length in (5, 6))
-    expected = torch.einsum("bczxy,bix,bjy->bcijz", slices, x, y)
-    torch.testing.assert_close(along_axes(slices, [x, y]), expected)
+    volume = torch.rand(2, 3, 4, 5, 6, dtype=torch.float64, generator=rng)
+    x, y, z = (torch.rand(2, 7, length, dtype=torch.float64, generator=rng) for length in (4, 5, 6))
+    expected = torch.einsum("bcxyz,bix,bjy,bkz->bcijk", volume, x, y, z)
+    torch.testing.assert_close(along_axes(volume, [x, y, z]), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_whole_slices_are_resized_as_the_volume_is(dtype):
+    slowest_z = torch.rand(2, 6, 30, 21, generator=torch.Generator().manual_seed(0)).to(dtype).permute(0, 2, 3, 1)
+    made = resized(slowest_z, (24, 24, 6))
+    whole = torch.nn.functional.interpolate(slowest_z[None].double(), (24, 24, 6), mode="trilinear")[0]
+    torch.testing.assert_close(made.double(), whole, atol=5e-6, rtol=0)
+    assert made.is_contiguous()

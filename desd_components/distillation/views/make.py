@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...base.draws import keyed
 from ...base.errors import UserError
-from .augment import add_noise, along_axes, blur, change_contrast, change_gamma, hat_matrix
+from .augment import add_noise, blur, change_contrast, change_gamma, resized
 from .recipe import INTENSITY_DRAWS, ViewRecipe
 
 # Keeps these draws apart from others keyed by (seed, epoch, index), which numpy pads with zeros ("VIEW" in ASCII).
@@ -156,8 +156,8 @@ def make_view(image: Tensor, geometry: ViewGeometry, intensity: np.ndarray) -> T
     view = resample(image, geometry)
     view = _where_drawn(add_noise, view, intensity["noise_sd"], 0.0, intensity["noise_seed"])
     view = _where_drawn(blur, view, intensity["blur_sigma"], 0.0)
-    view = _where_drawn(torch.mul, view, intensity["brightness_factor"], 1.0)
-    view = _where_drawn(torch.add, view, intensity["brightness_shift"], 0.0)
+    view = _where_drawn(Tensor.mul_, view, intensity["brightness_factor"], 1.0)
+    view = _where_drawn(Tensor.add_, view, intensity["brightness_shift"], 0.0)
     view = _where_drawn(change_contrast, view, intensity["contrast"], 1.0)
     return _where_drawn(change_gamma, view, intensity["gamma"], 1.0)
 
@@ -168,17 +168,13 @@ def resample(image: Tensor, geometry: ViewGeometry) -> Tensor:
     Samples lie at the centers of the view's voxels (``align_corners=False``); beyond the outermost voxel centers of a
     box its border voxels count, so nothing outside the box is read.
     """
-    first, last = geometry.start[:, :, None], (geometry.start + geometry.extent)[:, :, None] - 1
-    matrices = []
-    for axis, positions in enumerate(geometry.positions()):
-        low, length = int(first[:, axis].min()), int(last[:, axis].max() - first[:, axis].min()) + 1
-        inside, image = positions.clamp(first[:, axis], last[:, axis]) - low, image.narrow(2 + axis, low, length)
-        matrices.append(hat_matrix(inside.float().to(image.device, non_blocking=True), length))
-    if bool((inside == inside[:1].round()).all()):  # whole slices, the same of all samples, are taken as they lie
-        matrices.pop()
-        image = image.permute(0, 1, 4, 2, 3).index_select(2, inside[0].long().to(image.device, non_blocking=True))
-    # Contiguous, or the products might round differently by how far the batch is padded.
-    return along_axes(image.to(torch.float32).contiguous(), matrices)
+    made = []
+    draws = zip(image, geometry.start.tolist(), geometry.extent.tolist(), geometry.flip.tolist(), strict=True)
+    for volume, start, extent, flip in draws:
+        for axis, (first, length) in enumerate(zip(start, extent, strict=True), 1):
+            volume = volume.narrow(axis, first, length)
+        made.append(resized(volume, geometry.size).flip([axis for axis, turned in enumerate(flip, 1) if turned]))
+    return torch.stack(made)
 
 
 def _where_drawn(step: Callable[..., Tensor], view: Tensor, strength: np.ndarray, neutral: float, *more: Any) -> Tensor:
@@ -187,9 +183,10 @@ def _where_drawn(step: Callable[..., Tensor], view: Tensor, strength: np.ndarray
     if len(drawn) == 0:
         return view
     strengths = torch.from_numpy(strength[drawn]).float().to(view.device, non_blocking=True).view(-1, 1, 1, 1, 1)
-    rows, more = torch.from_numpy(drawn).to(view.device, non_blocking=True), tuple(values[drawn] for values in more)
+    more = tuple(values[drawn] for values in more)
     if len(drawn) == len(view):
         return step(view, strengths, *more)
+    rows = torch.from_numpy(drawn).to(view.device, non_blocking=True)
     return view.index_copy(0, rows, step(view[rows], strengths, *more))
 
 
