@@ -57,7 +57,7 @@ class CropMixing:
     """
 
     def __init__(self, rate: LearningRateHandler, share: float, seed: int = 0) -> None:
-        require_share(mixed_share=share)
+        require_share(**{"train#mixing#share": share})
         self.rate, self.share, self.seed = rate, share, seed
 
     def prepare(

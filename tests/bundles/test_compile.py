@@ -3,6 +3,7 @@
 import pytest
 import torch
 from forked_runs import overlay, run_forked
+from labelled_volumes import CLASSES, write_cases
 from scan_files import write_pairs
 from states import figures
 
@@ -37,3 +38,16 @@ def test_a_run_compiled_in_part_is_the_plain_one_to_rounding_with_its_files(trai
     losses = [[r["loss"] for r in figures(tmp_path / run) if "loss" in r] for run in ("plain", "run")]
     assert len(losses[0]) == 8 and losses[0][:3] == pytest.approx(losses[1][:3], rel=1e-5)
     assert losses[0] == pytest.approx(losses[1], rel=0.01)  # rounding grows from step to step
+
+
+@pytest.mark.soak
+def test_a_fine_tuning_with_losses_at_several_levels_is_the_plain_one_to_rounding(tmp_path):
+    data = {"dataset_dir": write_cases(tmp_path / "scans"), "cache_dir": tmp_path / "cache", "class_names": CLASSES}
+    for name in ("plain", "compiled"):
+        settings = {**data, "compile": name == "compiled", "samples_per_epoch": 4, "max_epochs": 1}
+        assert run_forked("desd_seg_finetune", "train small smoke", tmp_path / name, timeout=900, **settings) == [0]
+    plain, other = (figures(tmp_path / run) for run in ("plain", "compiled"))
+    losses = [[r["loss"] for r in run if "loss" in r] for run in (plain, other)]
+    assert losses[0] and losses[0] == pytest.approx(losses[1], rel=1e-3)
+    weights = [torch.load(tmp_path / run / "model.pt") for run in ("plain", "compiled")]
+    assert list(weights[0]) == list(weights[1])

@@ -261,5 +261,5 @@ def test_half_of_the_crops_get_a_cuboid_of_the_one_before_until_the_share_of_the
 
 
 def test_a_share_that_is_none_is_refused():
-    with pytest.raises(UserError, match="mixed_share=2: give a number from 0 to 1"):
+    with pytest.raises(UserError, match="train#mixing#share=2: give a number from 0 to 1"):
         mixing(2)
