@@ -68,8 +68,9 @@ class CropMixing:
         if self.rate.step >= self.share * self.rate.schedule.total_steps:  # type: ignore[attr-defined]
             return images, labels
         draws = generator(self.seed, MIXING_STREAM, self.rate.step, place()[0]).random((len(images), 4))
-        pasted = cuboids(torch.from_numpy(draws[:, 1:]), images.shape[2:])
-        pasted = (pasted & torch.from_numpy(draws[:, 0] < SHARE).reshape(-1, 1, 1, 1, 1)).to(images.device)
+        is_chosen = torch.from_numpy(draws[:, 0] < SHARE).reshape(-1, 1, 1, 1, 1)
+        pasted = cuboids(torch.from_numpy(draws[:, 1:]), images.shape[2:]) & is_chosen
+        pasted = pasted.to(images.device, non_blocking=non_blocking)
         return torch.where(pasted, images.roll(1, 0), images), torch.where(pasted, labels.roll(1, 0), labels)
 
 

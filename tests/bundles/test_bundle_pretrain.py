@@ -158,11 +158,11 @@ def test_one_process_and_two_learn_the_same(scans, tmp_path):
 def test_gradients_that_travel_in_bfloat16_teach_nearly_the_same_and_such_a_run_goes_on(scans, tmp_path):
     common = {"batch_size": 2, "val_interval": None, "warmup_steps": 0}
     for run, rough in (("exact", False), ("rough", True)):
-        pretrain_in_two(scans, tmp_path, run, bf16_gradients=rough, max_epochs=4, **common)
+        pretrain_in_two(scans, tmp_path, run, max_epochs=4, **{"network#bf16_gradients": rough}, **common)
     exact, rough = ([r["loss"] for r in history(tmp_path / run) if "loss" in r] for run in ("exact", "rough"))
     assert len(exact) == 4 and exact[0] == rough[0]
     assert exact != rough and exact == pytest.approx(rough, rel=0.01)
-    pretrain_in_two(scans, tmp_path, "rough", bf16_gradients=True, max_epochs=6, extend="keep", **common)
+    pretrain_in_two(scans, tmp_path, "rough", max_epochs=6, extend="keep", **{"network#bf16_gradients": True}, **common)
     assert [r["step"] for r in history(tmp_path / "rough") if "loss" in r] == [1, 2, 3, 4, 5, 6]
 
 
