@@ -138,7 +138,7 @@ def pretrain(output: Path, data: str, settings: list[str]) -> str:
 def finetune(output: Path, data: str, settings: list[str]) -> str:
     """Fine-tune on labelled scans: desd finetune DIR [--encoder_checkpoint FILE] [--SETTING VALUE ...].
 
-    With --unlabelled_dir SCANS those teach beside them: for runs of a thousand steps and more.
+    With --unlabelled_dir SCANS those teach beside them: for runs of some hundred steps and more.
     """
     encoder = newest("desd_pretrain", "encoder.pt")
     if given(settings, "encoder_checkpoint") is None:

@@ -36,6 +36,7 @@ COMMON = {
     "num_workers": Same(1, why="the speed of loading; draws are keyed by the sample"),
     "amp": Change(True),
     "cudnn_benchmark": Same(True, why=GPU),
+    "compile": Change(True),  # by rounding; test_compile says by how much
     "val_interval": Change(2),
     "encoder": Change("SegResNet"),
     "in_channels": Change(2),
@@ -54,7 +55,7 @@ COMMON = {
 }
 PRETRAIN = {
     **COMMON,
-    "compile": Change(True),  # by rounding; test_compile says by how much
+    "cache#dtype": Change("float32"),
     "found_scans#sections": Change(["train"], {"data_split": "SPLIT"}),
     "init_checkpoint": Change("ENCODER"),
     "on_collapse": Change("stop", UNIFORM),
