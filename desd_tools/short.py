@@ -81,7 +81,7 @@ def of_bundle(bundle: str, word: str, *configs: str, **overlays: str) -> Callabl
             print(f"page: {page}" if page.is_file() else f"folder: {output}", then, sep="\n")
             return 0
 
-        command.bundle = bundle  # type: ignore[attr-defined]
+        command.bundle, command.overlays = bundle, overlays  # type: ignore[attr-defined]
         return command
 
     return decorated

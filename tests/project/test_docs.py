@@ -68,9 +68,10 @@ def check_own_command(words: list[str]) -> None:
     """The command exists, with these flags and so many arguments."""
     name, *arguments = words
     if hasattr(_find(name), "bundle"):
-        config = "inference" if name == "segment" else "train"
-        files = f"bundles/{_find(name).bundle}/configs/{config}.yaml"
-        return check_bundle_run(["run", "--config_file", files, "--dataset_dir", *arguments])
+        overlays = [config for setting, config in _find(name).overlays.items() if f"--{setting}" in arguments]
+        configs = ["inference" if name == "segment" else "train", *overlays]
+        files = [f"bundles/{_find(name).bundle}/configs/{config}.yaml" for config in configs]
+        return check_bundle_run(["run", "--config_file", str(files), "--dataset_dir", *arguments])
     _refuse_unknown_flags(name, _find(name), arguments)
     named = [i for i, word in enumerate(arguments) if word.startswith("--")]
     values = [i + 1 for i in named if "=" not in arguments[i]]
