@@ -26,6 +26,10 @@ def ids(scans: list[dict]) -> list[str]:
         (["Background", "liver", "tumour"], "liver tumour"),
         (("liver", "tumour"), "liver tumour"),
         ("liver, tumour", "liver tumour"),
+        ("['liver', 'tumour']", "liver tumour"),  # as text, which shells and settings files make of a list
+        ("('liver', 'tumour')", "liver tumour"),
+        ("'liver', 'tumour'", "liver tumour"),
+        ('{"0": "background", "1": "liver", "2": "tumour"}', "liver tumour"),
         ({"0": "background", "1": "liver", "2": "tumour"}, "liver tumour"),
         ({"background": 0, "liver": 1, "tumour": 2}, "liver tumour"),
         (2, "class_1 class_2"),
@@ -44,7 +48,9 @@ def test_a_class_without_a_name_is_refused(asked):
         classes_of(asked)
 
 
-@pytest.mark.parametrize("asked", [[], ["background"], ["liver", "Liver"], 0, True, {"a": 1.5}, [1, 2]])
+@pytest.mark.parametrize(
+    "asked", [[], ["background"], ["liver", "Liver"], 0, True, {"a": 1.5}, [1, 2], "[liver", "[1, 2]"]
+)
 def test_class_names_that_cannot_be_are_refused(asked):
     with pytest.raises(UserError, match="class_names"):
         classes_of(asked)
