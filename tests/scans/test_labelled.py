@@ -248,6 +248,33 @@ def test_of_nnunets_folds_the_first_is_taken_where_it_is_asked_for_and_else_told
     assert "splits_final.json in it is not used: `--data_split splits_final.json` takes its first fold" in caplog.text
 
 
+def test_a_section_may_be_a_mapping_from_case_names(tmp_path):
+    write_pairs(tmp_path, list("ab"))
+    content = {"training": dict(zip("xy", folds(0, 0), strict=True)), "validation": None}
+    data = find_labelled(write_json(tmp_path / "dataset.json", content).parent, ["x", "y"], val_fraction=0)
+    assert (ids(data.training), data.validation) == (["a", "b"], [])
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"validation": 0.2}, {"training": {"imagesTr/a.nii.gz": "labelsTr/a.nii.gz"}}, {"test": "imagesTs"}],
+    ids=str,
+)
+def test_a_section_that_is_no_list_is_refused(tmp_path, odd):
+    write_pairs(tmp_path, list("ab"))
+    path = write_json(tmp_path / "list.json", {"training": folds(0, 0), **odd})
+    for find in (find_scans, lambda path: find_labelled(path, ["x", "y"])):
+        with pytest.raises(UserError, match=f"{next(iter(odd))} is .*, no list: give one, or take it out"):
+            find(path)
+
+
+def test_of_two_pairs_of_folders_the_second_is_told(tmp_path, caplog):
+    write_pairs(tmp_path, ["a", "b"])
+    write_pairs(tmp_path, ["c"], "images", "labels")
+    assert ids(find_labelled(tmp_path, ["x", "y"], val_fraction=0).training) == ["a", "b"]
+    assert "images and labels are not used, for imagesTr and labelsTr are there" in caplog.text
+
+
 def test_time_grows_with_the_number_of_scans_and_not_with_its_square(tmp_path):
     listed = [{"image": f"{number}.nii.gz", "label": f"{number}_seg.nii.gz"} for number in range(20_000)]
     path = write_json(tmp_path / "list.json", {"training": listed})
