@@ -4,6 +4,7 @@ As nnU-Net's ``dataset.json`` has them (Isensee et al., Nature Methods 2021): a 
 values, and voxels of the value called ``ignore`` were not annotated: they are neither learnt nor scored.
 """
 
+import ast
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,12 +49,13 @@ def classes_of(labels: Any, source: str = "class_names", order: Any = None) -> C
     Raises:
         UserError: when it is none of these, names are not distinct or mean something else here, or values are odd.
     """
+    labels = _as_python(labels) if isinstance(labels, str) else labels
     if isinstance(labels, dict):
         pairs = _pairs(labels, source)
     elif isinstance(labels, int) and not isinstance(labels, bool) and labels > 0:
         pairs = [(f"class_{value}", [value]) for value in range(1, labels + 1)]
     else:
-        names = labels.split(",") if isinstance(labels, str) else labels
+        names = labels.split(",") if isinstance(labels, str) and labels.strip()[:1] not in ("[", "{") else labels
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{source} is {labels!r}: give a list such as \"['liver','tumour']\".")
         names = [name.strip() for name in names]
@@ -77,6 +79,15 @@ def classes_of(labels: Any, source: str = "class_names", order: Any = None) -> C
     classes = Classes(["background", *names], regions, ignored[0][0] if ignored else None)
     _refuse_odd(classes, source)
     return classes
+
+
+def _as_python(text: str) -> Any:
+    """The list, tuple or dictionary that a text writes down as Python does; else the text."""
+    try:
+        found = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return text
+    return found if isinstance(found, list | tuple | dict) else text
 
 
 def ignored_value(labels: Any) -> int | None:

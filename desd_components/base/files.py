@@ -35,6 +35,11 @@ def told_if_unwritable(path: Path, remedy: str = "") -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({failure.strerror or failure}). {remedy}") from error
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error's chain says that a disk is full, or takes nothing."""
+    return any(isinstance(each, OSError) and each.errno in _FULL for each in chain_of(error))
+
+
 def disk_fault(error: BaseException | None) -> str | None:
     """The line for an error whose chain says that a disk is full or takes nothing, or no such name; None for others.
 
@@ -78,6 +83,22 @@ def write_atomically(path: Path, content: bytes) -> None:
     with told_if_unwritable(path):
         _write(part := beside(path), lambda file: file.write(content))
         os.replace(part, path)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A hidden name beside `path`, of its suffix, for writers that are not ours; it becomes `path` once it is whole.
+
+    Raises:
+        UserError: when the disk is full or fails; the old file stays, and nothing of the new one.
+    """
+    part = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        with told_if_unwritable(path):
+            yield part
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, content: Any) -> None:

@@ -11,14 +11,15 @@ import os
 import pydoc
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import Enum
+from enum import Enum, EnumType
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import numpy as np
 import torch
 from monai.bundle import ConfigComponent, ConfigParser, ReferenceResolver
+from monai.inferers import Inferer
 
 from ..base.errors import UserError, none_if_null
 
@@ -239,6 +240,19 @@ RULES: dict[str, Rule] = {
 }
 
 
+def _choices(target: str) -> dict[str, Rule]:
+    """The arguments of one of MONAI's inferers that are words of a list; other components take more than they list."""
+    inferer = located(target) if target.endswith("Inferer") else None
+    if not (isinstance(inferer, type) and issubclass(inferer, Inferer)):
+        return {}
+    hints = get_type_hints(inferer.__init__)
+    kinds: dict[str, Any] = {
+        name: kind for name, hint in hints.items() for kind in get_args(hint) if isinstance(kind, EnumType)
+    }
+    words = {name: [word.value for word in kind] for name, kind in kinds.items()}
+    return {name: Rule(known.__contains__, f"one of {known}") for name, known in words.items()}
+
+
 def refuse_odd_values(settings: Mapping[str, Any]) -> None:
     """Check the settings of a config for which there is a rule, at the top or where they are used.
 
@@ -250,8 +264,11 @@ def refuse_odd_values(settings: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the first that is odd, and what it may be.
     """
+    choices: dict[Place, Rule] = {}
     for place, value in walk(settings):
-        rule, value = RULES.get(place_of(place[-1])[-1]), none_if_null(value)
+        if isinstance(value, Mapping) and "_target_" in value:
+            choices |= {(*place, name): rule for name, rule in _choices(str(value["_target_"])).items()}
+        rule, value = choices.get(place) or RULES.get(place_of(place[-1])[-1]), none_if_null(value)
         if rule is None or (isinstance(value, str) and value[:1] in ("$", "@", "%")):
             continue
         if not rule.holds(value):

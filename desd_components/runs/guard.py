@@ -13,7 +13,7 @@ from monai.data import Dataset, MetaTensor
 
 from ..base.classes import Regions, class_members, label_count
 from ..base.errors import UserError, innermost_user_error
-from ..base.files import write_json
+from ..base.files import is_full, write_json
 from ..scans.check import header_problem
 from ..scans.loading import loader_fault
 from ..scans.names import CaseNames, Scan, scan_files
@@ -109,7 +109,7 @@ class SkipBadScans:
             output = engine._iteration(engine, batch)
             facts = scan_facts(path, image, engine.state.output, self.class_names, self.regions)
         except Exception as error:
-            if loader_fault(error):  # it says nothing about this scan, and there will be no further one
+            if loader_fault(error) or is_full(error):  # it says nothing about this scan, nor will the next fare better
                 raise
             logger.debug("the whole trace of %s", path, exc_info=True)
             self._note(path, _one_line(error))

@@ -20,7 +20,7 @@ import torch
 
 from ..base.errors import UserError
 from ..base.files import told_if_unwritable, write_tensors
-from ..base.tensors import load_tensors
+from ..base.tensors import altered_entry, load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def read_state(path: Path) -> Any:
         with open(path, "rb") as file:
             try:
                 with zipfile.ZipFile(file) as archive:
-                    altered = archive.testzip()
+                    altered = altered_entry(archive)
             except Exception as error:  # zipfile has no one word for what a wrong bit leads it to
                 raise DamagedState("is cut short, damaged, or not the state of a run") from error
     except OSError as error:

@@ -155,6 +155,13 @@ def raw_problem(file: str, voxels: np.ndarray, is_label: bool) -> str | None:
             )
     if not is_label and (voxels.size == 0 or voxels.min() == voxels.max()):
         return f"{file}: every voxel has the same value: there is nothing to see; leave it out."
+    if not is_label:
+        low, high = voxels.min(), voxels.max()
+        with np.errstate(over="ignore"):
+            ends = np.array([low, high]).astype(np.float32)
+        if ends[0] == ends[1] or not np.isfinite(ends).all():
+            told = f"its values, {low} to {high}, are not to be told apart, or too large, in float32"
+            return f"{file}: {told}, in which networks compute: take their mean off or rescale them, or leave it out."
     return None
 
 

@@ -187,9 +187,9 @@ class FolderPairs:
     namesakes: list[tuple[Path, Path]]
 
 
-def pair_folders(folder: Path) -> tuple[str, str] | None:
-    """The names of the folders of images and of labels in `folder`, or None."""
-    return next((pair for pair in FOLDER_PAIRS if all((folder / name).is_dir() for name in pair)), None)
+def pair_folders(folder: Path) -> list[tuple[str, str]]:
+    """The names of the folders of images and of labels in `folder`; of several such pairs the first is taken."""
+    return [pair for pair in FOLDER_PAIRS if all((folder / name).is_dir() for name in pair)]
 
 
 def pairs_by_name(images_dir: Path, labels_dir: Path, in_channels: int = 1, ending: str = "") -> FolderPairs:

@@ -22,6 +22,9 @@ from .volume import NOT_INSTALLED, Volume, refused_as, to_ras
 
 _FIELD = re.compile(rb"\s*([^\r=:]+?)\s*[=:][=:\s]*([^\r]*?)\s*")  # name = value, or name: value
 _PATTERN = re.compile(r"([^\s%]*%0?\d{0,2}d[^\s%]*)[ \t]+(\d+)[ \t]+(\d+)[ \t]+(\d+)([ \t]+\d+)?")
+_UNIT_FIELDS = ("space units", "units", "DistanceUnits")
+_MM = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1e3, "nm": 1e-6}
+_MM |= dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "microns", "micrometer", "micrometers"), 1e-3)
 _LONGEST_LINE = 1 << 20
 _SPARE = 1 << 20  # bytes that a stream may hold beside its voxels
 
@@ -156,8 +159,24 @@ def itk_volume(path: str) -> Volume:
     if len(size) >= 3:  # the fourth axis of a file holds channels; a picture of two is refused for its shape
         direction = np.reshape(reader.GetDirection(), (len(size), len(size)))[:3, :3]
         affine[:3, :3], affine[:3, 3] = direction * reader.GetSpacing()[:3], reader.GetOrigin()[:3]
+    unit, warnings = _unit(path, said)
+    affine[:3] *= unit
     one_voxel = sitk.Image([1] * len(size), reader.GetPixelID(), channels)  # it tells the type of the values
-    return Volume(path, kind, shape, to_ras(affine), sitk.GetArrayViewFromImage(one_voxel).dtype, read)
+    dtype = sitk.GetArrayViewFromImage(one_voxel).dtype
+    return Volume(path, kind, shape, to_ras(affine), dtype, read, warnings)
+
+
+def _unit(path: str, said: Header) -> tuple[float, tuple[str, ...]]:
+    """How many mm the unit is in which a header counts, and what to say of it; 1 where it names none that is known."""
+    named = next((said.fields[name] for name in _UNIT_FIELDS if name in said.fields), "")
+    words = [word.strip().lower() for word in re.findall(r'"([^"]*)"', named) or [named]]
+    found = {_MM[word] for word in words if word in _MM}
+    if len(found) > 1:
+        raise UserError(f"{path}: counts in several units, {named}: write it in mm.")
+    unit = found.pop() if found else 1.0
+    told = f"counts in {named}, {unit:g} mm" if unit != 1 else f"counts in {named}, taken for mm"
+    is_odd = unit != 1 or not (set(words) <= {"", "?", "???", *_MM})
+    return unit, (f"{told}; ITK and 3D Slicer take any unit for mm",) if is_odd else ()
 
 
 def _refuse_voxels_elsewhere(path: str, said: Header) -> None:

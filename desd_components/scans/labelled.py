@@ -201,13 +201,16 @@ def _labelled_sections(path: Path, in_channels: int) -> tuple[Sections, list[Sca
 
 def _images_in_pairs(folder: Path, in_channels: int, ending: str) -> list[Scan]:
     """The images of two folders, with their labels as far as there are any."""
-    names = pair_folders(folder)
-    if names is None:
+    folders = pair_folders(folder)
+    if not folders:
         raise UserError(
             f"{folder}: has neither dataset.json, nor imagesTr and labelsTr, nor images and labels: rename the "
             'folders, or give the path of a data list: {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}.'
         )
-    found = pairs_by_name(folder / names[0], folder / names[1], in_channels, ending)
+    (images, labels), *passed_over = folders
+    for pair in passed_over:
+        logger.warning("%s: %s and %s are not used, for %s and %s are there", folder, *pair, images, labels)
+    found = pairs_by_name(folder / images, folder / labels, in_channels, ending)
     refuse_namesakes(found.namesakes)
     tell_left_out(folder, found.others, f"files that do not end in {ending} (file_ending) left out")
     tell_left_out(folder, found.lonely_labels, "labels without an image left out", files_of(found.pairs))

@@ -98,7 +98,7 @@ def data_list_sections(path: Path, within: bool = False, tell: bool = True) -> S
     """
     content = read_json(path)
     content = content if isinstance(content, dict) else {}
-    listed = _by_section(content)
+    listed = _by_section(content, path)
     sections = {name: [_entry_scan(entry, path, within) for entry in part] for name, part in listed.items()}
     if not any(sections.values()):
         raise UserError(
@@ -136,19 +136,24 @@ def _lists_scans(entries: Any) -> bool:
     return any(isinstance(image, list) or str(image).endswith(SUFFIXES) for image in images)
 
 
-def _by_section(content: Any) -> dict[str, list[Any]]:
-    """The lists of a JSON file under the names of sections, whichever of these it writes.
+def _by_section(content: Any, source: Path) -> dict[str, list[Any]]:
+    """The lists of a JSON file under the names of sections, whichever of these it writes; or mappings from case names.
 
     Cases of nnU-Net's entry ``dataset`` train; Auto3DSeg's fold 0 validates, as it does there, where nothing else does.
+
+    Raises:
+        UserError: when a section is something else.
     """
     content = content if isinstance(content, dict) else {}
     sections: dict[str, list[Any]] = {}
     for name, entries in content.items():
-        if name in SECTION_NAMES and isinstance(entries, list):
-            sections.setdefault(SECTION_NAMES[name], []).extend(entries)
-    if isinstance(cases := content.get("dataset"), dict):
-        pairs = [case if isinstance(case, dict) else {} for case in cases.values()]
-        sections.setdefault("train", []).extend({"image": c.get("images"), "label": c.get("label")} for c in pairs)
+        is_mapping = isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values())
+        listed = list(entries.values()) if is_mapping else entries or []
+        if section := SECTION_NAMES.get(name) or ("train" if name == "dataset" and is_mapping else None):
+            if not isinstance(listed, list):
+                what = f"{name} is {json.dumps(listed)[:80]}, no list"
+                raise UserError(f"{source}: {what}: give one, or take it out (`val_fraction` draws a share).")
+            sections.setdefault(section, []).extend(listed)
     training = sections.get("train", [])
     folds = list(map(_fold, training))
     if "validation" not in sections and "0" in folds and len(set(folds)) > 1:
@@ -160,13 +165,13 @@ def _by_section(content: Any) -> dict[str, list[Any]]:
 def is_decathlon(folder: Path) -> bool:
     """Whether the folder's ``dataset.json`` lists the scans (nnU-Net's files of that name do not)."""
     path = folder / "dataset.json"
-    return path.is_file() and any(_by_section(read_json(path)).values())
+    return path.is_file() and any(_by_section(read_json(path), path).values())
 
 
 def _entry_scan(entry: Any, source: Path, within: bool) -> Scan:
     """One entry of a data list (a path, or a dictionary with ``image`` and perhaps ``label``) with absolute paths."""
     fields = entry if isinstance(entry, dict) else {"image": entry}
-    image, label = fields.get("image"), fields.get("label")
+    image, label = fields.get("image", fields.get("images")), fields.get("label")
     parts = image if isinstance(image, list) else [image]
     if not image or not all(isinstance(part, str) for part in parts) or not isinstance(label, str | None):
         raise UserError(
@@ -212,7 +217,7 @@ def read_split(data_split: str | Path, data: Path) -> dict[str, list[str]]:
     if isinstance(content, list) and content:  # nnU-Net's splits_final.json
         logger.info("%s: the first of its %d folds is taken", path, len(content))
         content = content[0]
-    listed = _by_section(content)
+    listed = _by_section(content, path)
     # a scan's suffix is no part of its name; a folder in front of it is
     split = {
         section: [without_suffix(str(Path(case))) if case.endswith(SUFFIXES) else case for case in map(str, cases)]

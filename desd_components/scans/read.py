@@ -130,6 +130,9 @@ def _nifti(path: str) -> Volume:
     except Exception as error:
         raise refused_as("NIfTI", path, error) from error
     sizes = tuple(int(size) for size in image.shape)
+    if not image.header["sform_code"] and not (widths := stored_widths(path, image.header)[: len(sizes)]).all():
+        told = " x ".join(f"{width:.4g}" for width in widths)
+        raise UserError(f"{path}: says its voxels are {told} mm, and has no sform: mend its pixdim, or leave it out.")
     _refuse_impossible_size(path, sizes, dtype)
     if 0 <= image.dataobj.offset <= image.header.sizeof_hdr:
         within = ValueError(f"its voxels are said to begin at byte {image.dataobj.offset}, within the header")
@@ -155,6 +158,15 @@ def _with_channels_last(stored: tuple[int, ...]) -> tuple[int, ...]:
     """(X, Y, Z) or (X, Y, Z, C) of a NIfTI's axes, where one at most holds channels: ITK writes (X, Y, Z, 1, C)."""
     space, *more = stored[:3], *stored[3:]
     return (*space, math.prod(more)) if more and sum(size > 1 for size in more) <= 1 else stored
+
+
+def stored_widths(path: str, header: Any) -> np.ndarray:
+    """The widths of a voxel, (3,) in mm, as the header of a NIfTI has them: nibabel takes a 0 for 1 mm."""
+    from nibabel.openers import Opener
+
+    with Opener(path) as stream:
+        stored = type(header).from_fileobj(stream, check=False)
+    return np.asarray(stored["pixdim"][1:4], dtype=np.float64) * nifti_unit(stored)
 
 
 def nifti_unit(header: Any) -> float:

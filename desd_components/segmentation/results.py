@@ -17,6 +17,7 @@ from monai.data import NibabelWriter
 from nibabel.openers import Opener
 
 from ..base.errors import UserError
+from ..base.files import written_whole
 from ..scans.check import grid_problem
 from ..scans.read import open_volume
 
@@ -53,7 +54,8 @@ class ScanWriter(NibabelWriter):
         image = _like_scan(voxels, affine, self.scan) or _by_affine(voxels, affine)
         if np.issubdtype(voxels.dtype, np.integer):
             image.header.set_intent("label")  # by which it is known wherever it is copied to
-        nibabel.save(image, filename)
+        with written_whole(Path(filename)) as part:
+            nibabel.save(image, part)
 
 
 def write_by_class(
@@ -70,7 +72,7 @@ def write_by_class(
     image = _like_scan(empty, affine, scan) or _by_affine(empty, affine)
     image.header.set_data_dtype(np.float32)
     image.header.set_slope_inter(1, 0)
-    with Opener(str(path), "wb") as file:
+    with written_whole(Path(path)) as part, Opener(str(part), "wb") as file:
         image.header.write_to(file)
         for volume in volumes:
             for plane in volume.cpu().permute(2, 1, 0):  # x runs fastest in a NIfTI

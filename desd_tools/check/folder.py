@@ -145,7 +145,7 @@ def _add_unlisted(found: DataFolder, in_channels: int) -> None:
 
 
 def _add_pairs(found: DataFolder, in_channels: int) -> None:
-    images, labels = pair_folders(found.root) or ("", "")
+    images, labels = pair_folders(found.root)[0]
     ending = file_ending(said_of_data(found.root)[1])
     paired = pairs_by_name(found.root / images, found.root / labels, in_channels, ending)
     alone: list[Scan] = [{"label": str(path)} for path in paired.lonely_labels]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from desd_components.scans.check import GRID_TOLERANCE, corner_gap
-from desd_components.scans.read import nifti_unit
+from desd_components.scans.read import nifti_unit, stored_widths
 from desd_components.scans.volume import Volume
 
 from .findings import REMARK, Finding
@@ -34,20 +34,12 @@ def geometry_findings(volume: Volume, is_label: bool = False) -> list[Finding]:
 def _spacing(volume: Volume) -> Finding | None:
     """Both spacings that a NIfTI header holds: nibabel mends a stored 0 in silence and reads it as 1 mm."""
     file, used = volume.path, np.linalg.norm(volume.affine[:3, :3], axis=0)
-    stored = [] if volume.header is None else [_stored_spacing(file, volume.header)]
+    stored = [] if volume.header is None else [stored_widths(file, volume.header.header)]
     for spacing in (used, *stored):
         if not ((np.abs(spacing) >= SPACINGS[0]) & (np.abs(spacing) <= SPACINGS[1])).all():
             size = " x ".join(f"{value:.4g}" for value in spacing)
             return Finding(file, f"says its voxels are {size} mm", "mend the header; was the unit mm?", "spacing")
     return None
-
-
-def _stored_spacing(file: str, header: Any) -> np.ndarray:
-    from nibabel.openers import Opener
-
-    with Opener(file) as stream:
-        stored = type(header.header).from_fileobj(stream, check=False)
-    return np.asarray(stored["pixdim"][1:4], dtype=np.float64) * nifti_unit(stored)
 
 
 def _two_affines(file: str, header: Any, shape: tuple[int, ...]) -> Finding | None:

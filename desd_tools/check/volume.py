@@ -109,5 +109,6 @@ def _look_at_label(report: FileReport, voxels: np.ndarray, classes: Classes | No
     if line := class_problem(file, known, count):
         report.findings.append(from_line(line, [file], "label values"))
     if not np.any(values):
-        remedy = "leave it out, or mend it, unless the scan shows none of the classes"
-        report.findings.append(Finding(file, "is an empty label: every voxel is background", remedy, "empty label"))
+        what = "is an empty label: every voxel is background"
+        remedy = "nothing, if the scan shows none of the classes; else mend it, or leave it out"
+        report.findings.append(Finding(file, what, remedy, "empty label", REMARK))

@@ -12,6 +12,7 @@ from random_weights import ARCHITECTURE, write_encoder
 
 from desd_components import ResNet3DEncoder, UserError, encoder_from, load_encoder, load_weights
 from desd_components.base.tensors import load_tensors
+from desd_components.runs.state import read_state
 
 
 @pytest.fixture
@@ -98,6 +99,17 @@ def test_weights_of_which_a_bit_has_flipped_are_refused(checkpoint):
     for bit in (1, 64):
         checkpoint.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
         refused(checkpoint, r"is damaged \(.*data/\d+\): copy or download it again")
+
+
+@pytest.mark.parametrize("read", [load_tensors, read_state])
+def test_a_file_that_was_written_without_checksums_is_read(tmp_path, read):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.arange(5)}, tmp_path / "a.pt")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    torch.testing.assert_close(read(tmp_path / "a.pt"), {"a": torch.arange(5)})
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x02text", b"PK\x03\x04broken"])

@@ -60,6 +60,21 @@ def test_a_value_is_looked_at_where_it_is_used_too(settings):
         refuse_odd_values(settings)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("mode", "gauss", "'gauss' is not possible: give one of ['constant', 'gaussian']"),
+        ("mode", None, "None is not possible: give one of"),
+        ("padding_mode", "zeros", "'zeros' is not possible: give one of ['constant', 'reflect', 'replicate', 'circul"),
+    ],
+)
+def test_a_sliding_window_blends_and_pads_as_monai_knows_it(name, value, words):
+    inferer = {"_target_": "SlidingWindowInferer", "roi_size": [8, 8, 8], "mode": "gaussian"}
+    refuse_odd_values({"validate": {"inferer": inferer}})
+    with pytest.raises(UserError, match=f"^validate#inferer#{name}: {re.escape(words)}"):
+        refuse_odd_values({"validate": {"inferer": {**inferer, name: value}}})
+
+
 def test_expressions_references_and_null_are_passed_over():
     refuse_odd_values({"num_workers": "$os.cpu_count()", "overlap": "@displayable_configs#overlap", "roi_size": "null"})
 

@@ -49,6 +49,7 @@ def cut_short(path: Path) -> None:
 NOISE = np.random.default_rng(0).normal(size=(6, 7, 5)).astype(np.float32)
 RGB = np.zeros((6, 7, 5), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
 FOUR = r"is 4D \(6, 7, 5, 3\), and its last dimension is not 1 channel: split it .* `--in_channels 3`"
+FLOAT32 = r"its values, \S+ to \S+, are not to be told apart, or too large, in float32"
 BAD: dict[str, tuple[Callable[[Path], object], str, dict[str, Any]]] = {
     "missing": (lambda path: None, "does not exist: mend the data list", {}),
     "empty": (of(b""), r"is empty \(0 bytes\): copy or download it again", {}),
@@ -62,6 +63,8 @@ BAD: dict[str, tuple[Callable[[Path], object], str, dict[str, Any]]] = {
     "NaN": (spoilt(np.nan), "2 of 210 voxels are NaN or infinite", {}),
     "infinite": (spoilt(np.inf), "2 of 210 voxels are NaN or infinite", {}),
     "constant": (lambda path: write_nifti(path, NOISE * 0), "every voxel has the same value", {}),
+    "on a high plateau": (lambda path: write_nifti(path, 1e5 + 1e-4 * NOISE.astype(float)), FLOAT32, {}),
+    "enormous": (lambda path: write_nifti(path, 1e200 * NOISE.astype(float)), FLOAT32, {}),
 }
 
 

@@ -1,5 +1,6 @@
 """Promises of `desd_components.scans.itk`: whatever a header calls its files, they lie in its folder, and all count."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,39 @@ def test_what_would_be_read_otherwise_than_it_looks_is_refused(folder, text, wor
     with pytest.raises(UserError, match=words) as refusal:
         open_volume(header(folder, "a.mhd", META + text))
     assert "\n" not in str(refusal.value)
+
+
+SPACED = NRRD + "space: left-posterior-superior\nspace directions: (20,0,0) (0,30,0) (0,0,40)\nspace origin: (5,6,7)\n"
+UNITS = {
+    "microns of NRRD": ("a.nhdr", SPACED, 'space units: "um" "um" "um"', 1e-3, "counts in .*, 0.001 mm; ITK and 3D Sl"),
+    "of its axes": ("a.nhdr", f"{NRRD}spacings: 20 30 40\n", 'units: "cm" "cm" "cm"', 10.0, "10 mm"),
+    "of MetaImage": (
+        "a.mhd",
+        f"{META}ElementSpacing = 20 30 40\nOffset = 5 6 7\n",
+        "DistanceUnits = \u00b5m",
+        1e-3,
+        "0.001 mm",
+    ),
+    "none that is known": ("a.nhdr", SPACED, 'space units: "ell" "ell" "ell"', 1.0, "taken for mm"),
+    "mm": ("a.nhdr", SPACED, 'space units: "mm" "mm" "mm"', 1.0, ""),
+    "nothing": ("a.mhd", f"{META}ElementSpacing = 20 30 40\nOffset = 5 6 7\n", "DistanceUnits = ?", 1.0, ""),
+}
+
+
+@pytest.mark.parametrize("case", UNITS)
+def test_the_unit_that_a_header_names_is_heeded_and_told(folder, case):
+    name, start, line, unit, told = UNITS[case]
+    named = "data file: all.raw\n" if name == "a.nhdr" else "ElementDataFile = all.raw\n"
+    plain = open_volume(header(folder, name, start + named))
+    volume = open_volume(header(folder, name, f"{start}{line}\n{named}"))
+    np.testing.assert_allclose(volume.affine[:3], plain.affine[:3] * unit)
+    assert len(volume.warnings) == bool(told) and re.search(told, " ".join(volume.warnings))
+
+
+def test_a_header_of_several_units_is_refused(folder):
+    text = SPACED + 'space units: "mm" "mm" "um"\ndata file: all.raw\n'
+    with pytest.raises(UserError, match=r"counts in several units, .* write it in mm"):
+        open_volume(header(folder, "a.nhdr", text))
 
 
 def test_bzip2_is_named_as_the_reason(folder):

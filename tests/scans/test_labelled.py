@@ -26,6 +26,10 @@ def ids(scans: list[dict]) -> list[str]:
         (["Background", "liver", "tumour"], "liver tumour"),
         (("liver", "tumour"), "liver tumour"),
         ("liver, tumour", "liver tumour"),
+        ("['liver', 'tumour']", "liver tumour"),  # as text, which shells and settings files make of a list
+        ("('liver', 'tumour')", "liver tumour"),
+        ("'liver', 'tumour'", "liver tumour"),
+        ('{"0": "background", "1": "liver", "2": "tumour"}', "liver tumour"),
         ({"0": "background", "1": "liver", "2": "tumour"}, "liver tumour"),
         ({"background": 0, "liver": 1, "tumour": 2}, "liver tumour"),
         (2, "class_1 class_2"),
@@ -44,7 +48,9 @@ def test_a_class_without_a_name_is_refused(asked):
         classes_of(asked)
 
 
-@pytest.mark.parametrize("asked", [[], ["background"], ["liver", "Liver"], 0, True, {"a": 1.5}, [1, 2]])
+@pytest.mark.parametrize(
+    "asked", [[], ["background"], ["liver", "Liver"], 0, True, {"a": 1.5}, [1, 2], "[liver", "[1, 2]"]
+)
 def test_class_names_that_cannot_be_are_refused(asked):
     with pytest.raises(UserError, match="class_names"):
         classes_of(asked)
@@ -240,6 +246,33 @@ def test_of_nnunets_folds_the_first_is_taken_where_it_is_asked_for_and_else_told
         assert "the first of its 2 folds is taken" in caplog.text and "is not used" not in caplog.text
         find_labelled(tmp_path, ["x", "y"])
     assert "splits_final.json in it is not used: `--data_split splits_final.json` takes its first fold" in caplog.text
+
+
+def test_a_section_may_be_a_mapping_from_case_names(tmp_path):
+    write_pairs(tmp_path, list("ab"))
+    content = {"training": dict(zip("xy", folds(0, 0), strict=True)), "validation": None}
+    data = find_labelled(write_json(tmp_path / "dataset.json", content).parent, ["x", "y"], val_fraction=0)
+    assert (ids(data.training), data.validation) == (["a", "b"], [])
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"validation": 0.2}, {"training": {"imagesTr/a.nii.gz": "labelsTr/a.nii.gz"}}, {"test": "imagesTs"}],
+    ids=str,
+)
+def test_a_section_that_is_no_list_is_refused(tmp_path, odd):
+    write_pairs(tmp_path, list("ab"))
+    path = write_json(tmp_path / "list.json", {"training": folds(0, 0), **odd})
+    for find in (find_scans, lambda path: find_labelled(path, ["x", "y"])):
+        with pytest.raises(UserError, match=f"{next(iter(odd))} is .*, no list: give one, or take it out"):
+            find(path)
+
+
+def test_of_two_pairs_of_folders_the_second_is_told(tmp_path, caplog):
+    write_pairs(tmp_path, ["a", "b"])
+    write_pairs(tmp_path, ["c"], "images", "labels")
+    assert ids(find_labelled(tmp_path, ["x", "y"], val_fraction=0).training) == ["a", "b"]
+    assert "images and labels are not used, for imagesTr and labelsTr are there" in caplog.text
 
 
 def test_time_grows_with_the_number_of_scans_and_not_with_its_square(tmp_path):

@@ -8,6 +8,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from dicom_files import hounsfield, stored_grid, write_series
@@ -151,6 +152,20 @@ def test_a_header_that_takes_itself_for_voxels_is_refused(tmp_path, offset):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"a\.nii: cannot be read as NIfTI"):
         open_volume(path).read()
+
+
+@pytest.mark.parametrize("has_sform", [False, True])
+def test_a_voxel_without_width_is_refused_where_no_sform_tells_it(tmp_path, has_sform):
+    image = nibabel.Nifti1Image(VOXELS, AFFINE)
+    image.set_sform(AFFINE, int(has_sform))
+    image.set_qform(AFFINE, 1)
+    path = tmp_path / "a.nii"
+    path.write_bytes(b"".join([(whole := image.to_bytes())[:84], bytes(4), whole[88:]]))  # pixdim[2], a float
+    if has_sform:
+        np.testing.assert_allclose(open_volume(path).affine, AFFINE, atol=1e-5)
+    else:
+        with pytest.raises(UserError, match=r"a.nii: says its voxels are 0.8 x 0 x 2.5 mm, and has no sform: mend its"):
+            open_volume(path)
 
 
 def deflated(folder: Path, name: str) -> tuple[Path, Path]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import logging
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from monai.transforms import Compose, LoadImaged
 from scan_files import write_json
 
 from desd_components import ScanReader, UserError, find_scans
+from desd_components.base.files import written_whole
 from desd_components.pages.outlines import DrawOverlayd
 from desd_components.runs.guard import ScanDataset, SkipBadScans
 from desd_components.runs.layout import ScanLayout, refuse_overwriting, scans_root
@@ -87,6 +90,9 @@ class Evaluator(Engine):
     def _iteration(self, engine: Engine, batch: dict) -> str:
         if "too_big" in batch["image"].meta["filename_or_obj"]:
             raise RuntimeError("out of memory\nand many more lines")
+        if "full" in batch["image"].meta["filename_or_obj"]:
+            with written_whole(Path("full.nii.gz")):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return "labels"
 
 
@@ -110,6 +116,11 @@ def test_one_bad_scan_is_listed_and_the_rest_goes_on(tmp_path):
         {"image": "torn.nii", "error": "torn.nii: cannot be read"},
         {"image": "too_big.nii", "error": "out of memory"},
     ]
+
+
+def test_a_disk_that_is_full_ends_the_run_and_is_not_laid_on_the_scans(tmp_path):
+    with pytest.raises(UserError, match=r"full.nii.gz: cannot be written \(No space left on device\). Make room there"):
+        run_guarded([image("a.nii"), image("full.nii"), image("b.nii")], tmp_path / "report.json")
 
 
 def test_the_report_says_how_scans_were_read_and_the_table_repeats_it(tmp_path, caplog):

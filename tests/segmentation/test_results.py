@@ -12,8 +12,9 @@ from itk_files import sitk, write_itk
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd, SaveImaged, Spacingd
 from scan_files import oblique_affine
 
-from desd_components import Preprocessing, ScanLayout, ScanReader, ScanWriter, find_scans
+from desd_components import Preprocessing, ScanLayout, ScanReader, ScanWriter, UserError, find_scans
 from desd_components.scans.read import open_volume
+from desd_components.segmentation.results import write_by_class
 
 AFFINE = oblique_affine()
 SHEARED = AFFINE @ np.array([[1, 0.2, 0, 0], [0, 1, 0.1, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -46,6 +47,29 @@ def written(path: Path, said: tuple[Any, ...], kind: Any = nibabel.Nifti1Image, 
     image.header["xyzt_units"] = units
     nibabel.save(image, path)
     return path
+
+
+@pytest.fixture
+def small_files():
+    """A system that lets no file grow beyond 4 kB, as a disk does that fills."""
+    resource = pytest.importorskip("resource", reason="this system sets no limits of that kind")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("by_class", [False, True])
+def test_of_a_result_that_does_not_fit_on_the_disk_nothing_is_left(tmp_path, small_files, name, by_class):
+    path, voxels = tmp_path / name, torch.randn(1, 20, 20, 20)
+    path.write_bytes(b"the result of before")
+    writer = ScanWriter(output_dtype=np.float32)
+    writer.set_data_array(voxels)
+    writer.set_metadata({"affine": AFFINE})
+    with pytest.raises(UserError, match=r"cannot be written \(File too large\)\. Mend that, or give another place"):
+        write_by_class(path, voxels, (*voxels.shape[1:], 1), AFFINE, "") if by_class else writer.write(path)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the result of before"]
 
 
 def segmented(scan: Path, folder: Path, channels: int = 1) -> Path:

@@ -20,7 +20,7 @@ from ...base.files import told_if_unwritable
 from ..check import header_problem, label_values, raw_problem
 from ..label_maps import looks_like_labels
 from ..names import Scan, scan_files
-from ..read import open_volume
+from ..read import ScanReader, open_volume
 from ..volume import not_read
 from .entries import is_label, write_entry
 
@@ -88,7 +88,8 @@ class EntryMaker:
             raise UserError(str(refused)) from error
         for key in self.keys:
             if found := raw_problem(_first_file(scan, key), _to_numpy(loaded[key]), is_label(key)):
-                raise UserError(found)
+                stored = ScanReader().get_data(scan_files(scan, (key,)))[0]  # whose values float32 may not hold
+                raise UserError(raw_problem(_first_file(scan, key), stored, is_label(key)) or found)
         return loaded
 
     def _preprocessed(self, scan: Scan, loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:

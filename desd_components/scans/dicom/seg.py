@@ -17,6 +17,7 @@ from monai.data import FolderLayoutBase
 from monai.transforms import MapTransform
 
 from ...base.errors import UserError, one_line, optional_module
+from ...base.files import written_whole
 from ...base.version import __version__
 from ..volume import NOT_INSTALLED, to_ras
 from .series import series_at
@@ -67,7 +68,8 @@ def write_dicom_seg(
         )
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # of headers that lack something
         raise _nifti_alone(scan, f"highdicom makes no DICOM-SEG of it ({one_line(error)})") from error
-    segmentation.save_as(path)
+    with written_whole(Path(path)) as part:
+        segmentation.save_as(part)
 
 
 def _as_referred_to(scan: str, slices: Sequence[Slice]) -> Sequence[Slice]:

@@ -171,6 +171,11 @@ def one_class_only(folder: Path) -> None:
         label(folder, f"case_{number}", np.minimum(body(number), 1))
 
 
+def nothing_labelled(folder: Path) -> None:
+    for number in range(3):
+        label(folder, f"case_{number}", body(number) * 0)
+
+
 FAULTS = {
     "unreadable": (not_nifti, "case_0", "cannot be read as NIfTI"),
     "truncated": (truncated, "case_0", "is truncated or damaged"),
@@ -188,7 +193,7 @@ FAULTS = {
         "case_0",
         "holds the label values [7], but the classes are 0 to 2",
     ),
-    "empty label": (label_of(np.zeros(SHAPE, np.uint8)), "case_0", "is an empty label"),
+    "empty labels": (nothing_labelled, "data", "class 1 (organ) occurs in none of 3 labels"),
     "missing class": (one_class_only, "data", "class 2 (tumour) occurs in none of 3 labels"),
 }
 
@@ -221,6 +226,7 @@ REMARKS = {
     "no affine": (no_affine, "says nowhere how it lies in the patient (sform and qform codes are 0)"),
     "oblique": (tilted, "is oblique: an axis leans by 17 degrees"),
     "whole numbers as float": (label_of(body(kind=np.float32)), "holds whole numbers stored as float32"),
+    "empty label": (label_of(np.zeros(SHAPE, np.uint8)), "is an empty label"),  # lesions are not in every scan
     "left by a system": (lambda f: (f / "imagesTr" / ".DS_Store").write_bytes(b"x"), "left by an operating system"),
 }
 
