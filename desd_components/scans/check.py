@@ -153,10 +153,10 @@ def raw_problem(file: str, voxels: np.ndarray, is_label: bool) -> str | None:
                 f"{file}: is not integer-valued (a voxel holds {example:.6g}): a label holds class numbers; was it "
                 "resampled with linear interpolation? Resample the original with nearest neighbour."
             )
-    if not is_label and (voxels.size == 0 or voxels.min() == voxels.max()):
-        return f"{file}: every voxel has the same value: there is nothing to see; leave it out."
     if not is_label:
-        low, high = voxels.min(), voxels.max()
+        low, high = (voxels.min(), voxels.max()) if voxels.size else (0, 0)
+        if low == high:
+            return f"{file}: every voxel has the same value: there is nothing to see; leave it out."
         with np.errstate(over="ignore"):
             ends = np.array([low, high]).astype(np.float32)
         if ends[0] == ends[1] or not np.isfinite(ends).all():

@@ -6,6 +6,7 @@ split file.
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -166,18 +167,22 @@ def _order(count: int, seed: int, stream: int) -> list[int]:
 
 
 def _seeded_split(scans: Sequence[Scan], fraction: float, seed: int) -> tuple[list[Scan], list[Scan]]:
-    """Training and validation scans; one scan alone serves as both, which the log says."""
+    """Training and validation scans, each patient's together; one scan alone serves as both, which the log says."""
     if not 0 < fraction < 1:
         raise UserError(f"val_fraction is {fraction}: give a share between 0 and 1, for instance 0.2.")
     ordered = sorted(scans, key=scan_files)
-    images = list(dict.fromkeys(scan_files(scan)[0] for scan in ordered))  # several labels may be of one
-    if len(images) == 1:
+    images = [scan_files(scan)[0] for scan in ordered]  # several labels may be of one
+    subjects = [re.match(r"sub-[^_.]+", Path(image).name) for image in images]  # as BIDS names a patient's scans
+    owners = [subject[0] if subject else image for subject, image in zip(subjects, images, strict=True)]
+    owners = owners if len(set(owners)) > 1 else images
+    groups = list(dict.fromkeys(owners))
+    if len(groups) == 1:
         logger.warning("only one labelled scan: it is trained on and validated on, so that validation shows no skill")
         return ordered, list(ordered)
-    count = min(max(round(fraction * len(images)), 1), len(images) - 1)
-    judged = {images[position] for position in _order(len(images), seed, _SPLIT_STREAM)[:count]}
-    training = [scan for scan in ordered if scan_files(scan)[0] not in judged]
-    return training, [scan for scan in ordered if scan_files(scan)[0] in judged]
+    count = min(max(round(fraction * len(groups)), 1), len(groups) - 1)
+    judged = {groups[position] for position in _order(len(groups), seed, _SPLIT_STREAM)[:count]}
+    owned = list(zip(ordered, owners, strict=True))
+    return [scan for scan, owner in owned if owner not in judged], [scan for scan, owner in owned if owner in judged]
 
 
 def _labelled_sections(path: Path, in_channels: int) -> tuple[Sections, list[Scan]]:

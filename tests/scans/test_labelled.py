@@ -2,6 +2,7 @@ import itertools
 import json
 import logging
 import time
+from pathlib import Path
 
 import pytest
 from scan_files import write_json, write_label, write_pairs, write_scan
@@ -89,6 +90,16 @@ def test_partners_are_known_however_an_accent_is_written(tmp_path):
     write_scan(tmp_path / "images" / "caf\u00e9.nii.gz")
     write_label(tmp_path / "labels" / "cafe\u0301.nii.gz")
     assert len(find_labelled(tmp_path, ["a", "b"]).training) == 1
+
+
+@pytest.mark.parametrize(("subjects", "apart"), [(("01", "02", "03"), True), (("01",), False)])
+def test_sessions_of_one_patient_are_not_drawn_apart_unless_there_is_no_other(tmp_path, subjects, apart):
+    names = [f"sub-{subject}_ses-{session}_T1w" for subject in subjects for session in "abcd"]
+    write_pairs(tmp_path, names)
+    data = find_labelled(tmp_path, ["a", "b"], val_fraction=0.3)
+    drawn = [{Path(scan["image"]).name[:6] for scan in part} for part in (data.training, data.validation)]
+    assert all(drawn) and drawn[0].isdisjoint(drawn[1]) == apart
+    assert len(data.training) + len(data.validation) == len(names)
 
 
 def test_label_subsets_of_one_seed_are_nested_and_those_of_others_differ(tmp_path):
