@@ -19,6 +19,7 @@ _AGAIN = "start the same command again; a training goes on from its last state."
 MAKE_ROOM, MEND = f"Make room there and {_AGAIN}", f"Mend that, or give another place, and {_AGAIN}"
 SHORTEN = f"Shorten the name of the scan, or of the folder, and {_AGAIN}"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_REMEDIES = {errno.ENOSPC: MAKE_ROOM, errno.EDQUOT: MAKE_ROOM, errno.ENAMETOOLONG: SHORTEN}
 
 
 @contextmanager
@@ -30,8 +31,7 @@ def told_if_unwritable(path: Path, remedy: str = "") -> Iterator[None]:
         failure = next((each for each in chain_of(error) if isinstance(each, OSError)), None)
         if failure is None:
             raise
-        by_reason = {**dict.fromkeys(_FULL, MAKE_ROOM), errno.ENAMETOOLONG: SHORTEN}
-        remedy = remedy or by_reason.get(failure.errno or 0, MEND)
+        remedy = remedy or _REMEDIES.get(failure.errno or 0, MEND)
         raise UserError(f"{path}: cannot be written ({failure.strerror or failure}). {remedy}") from error
 
 
@@ -47,7 +47,8 @@ def disk_fault(error: BaseException | None) -> str | None:
     """
     for each in chain_of(error):
         if isinstance(each, OSError) and each.errno in _FULL:
-            return f"{each.filename or 'a file of this run'}: cannot be written ({each.strerror}). {MAKE_ROOM}"
+            remedy = _REMEDIES.get(each.errno or 0, MEND)
+            return f"{each.filename or 'a file of this run'}: cannot be written ({each.strerror}). {remedy}"
         if isinstance(each, OSError) and each.errno == errno.ENAMETOOLONG:
             return f"{each.filename}: cannot be a path ({each.strerror}). Give a shorter one."
     return None
