@@ -88,10 +88,8 @@ class DiceAndEntropy(_Loss):
             targets: (B, 1, X, Y, Z), label values, `IGNORE` without effect; or (B, 2, X, Y, Z), with a weight of each
                 voxel, which enters numerator and denominator of Dice, and the mean of the cross-entropy.
         """
-        logits, targets = (
-            convert_to_tensor(logits.float()),
-            convert_to_tensor(targets),
-        )  # not MONAI's, which keep records
+        logits = convert_to_tensor(logits.float())  # not MONAI's, which keep records
+        targets = convert_to_tensor(targets)
         if self.ignore:
             logits, targets = annotated(logits, targets)
         if not targets.numel():
