@@ -138,7 +138,8 @@ class BudgetHandler:
     def _set(self, engine: Workflow, epochs: int) -> None:
         self.epochs = engine.state.max_epochs = epochs
         for handler in self.schedules:
-            total = max(epochs * self.steps_per_epoch, handler.schedule.warmup_steps + 1)
+            # a warm-up of so many steps does not shrink with the run
+            total = max(epochs * self.steps_per_epoch, getattr(handler.schedule, "warmup_steps", 0) + 1)
             handler.schedule = dataclasses.replace(handler.schedule, total_steps=total)
 
     def state_dict(self) -> dict[str, Any]:

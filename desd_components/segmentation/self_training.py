@@ -61,17 +61,17 @@ class SelfTrainingSchedule:
         require_share(unlabelled_weight=self.weight, supervised_share=self.supervised)
 
     @property
-    def warmup_steps(self) -> int:
+    def supervised_steps(self) -> int:
         """Steps that learn from labels alone."""
         return round(self.supervised * self.total_steps)
 
     def __call__(self, step: int) -> float:
         """The teacher's momentum at a step counted from 0."""
-        return 0.0 if step < self.warmup_steps else self.momentum
+        return 0.0 if step < self.supervised_steps else self.momentum
 
     def risen(self, step: int) -> float:
         """The weight of a voxel without a label at a step counted from 0."""
-        steps = step - self.warmup_steps
+        steps = step - self.supervised_steps
         left = 1 - min(1.0, max(0, steps) / max(1.0, self.rise * self.total_steps))
         return self.weight * math.exp(-5 * left**2) if steps >= 0 else 0.0
 
@@ -253,7 +253,7 @@ class SelfTraining(TeacherEMAHandler):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch of `WithUnlabelled` -> what the student sees, and labels with the weight of each voxel."""
         images, labels = self.mixing.prepare(batch, device, non_blocking, **kwargs)
-        if self.step < self.schedule.warmup_steps:
+        if self.step < self.schedule.supervised_steps:
             return images, labels
         weak, strong, draws = (moved(batch[n], device, non_blocking, **kwargs) for n in ("weak", "strong", "draws"))
         guessed, half = self._labelled(weak), len(images) - len(strong)

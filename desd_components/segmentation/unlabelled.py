@@ -63,7 +63,7 @@ def _neither_judged_nor_labelled(found: Sequence[Scan], data: LabelledData) -> l
     if seen := [scan_files(scan)[0] for scan, content in known if content in judged]:
         raise UserError(
             f"{first_names(seen)}: {len(seen)} of {len(found)} unlabelled scans are validation or test cases, which no "
-            "training may see: take them out of that folder."
+            "training may see: take them out of that folder, or say with --data_split which scans validate and test."
         )
     scans = [scan for scan, content in known if content not in trained]
     if len(scans) < len(found):

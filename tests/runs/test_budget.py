@@ -8,7 +8,13 @@ import torch
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 
-from desd_components import BudgetHandler, CosineSchedule, LearningRateHandler, ValidationHandler
+from desd_components import (
+    BudgetHandler,
+    CosineSchedule,
+    LearningRateHandler,
+    SelfTrainingSchedule,
+    ValidationHandler,
+)
 from desd_components.runs import budget as module
 
 STEPS = 4  # of an epoch
@@ -52,12 +58,18 @@ def validator(clock: Clock, seconds: float, count: int = 12) -> tuple[Supervised
 
 
 def trained(
-    clock: Clock, minutes: float | None, seconds: list[float], state: dict | None = None, evaluator=None, interval=None
+    clock: Clock,
+    minutes: float | None,
+    seconds: list[float],
+    state: dict | None = None,
+    evaluator=None,
+    interval=None,
+    others=(),
 ):
     """A trainer of which each epoch takes the next of so many seconds, the last of them from then on."""
     optimizer = torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), 0.1)
     rate = LearningRateHandler(optimizer, CosineSchedule(1.0, 0.0, 8 * STEPS, warmup_steps=2))
-    handler = BudgetHandler(minutes, [rate], STEPS, evaluator)
+    handler = BudgetHandler(minutes, [rate, *others], STEPS, evaluator)
     if state is not None:
         handler.load_state_dict(state)
     validating = [] if evaluator is None else [ValidationHandler(evaluator, interval)]
@@ -82,6 +94,12 @@ def test_as_many_epochs_as_fit_are_trained_and_the_schedule_ends_with_them(clock
     assert trainer.state.epoch == epochs
     assert handler.seconds <= 66 or epochs == 1
     assert rate.schedule.total_steps == epochs * STEPS and rate.schedule(epochs * STEPS - 1) <= 0.5
+
+
+def test_what_is_a_share_of_the_steps_stays_that_share(clock):
+    other = SimpleNamespace(schedule=SelfTrainingSchedule(8 * STEPS, supervised=0.5))
+    trained(clock, 1, [30.0], others=[other])
+    assert other.schedule.total_steps == 2 * STEPS and other.schedule.supervised_steps == STEPS
 
 
 def test_a_machine_that_slows_down_still_ends_in_time(clock):

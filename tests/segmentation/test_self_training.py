@@ -170,7 +170,7 @@ def test_while_labels_alone_teach_the_labelled_crops_are_mixed_among_each_other(
 
 
 def test_afterwards_the_second_half_is_mixed_both_ways_and_weighs_as_the_schedule_says(training):
-    training.step = training.schedule.warmup_steps
+    training.step = training.schedule.supervised_steps
     images, targets = training.prepare(a_batch())
     labels, weights = targets.split(1, dim=1)
     assert images[:2].unique().tolist() == [0, 1] and labels[:2].unique().tolist() == [0, 1]
@@ -185,7 +185,7 @@ def test_afterwards_the_second_half_is_mixed_both_ways_and_weighs_as_the_schedul
 
 def judge(training, *shares):
     """An epoch whose unlabelled crops are labelled with these shares of the classes; the weights of the last batch."""
-    training.step = 2 * training.schedule.warmup_steps
+    training.step = 2 * training.schedule.supervised_steps
     voxels = np.repeat(np.arange(3), [round(share * 216) for share in shares]).reshape(1, 1, 6, 6, 6)
     weak = torch.from_numpy(voxels).float().expand(2, 1, 6, 6, 6)
     for _ in range(LEAST_CROPS // 2):
@@ -208,7 +208,7 @@ def test_a_class_with_too_much_does_not_count_and_nothing_does_where_nothing_is_
 
 
 def test_few_crops_are_not_judged(training):
-    training.step = training.schedule.warmup_steps
+    training.step = training.schedule.supervised_steps
     training.prepare(a_batch(torch.zeros(2, 1, 6, 6, 6)))
     training.watch.judge()
     assert not training.watch.ratios and training.watch.crops == 2
