@@ -236,12 +236,15 @@ class SelfTraining(TeacherEMAHandler):
     def attach(self, engine: Workflow) -> None:
         """Serve a trainer, whose ``prepare_batch`` is `prepare`."""
         super().attach(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(once=1), self._tell_of_few)  # a budget has had its say
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: self.watch.judge())
+
+    def _tell_of_few(self) -> None:
         if self.schedule.weight and self.schedule.total_steps < FEW_STEPS:
             logger.warning(
                 "self_training: %d steps are few: a teacher that has learnt little teaches its faults. Give the run %d "
                 "or more (max_epochs, minutes), or leave self_train.yaml out.", self.schedule.total_steps, FEW_STEPS,
             )  # fmt: skip
-        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: self.watch.judge())
 
     @property
     def weight(self) -> float:
