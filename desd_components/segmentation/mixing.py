@@ -20,7 +20,7 @@ from ..base.processes import place
 from ..distillation.schedules import LearningRateHandler
 
 SIDE = 2 / 3  # of a crop, that the cuboid has which is pasted [BCP]
-SHARE = 0.5  # of the crops, that are mixed
+MIXED = 0.5  # of the crops of a step that mixes
 
 
 def cuboids(corners: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -68,7 +68,7 @@ class CropMixing:
         if self.rate.step >= self.share * self.rate.schedule.total_steps:  # type: ignore[attr-defined]
             return images, labels
         draws = generator(self.seed, MIXING_STREAM, self.rate.step, place()[0]).random((len(images), 4))
-        is_chosen = torch.from_numpy(draws[:, 0] < SHARE).reshape(-1, 1, 1, 1, 1)
+        is_chosen = torch.from_numpy(draws[:, 0] < MIXED).reshape(-1, 1, 1, 1, 1)
         pasted = cuboids(torch.from_numpy(draws[:, 1:]), images.shape[2:]) & is_chosen
         pasted = pasted.to(images.device, non_blocking=non_blocking)
         return torch.where(pasted, images.roll(1, 0), images), torch.where(pasted, labels.roll(1, 0), labels)
