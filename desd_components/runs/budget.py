@@ -1,8 +1,9 @@
 """When a training validates, and a budget of minutes: it ends when they are over, with its schedules at their ends.
 
 Ours. How many epochs fit is told by what the epochs so far took, after each of them; the schedules run towards the end
-that is foreseen, so that a machine that slows down or speeds up meanwhile still ends them where they should end. The
-validation at the end has its time kept free, a tenth of the minutes at most. What was decided is part of a run's state.
+that is foreseen, so that a machine that slows down or speeds up meanwhile still ends them where they should end. An
+epoch of which too little fits, as on a machine that others use, is cut short. The validation at the end has its time
+kept free, a tenth of the minutes at most. What was decided is part of a run's state.
 """
 
 import dataclasses
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 RESERVE = 0.03  # of the minutes, for what comes after the last step: weights, state, the page
 VALIDATION = 0.1  # of the minutes, that a validation takes at most
 SAID = 0.1  # by how much the number of epochs differs from the last that was said, to be said again
+LOOKS = 16  # times an epoch, that it is looked whether the rest of it fits
+LATE = 0.05  # of the minutes, by which an epoch may end later than they do
 
 
 class ValidationHandler:
@@ -87,6 +90,7 @@ class BudgetHandler:
         """Serve a trainer."""
         if self.minutes is not None:
             engine.add_event_handler(Events.STARTED, self._begin)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._look_ahead)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._foresee)
             engine.add_event_handler(Events.EPOCH_STARTED, self._look_back)
 
@@ -122,24 +126,48 @@ class BudgetHandler:
         if self._foreseen is not None:
             self._after = max(self._after, time.monotonic() - self._foreseen)
 
-    def _foresee(self, engine: Workflow) -> None:
+    def _look_ahead(self, engine: Workflow) -> None:
+        """Within an epoch that ends too late: let it be the last, with the schedules, and cut it when time is over."""
+        state, every = engine.state, -(-engine.state.epoch_length // LOOKS)
+        rest = state.epoch * state.epoch_length - state.iteration
+        if rest == 0 or rest % every:
+            return
         assert self.minutes is not None
+        fit, step = min(from_all_processes([self._left(engine)]))
+        if (rest - fit) * step > LATE * 60 * self.minutes:
+            whole = (state.iteration + fit) / state.epoch_length
+            self._set(engine, state.epoch, whole)
+            if fit < every / 2:
+                told = "the budget of %g minutes ends after %d steps, within epoch %d: on a machine in use, give more."
+                logger.warning(told, self.minutes, round(whole * self.steps_per_epoch), state.epoch)
+                engine.terminate_epoch()
+
+    def _left(self, engine: Workflow) -> tuple[float, float]:
+        """Batches that fit into what is left of the minutes, for the last epoch is validated, too; seconds of each."""
+        assert self.minutes is not None
+        step = (time.monotonic() - self._training_from) / max(1, engine.state.iteration - self._first)
+        left = 60 * self.minutes * (1 - RESERVE) - self.seconds - self._after
+        return max(0.0, left) / step, step
+
+    def _foresee(self, engine: Workflow) -> None:
         self._foreseen = time.monotonic()
-        done = engine.state.epoch
-        share = max(1, engine.state.iteration - self._first) / engine.state.epoch_length  # less than 1 from within one
-        epoch = (time.monotonic() - self._training_from) / share
-        left = 60 * self.minutes * (1 - RESERVE) - self.seconds - self._after  # for the last epoch is validated, too
-        epochs = from_all_processes([done + max(0, int(left / epoch + 0.5))])[0]
+        if engine.should_terminate_single_epoch:  # it was cut
+            return
+        fit, step = self._left(engine)
+        epoch = step * engine.state.epoch_length
+        epochs = from_all_processes([engine.state.epoch + int(fit / engine.state.epoch_length + 0.5)])[0]
         if abs(epochs - self._said) > SAID * self._said:
             logger.info("%s an epoch: %d fit into the budget of %g minutes.", spoken_time(epoch), epochs, self.minutes)
             self._said = epochs
         self._set(engine, epochs)
 
-    def _set(self, engine: Workflow, epochs: int) -> None:
+    def _set(self, engine: Workflow, epochs: int, whole: float | None = None) -> None:
+        """Let the run end after so many epochs; `whole`, where the last is cut: so many of a whole one's batches."""
         self.epochs = engine.state.max_epochs = epochs
+        steps = round((epochs if whole is None else whole) * self.steps_per_epoch)
         for handler in self.schedules:
             # a warm-up of so many steps does not shrink with the run
-            total = max(epochs * self.steps_per_epoch, getattr(handler.schedule, "warmup_steps", 0) + 1)
+            total = max(steps, getattr(handler.schedule, "warmup_steps", 0) + 1)
             handler.schedule = dataclasses.replace(handler.schedule, total_steps=total)
 
     def state_dict(self) -> dict[str, Any]:

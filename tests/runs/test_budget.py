@@ -80,20 +80,31 @@ def trained(
         train_handlers=[handler, rate, *validating], decollate=False,
     )  # fmt: skip
 
-    @trainer.on(Events.EPOCH_STARTED)
+    @trainer.on(Events.ITERATION_STARTED)
     def _pass() -> None:
-        clock.now += seconds[min(trainer.state.epoch, len(seconds)) - 1]
+        clock.now += seconds[min(trainer.state.epoch, len(seconds)) - 1] / STEPS
 
     trainer.run()
     return trainer, handler, rate
 
 
-@pytest.mark.parametrize(("seconds", "epochs"), [([10.0], 6), ([2.0], 29), ([30.0], 2), ([100.0], 1)])
+@pytest.mark.parametrize(("seconds", "epochs"), [([10.0], 6), ([2.0], 29), ([30.0], 2), ([55.0], 1)])
 def test_as_many_epochs_as_fit_are_trained_and_the_schedule_ends_with_them(clock, seconds, epochs):
     trainer, handler, rate = trained(clock, 1, seconds)
     assert trainer.state.epoch == epochs
-    assert handler.seconds <= 66 or epochs == 1
+    assert handler.seconds <= 66
     assert rate.schedule.total_steps == epochs * STEPS and rate.schedule(epochs * STEPS - 1) <= 0.5
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [([100.0], 2), ([20.0, 50.0], 7)])
+def test_an_epoch_of_which_too_little_fits_is_cut_and_the_schedule_ends_there(clock, caplog, seconds, steps):
+    caplog.set_level("INFO")
+    evaluator, seen = validator(clock, seconds=0.1)
+    trainer, handler, rate = trained(clock, 1, seconds, evaluator=evaluator)
+    assert trainer.state.iteration == steps and handler.seconds <= 66
+    assert rate.schedule.total_steps == max(steps, 3)  # two of them warm up
+    assert trainer.state.epoch == len(seconds) and seen == [12]
+    assert f"ends after {steps} steps, within epoch {len(seconds)}: on a machine in use, give more." in caplog.text
 
 
 def test_what_is_a_share_of_the_steps_stays_that_share(clock):
@@ -141,7 +152,7 @@ def test_a_run_that_goes_on_within_an_epoch_knows_how_long_a_whole_one_takes(clo
     handler._begin(SimpleNamespace(state=state))
     clock.now += 2.5  # the last step of the third epoch
     state.iteration += 1
-    handler._foresee(SimpleNamespace(state=state))
+    handler._foresee(SimpleNamespace(state=state, should_terminate_single_epoch=False))
     assert state.max_epochs == 3 + round((58.2 - 2.5) / 10)
 
 
