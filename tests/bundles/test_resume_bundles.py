@@ -125,12 +125,15 @@ def test_a_changed_setting_is_refused_by_its_name_and_the_folder_stays_as_it_was
     assert contents(run) == contents(whole[bundle])
 
 
-def test_what_only_shows_or_ends_a_run_may_change(train, whole, tmp_path):
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_a_finished_run_is_not_begun_again_and_what_only_shows_or_ends_a_run_may_change(train, whole, tmp_path, bundle):
     run = tmp_path / "run"
-    shutil.copytree(whole["desd_pretrain"], run)
-    free = {"run_folder#record_interval": 3, "on_collapse": "stop", "handlers#skip#max_skipped_steps": 9}
-    free |= {"run_folder#save_minutes": 1}
-    assert train("desd_pretrain", run, **free) == [0]
+    shutil.copytree(whole[bundle], run)
+    free = {"handlers#skip#max_skipped_steps": 9, "run_folder#save_minutes": 1}
+    free |= {"run_folder#record_interval": 3, "on_collapse": "stop"} if bundle == "desd_pretrain" else {}
+    assert train(bundle, run, **free) == [0]
+    assert ends_like(whole[bundle], run)
+    assert "going on after epoch 2" in (tmp_path / "run_0.txt").read_text()
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
