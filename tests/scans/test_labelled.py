@@ -8,7 +8,6 @@ import pytest
 from scan_files import write_json, write_label, write_pairs, write_scan
 
 from desd_components import UserError, find_labelled, find_scans
-from desd_components.base.classes import classes_of
 from desd_components.scans.check import header_problem
 from desd_components.scans.names import case_ids
 from desd_tools.check.folder import look
@@ -18,43 +17,6 @@ CASES = [f"case_{number:02d}" for number in range(10)]
 
 def ids(scans: list[dict]) -> list[str]:
     return [case_ids(scan)[0] for scan in scans]
-
-
-@pytest.mark.parametrize(
-    ("asked", "names"),
-    [
-        (["liver", "tumour"], "liver tumour"),
-        (["Background", "liver", "tumour"], "liver tumour"),
-        (("liver", "tumour"), "liver tumour"),
-        ("liver, tumour", "liver tumour"),
-        ("['liver', 'tumour']", "liver tumour"),  # as text, which shells and settings files make of a list
-        ("('liver', 'tumour')", "liver tumour"),
-        ("'liver', 'tumour'", "liver tumour"),
-        ('{"0": "background", "1": "liver", "2": "tumour"}', "liver tumour"),
-        ({"0": "background", "1": "liver", "2": "tumour"}, "liver tumour"),
-        ({"background": 0, "liver": 1, "tumour": 2}, "liver tumour"),
-        (2, "class_1 class_2"),
-        ({"0": "background", "3": "c", "1": "a"}, "a class_2 c"),  # a value without a name keeps its place
-    ],
-)
-def test_class_names_are_taken_as_people_write_them(asked, names):
-    assert [name.lower() for name in classes_of(asked).names] == ["background", *names.split()]
-
-
-@pytest.mark.parametrize(
-    "asked", [["a", " "], "a,,b", {"0": "background", "1": None}, {"background": 0, "": 1}], ids=str
-)
-def test_a_class_without_a_name_is_refused(asked):
-    with pytest.raises(UserError, match=r"label value [12] has no name: give it one"):
-        classes_of(asked)
-
-
-@pytest.mark.parametrize(
-    "asked", [[], ["background"], ["liver", "Liver"], 0, True, {"a": 1.5}, [1, 2], "[liver", "[1, 2]"]
-)
-def test_class_names_that_cannot_be_are_refused(asked):
-    with pytest.raises(UserError, match="class_names"):
-        classes_of(asked)
 
 
 @pytest.mark.parametrize("folders", [("imagesTr", "labelsTr"), ("images", "labels")])
