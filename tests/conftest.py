@@ -1,6 +1,8 @@
 """Shared fixtures: reproducible draws, and the folder of real volumes where there is one."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,24 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("DESD_TEST_DATA names no folder: real-volume tests are left out")
     return Path(folder).resolve()
+
+
+@pytest.fixture
+def received() -> Iterator[list[int]]:
+    """The signals that reach this program's own handlers."""
+    numbers: list[int] = []
+    before = {
+        number: signal.signal(number, lambda n, _: numbers.append(n)) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    yield numbers
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose speed a plan knows: to measure it takes seconds."""
+    monkeypatch.setattr("desd_components.scans.planning.machine._seconds", lambda device, z: [0.05, 0.05])
 
 
 @pytest.fixture

@@ -76,9 +76,7 @@ def test_the_best_model_is_kept_and_described(scratch):
     load_weights(network_from_manifest(manifest), scratch[0] / "model.pt")
 
 
-def test_training_from_an_encoder_starts_with_its_weights_at_any_spacing_and_hands_its_licence_on(
-    folder, encoder, tmp_path
-):
+def test_training_from_an_encoder_starts_with_its_weights_and_hands_its_licence_on(folder, encoder, tmp_path):
     settings = {"max_epochs": 1, "learning_rate": 0.0, "final_learning_rate": 0.0, "preset": "layerwise_decay"}
     settings["spacing"] = [1.2, 1.2, 2.5]
     done = succeed(finetune(folder, tmp_path, encoder_checkpoint=encoder, val_fraction=0, **settings))

@@ -280,7 +280,7 @@ def test_the_cache_keeps_how_a_series_was_read_and_says_what_was_interpolated(tm
     assert f"{folder}: 1 of 8 slices are missing" in caplog.text
 
 
-def test_check_reads_every_format_and_remarks_how(tmp_path, capsys):
+def test_check_reads_every_format_and_remarks_how(tmp_path, capsys, known_speed):
     write_nifti(tmp_path / "data" / "a.nii.gz", VOXELS)
     for number, name in enumerate(("b.nrrd", "c.mha"), 1):
         write_itk(tmp_path / "data" / name, VOXELS + 10 * number)

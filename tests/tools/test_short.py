@@ -138,7 +138,7 @@ def test_unlabelled_scans_put_self_training_on_top(told):
     assert words[-2:] == ["--unlabelled_dir", "more"]
 
 
-def test_a_plan_is_told_for_both_trainings(here, capsys):
+def test_a_plan_is_told_for_both_trainings(here, capsys, known_speed):
     assert main(["plan", "my scans", "--minutes", "2"]) == 0
     said = capsys.readouterr().out
     assert "desd pretrain 'my scans' --minutes 2\n  intensity" in said

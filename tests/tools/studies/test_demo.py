@@ -1,7 +1,5 @@
 """The demo: its plan of commands, what it refuses, and the whole of it with the smoke overlays."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
