@@ -4,19 +4,26 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-
-from desd_components import ResNet3DEncoder
 
 # also without make: tests fork, and a child waits for ever for threads that its parent had
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-torch.set_num_threads(1)
+# torch is imported in fixtures, for the process that only hands tests to others needs none of it
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _same_draws_in_every_order() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -48,5 +55,7 @@ def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def tiny_encoder() -> ResNet3DEncoder:
+def tiny_encoder() -> Any:
+    from desd_components import ResNet3DEncoder
+
     return ResNet3DEncoder(depth=10, width=8, stem_kernel=3, stem_stride=1, stem_pool=False)
