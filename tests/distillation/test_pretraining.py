@@ -13,6 +13,7 @@ from desd_components import (
     DenseDistillationNetwork,
     ResumeHandler,
     RunRecordHandler,
+    SkipNonFiniteHandler,
     Steps,
     TeacherEMAHandler,
     UserError,
@@ -147,6 +148,7 @@ REFUSED = {
     "save_interval": (lambda value: ResumeHandler("runs", {}, {}, interval=value), [0, -1, 1.5]),
     "max_epochs": (lambda value: scheduled_epochs("runs", "never", None, value), [-1, 1.5, "ten"]),
     "teacher_momentum": (lambda value: TeacherEMAHandler(None, lambda step: value), [-0.1, 1.1]),
+    "max_skipped_steps": (lambda value: SkipNonFiniteHandler([], value), [0]),
 }
 
 
@@ -154,7 +156,7 @@ REFUSED = {
     ("name", "value"), [(name, value) for name, (_, values) in REFUSED.items() for value in values]
 )
 def test_numbers_that_mean_nothing_are_refused_by_name(name, value):
-    with pytest.raises(UserError, match=rf"^{name}="):
+    with pytest.raises(UserError, match=rf"^{name}={value!r}"):
         REFUSED[name][0](value)
 
 

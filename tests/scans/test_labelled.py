@@ -1,5 +1,4 @@
 import itertools
-import json
 import logging
 import time
 from pathlib import Path
@@ -74,17 +73,6 @@ def test_label_subsets_of_one_seed_are_nested_and_those_of_others_differ(tmp_pat
     assert [len(subset) for subset in subsets] == list(range(1, 9))
     assert all(small < large for small, large in itertools.pairwise(subsets))
     assert any(drawn(4, seed) != drawn(4) for seed in range(6))
-
-
-def test_the_split_that_was_drawn_can_be_written_down_and_handed_back(tmp_path):
-    write_pairs(tmp_path / "data", CASES)
-    drawn = find_labelled(tmp_path / "data", ["a", "b"], seed=7, num_labels=3)
-    drawn.write_split(tmp_path / "run" / "data.json")
-    again = find_labelled(tmp_path / "data", ["a", "b"], seed=99, data_split=tmp_path / "run" / "data.json")
-    assert (again.training, again.validation) == (drawn.training, drawn.validation)
-    assert (
-        again.records_hash == drawn.records_hash == json.loads((tmp_path / "run/data.json").read_text())["records_hash"]
-    )
 
 
 def test_a_split_file_decides_who_trains_validates_and_tests(tmp_path):

@@ -31,12 +31,6 @@ def _plan(tmp_path: Path, family: Path, **changes: object) -> demo.Plan:
     return plan
 
 
-def test_the_steps_pretrain_then_finetune_evaluate_and_segment_both_arms(tmp_path, family):
-    names = [step.name for step in demo.training_steps(_plan(tmp_path, family))]
-    arms = [f"{kind}-{arm}" for kind in ("finetune", "evaluate", "segment") for arm in ("encoder", "scratch")]
-    assert names == ["pretrain", *arms]
-
-
 def test_child_processes_take_the_cores_that_are_free_and_sleep_while_they_wait(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
