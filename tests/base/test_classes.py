@@ -7,6 +7,28 @@ from desd_components.base.classes import Classes, classes_of, written_values
 
 BRATS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
 KITS = {"background": 0, "kidney": [1, 2, 3], "mass": [2, 3], "tumour": [2]}
+LIVER = "liver tumour"
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        (["liver", "tumour"], LIVER),
+        (["Background", "liver", "tumour"], LIVER),
+        (("liver", "tumour"), LIVER),
+        ("liver, tumour", LIVER),
+        ("['liver', 'tumour']", LIVER),  # as text, which shells and settings files make of a list
+        ("('liver', 'tumour')", LIVER),
+        ("'liver', 'tumour'", LIVER),
+        ('{"0": "background", "1": "liver", "2": "tumour"}', LIVER),
+        ({"0": "background", "1": "liver", "2": "tumour"}, LIVER),
+        ({"background": 0, "liver": 1, "tumour": 2}, LIVER),
+        (2, "class_1 class_2"),
+        ({"0": "background", "3": "c", "1": "a"}, "a class_2 c"),  # a value without a name keeps its place
+    ],
+)
+def test_class_names_are_taken_as_people_write_them(asked, names):
+    assert [name.lower() for name in classes_of(asked).names] == ["background", *names.split()]
 
 
 @pytest.mark.parametrize(
@@ -52,15 +74,22 @@ def test_of_two_values_that_a_region_may_leave_its_order_chooses():
     )
 
 
+NO_NAME = r"label value [12] has no name: give it one"
+
+
 @pytest.mark.parametrize(
     ("labels", "order", "words"),
     [
+        *((asked, None, "class_names") for asked in ([], ["background"], ["liver", "Liver"], 0, True, [1, 2])),
+        *((asked, None, "class_names") for asked in ("[liver", "[1, 2]")),
+        *((asked, None, NO_NAME) for asked in (["a", " "], "a,,b", {"0": "background", "1": None})),
+        ({"background": 0, "": 1}, None, NO_NAME),
         ({"a": 1, "mean": 2}, None, "a class cannot be called 'mean'.* rename it, with `--class_names"),
         ({"a": 1, "ignore": 1}, None, "are not of the form"),
         ({"a": 1, "ignore": 2, "b": 3}, None, "`ignore` is 2, among the values of classes"),
         ({"a": 1, "ignore": [2, 3]}, None, r"`ignore` is \[2, 3\]: give it one label value"),
         ({"a": 1, "b": 1}, None, "are not of the form"),
-        ({"a": 1.5}, None, "are not of the form"),
+        ({"a": 1.5}, None, "class_names.*are not of the form"),
         ({"a": -2}, None, "are not of the form"),
         ({"a": 1, "A": 2}, None, "must be distinct"),
         ({"background": 1, "a": 2}, None, "must be distinct"),

@@ -16,8 +16,8 @@ def test_a_side_tells_its_time_its_memory_and_its_own_figures(tmp_path):
 
 
 def test_a_side_that_fails_ends_the_benchmark():
-    with pytest.raises(SystemExit, match="recipes:nothing ended with exit code 1"):
-        Contender("recipes:nothing", ROOT)()
+    with pytest.raises(SystemExit, match="contender:nothing ended with exit code 1"):
+        Contender("contender:nothing", ROOT)()
 
 
 @pytest.mark.parametrize(

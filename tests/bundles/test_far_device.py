@@ -4,8 +4,6 @@ A wait lets a GPU run dry while Python catches up. What stands here is the most 
 fewer is welcome.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

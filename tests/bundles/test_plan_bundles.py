@@ -82,11 +82,10 @@ def evaluate(pretrained, folder, output, *words, **settings):
     return run_bundle(PRETRAIN, "train small evaluate", *words, **given)
 
 
-@pytest.mark.parametrize("words", [(), ("training",)])
-def test_the_evaluation_compares_every_stage_with_untrained_encoders(pretrained, folder, tmp_path, words):
+def test_the_evaluation_compares_every_stage_with_untrained_encoders(pretrained, folder, tmp_path):
     few = {"data_split": folder.parent / "split.json", "class_names": CLASSES}
     few |= {"untrained_draws": 2, "replicates": 20, "probe_judged_voxels": 50}
-    done = succeed(evaluate(pretrained, folder, tmp_path, *words, **few))
+    done = succeed(evaluate(pretrained, folder, tmp_path, "training", **few))  # the word changes nothing
     report = json.loads((tmp_path / "metrics.json").read_text())
     assert report["volumes"] == 3  # train and validation, never test
     for score in ("retrieval", "rank", "dense_dice"):

@@ -1,7 +1,5 @@
 """Fine-tuning with unlabelled scans beside labelled ones, through the bundle."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from bundle_runs import error_line, history, run_bundle

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from desd_components import (
     DenseDistillationNetwork,
     ResumeHandler,
     RunRecordHandler,
+    SkipNonFiniteHandler,
     Steps,
     TeacherEMAHandler,
     UserError,
@@ -95,10 +95,7 @@ def test_contexts_that_are_no_larger_than_a_view_are_warned_of(size, warned, cap
 def group_of_one(monkeypatch):
     """What torchrun tells a single process without a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    settings = {"LOCAL_RANK": 0, "RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    settings = {"LOCAL_RANK": 0, "RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
     for name, value in settings.items():
         monkeypatch.setenv(name, str(value))
 
@@ -151,6 +148,7 @@ REFUSED = {
     "save_interval": (lambda value: ResumeHandler("runs", {}, {}, interval=value), [0, -1, 1.5]),
     "max_epochs": (lambda value: scheduled_epochs("runs", "never", None, value), [-1, 1.5, "ten"]),
     "teacher_momentum": (lambda value: TeacherEMAHandler(None, lambda step: value), [-0.1, 1.1]),
+    "max_skipped_steps": (lambda value: SkipNonFiniteHandler([], value), [0]),
 }
 
 
@@ -158,7 +156,7 @@ REFUSED = {
     ("name", "value"), [(name, value) for name, (_, values) in REFUSED.items() for value in values]
 )
 def test_numbers_that_mean_nothing_are_refused_by_name(name, value):
-    with pytest.raises(UserError, match=rf"^{name}="):
+    with pytest.raises(UserError, match=rf"^{name}={value!r}"):
         REFUSED[name][0](value)
 
 

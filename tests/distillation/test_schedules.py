@@ -32,12 +32,14 @@ def test_steps_past_the_end_keep_the_last_value():
     assert schedule(25) == schedule(9) > 0
 
 
-@pytest.mark.parametrize("warmup", [10, 11])
-def test_a_warm_up_that_does_not_fit_is_refused(warmup):
-    with pytest.raises(UserError, match="does not fit into a run of 10 steps"):
-        CosineSchedule(peak=1.0, end=0.0, total_steps=10, warmup_steps=warmup)
-
-
-def test_a_run_without_steps_is_refused():
-    with pytest.raises(UserError, match="0 optimiser steps"):
-        CosineSchedule(peak=1.0, end=0.0, total_steps=0)
+@pytest.mark.parametrize(
+    ("total", "warmup", "words"),
+    [
+        (10, 10, "does not fit into a run of 10 steps"),
+        (10, 11, "does not fit into a run of 10 steps"),
+        (0, 0, "0 optimiser steps"),
+    ],
+)
+def test_a_warm_up_that_does_not_fit_and_a_run_without_steps_are_refused(total, warmup, words):
+    with pytest.raises(UserError, match=words):
+        CosineSchedule(peak=1.0, end=0.0, total_steps=total, warmup_steps=warmup)

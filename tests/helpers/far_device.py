@@ -4,8 +4,6 @@ Networks, backward passes and optimisers run there, on shapes alone; a tensor on
 that only data could answer is noted, as is each copy that a GPU's stream would be waited for, and answered with ones.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections import Counter

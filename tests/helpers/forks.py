@@ -23,7 +23,8 @@ from unittest import mock
 
 import numpy as np
 import torch
-import torch.utils.tensorboard  # what nearly every run imports late
+import torch._dynamo  # what nearly every run imports late: this, at its first optimiser, for most of its second
+import torch.utils.tensorboard
 
 TIMEOUT = 300
 PACKAGES = ("desd_components", "desd_tools", "benchmarks")

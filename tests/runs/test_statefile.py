@@ -1,7 +1,5 @@
 """States are written whole or not at all, checked when read, and never alone once there were two."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

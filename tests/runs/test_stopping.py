@@ -5,20 +5,7 @@ import os
 import signal
 import time
 
-import pytest
-
-from desd_components.runs import ending as stopping
 from desd_components.runs.ending import StopSignals, _print_plainly
-
-
-@pytest.fixture
-def received():
-    """The signals that reach this program's own handlers."""
-    numbers: list[int] = []
-    before = {number: signal.signal(number, lambda n, _: numbers.append(n)) for number in stopping.SIGNALS}
-    yield numbers
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def test_a_signal_is_noted_and_the_first_one_counts(received):

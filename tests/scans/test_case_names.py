@@ -67,6 +67,8 @@ def test_the_split_of_a_run_on_such_data_can_be_read_again(kits: Path) -> None:
     drawn.write_split(kits.parent / "run" / "split.json")
     again = find_labelled(kits, ["a", "b"], data_split=kits.parent / "run" / "split.json")
     assert (again.training, again.validation) == (drawn.training, drawn.validation)
+    told = json.loads((kits.parent / "run" / "split.json").read_text())["records_hash"]
+    assert again.records_hash == drawn.records_hash == told
     assert len(find_scans(kits, data_split=kits.parent / "run" / "split.json")) == 4
 
 

@@ -1,5 +1,4 @@
 import itertools
-import json
 import logging
 import time
 from pathlib import Path
@@ -8,7 +7,6 @@ import pytest
 from scan_files import write_json, write_label, write_pairs, write_scan
 
 from desd_components import UserError, find_labelled, find_scans
-from desd_components.base.classes import classes_of
 from desd_components.scans.check import header_problem
 from desd_components.scans.names import case_ids
 from desd_tools.check.folder import look
@@ -18,43 +16,6 @@ CASES = [f"case_{number:02d}" for number in range(10)]
 
 def ids(scans: list[dict]) -> list[str]:
     return [case_ids(scan)[0] for scan in scans]
-
-
-@pytest.mark.parametrize(
-    ("asked", "names"),
-    [
-        (["liver", "tumour"], "liver tumour"),
-        (["Background", "liver", "tumour"], "liver tumour"),
-        (("liver", "tumour"), "liver tumour"),
-        ("liver, tumour", "liver tumour"),
-        ("['liver', 'tumour']", "liver tumour"),  # as text, which shells and settings files make of a list
-        ("('liver', 'tumour')", "liver tumour"),
-        ("'liver', 'tumour'", "liver tumour"),
-        ('{"0": "background", "1": "liver", "2": "tumour"}', "liver tumour"),
-        ({"0": "background", "1": "liver", "2": "tumour"}, "liver tumour"),
-        ({"background": 0, "liver": 1, "tumour": 2}, "liver tumour"),
-        (2, "class_1 class_2"),
-        ({"0": "background", "3": "c", "1": "a"}, "a class_2 c"),  # a value without a name keeps its place
-    ],
-)
-def test_class_names_are_taken_as_people_write_them(asked, names):
-    assert [name.lower() for name in classes_of(asked).names] == ["background", *names.split()]
-
-
-@pytest.mark.parametrize(
-    "asked", [["a", " "], "a,,b", {"0": "background", "1": None}, {"background": 0, "": 1}], ids=str
-)
-def test_a_class_without_a_name_is_refused(asked):
-    with pytest.raises(UserError, match=r"label value [12] has no name: give it one"):
-        classes_of(asked)
-
-
-@pytest.mark.parametrize(
-    "asked", [[], ["background"], ["liver", "Liver"], 0, True, {"a": 1.5}, [1, 2], "[liver", "[1, 2]"]
-)
-def test_class_names_that_cannot_be_are_refused(asked):
-    with pytest.raises(UserError, match="class_names"):
-        classes_of(asked)
 
 
 @pytest.mark.parametrize("folders", [("imagesTr", "labelsTr"), ("images", "labels")])
@@ -112,17 +73,6 @@ def test_label_subsets_of_one_seed_are_nested_and_those_of_others_differ(tmp_pat
     assert [len(subset) for subset in subsets] == list(range(1, 9))
     assert all(small < large for small, large in itertools.pairwise(subsets))
     assert any(drawn(4, seed) != drawn(4) for seed in range(6))
-
-
-def test_the_split_that_was_drawn_can_be_written_down_and_handed_back(tmp_path):
-    write_pairs(tmp_path / "data", CASES)
-    drawn = find_labelled(tmp_path / "data", ["a", "b"], seed=7, num_labels=3)
-    drawn.write_split(tmp_path / "run" / "data.json")
-    again = find_labelled(tmp_path / "data", ["a", "b"], seed=99, data_split=tmp_path / "run" / "data.json")
-    assert (again.training, again.validation) == (drawn.training, drawn.validation)
-    assert (
-        again.records_hash == drawn.records_hash == json.loads((tmp_path / "run/data.json").read_text())["records_hash"]
-    )
 
 
 def test_a_split_file_decides_who_trains_validates_and_tests(tmp_path):

@@ -1,7 +1,5 @@
 """Promises of `desd_components.scans.preprocess`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -18,7 +18,7 @@ from scan_files import cached, oblique_affine, write_nifti
 
 from desd_components import ScanDataset, ScanReader, UserError, VolumeCache
 from desd_components.scans.cache.entries import read_meta
-from desd_components.scans.read import open_volume, parts
+from desd_components.scans.read import open_volume
 from desd_tools.__main__ import main
 
 VOXELS = stored_grid(hounsfield((16, 14, 12)))
@@ -261,13 +261,6 @@ def test_a_header_without_its_voxels_says_so_and_one_with_a_part_of_them_is_dama
         open_volume(path)
 
 
-@pytest.mark.parametrize(
-    ("header", "files"), [("a.mhd", ["a.mhd", "a.raw"]), ("a.nhdr", ["a.nhdr", "a.raw"]), ("a.mha", ["a.mha"])]
-)
-def test_a_header_and_its_data_file_are_one_scan(tmp_path, header, files):
-    assert [Path(file).name for file in parts(str(written(tmp_path, header)))] == files
-
-
 def test_labels_may_have_another_format_than_images(tmp_path):
     image = str(write_itk(tmp_path / "image.mha", VOXELS))
     label = write_nifti(tmp_path / "label.nii.gz", (VOXELS > 0).astype(np.uint8))
@@ -287,16 +280,7 @@ def test_the_cache_keeps_how_a_series_was_read_and_says_what_was_interpolated(tm
     assert f"{folder}: 1 of 8 slices are missing" in caplog.text
 
 
-def test_a_slice_that_is_written_anew_is_preprocessed_anew(tmp_path):
-    scan = {"image": str(write_series(tmp_path / "series", hounsfield(), AFFINE))}
-    cache = VolumeCache(LOADING, tmp_path / "cache")
-    first = cache.path(scan)
-    assert cache.path(scan) == first
-    (tmp_path / "series" / "3.dcm").touch()
-    assert cache.path(scan) != first
-
-
-def test_check_reads_every_format_and_remarks_how(tmp_path, capsys):
+def test_check_reads_every_format_and_remarks_how(tmp_path, capsys, known_speed):
     write_nifti(tmp_path / "data" / "a.nii.gz", VOXELS)
     for number, name in enumerate(("b.nrrd", "c.mha"), 1):
         write_itk(tmp_path / "data" / name, VOXELS + 10 * number)

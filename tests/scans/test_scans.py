@@ -1,4 +1,3 @@
-import logging
 import shutil
 import sys
 import time
@@ -53,14 +52,6 @@ def test_labels_and_masks_are_recognised_by_folder_or_name(name):
 @pytest.mark.parametrize("name", IMAGES.split())
 def test_scans_are_not_taken_for_masks(name):
     assert not is_mask(Path("/labels") / name, Path("/labels"))  # what a folder above the data is called says nothing
-
-
-def test_the_count_of_masks_left_out_is_logged(tmp_path, caplog):
-    for name in ("a.nii.gz", "a_seg.nii.gz", "labelsTr/b.nii.gz"):
-        write_scan(tmp_path / name)
-    with caplog.at_level(logging.INFO):
-        assert names(find_scans(tmp_path)) == ["a.nii.gz"]
-    assert "2 label or mask files left out of 3" in caplog.text
 
 
 def test_volumes_of_formats_that_are_not_read_are_told(tmp_path, caplog):

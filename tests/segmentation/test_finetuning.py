@@ -1,7 +1,5 @@
 """Promises of `desd_components.segmentation.training`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

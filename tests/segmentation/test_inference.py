@@ -1,7 +1,5 @@
 """Promises of inference, of the layout of its results, and of outlines drawn over scans."""
 
-from __future__ import annotations
-
 import errno
 import itertools
 import json
@@ -9,9 +7,7 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Any
 
-import nibabel
 import numpy as np
 import pytest
 import torch
@@ -19,7 +15,7 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose, LoadImaged
-from scan_files import write_json
+from scan_files import oblique_affine, write_json, write_nifti, write_scan
 
 from desd_components import ScanReader, UserError, find_scans
 from desd_components.base.files import written_whole
@@ -29,14 +25,6 @@ from desd_components.runs.layout import ScanLayout, refuse_overwriting, scans_ro
 from desd_components.segmentation.inference import FlipInferer
 
 LOAD = Compose([LoadImaged(keys="image", ensure_channel_first=True)])
-OBLIQUE = np.array([[0.8, -0.9, 0.2, 5.0], [0.6, 1.2, 0.1, -7.0], [0.0, 0.3, 2.5, 3.0], [0.0, 0.0, 0.0, 1.0]])
-
-
-def scan(path: Path, voxels: Any = None) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    volume = np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32) if voxels is None else voxels
-    nibabel.save(nibabel.Nifti1Image(volume, OBLIQUE), path)
-    return path
 
 
 def uneven(volume: torch.Tensor) -> torch.Tensor:
@@ -60,9 +48,9 @@ def test_flips_are_averaged_as_written_out_over_axes_that_exist(axes):
 
 
 UNREADABLE = {
-    "NaN": lambda path: scan(path, np.full((5, 5, 5), np.nan, np.float32)),
-    "channels|4D|dimension": lambda path: scan(path, np.zeros((5, 5, 5, 3), np.float32)),
-    "bad.nii.gz": lambda path: path.write_bytes(scan(path.with_name("whole.nii.gz")).read_bytes()[:80]),
+    "NaN": lambda path: write_nifti(path, np.full((5, 5, 5), np.nan, np.float32)),
+    "channels|4D|dimension": lambda path: write_nifti(path, np.zeros((5, 5, 5, 3), np.float32)),
+    "bad.nii.gz": lambda path: path.write_bytes(write_scan(path.with_name("whole.nii.gz")).read_bytes()[:80]),
 }
 
 
@@ -176,7 +164,7 @@ def test_two_scans_that_would_share_a_result_and_a_result_on_its_scan_are_refuse
     scans = [{"image": str(tmp_path / name)} for name in ("a.nii.gz", "a.nrrd")]
     with pytest.raises(UserError, match=r"a.nrrd: its result would overwrite that of .*a.nii.gz"):
         refuse_overwriting(scans, [ScanLayout(tmp_path / "out", tmp_path)])
-    scans = [{"image": str(scan(tmp_path / "a.nii.gz"))}]
+    scans = [{"image": str(write_scan(tmp_path / "a.nii.gz"))}]
     refuse_overwriting(scans, [ScanLayout(tmp_path / "out", tmp_path)])
     with pytest.raises(UserError, match="overwrite"):
         refuse_overwriting(scans, [ScanLayout(tmp_path, tmp_path)])
@@ -210,13 +198,13 @@ def test_a_run_tells_what_of_its_list_is_not_used_once(tmp_path, caplog):
 
 def test_a_link_to_a_scan_keeps_its_own_name(tmp_path):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "linked.nii.gz").symlink_to(scan(tmp_path / "store" / "0815.nii.gz"))
+    (tmp_path / "in" / "linked.nii.gz").symlink_to(write_scan(tmp_path / "store" / "0815.nii.gz"))
     layout = ScanLayout(tmp_path / "out", tmp_path / "in")
     assert layout.filename(subject=tmp_path / "in" / "linked.nii.gz") == str(tmp_path / "out" / "linked.nii.gz")
 
 
 def test_results_of_a_decathlon_folder_are_not_sorted_into_its_folders(tmp_path):
-    path = scan(tmp_path / "imagesTr" / "a.nii.gz")
+    path = write_scan(tmp_path / "imagesTr" / "a.nii.gz")
     (tmp_path / "dataset.json").write_text(json.dumps({"training": [{"image": "imagesTr/a.nii.gz"}]}))
     assert scans_root(tmp_path, [{"image": str(path)}]) == (tmp_path / "imagesTr").resolve()
 
@@ -231,9 +219,8 @@ def overlay(folder: Path, labels: torch.Tensor) -> np.ndarray:
     """The picture (rows, columns, RGB) of a scan of noise, which lies under the scan's name."""
     from matplotlib.image import imread
 
-    scan = MetaTensor(
-        torch.rand(labels.shape), affine=OBLIQUE, meta={"filename_or_obj": str(folder / "in/sub/a.nii.gz")}
-    )
+    meta = {"filename_or_obj": str(folder / "in/sub/a.nii.gz")}
+    scan = MetaTensor(torch.rand(labels.shape), affine=oblique_affine(), meta=meta)
     layout = ScanLayout(folder / "out", folder / "in", extension=".png")
     DrawOverlayd("pred", "image", layout, ["background", "liver"])({"pred": scan * 0 + labels, "image": scan})
     return imread(folder / "out" / "sub" / "a.png")[..., :3]

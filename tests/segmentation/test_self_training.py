@@ -1,7 +1,5 @@
 """Promises of `desd_components.segmentation.self_training` and of the crops that it mixes."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 from functools import partial

@@ -1,7 +1,5 @@
 """Promises of `desd_components.segmentation.unlabelled`: which scans teach without labels, and which are refused."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 

@@ -1,7 +1,5 @@
 """The command line: one line per command, errors in one line, no mistyped flag passed over."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
@@ -61,7 +59,7 @@ def test_a_command_that_cannot_be_run_is_one_line_before_anything_is_written(
 
 
 @pytest.mark.parametrize("name", ["2024", "a,b", "1e5", "None"])
-def test_a_folder_is_called_what_its_name_says(name, tmp_path: Path, monkeypatch):
+def test_a_folder_is_called_what_its_name_says(name, tmp_path: Path, monkeypatch, known_speed):
     monkeypatch.chdir(tmp_path)
     assert main(["phantom", name, "--num-labelled=4", "--num-unlabelled=0", "--size=24"]) == 0
     assert main(["check", name, "--output", f"{name}/1.5"]) == 0

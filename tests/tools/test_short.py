@@ -27,6 +27,20 @@ def here(folder, monkeypatch):
     return folder
 
 
+@pytest.fixture
+def told(tmp_path, monkeypatch, capsys):
+    """What a short command says of the long form, which is not run, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("desd_tools.short.runpy.run_module", lambda *_, **__: None)
+    monkeypatch.setattr("sys.argv", [])
+
+    def told(*words):
+        assert main(list(words)) == 0
+        return capsys.readouterr().out
+
+    return told
+
+
 def long_form(said, bundle, *configs):
     """The words of the printed command, after those that name the bundle's configs."""
     [line] = [line for line in said.splitlines() if line.startswith("python -m monai.bundle run ")]
@@ -59,23 +73,23 @@ def test_three_short_commands_make_a_segmentation_and_each_names_the_next(here):
     assert len(list(Path("runs/desd_seg_finetune/imagesTr").glob("*.nii.gz"))) == 4
 
 
-def test_at_the_repository_the_long_form_is_that_of_the_pages(monkeypatch, capsys):
+def test_at_the_repository_the_long_form_is_that_of_the_pages(told, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("desd_tools.short.runpy.run_module", lambda *_, **__: None)
-    monkeypatch.setattr("sys.argv", [])
-    assert main(["pretrain", "data/Task04_Hippocampus"]) == 0
-    line = capsys.readouterr().out.splitlines()[0]
+    line = told("pretrain", "data/Task04_Hippocampus").splitlines()[0]
     readme = (ROOT / "README.md").read_text()
     assert line.removesuffix(" --output_dir runs/desd_pretrain/Task04_Hippocampus") in readme
 
 
 @pytest.mark.parametrize("name", ["%scans", "@scans", "$scans"])
-def test_a_folder_may_begin_with_what_is_a_sign_to_monai(name, tmp_path, monkeypatch):
+def test_a_folder_may_begin_with_what_is_a_sign_to_monai(name, told):
+    assert long_form(told("pretrain", name), "desd_pretrain", "train", "small")[3] == f"./{name}"
+
+
+def test_a_training_runs_on_such_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_family(Path(name), 4, 0, 0, 24)
-    done = succeed(desd("pretrain", name, *TINY))
-    assert Path(f"runs/desd_pretrain/{name}/encoder.pt").is_file()
-    assert long_form(done.stdout, "desd_pretrain", "train", "small")[3] == f"./{name}"
+    write_family(Path("%scans"), 4, 0, 0, 24)
+    succeed(desd("pretrain", "%scans", *TINY))
+    assert Path("runs/desd_pretrain/%scans/encoder.pt").is_file()
 
 
 @pytest.mark.parametrize("words", [["--output_dir", "%x"], ["--output_dir=%x"], ["--encoder_checkpoint", "%x"]])
@@ -109,29 +123,22 @@ def test_what_is_missing_is_told_in_one_line(words, line, tmp_path, monkeypatch,
     assert error.startswith("error: ") and line in error
 
 
-def test_an_encoder_at_hand_is_named_and_not_taken(tmp_path, monkeypatch, capsys):
+def test_an_encoder_at_hand_is_named_and_not_taken(tmp_path, told):
     encoder = tmp_path / "runs" / "desd_pretrain" / "before" / "encoder.pt"
     encoder.parent.mkdir(parents=True)
     encoder.touch()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("desd_tools.short.runpy.run_module", lambda *_, **__: None)
-    monkeypatch.setattr("sys.argv", [])
-    assert main(["finetune", "scans"]) == 0
-    said = capsys.readouterr().out
+    said = told("finetune", "scans")
     assert said.startswith("from scratch; the newest encoder here: --encoder_checkpoint runs/desd_pretrain/before/")
     assert "--encoder_checkpoint" not in said.splitlines()[1]
 
 
-def test_unlabelled_scans_put_self_training_on_top(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("desd_tools.short.runpy.run_module", lambda *_, **__: None)
-    monkeypatch.setattr("sys.argv", [])
-    assert main(["finetune", "scans", "--unlabelled_dir", "more"]) == 0
-    words = long_form(capsys.readouterr().out, "desd_seg_finetune", "train", "small", "self_train")
+def test_unlabelled_scans_put_self_training_on_top(told):
+    said = told("finetune", "scans", "--unlabelled_dir", "more")
+    words = long_form(said, "desd_seg_finetune", "train", "small", "self_train")
     assert words[-2:] == ["--unlabelled_dir", "more"]
 
 
-def test_a_plan_is_told_for_both_trainings(here, capsys):
+def test_a_plan_is_told_for_both_trainings(here, capsys, known_speed):
     assert main(["plan", "my scans", "--minutes", "2"]) == 0
     said = capsys.readouterr().out
     assert "desd pretrain 'my scans' --minutes 2\n  intensity" in said

@@ -1,7 +1,5 @@
 """Bad scans at the start of a run, and files that vanish in the middle of it: one line, a list, never a hang."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

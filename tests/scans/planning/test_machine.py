@@ -1,7 +1,5 @@
 """What a machine gets through is measured once, and does not follow what else runs meanwhile."""
 
-from __future__ import annotations
-
 import pytest
 
 from desd_components.scans.planning import machine as module

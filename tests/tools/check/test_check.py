@@ -19,6 +19,7 @@ from desd_components.scans.find import scan_paths
 from desd_tools.__main__ import main
 from desd_tools.check.check import check
 
+pytestmark = pytest.mark.usefixtures("known_speed")
 STRAIGHT = np.diag([1.0, 1.2, 2.0, 1.0])
 SHAPE = (12, 14, 10)
 
@@ -48,11 +49,6 @@ def good(tmp_path: Path) -> Path:
         label(folder, f"case_{number}", body(number))
     write_json(folder / "dataset.json", {"labels": {"0": "background", "1": "organ", "2": "tumour"}})
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _a_machine_of_known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("desd_components.scans.planning.machine._seconds", lambda device, z: [0.05, 0.05])
 
 
 def checked(folder: Path, *flags: str) -> tuple[int, dict]:

@@ -5,41 +5,27 @@ import sys
 
 import pytest
 import torch
-from random_weights import ARCHITECTURE, PREPROCESSING
+from random_weights import write_encoder, write_model
 from scan_files import write_json
 from torch import nn
 
-from desd_components import (
-    ResNet3DEncoder,
-    SegmentationNetwork,
-    UserError,
-    load_encoder,
-    read_manifest,
-    save_weights,
-    segmentation_manifest,
-)
+from desd_components import ResNet3DEncoder, UserError, load_encoder, read_manifest
 from desd_tools.pack import export as export_module
 from desd_tools.pack.export import export, write_onnx
 from desd_tools.pack.publish import network_of, publish
 
-#: as the small recipe has it, and as the published one, narrower and of ten layers
-ARCHITECTURES = {
-    "small": {**ARCHITECTURE, "norm": "group", "stage_strides": [2, 2, 2, 2]},
-    "published": {"depth": 10, "width": 8},
-}
+#: as the small recipe has them, and as the published one, narrower and of ten layers
+SMALL = {"norm": "group", "stage_strides": [2, 2, 2, 2]}
+PUBLISHED = {"stem_kernel": 7, "stem_stride": (2, 2, 1), "stem_pool": True}
 SHAPES = [(1, 1, 40, 64, 33), (3, 1, 64, 35, 48)]
 
 
 @pytest.fixture(scope="module", params=["encoder", "segmentation"])
 def weights(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "weights.pt"
-    encoder = ResNet3DEncoder(**ARCHITECTURES["small" if request.param == "segmentation" else "published"])
-    if request.param == "encoder":
-        save_weights(encoder, path, {"kind": "encoder", "architecture": encoder.architecture})
-        return path
-    network = SegmentationNetwork(encoder, 3, decoder_width=8)
-    manifest = segmentation_manifest(network, ["background", "a", "b"], "sigmoid", False, PREPROCESSING, [32] * 3)
-    save_weights(network, path, manifest)
+    encoder = write_encoder(path, **(PUBLISHED if request.param == "encoder" else SMALL))
+    if request.param == "segmentation":
+        write_model(path, encoder)
     return path
 
 
@@ -121,9 +107,7 @@ def test_safetensors_load_as_the_pt_does_and_are_published_as_one(weights, tmp_p
 
 def test_published_safetensors_become_a_pt(tmp_path):
     pytest.importorskip("safetensors")
-    encoder = ResNet3DEncoder(**ARCHITECTURES["small"])
-    manifest = {"kind": "encoder", "architecture": encoder.architecture, "preprocessing": PREPROCESSING}
-    save_weights(encoder, tmp_path / "encoder.pt", manifest)
+    encoder = write_encoder(tmp_path / "encoder.pt", **SMALL)
     export(str(tmp_path / "encoder.pt"), "safetensors", str(tmp_path / "other" / "encoder.safetensors"))
     data = {"inputs": {"image": {}}, "outputs": {"pred": {"format": "feature map", "type": "feature"}}}
     write_json(tmp_path / "bundle" / "configs" / "metadata.json", {"network_data_format": data})

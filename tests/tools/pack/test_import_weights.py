@@ -365,7 +365,7 @@ def test_what_the_format_does_not_know_is_refused_in_one_line(tmp_path, kind):
     assert "\n" not in str(refusal.value) and not (tmp_path / "ours").exists()
 
 
-@pytest.mark.parametrize("format", ["anatomix", "openmind", "desd"])
+@pytest.mark.parametrize("format", ["anatomix", "openmind"])  # desd: with all weights of others, in test_weights
 def test_weights_of_another_origin_are_refused_in_one_line_that_says_what_was_wanted(tmp_path, format):
     if format == "openmind":
         pytest.importorskip("dynamic_network_architectures")

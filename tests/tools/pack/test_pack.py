@@ -171,7 +171,6 @@ def test_weights_of_another_network_bring_its_code(copied, tmp_path):
     ("name", "settings", "words"),
     [
         ("inference", {"minutes": 5}, "--minutes: the config has no such setting."),
-        ("inference", {"page": 5}, "--page: the config has no such setting."),
         *(
             (name, {"dataset_dir": "nowhere"}, "dataset_dir 'nowhere' does not exist")
             for name in ("train", "inference")

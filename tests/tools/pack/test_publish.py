@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from bundle_runs import ROOT
+from random_weights import write_encoder
 
-from desd_components import ResNet3DEncoder, UserError, load_encoder, read_manifest, save_weights
+from desd_components import UserError, load_encoder, read_manifest
 from desd_tools.pack.publish import publish
 
 FIGURES = {"trained": 0.4, "untrained": 0.1, "difference": 0.3, "interval_95": [0.2, 0.4], "per_volume": [0.0, 1.0]}
@@ -15,9 +16,7 @@ FIGURES = {"trained": 0.4, "untrained": 0.1, "difference": 0.3, "interval_95": [
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    encoder = ResNet3DEncoder(depth=10, width=8, norm="group", stem_kernel=3, stem_stride=1, stem_pool=False)
-    manifest = {"kind": "encoder", "architecture": encoder.architecture}
-    save_weights(encoder, tmp_path / "run" / "encoder.pt", manifest)
+    write_encoder(tmp_path / "run" / "encoder.pt", norm="group")
     return tmp_path / "run"
 
 

@@ -1,7 +1,5 @@
 """The label curve's analysis: figures that a reader can work out by hand, and effects that were planted."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

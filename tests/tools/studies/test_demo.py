@@ -1,7 +1,5 @@
 """The demo: its plan of commands, what it refuses, and the whole of it with the smoke overlays."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -31,12 +29,6 @@ def _plan(tmp_path: Path, family: Path, **changes: object) -> demo.Plan:
     (plan.output / "steps").mkdir(parents=True, exist_ok=True)
     demo.write_lists(plan)
     return plan
-
-
-def test_the_steps_pretrain_then_finetune_evaluate_and_segment_both_arms(tmp_path, family):
-    names = [step.name for step in demo.training_steps(_plan(tmp_path, family))]
-    arms = [f"{kind}-{arm}" for kind in ("finetune", "evaluate", "segment") for arm in ("encoder", "scratch")]
-    assert names == ["pretrain", *arms]
 
 
 def test_child_processes_take_the_cores_that_are_free_and_sleep_while_they_wait(monkeypatch):

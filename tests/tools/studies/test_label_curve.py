@@ -1,7 +1,5 @@
 """The label curve: its config, its keys, what it refuses, how it is stopped, and the whole of it on tiny volumes."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The phantom family: reproducible, labelled everywhere, oblique, and not to be segmented by a threshold."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

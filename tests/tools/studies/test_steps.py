@@ -1,7 +1,5 @@
 """A chain of commands: run once, run again when an input changed, stop with the log of what failed."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import sys
