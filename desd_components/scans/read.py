@@ -28,7 +28,7 @@ from monai.utils.enums import MetaKeys, SpaceKeys
 from ..base.errors import UserError
 from ..base.files import is_lfs_pointer
 from .names import ITK_SUFFIXES, NIFTI_SUFFIXES, NNUNET_SUFFIXES, SUFFIXES, is_dicom
-from .volume import UNREADABLE, Volume, dicom_room, itk_room, nnunet_room, not_read, refused_as
+from .volume import UNREADABLE, Volume, dicom_room, itk_room, nnunet_room, not_read, refuse_rest, refused_as
 
 # MONAI warns, at every loader, that a GPU decoder which nobody asked for is not there
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
@@ -145,9 +145,7 @@ def _nifti(path: str) -> Volume:
             form = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
             voxels = np.asanyarray(type(stored)(stream, form))
             stream.seek(stored.offset + math.prod(sizes) * dtype.itemsize)
-            # the checksum of gzip stands behind the last byte, and is compared there
-            if any(rest.strip(b"\0") for rest in iter(lambda: stream.read(1 << 20), b"")):
-                raise ValueError(f"more follows its {sizes} voxels of {dtype}, so that its header is of another volume")
+            refuse_rest(stream, sizes, dtype)  # the checksum of gzip stands behind the last byte, and is compared there
         return voxels.reshape(shape, order="F")
 
     affine[:3] *= nifti_unit(image.header)
