@@ -149,20 +149,26 @@ def refuse_namesakes(found: Sequence[tuple[Path, Path]]) -> None:
 def group_channels(images: Sequence[Path], in_channels: int) -> list[Scan]:
     """Scans of files; for several channels, nnU-Net's ``case_0000, case_0001, ...`` become one scan.
 
-    Unless one of these files holds several itself: then each is a scan, which is said.
+    Unless one of these files holds several itself, or their numbers are not all of those from 0000 on: then each is a
+    scan, which is said.
     """
     if in_channels == 1:
         return [{"image": str(path)} for path in images]
     cases: dict[tuple[Path, str], list[str]] = {}
     for path in images:
         cases.setdefault((path.parent, without_channel(stem(path))), []).append(str(path))
-    whole = [files for files in cases.values() if len(files) > 1 and any(_channels(file) > 1 for file in files)]
+    whole = [files for files in cases.values() if len(files) > 1 and not _are_channels(files)]
     if whole:
         count, first = sum(map(len, whole)), first_few([Path(file).name for file in whole[0]])
-        logger.info("%d numbered files are scans of several channels each, not channels: %s", count, first)
+        logger.info("%d files are scans each; channels hold one, and are numbered from _0000 on: %s", count, first)
     alone = {file for files in whole for file in files}
     groups = [[file] for file in alone] + [files for files in cases.values() if files[0] not in alone]
     return [{"image": files if len(files) > 1 else files[0]} for files in sorted(groups)]
+
+
+def _are_channels(files: Sequence[str]) -> bool:
+    numbered = [stem(file)[-4:] for file in files] == [f"{number:04}" for number in range(len(files))]
+    return numbered and all(_channels(file) < 2 for file in files)
 
 
 def _channels(file: str) -> int:

@@ -19,6 +19,7 @@ from .names import (
     Scan,
     Sections,
     case_ids,
+    channel_files,
     first_few,
     scan_files,
     scans_by_id,
@@ -179,6 +180,7 @@ def _entry_scan(entry: Any, source: Path, within: bool) -> Scan:
             '"label": path}: mend it.'
         )
     files = [_placed(str(file), source, within) for file in parts]
+    files = channel_files(files[0]) if within and len(files) == 1 else files
     scan: Scan = {"image": files if len(files) > 1 else files[0]}
     return {**scan, "label": _placed(label, source, within)} if label else scan
 

@@ -1,5 +1,6 @@
 """What scans are called in files, messages and split files, told apart in one data set; and their formats."""
 
+import itertools
 import logging
 import os
 import re
@@ -71,6 +72,13 @@ def tell_left_out(
 def without_channel(name: str) -> str:
     """nnU-Net's case of a file's stem: ``case`` of ``case_0000``."""
     return _CHANNEL_SUFFIX.sub("", name)
+
+
+def channel_files(file: str) -> list[str]:
+    """The file; where it is not there, but ``case_0000`` and so on are, those: nnU-Net's first lists say ``case``."""
+    name = without_suffix(file)
+    numbered = (f"{name}_{number:04}{file[len(name) :]}" for number in itertools.count())
+    return (not os.path.exists(file) and list(itertools.takewhile(os.path.isfile, numbered))) or [file]
 
 
 def case_ids(scan: Scan) -> list[str]:
