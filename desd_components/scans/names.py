@@ -45,8 +45,8 @@ def _first_single(names: Sequence[str], counts: Counter[str]) -> str:
 
 
 def first_few(names: Sequence[str], count: int = NAMED) -> str:
-    """The first few names, for a message."""
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+    """The first few names, for a message, and how many more there are."""
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def first_names(paths: Iterable[str | Path], among: Iterable[str | Path] = ()) -> str:
@@ -136,7 +136,10 @@ SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 #: of cases that nnU-Net has preprocessed, the newest form first; no folder is searched for them
 NNUNET_SUFFIXES = (".b2nd", ".npy", ".npz")
 #: volumes of formats that are not read; the .hdr of an .img is told with it
-_UNREAD_SUFFIXES = (".img", ".mgz", ".mgh", ".mnc", ".nii.bz2", ".nii.zst")
+_UNREAD_SUFFIXES = (
+    ".img", ".img.gz", ".mgz", ".mgh", ".mnc", ".mnc.gz", ".mif", ".mif.gz", ".brik", ".brik.gz", ".gipl", ".gipl.gz",
+    ".nii.bz2", ".nii.xz", ".nii.zst", ".nrrd.gz", ".mha.gz",
+)  # fmt: skip
 FORMATS = ".nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd or DICOM series"
 _SUFFIX = re.compile(r"\.(nii(\.gz)?|nrrd|nhdr|mha|mhd|dcm|ima|b2nd|npy|npz)$", re.IGNORECASE)
 _DICOM_SUFFIXES = (".dcm", ".ima")

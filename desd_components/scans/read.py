@@ -78,6 +78,9 @@ def _odd(volume: Volume) -> str | None:
 
 def file_problem(file: str) -> str | None:
     """A file that is missing, empty, or not there yet (git-LFS), in one line, or None."""
+    if os.path.islink(file) and not os.path.exists(file):
+        to = f"is a link to {os.readlink(file)}, which is not there"
+        return f"{file}: {to}: fetch that (`datalad get`, `git annex get`), mend the link, or leave it out."
     if not os.path.exists(file):
         return f"{file}: does not exist: mend the data list or put the file there."
     if not (os.path.isfile(file) or os.path.isdir(file)):
