@@ -3,6 +3,7 @@
 Label maps, told by name or header, results of this package, and the ``._*`` files of macOS are left out.
 """
 
+import contextlib
 import logging
 import math
 import os
@@ -126,9 +127,7 @@ def scan_paths(folder: Path, results: bool = False) -> list[Path]:
 
 
 def namesakes(paths: Iterable[Path]) -> list[tuple[Path, Path]]:
-    """Files that differ from an earlier one of their folder in the suffix alone, such as a.nii and a.nii.gz; the
-    earlier one stands first.
-    """
+    """Pairs of files of one folder that differ in the suffix alone, such as a.nii and a.nii.gz, the earlier first."""
     first: dict[Path, Path] = {}
     pairs = [(first.setdefault(path.parent / stem(path), path), path) for path in sorted(paths)]
     return [(known, path) for known, path in pairs if known != path]
@@ -149,8 +148,7 @@ def refuse_namesakes(found: Sequence[tuple[Path, Path]]) -> None:
 def group_channels(images: Sequence[Path], in_channels: int) -> list[Scan]:
     """Scans of files; for several channels, nnU-Net's ``case_0000, case_0001, ...`` become one scan.
 
-    Unless one of these files holds several itself, or their numbers are not all of those from 0000 on: then each is a
-    scan, which is said.
+    Unless one of these files holds several itself, or a number is missing: then each is a scan, which is said.
     """
     if in_channels == 1:
         return [{"image": str(path)} for path in images]
@@ -167,16 +165,12 @@ def group_channels(images: Sequence[Path], in_channels: int) -> list[Scan]:
 
 
 def _are_channels(files: Sequence[str]) -> bool:
-    numbered = [stem(file)[-4:] for file in files] == [f"{number:04}" for number in range(len(files))]
-    return numbered and all(_channels(file) < 2 for file in files)
-
-
-def _channels(file: str) -> int:
-    """How many channels a file holds by its header; 0 where it cannot be read."""
-    try:
-        return math.prod(open_volume(file).shape[3:])
-    except UserError:
-        return 0
+    """Whether they bear the numbers from 0000 on, and none of them, as far as it can be read, holds several itself."""
+    for number, file in enumerate(files):
+        with contextlib.suppress(UserError):
+            if stem(file)[-4:] != f"{number:04}" or math.prod(open_volume(file).shape[3:]) > 1:
+                return False
+    return True
 
 
 @dataclass

@@ -179,8 +179,7 @@ def _entry_scan(entry: Any, source: Path, within: bool) -> Scan:
             f'{source}: the entry {json.dumps(entry)[:120]} is not of the form {{"image": path or [path per channel], '
             '"label": path}: mend it.'
         )
-    files = [_placed(str(file), source, within) for file in parts]
-    files = channel_files(files[0]) if within and len(files) == 1 else files
+    files = [file for part in parts for file in channel_files(_placed(part, source, within))]
     scan: Scan = {"image": files if len(files) > 1 else files[0]}
     return {**scan, "label": _placed(label, source, within)} if label else scan
 

@@ -27,7 +27,7 @@ from monai.utils.enums import MetaKeys, SpaceKeys
 
 from ..base.errors import UserError
 from ..base.files import is_lfs_pointer
-from .names import ITK_SUFFIXES, NIFTI_SUFFIXES, NNUNET_SUFFIXES, SUFFIXES, is_dicom
+from .names import FORMATS, ITK_SUFFIXES, NIFTI_SUFFIXES, NNUNET_SUFFIXES, SUFFIXES, is_dicom
 from .volume import UNREADABLE, Volume, dicom_room, itk_room, nnunet_room, not_read, refuse_rest, refused_as
 
 # MONAI warns, at every loader, that a GPU decoder which nobody asked for is not there
@@ -79,8 +79,7 @@ def _odd(volume: Volume) -> str | None:
 def file_problem(file: str) -> str | None:
     """A file that is missing, empty, or not there yet (git-LFS), in one line, or None."""
     if os.path.islink(file) and not os.path.exists(file):
-        to = f"is a link to {os.readlink(file)}, which is not there"
-        return f"{file}: {to}: fetch that (`datalad get`, `git annex get`), mend the link, or leave it out."
+        return f"{file}: is a link to {os.readlink(file)}, not there: fetch that (`git annex get`), or leave it out."
     if not os.path.exists(file):
         return f"{file}: does not exist: mend the data list or put the file there."
     if not (os.path.isfile(file) or os.path.isdir(file)):
@@ -108,9 +107,7 @@ def _opened(path: str) -> Volume:
         room = dicom_room(path)
         volume: Volume = room.dicom_volume(room.series_at(path))
         return volume
-    raise UserError(
-        f"{path}: is not a scan: give .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, or a folder of one DICOM series."
-    )
+    raise UserError(f"{path}: is not a scan: give {FORMATS}.")
 
 
 def parts(path: str) -> list[str]:

@@ -80,11 +80,7 @@ def refused_as(kind: str, path: str, error: BaseException) -> UserError:
 
 
 def refuse_rest(stream: BinaryIO, sizes: Sequence[int], dtype: np.dtype) -> None:
-    """Refuse what follows voxels in a file, but for padding: its header may say int8 for int16.
-
-    Raises:
-        ValueError: when anything does.
-    """
+    """Raise a ValueError for what follows voxels in a file, but for padding: its header may say int8 for int16."""
     if any(rest.strip(b"\0\r\n") for rest in iter(lambda: stream.read(1 << 20), b"")):
         raise ValueError(f"more follows its {tuple(sizes)} voxels of {dtype}, so that its header is of another volume")
 
