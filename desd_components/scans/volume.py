@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ def refused_as(kind: str, path: str, error: BaseException) -> UserError:
     return UserError(f"{path}: cannot be read as {kind} ({reason}): copy or download it again, or leave it out.")
 
 
-def refuse_rest(stream: BinaryIO, sizes: Sequence[int], dtype: np.dtype) -> None:
+def refuse_rest(stream: Any, sizes: Sequence[int], dtype: np.dtype) -> None:
     """Raise a ValueError for what follows voxels in a file, but for padding: its header may say int8 for int16."""
     if any(rest.strip(b"\0\r\n") for rest in iter(lambda: stream.read(1 << 20), b"")):
         raise ValueError(f"more follows its {tuple(sizes)} voxels of {dtype}, so that its header is of another volume")
