@@ -20,6 +20,7 @@ from .runs import Run
 @dataclass(frozen=True)
 class Chart:
     """One figure of a history: its keys with their names, units and words; ``schedule``: exact, drawn small.
+    ``from_zero``: its axis begins there, so that small changes look small.
 
     A ``*`` in a key stands for any words, such as a class, a ``#`` for a number, such as a stage's, and ``{}`` in its
     name for what it stood for.
@@ -31,6 +32,7 @@ class Chart:
     caption: str = ""
     ln_k: bool = False
     schedule: bool = False
+    from_zero: bool = False
 
     def lines(self, run: Run) -> dict[str, draw.Line]:
         """What it draws of a run, by key, each in a colour of its own."""
@@ -133,5 +135,7 @@ def chart_figure(runs: Sequence[Run], chart: Chart) -> str:
     if chart.ln_k and isinstance(prototypes, int):
         level = (f"ln K = {math.log(prototypes):.3f}", math.log(prototypes))
     name, exact = f"{runs[0].folder}-{chart.title}", chart.schedule
-    svg = draw.curves(lines, chart.ylabel, reference=level, smooth=not exact, small=exact, name=name)
+    svg = draw.curves(
+        lines, chart.ylabel, reference=level, smooth=not exact, small=exact, name=name, from_zero=chart.from_zero
+    )
     return html.figure(svg, chart.title, chart.caption)

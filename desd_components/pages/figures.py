@@ -44,6 +44,7 @@ def curves(
     smooth: bool = True,
     small: bool = False,
     name: str = "curves",
+    from_zero: bool = False,
 ) -> str:
     """Curves over steps; long ones as a pale line under their running mean, unless they are exact (``smooth=False``).
 
@@ -53,6 +54,7 @@ def curves(
         reference: a level with its name, drawn as a dashed line.
         small: for figures that stand three in a row.
         name: unique on the page.
+        from_zero: whether the axis of the values begins there.
     """
     figure, axes = axes_of(*((3.4, 2.2) if small else (4.6, 2.7)))
     for line in lines:
@@ -73,6 +75,8 @@ def curves(
     axes.set(xlabel="optimiser step", ylabel=ylabel)
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.margins(y=0.12)
+    if from_zero:
+        axes.set_ylim(bottom=0)
     if len(lines) > 1:
         columns = int(14 * figure.get_figwidth() / (6 + max(len(line.label) for line in lines)))
         look = {

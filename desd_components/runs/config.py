@@ -267,7 +267,10 @@ def refuse_odd_values(settings: Mapping[str, Any]) -> None:
     choices: dict[Place, Rule] = {}
     for place, value in walk(settings):
         if isinstance(value, Mapping) and "_target_" in value:
-            choices |= {(*place, name): rule for name, rule in _choices(str(value["_target_"])).items()}
+            target = str(value["_target_"])
+            if target[:1] not in ("$", "@", "%") and located(target) is None:
+                raise UserError(f"{id_of(place)}: there is no {target} here: mend its name, or install its package.")
+            choices |= {(*place, name): rule for name, rule in _choices(target).items()}
         rule, value = choices.get(place) or RULES.get(place_of(place[-1])[-1]), none_if_null(value)
         if rule is None or (isinstance(value, str) and value[:1] in ("$", "@", "%")):
             continue

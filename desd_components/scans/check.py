@@ -100,7 +100,7 @@ def _shape_problem(file: str, shape: tuple[int, ...], channels: int, what: str) 
     if shape[3:] == (channels,) or (len(shape) == 3 and channels == 1):
         return None
     if len(shape) == 3:
-        remedy = "give its other channels, too, or set `--in_channels 1`."
+        remedy = "give its other channels, too (x_0000, x_0001, ..., or a data list), or set `--in_channels 1`."
         return f"{file}: is 3D {shape}, one channel, but in_channels is {channels}: {remedy}"
     if len(shape) == 4:
         odd = f"is 4D {shape}, and its last dimension is not {channels} channel{'s' * (channels > 1)}"

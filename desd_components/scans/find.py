@@ -3,6 +3,7 @@
 Label maps, told by name or header, results of this package, and the ``._*`` files of macOS are left out.
 """
 
+import contextlib
 import logging
 import math
 import os
@@ -126,9 +127,7 @@ def scan_paths(folder: Path, results: bool = False) -> list[Path]:
 
 
 def namesakes(paths: Iterable[Path]) -> list[tuple[Path, Path]]:
-    """Files that differ from an earlier one of their folder in the suffix alone, such as a.nii and a.nii.gz; the
-    earlier one stands first.
-    """
+    """Pairs of files of one folder that differ in the suffix alone, such as a.nii and a.nii.gz, the earlier first."""
     first: dict[Path, Path] = {}
     pairs = [(first.setdefault(path.parent / stem(path), path), path) for path in sorted(paths)]
     return [(known, path) for known, path in pairs if known != path]
@@ -149,28 +148,29 @@ def refuse_namesakes(found: Sequence[tuple[Path, Path]]) -> None:
 def group_channels(images: Sequence[Path], in_channels: int) -> list[Scan]:
     """Scans of files; for several channels, nnU-Net's ``case_0000, case_0001, ...`` become one scan.
 
-    Unless one of these files holds several itself: then each is a scan, which is said.
+    Unless one of these files holds several itself, or a number is missing: then each is a scan, which is said.
     """
     if in_channels == 1:
         return [{"image": str(path)} for path in images]
     cases: dict[tuple[Path, str], list[str]] = {}
     for path in images:
         cases.setdefault((path.parent, without_channel(stem(path))), []).append(str(path))
-    whole = [files for files in cases.values() if len(files) > 1 and any(_channels(file) > 1 for file in files)]
+    whole = [files for files in cases.values() if len(files) > 1 and not _are_channels(files)]
     if whole:
         count, first = sum(map(len, whole)), first_few([Path(file).name for file in whole[0]])
-        logger.info("%d numbered files are scans of several channels each, not channels: %s", count, first)
+        logger.info("%d files are scans each; channels hold one, and are numbered from _0000 on: %s", count, first)
     alone = {file for files in whole for file in files}
     groups = [[file] for file in alone] + [files for files in cases.values() if files[0] not in alone]
     return [{"image": files if len(files) > 1 else files[0]} for files in sorted(groups)]
 
 
-def _channels(file: str) -> int:
-    """How many channels a file holds by its header; 0 where it cannot be read."""
-    try:
-        return math.prod(open_volume(file).shape[3:])
-    except UserError:
-        return 0
+def _are_channels(files: Sequence[str]) -> bool:
+    """Whether they bear the numbers from 0000 on, and none of them, as far as it can be read, holds several itself."""
+    for number, file in enumerate(files):
+        with contextlib.suppress(UserError):
+            if stem(file)[-4:] != f"{number:04}" or math.prod(open_volume(file).shape[3:]) > 1:
+                return False
+    return True
 
 
 @dataclass

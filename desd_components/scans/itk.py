@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import UserError, optional_module
-from .volume import NOT_INSTALLED, Volume, refused_as, to_ras
+from .volume import NOT_INSTALLED, Volume, refuse_rest, refused_as, to_ras
 
 _FIELD = re.compile(rb"\s*([^\r=:]+?)\s*[=:][=:\s]*([^\r]*?)\s*")  # name = value, or name: value
 _PATTERN = re.compile(r"([^\s%]*%0?\d{0,2}d[^\s%]*)[ \t]+(\d+)[ \t]+(\d+)[ \t]+(\d+)([ \t]+\d+)?")
@@ -52,6 +52,12 @@ class Header:
         return encoding in ("gz", "gzip") or compressed[:1] in ("T", "t", "1")
 
     @property
+    def is_plain(self) -> bool:
+        """Whether its voxels are bytes that stand where they are looked for, from the first on."""
+        form = self.fields.get("encoding", self.fields.get("BinaryData", "")).lower()
+        return form in ("raw", "true", "1") and not {"HeaderSize", "byte skip", "line skip"} & self.fields.keys()
+
+    @property
     def has_many(self) -> bool:
         """Whether it names a list or a pattern of files."""
         return self.named.startswith("LIST") or "%" in self.named
@@ -60,6 +66,10 @@ class Header:
         """The files with the voxels of the header at `path`, as far as they are there."""
         beside = (os.path.join(os.path.dirname(path), name) for name in self.names())
         return list(itertools.takewhile(os.path.isfile, beside))
+
+    def streams(self, path: str) -> list[tuple[str, int]]:
+        """Each file with voxels of the header at `path`, and the byte at which they begin."""
+        return [(file, 0) for file in self.files(path)] or [(path, self.end)]
 
     def names(self) -> Iterator[str]:
         """The files with the voxels, as it calls them, relative to its own folder; none where they lie behind it."""
@@ -153,6 +163,11 @@ def itk_volume(path: str) -> Volume:
             raise OSError("SimpleITK cannot read its voxels to their end") from None
         if said.is_compressed:
             _refuse_damaged(path, said, array)
+        elif said.is_plain:
+            for file, start in said.streams(path):
+                with open(file, "rb") as stream:
+                    stream.seek(start + array.nbytes // len(said.streams(path)))
+                    refuse_rest(stream, size, array.dtype)
         return array.transpose(*reversed(range(len(size))), *range(len(size), array.ndim))
 
     affine = np.eye(4)
@@ -208,7 +223,7 @@ def _refuse_damaged(path: str, said: Header, voxels: np.ndarray) -> None:
     Raises:
         OSError, EOFError, ValueError, zlib.error: when they do not agree, or a stream ends before its checksum.
     """
-    streams = [(file, 0) for file in said.files(path)] or [(path, said.end)]
+    streams = said.streams(path)
     if len(streams) == 1 and _ends_in_checksum_of(voxels, *streams[0]):
         return
     content, limit = bytearray(), voxels.nbytes + _SPARE

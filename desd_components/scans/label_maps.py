@@ -15,12 +15,12 @@ from .names import NIFTI_SUFFIXES, SUFFIXES, as_scans, files_of, path_tails, ste
 
 # as BIDS (dseg, probseg, label-), ISLES (msk), 3D Slicer and ITK-SNAP (seg, label), FreeSurfer (aseg) and others write
 _LABEL_WORD = (
-    r"(d|a|prob|gm|wm|sc|lesion|pve|first)?"
-    r"(segs?|segm|segmentations?|labels?|labelmaps?|masks?|msk|gt|(ground)?truth|pred|predictions?|annotations?)\d*"
+    r"(d|a|prob|gm|wm|sc|lesion|pve|first|brain|lung|body|organ|tumou?r|vessel)?"
+    r"(segm?s?|segmentations?|label(map)?s?|masks?|msk|gt|(ground)?truth|pred(iction)?s?|annot\w*|delin\w*|contours?)\d*"
 )
 _SECTION = r"[_-]?(t[rs]|va|val|train|training|validation|test|testing)"
 _LABEL_FOLDER = re.compile(
-    rf"({_LABEL_WORD}({_SECTION})?|ground[_ -]?truth|\w+[_-](labels|masks|segmentations))", re.IGNORECASE
+    rf"(?i)({_LABEL_WORD}({_SECTION})?|ground[_ -]?truth|\w+[_-](labels|masks|segmentations|pred\w*))"
 )
 _LABEL_TOKEN = re.compile(rf"{_LABEL_WORD}|probs?|probabilit(y|ies)|(a|wm)parc|parcellation|[cgp]tv\d*", re.IGNORECASE)
 _BETWEEN_TOKENS = re.compile(r"[_\-. +]|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # also of LabelMapVolume

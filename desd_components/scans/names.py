@@ -1,10 +1,12 @@
-"""What scans are called in files, messages and split files, told apart in one data set; and their formats."""
+"""What scans are called in files, messages and split files, told apart in one data set; and the formats read here."""
 
+import itertools
 import logging
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,8 @@ def _first_single(names: Sequence[str], counts: Counter[str]) -> str:
 
 
 def first_few(names: Sequence[str], count: int = NAMED) -> str:
-    """The first few names, for a message."""
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+    """The first few names, for a message, and how many more there are."""
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def first_names(paths: Iterable[str | Path], among: Iterable[str | Path] = ()) -> str:
@@ -71,6 +73,12 @@ def tell_left_out(
 def without_channel(name: str) -> str:
     """nnU-Net's case of a file's stem: ``case`` of ``case_0000``."""
     return _CHANNEL_SUFFIX.sub("", name)
+
+
+def channel_files(file: str) -> list[str]:
+    """The file; where it is not there, but ``case_0000`` and so on are, those: nnU-Net's first lists say ``case``."""
+    numbered = (_SUFFIX.sub(rf"_{number:04}\g<0>", file) for number in itertools.count())
+    return (not os.path.exists(file) and list(itertools.takewhile(os.path.isfile, numbered))) or [file]
 
 
 def case_ids(scan: Scan) -> list[str]:
@@ -128,8 +136,8 @@ SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 #: of cases that nnU-Net has preprocessed, the newest form first; no folder is searched for them
 NNUNET_SUFFIXES = (".b2nd", ".npy", ".npz")
 #: volumes of formats that are not read; the .hdr of an .img is told with it
-_UNREAD_SUFFIXES = (".img", ".mgz", ".mgh", ".mnc", ".nii.bz2", ".nii.zst")
-FORMATS = ".nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd or DICOM series"
+_UNREAD_SUFFIXES = (".img", ".mgz", ".mgh", ".mnc", ".mif", ".brik", ".gipl", ".nii.bz2", ".nii.xz", ".nii.zst")
+FORMATS = ".nii, .nii.gz" + ", .nrrd, .nhdr, .mha, .mhd or DICOM series" * bool(find_spec(f"{__package__}.itk"))
 _SUFFIX = re.compile(r"\.(nii(\.gz)?|nrrd|nhdr|mha|mhd|dcm|ima|b2nd|npy|npz)$", re.IGNORECASE)
 _DICOM_SUFFIXES = (".dcm", ".ima")
 # files that people keep beside scans; the first bytes of anything else are looked at
@@ -145,7 +153,7 @@ def why_unread(name: str) -> tuple[str, str, str] | None:
     """Of a file that looks like a scan and is not read: in a word, in a phrase, and what to do; None of all others."""
     if name.lower().endswith(SUFFIXES) and not name.endswith(SUFFIXES):
         return "suffix", "its suffix is not in small letters", "rename it"
-    if name.lower().endswith(_UNREAD_SUFFIXES):
+    if name.lower().removesuffix(".gz").endswith(_UNREAD_SUFFIXES):
         return "format", "its format is not read", "convert it to NIfTI"
     return None
 

@@ -27,8 +27,8 @@ from monai.utils.enums import MetaKeys, SpaceKeys
 
 from ..base.errors import UserError
 from ..base.files import is_lfs_pointer
-from .names import ITK_SUFFIXES, NIFTI_SUFFIXES, NNUNET_SUFFIXES, SUFFIXES, is_dicom
-from .volume import UNREADABLE, Volume, dicom_room, itk_room, nnunet_room, not_read, refused_as
+from .names import FORMATS, ITK_SUFFIXES, NIFTI_SUFFIXES, NNUNET_SUFFIXES, SUFFIXES, is_dicom
+from .volume import UNREADABLE, Volume, dicom_room, itk_room, nnunet_room, not_read, refuse_rest, refused_as
 
 # MONAI warns, at every loader, that a GPU decoder which nobody asked for is not there
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
@@ -78,6 +78,8 @@ def _odd(volume: Volume) -> str | None:
 
 def file_problem(file: str) -> str | None:
     """A file that is missing, empty, or not there yet (git-LFS), in one line, or None."""
+    if os.path.islink(file) and not os.path.exists(file):
+        return f"{file}: is a link to {os.readlink(file)}, not there: fetch that (`git annex get`), or leave it out."
     if not os.path.exists(file):
         return f"{file}: does not exist: mend the data list or put the file there."
     if not (os.path.isfile(file) or os.path.isdir(file)):
@@ -105,9 +107,7 @@ def _opened(path: str) -> Volume:
         room = dicom_room(path)
         volume: Volume = room.dicom_volume(room.series_at(path))
         return volume
-    raise UserError(
-        f"{path}: is not a scan: give .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, or a folder of one DICOM series."
-    )
+    raise UserError(f"{path}: is not a scan: give {FORMATS}.")
 
 
 def parts(path: str) -> list[str]:
@@ -145,9 +145,7 @@ def _nifti(path: str) -> Volume:
             form = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
             voxels = np.asanyarray(type(stored)(stream, form))
             stream.seek(stored.offset + math.prod(sizes) * dtype.itemsize)
-            # the checksum of gzip stands behind the last byte, and is compared there
-            if any(rest.strip(b"\0") for rest in iter(lambda: stream.read(1 << 20), b"")):
-                raise ValueError(f"more follows its {sizes} voxels of {dtype}, so that its header is of another volume")
+            refuse_rest(stream, sizes, dtype)  # the checksum of gzip stands behind the last byte, and is compared there
         return voxels.reshape(shape, order="F")
 
     affine[:3] *= nifti_unit(image.header)

@@ -5,7 +5,7 @@ nothing else does, so that it happens once.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,12 @@ def refused_as(kind: str, path: str, error: BaseException) -> UserError:
     # SimpleITK begins with where in its source it happened
     reason = ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1][:160]
     return UserError(f"{path}: cannot be read as {kind} ({reason}): copy or download it again, or leave it out.")
+
+
+def refuse_rest(stream: Any, sizes: Sequence[int], dtype: np.dtype) -> None:
+    """Raise a ValueError for what follows voxels in a file, but for padding: its header may say int8 for int16."""
+    if any(rest.strip(b"\0\r\n") for rest in iter(lambda: stream.read(1 << 20), b"")):
+        raise ValueError(f"more follows its {tuple(sizes)} voxels of {dtype}, so that its header is of another volume")
 
 
 def not_read(path: str, error: BaseException) -> UserError:

@@ -20,7 +20,7 @@ from run_folders import write_pretraining
 from scan_files import write_nifti
 
 from desd_components import CasePictures, finish_run
-from desd_components.pages import charts, sections
+from desd_components.pages import charts, figures, sections
 from desd_components.pages.charts import Chart
 from desd_components.pages.run_page import run_page, write_run_page
 from desd_components.pages.runs import Part, Run, read_run
@@ -148,6 +148,14 @@ def test_a_figure_that_no_one_foresaw_is_drawn_beside_its_siblings(folder, page)
     [found] = charts.other_charts(run, charts.PRETRAINING_CHARTS)
     assert {key: line.label for key, line in found.lines(run).items()} == {"odd_thing_1": "1", "odd_thing_2": "2"}
     assert "<b>Odd thing.</b>" in page
+
+
+def test_a_chart_may_begin_at_zero_lest_small_changes_look_large():
+    drawn = [
+        figures.curves([figures.Line("a", [1, 2, 3], [1.0, 1.1, 1.05])], "ratio", from_zero=begins)
+        for begins in (True, False)
+    ]
+    assert [">0.0</text>" in svg for svg in drawn] == [True, False]
 
 
 def test_a_single_class_is_shown_once_and_a_count_that_stayed_0_not_at_all(tmp_path):

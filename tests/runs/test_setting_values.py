@@ -75,6 +75,12 @@ def test_a_sliding_window_blends_and_pads_as_monai_knows_it(name, value, words):
         refuse_odd_values({"validate": {"inferer": {**inferer, name: value}}})
 
 
+def test_a_target_that_is_not_there_is_refused_by_its_place():
+    refuse_odd_values({"loss": {"_target_": "@other#_target_"}, "other": {"_target_": "torch.nn.L1Loss"}})
+    with pytest.raises(UserError, match=r"^train#loss: there is no torch\.nn\.L1Los here: mend its name, or install"):
+        refuse_odd_values({"train": {"loss": {"_target_": "torch.nn.L1Los"}}})
+
+
 def test_expressions_references_and_null_are_passed_over():
     refuse_odd_values({"num_workers": "$os.cpu_count()", "overlap": "@displayable_configs#overlap", "roi_size": "null"})
 

@@ -52,6 +52,7 @@ FOUR = r"is 4D \(6, 7, 5, 3\), and its last dimension is not 1 channel: split it
 FLOAT32 = r"its values, \S+ to \S+, are not to be told apart, or too large, in float32"
 BAD: dict[str, tuple[Callable[[Path], object], str, dict[str, Any]]] = {
     "missing": (lambda path: None, "does not exist: mend the data list", {}),
+    "fetched by nobody": (lambda path: path.symlink_to("key"), "is a link to key, not there: fetch that", {}),
     "empty": (of(b""), r"is empty \(0 bytes\): copy or download it again", {}),
     "git-LFS": (of(LFS_POINTER), "git-LFS pointer, not the scan itself: fetch it with `git lfs pull`", {}),
     "no NIfTI": (of(gzip.compress(b"not a volume" * 50)), "cannot be read as NIfTI", {}),

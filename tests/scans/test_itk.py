@@ -66,6 +66,26 @@ def test_voxels_are_read_from_the_headers_own_folder_alone(folder, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_a_header_of_less_than_the_files_hold_is_refused_and_padding_is_none(folder, way):
+    volume = open_volume(header(folder, *WAYS[way]))
+    for file in parts(volume.path)[1:]:
+        Path(file).write_bytes(Path(file).read_bytes() + bytes(64))
+    np.testing.assert_array_equal(volume.read().T, VOXELS)
+    Path(file).write_bytes(Path(file).read_bytes() + b"more")
+    with pytest.raises(UserError, match=r"damaged \(more follows its \(6, 5, 4\) voxels of int16"):
+        volume.read()
+
+
+def test_a_header_that_says_what_to_skip_is_heeded(folder):
+    (folder / "all.raw").write_bytes(b"of another" + VOXELS.tobytes())
+    for name, text in (("a.mhd", f"{META}HeaderSize = 10\nElementDataFile = all.raw\n"),
+                       ("a.nhdr", f"{NRRD}byte skip: 10\ndata file: all.raw\n")):  # fmt: skip
+        np.testing.assert_array_equal(open_volume(header(folder, name, text)).read().T, VOXELS)
+    with pytest.raises(UserError, match="more follows"):
+        open_volume(header(folder, "a.mhd", f"{META}ElementDataFile = all.raw\n")).read()
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_a_file_that_changes_changes_what_is_kept_of_its_scan(folder, way):
     scan = {"image": str(header(folder, *WAYS[way]))}
     cache = VolumeCache([LoadImaged("image", ScanReader()), EnsureChannelFirstd("image")], folder.parent / "cache")

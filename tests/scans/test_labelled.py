@@ -137,8 +137,29 @@ def test_numbered_files_that_hold_channels_are_cases_each(tmp_path, caplog, chan
     with caplog.at_level(logging.INFO):
         scans = find_scans(tmp_path, in_channels=2)
     assert ids(scans) == ["case_0001", "case_0002", "case_0003"]
-    assert "3 numbered files are scans of several channels each, not channels" in caplog.text
+    assert "3 files are scans each; channels hold one, and are numbered from _0000 on: case_0001.nii.gz" in caplog.text
     assert ("set `--in_channels 3`" in str(header_problem(scans[0], 2))) is (channels == 3)
+
+
+def test_of_a_case_that_lacks_a_channel_no_other_takes_its_place(tmp_path):
+    for name in ("a_0000", "a_0001", "b_0001", "b_0002", "c_0000", "c_0002", "d", "d_0000", "scan_2019", "scan_2020"):
+        write_scan(tmp_path / f"{name}.nii.gz")
+    whole, *others = find_scans(tmp_path, in_channels=2)
+    assert [Path(file).name for file in whole["image"]] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+    assert len(others) == 8
+    assert all("give its other channels, too (x_0000, x_0001, ..." in str(header_problem(scan, 2)) for scan in others)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_list_of_nnunets_first_version_finds_the_numbered_files(tmp_path, channels):
+    for case, number in itertools.product("ab", range(channels)):
+        write_scan(tmp_path / "imagesTr" / f"{case}_{number:04}.nii.gz", seed=number)
+        write_label(tmp_path / "labelsTr" / f"{case}.nii.gz")
+    cases = [{"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"} for case in "ab"]
+    write_json(tmp_path / "dataset.json", {"labels": {"0": "background", "1": "x", "2": "y"}, "training": cases})
+    data = find_labelled(tmp_path, val_fraction=0, in_channels=channels)
+    assert ids(data.training) == ["a", "b"]
+    assert not any(header_problem(scan, channels) for scan in (*data.training, *find_scans(tmp_path, channels)))
 
 
 @pytest.mark.parametrize("shape", [(6, 7, 5, 2), (6, 7, 5)])

@@ -36,6 +36,7 @@ MASKS = """
     LabelMapVolume.nii.gz SegmentationLabelmap.nii.gz ManualSegmentation_1.nii.gz BrainMask.nii.gz CTSeg.nii.gz
     sub-01_T1w_label-lesion_roi.nii.gz
     wmparc.nii.gz t1_brain_pveseg.nii.gz truth.nii.gz kidney_instance-1_annotation-1.nii.gz x_GTV1.nii.gz
+    imagesTs_pred/a.nii.gz nnunet_predictions/a.nii.gz lungmask.nii.gz a_delineation.nii.gz a_contours.nii.gz
 """
 IMAGES = """
     imagesTr/a.nii.gz t2s.nii.gz ct_cropped.nii.gz segmented_flow.nii.gz unmasked.nii.gz sub-01_asl.nii.gz
@@ -56,12 +57,15 @@ def test_scans_are_not_taken_for_masks(name):
 
 def test_volumes_of_formats_that_are_not_read_are_told(tmp_path, caplog):
     write_scan(tmp_path / "a.nii.gz")
-    for name in ("b.img", "b.hdr", "c.mgz", "d.nii.bz2"):
+    for name in ("b.img", "b.hdr", "c.mgz", "d.nii.bz2", "e.mif.gz", "f+orig.BRIK"):
         (tmp_path / name).write_bytes(b"voxels")
     assert names(find_scans(tmp_path)) == ["a.nii.gz"]
-    assert "3 files left out, for its format is not read (convert it to NIfTI): b.img, c.mgz, d.nii.bz2" in caplog.text
+    assert (
+        "5 files left out, for its format is not read (convert it to NIfTI): b.img, c.mgz, d.nii.bz2 and 2 more"
+        in caplog.text
+    )
     found = [Path(finding.file).name for finding in look(tmp_path).findings if finding.kind == "format"]
-    assert found == ["b.img", "c.mgz", "d.nii.bz2"]
+    assert found == ["b.img", "c.mgz", "d.nii.bz2", "e.mif.gz", "f+orig.BRIK"]
 
 
 def decathlon(folder: Path) -> Path:

@@ -204,6 +204,16 @@ def test_torn_pixels_are_refused_and_a_torn_file_beside_a_series_is_named(tmp_pa
     assert missing.startswith("1 of 8 slices are missing")
 
 
+def test_a_header_of_fewer_pixels_than_a_slice_holds_is_refused_and_padding_is_none(tmp_path):
+    padded = written(
+        tmp_path / "padded", change=lambda slice_, _: slice_.update({"PixelData": slice_.PixelData + bytes(8)})
+    )
+    np.testing.assert_allclose(open_volume(padded).read(), stored_grid(VOXELS))
+    folder = written(tmp_path / "narrow", change=change(Columns=VOXELS.shape[0] - 1))
+    with pytest.raises(UserError, match=r"0.dcm: its pixels cannot be decoded \(more follows its pixels"):
+        open_volume(folder).read()
+
+
 def without_preamble(file: Path) -> None:
     file.write_bytes(file.read_bytes()[132:])
 

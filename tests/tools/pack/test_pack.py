@@ -183,6 +183,7 @@ def test_a_run_without_data_or_with_a_setting_that_it_does_without_ends_in_one_l
     config = packed / "configs" / f"{name}.json"
     line = error_line(run_elsewhere(run_command([str(config)], settings), tmp_path))
     assert line.startswith(words) and "\n" not in line
+    assert ".nrrd" not in line and "DICOM" not in line  # which it came without
     assert not list(tmp_path.iterdir())
 
 
