@@ -63,7 +63,7 @@ def test_arms_with_and_without_unlabelled_scans_take_as_many_steps_of_as_many_cr
     assert (
         len({tuple(s[n] for n in ("batch_size", "samples_per_epoch", "max_epochs")) for s in trainings.values()}) == 1
     )
-    assert {arm for arm, settings in trainings.items() if settings.get("train#mixing#share") == 0} == {"unmixed"}
+    assert {arm for arm, settings in trainings.items() if settings.get("train#mixing#share") == 0} == {"scratch"}
 
 
 @pytest.mark.parametrize(
