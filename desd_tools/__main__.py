@@ -35,7 +35,6 @@ COMMANDS = {
     "demo": "desd_tools.studies.demo:demo",
     "download": "desd_tools.data.download:download",
     "check": "desd_tools.check.check:check",
-    "check-config": "desd_tools.check.config_check:check_config",
     "deeplesion": "desd_tools.data.deeplesion:deeplesion",
     "phantom": "desd_tools.studies.phantom.phantom:write_family",
     "label-curve": "desd_tools.studies.label_curve:label_curve",

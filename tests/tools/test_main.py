@@ -45,7 +45,6 @@ def test_every_command_is_listed_with_a_sentence(capsys):
         (["import-weights", "--output", "a"], "desd import-weights: FILE is missing."),
         (["pack", "bundles/desd_pretrain"], "desd pack: OUTPUT is missing."),
         (["gallery", "runs", "page", "more"], "desd gallery: more is one argument too many."),
-        (["check-config", __file__], f"{__file__}: no YAML or JSON"),
     ],
 )
 def test_a_command_that_cannot_be_run_is_one_line_before_anything_is_written(

@@ -1,4 +1,4 @@
-"""Configs that cannot lie: every setting is read by something, every argument is one that its target takes.
+"""Whether a config lies: every setting is to be read by something, every argument to be one that its target takes.
 
 `monai.bundle` ignores what nothing refers to, so a misspelt knob looks like one that does nothing. Used is what the run
 reads, the expressions of ``run``, ``initialize`` and ``finalize``, and what MONAI's programs look up, such as
@@ -10,12 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from monai.bundle import ConfigParser
 from monai.bundle.properties import InferProperties, TrainProperties
 from monai.utils import BundlePropertyConfig
 
-from desd_components.base.errors import UserError
 from desd_components.runs.config import ENTRIES, Place, accepts, content, located, merged, place_of, references, walk
 
 #: read by programs: the properties that MONAI's workflows look up by name, in an evaluation's config, too
@@ -30,9 +28,6 @@ def config_faults(files: Sequence[str | Path]) -> list[str]:
     Args:
         files: laid over one another in this order. A last file that replaces ``run`` uses what it needs of those before
             it, so only its own items have to be used; otherwise those of all files have to be.
-
-    Raises:
-        UserError: when a file cannot be read.
     """
     items = dict(walk(_read(files)))
     own = _judged(files)
@@ -41,37 +36,8 @@ def config_faults(files: Sequence[str | Path]) -> list[str]:
     return sorted([*faults, *_dangling(items), *_refused_arguments(items)])
 
 
-def check_config(*configs: str) -> int:
-    """Say which settings of CONFIGS, overlays in order, nothing reads, and which arguments their targets do not take.
-
-    Args:
-        configs: such as bundles/desd_pretrain/configs/train.yaml bundles/desd_pretrain/configs/small.yaml.
-
-    Returns:
-        1 when there are faults, else 0.
-
-    Raises:
-        UserError: when no config is named, or one cannot be read.
-    """
-    if not configs:
-        raise UserError("desd check-config: name the config files, overlays last.")
-    faults = config_faults(configs)
-    for fault in faults:
-        print(fault)
-    print(f"{len(faults)} faults in {', '.join(configs)}")
-    return int(bool(faults))
-
-
 def _read(files: Sequence[str | Path]) -> dict[str, Any]:
-    absent = next((file for file in files if not Path(file).is_file()), None)
-    if absent is not None:
-        raise UserError(f"{absent}: no such config. Name the files, overlays last.")
-    try:
-        parser = merged(files)
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{', '.join(map(str, files))}: no YAML or JSON ({' '.join(str(error).split())[:160]})."
-        ) from error
+    parser = merged(files)
     parser.resolve_macro_and_relative_ids()
     return content(parser)
 

@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from bundle_runs import ROOT, TOGETHER, config_files
-
-from desd_components import UserError
-from desd_tools.check.config_check import check_config, config_faults
+from unread_settings import config_faults
 
 GOOD = {
     "imports": ["$import torch"],
@@ -68,14 +66,3 @@ def test_two_dead_knobs_that_refer_to_each_other_are_both_found(tmp_path):
 def test_a_file_with_another_run_answers_for_its_own_settings_only(tmp_path):
     other = {"words": "hello", "unread": 1, "run": ["$print(@words)"]}
     assert faults(tmp_path, GOOD, other) == ["unread: nothing uses it"]
-
-
-def test_the_command_says_the_faults_and_ends_with_1(tmp_path, capsys):
-    (tmp_path / "train.yaml").write_text(yaml.safe_dump({**GOOD, "knob": 1}))
-    assert check_config(str(tmp_path / "train.yaml")) == 1
-    assert "knob: nothing uses it\n1 faults in" in capsys.readouterr().out
-
-
-def test_a_config_that_is_not_there_is_refused():
-    with pytest.raises(UserError, match=r"nowhere\.yaml: no such config"):
-        config_faults(["nowhere.yaml"])
