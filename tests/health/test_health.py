@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from desd_components.health.measures import (
+    ROWS,
     Movement,
     effective_rank,
     finite_rows,
@@ -60,6 +61,13 @@ def test_a_match_by_luck_scores_nothing_and_a_perfect_one_much():
     assert abs(share - 1 / 8) < 0.06
     assert abs(score) < 3
     assert all(map(math.isnan, view_match([(torch.randn(1, 4), torch.randn(1, 4))])))  # of single volumes
+
+
+def test_the_distance_of_a_large_parameter_is_that_of_all_its_rows():
+    module, other = (nn.ParameterList([torch.randn(2 * ROWS + 1, 3), torch.randn(())]) for _ in range(2))
+    wanted = math.sqrt(sum(float((a - b).square().sum()) for a, b in zip(module, other, strict=True)))
+    size = math.sqrt(sum(float(b.square().sum()) for b in other))
+    assert relative_distance(module, other) == pytest.approx(wanted / size)
 
 
 def test_distance_and_movement_are_relative_and_zero_only_for_the_same_bits():
