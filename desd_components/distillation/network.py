@@ -174,9 +174,9 @@ class DeepSelfDistillationNetwork(nn.Module):
 
     def halves(self, views: Sequence[torch.Tensor]) -> tuple[HalfOutput, HalfOutput]:
         """What the student makes of all views, and the teacher of the global ones, without a gradient."""
-        student = self.student(views)
-        with torch.no_grad():
-            return student, self.teacher(views[: self.num_global_views])
+        with torch.no_grad():  # first, for nothing of it is kept
+            teacher = self.teacher(views[: self.num_global_views])
+        return self.student(views), teacher
 
     def compared(self, student: HalfOutput, teacher: HalfOutput) -> DistillationOutput:
         """What the loss compares of both halves."""
