@@ -2,10 +2,12 @@
 
 `abdct`: CT of 13 organs (those of BTCV), stored as 0 to 255, 128 x 128 x 78 voxels of 2.7 x 2.7 x 3 mm.
 `abdmr`: MR of 4 of them, 256 x 256 x 36 voxels of 1.25 x 1.25 x 7.7 mm, another contrast for each tissue of each scan.
+`abdmr_study`: 50 other patients of the same kind, on which no recipe was chosen.
 
     python -m benchmarks.abdomen FOLDER
 
-20 cases each; the same ones each time. Solids are ellipsoids and tubes in a warped patient, values HU; what is worth
+20 cases of the first two; the same ones each time. Solids are ellipsoids and tubes in a warped patient, values HU; what
+is worth
 knowing of a real abdomen is not in them.
 """
 
@@ -26,7 +28,6 @@ ORGANS = (
     *("pancreas", "radrenal", "ladrenal"),
 )
 MR_ORGANS = {"liver": 0.42, "rkidney": 0.75, "lkidney": 0.75, "spleen": 0.62}  # signal
-CASES = 20
 FAT = -98  # HU, in which bowel and organs lie
 
 
@@ -190,27 +191,30 @@ def mr(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Sequence[float
     return (np.clip(image, 0, None) * rng.uniform(300, 1500)).astype(np.int16), labels, spacing
 
 
-def write(folder: Path, draw: Callable, organs: Sequence[str], modality: str) -> None:
-    """A Decathlon folder of `CASES` cases, and the split of its recipes' trials."""
-    names = [f"{folder.name}_{index:02d}" for index in range(CASES)]
+def write(folder: Path, draw: Callable, organs: Sequence[str], patients: range, *parts: int) -> None:
+    """A Decathlon folder of some patients, and a split: so many to train on, to validate with, and to test on."""
+    names = [f"{folder.name}_{number:02d}" for number in patients]
     for room in ("imagesTr", "labelsTr"):
         (folder / room).mkdir(parents=True, exist_ok=True)
-    for index, name in enumerate(names):
-        image, label, spacing = draw(np.random.default_rng([7, index, len(organs)]))
+    for number, name in zip(patients, names, strict=True):
+        image, label, spacing = draw(np.random.default_rng([7, number, len(organs)]))
         affine = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])
         affine[:3, 3] = np.array([1, -1, -1]) * spacing * np.array(image.shape) / 2
         for room, voxels in (("imagesTr", image), ("labelsTr", label)):
             nib.save(nib.Nifti1Image(voxels, affine), folder / room / f"{name}.nii.gz")
     content = {
         "name": folder.name,
-        "modality": {"0": modality},
+        "modality": {"0": "CT" if draw is ct else "MRI"},
         "labels": {"0": "background", **{str(value): organ for value, organ in enumerate(organs, start=1)}},
         "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names],
     }
     (folder / "dataset.json").write_text(json.dumps(content))
-    (folder / "splits.json").write_text(json.dumps({"train": names[:10], "validation": names[10:], "test": []}))
+    rest = iter(names)
+    split = dict(zip(("train", "validation", "test"), ([*itertools.islice(rest, part)] for part in parts), strict=True))
+    (folder / "splits.json").write_text(json.dumps(split))
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]) / "abdct", ct, ORGANS, "CT")
-    write(Path(sys.argv[1]) / "abdmr", mr, list(MR_ORGANS), "MRI")
+    write(Path(sys.argv[1]) / "abdct", ct, ORGANS, range(20), 10, 10, 0)
+    write(Path(sys.argv[1]) / "abdmr", mr, list(MR_ORGANS), range(20), 10, 10, 0)
+    write(Path(sys.argv[1]) / "abdmr_study", mr, list(MR_ORGANS), range(100, 150), 34, 6, 10)

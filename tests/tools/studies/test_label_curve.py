@@ -49,7 +49,10 @@ def _planner(tmp_path: Path, code: str = "c", data: str = "d", train: int = 6, b
 # the config
 
 
-@pytest.mark.parametrize("path", [tool.DEFAULT, UNLABELLED, ROOT / "results" / "hippocampus_study.yaml"])
+OURS = [ROOT / "results" / "hippocampus_study.yaml", *sorted(ROOT.glob("results/few_labels/*.yaml"))]
+
+
+@pytest.mark.parametrize("path", [tool.DEFAULT, UNLABELLED, *OURS])
 def test_the_configs_that_we_ship_are_read_and_name_only_settings_that_exist(path):
     study = read_study(path)
     places = Places(Path("data"), Path("splits.json"), Path("out"), ROOT / "bundles")
