@@ -99,11 +99,10 @@ def relative_distance(module: nn.Module, reference: nn.Module) -> float:
     """|a - b| / |b| over the parameters of `module`, each paired by name with one of `reference`."""
     others = dict(reference.named_parameters())
     pairs = [(p, others[name]) for name, p in module.named_parameters()]
-    # row by row of the large ones: no copy of a whole module, nor of all of its prototypes
-    parts = [part for a, b in pairs for part in zip(*(torch.atleast_1d(x).split(ROWS) for x in (a, b)), strict=True)]
-    gap = torch.stack([(a - b).square().sum() for a, b in parts]).sum()
-    size = torch.stack([b.square().sum() for _, b in parts]).sum()
-    return float((gap / size.clamp_min(torch.finfo(size.dtype).tiny)).sqrt())
+    rows = (zip(*(torch.atleast_1d(x).split(ROWS) for x in pair), strict=True) for pair in pairs)  # no copy of a large one
+    gap = torch.stack([(a - b).norm() for pair in rows for a, b in pair]).norm()
+    size = torch.stack([b.norm() for _, b in pairs]).norm()
+    return float(gap / size.clamp_min(torch.finfo(size.dtype).tiny))
 
 
 class Movement:

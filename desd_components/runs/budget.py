@@ -8,6 +8,7 @@ kept free, a tenth of the minutes at most. What was decided is part of a run's s
 
 import dataclasses
 import logging
+import math
 import os
 import sys
 import time
@@ -79,6 +80,7 @@ class BudgetHandler:
         validator: SupervisedEvaluator | None = None,
     ) -> None:
         self.minutes = checked_minutes(minutes)
+        self._budget = 60 * (self.minutes or 0)  # seconds
         self.schedules, self.steps_per_epoch, self.validator = list(schedules), steps_per_epoch, validator
         self.started = time.monotonic() - (process_age() if is_bundle_command(sys.argv) else 0.0)
         self.before = 0.0
@@ -109,13 +111,12 @@ class BudgetHandler:
 
     def _fitted(self, validator: SupervisedEvaluator) -> float:
         """Seconds that a validation will take, told by the first of its scans, and by then no more scans than fit."""
-        assert self.minutes is not None
         scans: Any = validator.data_loader
         began = time.monotonic()
         with torch.no_grad(), eval_mode(validator.network):
             validator.inferer(scans.dataset[0]["image"][None].to(validator.state.device), validator.network)
         each = max(from_all_processes([time.monotonic() - began]))
-        fit = min(len(scans), max(1, int(60 * VALIDATION * self.minutes / each)))
+        fit = min(len(scans), max(1, int(VALIDATION * self._budget / each)))
         if fit < len(scans):
             told = "validation: %d of %d scans, for all of them would take more than a tenth of the minutes."
             logger.info(told, fit, len(scans))
@@ -132,11 +133,10 @@ class BudgetHandler:
         rest = state.epoch * state.epoch_length - state.iteration
         if rest == 0 or rest % every:
             return
-        assert self.minutes is not None
         fit, step = min(from_all_processes([self._left(engine)]))
-        if (rest - fit) * step > LATE * 60 * self.minutes:
+        if (rest - fit) * step > LATE * self._budget:
             whole = (state.iteration + fit) / state.epoch_length
-            self._set(engine, state.epoch, whole)
+            self._set(engine, whole)
             if fit < every / 2:
                 told = "the budget of %g minutes ends after %d steps, within epoch %d: on a machine in use, give more."
                 logger.warning(told, self.minutes, round(whole * self.steps_per_epoch), state.epoch)
@@ -144,9 +144,8 @@ class BudgetHandler:
 
     def _left(self, engine: Workflow) -> tuple[float, float]:
         """Batches that fit into what is left of the minutes, for the last epoch is validated, too; seconds of each."""
-        assert self.minutes is not None
         step = (time.monotonic() - self._training_from) / max(1, engine.state.iteration - self._first)
-        left = 60 * self.minutes * (1 - RESERVE) - self.seconds - self._after
+        left = self._budget * (1 - RESERVE) - self.seconds - self._after
         return max(0.0, left) / step, step
 
     def _foresee(self, engine: Workflow) -> None:
@@ -161,13 +160,12 @@ class BudgetHandler:
             self._said = epochs
         self._set(engine, epochs)
 
-    def _set(self, engine: Workflow, epochs: int, whole: float | None = None) -> None:
-        """Let the run end after so many epochs; `whole`, where the last is cut: so many of a whole one's batches."""
-        self.epochs = engine.state.max_epochs = epochs
-        steps = round((epochs if whole is None else whole) * self.steps_per_epoch)
+    def _set(self, engine: Workflow, epochs: float) -> None:
+        """Let the run end after so many epochs; of the last that is a part, where it is cut."""
+        self.epochs = engine.state.max_epochs = math.ceil(epochs)
         for handler in self.schedules:
             # a warm-up of so many steps does not shrink with the run
-            total = max(steps, getattr(handler.schedule, "warmup_steps", 0) + 1)
+            total = max(round(epochs * self.steps_per_epoch), getattr(handler.schedule, "warmup_steps", 0) + 1)
             handler.schedule = dataclasses.replace(handler.schedule, total_steps=total)
 
     def state_dict(self) -> dict[str, Any]:

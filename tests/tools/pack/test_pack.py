@@ -273,7 +273,7 @@ def test_every_file_and_setting_that_its_readme_names_is_there(either_form):
 
 
 #: of Python; measured, and some for the next change. The aim is 7,000
-LINES = {"desd_pretrain": 8950, "desd_seg_finetune": 8450}
+LINES = {"desd_pretrain": 8960, "desd_seg_finetune": 8450}
 
 
 def test_it_carries_no_more_lines_than_agreed(packed):
