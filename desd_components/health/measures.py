@@ -99,7 +99,7 @@ def relative_distance(module: nn.Module, reference: nn.Module) -> float:
     """|a - b| / |b| over the parameters of `module`, each paired by name with one of `reference`."""
     others = dict(reference.named_parameters())
     pairs = [(p, others[name]) for name, p in module.named_parameters()]
-    rows = (zip(*(torch.atleast_1d(x).split(ROWS) for x in pair), strict=True) for pair in pairs)  # no copy of a large one
+    rows = (zip(*(torch.atleast_1d(x).split(ROWS) for x in pair), strict=True) for pair in pairs)  # no whole copy
     gap = torch.stack([(a - b).norm() for pair in rows for a, b in pair]).norm()
     size = torch.stack([b.norm() for _, b in pairs]).norm()
     return float(gap / size.clamp_min(torch.finfo(size.dtype).tiny))

@@ -179,7 +179,7 @@ def _entry_scan(entry: Any, source: Path, within: bool) -> Scan:
             f'{source}: the entry {json.dumps(entry)[:120]} is not of the form {{"image": path or [path per channel], '
             '"label": path}: mend it.'
         )
-    files = [file for part in parts for file in channel_files(_placed(part, source, within))]
+    files = [file for part in parts for file in channel_files(_placed(str(part), source, within))]
     scan: Scan = {"image": files if len(files) > 1 else files[0]}
     return {**scan, "label": _placed(label, source, within)} if label else scan
 
