@@ -128,6 +128,13 @@ def _nifti(path: str) -> Volume:
         image: Any = nibabel.load(path)
         affine, dtype = np.array(image.affine, dtype=np.float64), np.dtype(image.get_data_dtype())
     except Exception as error:
+        if path.endswith(".gz"):
+            try:  # nibabel reads small files to their end at once, and keeps to itself what it met there
+                with gzip.open(path) as stream:
+                    stream.seek(0, os.SEEK_END)  # through all of it
+            except UNREADABLE as fault:
+                fault.__context__ = None  # which is nibabel's word
+                raise not_read(path, fault) from error
         raise refused_as("NIfTI", path, error) from error
     sizes = tuple(int(size) for size in image.shape)
     if not image.header["sform_code"] and not (widths := stored_widths(path, image.header)[: len(sizes)]).all():

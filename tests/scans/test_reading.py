@@ -211,6 +211,16 @@ def test_a_bit_that_has_flipped_is_told_by_the_checksum(tmp_path, name):
     assert re.search(damage, ScanDataset([scan], LOADING)[0]["error"])
 
 
+def test_a_small_damaged_file_is_told_as_damaged_though_nibabel_cannot_tell_its_type(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(VOXELS[:4, :4, :4].astype(np.uint8), AFFINE), path)
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1  # of the checksum
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a.nii.gz: is truncated or damaged \(CRC check failed"):
+        open_volume(path)
+
+
 @pytest.mark.parametrize("lost", [1, 4, 8, 3000])
 @pytest.mark.parametrize("name", COMPRESSED)
 def test_a_stream_that_ends_too_soon_is_refused_even_within_its_checksum(tmp_path, name, lost):
