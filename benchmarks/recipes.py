@@ -56,8 +56,9 @@ def step(names: list[str], data: str, folder: str, **settings: Any) -> Turn:
         optim_set_to_none=True,
         decollate=False,
     )
-    for name in ("rate", "teacher", "monitor"):
-        parser.get_parsed_content(f"handlers#{name}").attach(trainer)
+    today = "handlers" in parser.config
+    for name, before in (("rate", "learning_rate_handler"), ("teacher", "teacher_handler"), ("monitor", "monitor")):
+        parser.get_parsed_content(f"handlers#{name}" if today else before).attach(trainer)
     begin(parser)
     trainer.interrupt_resume_enabled = True  # stopped after each step, to be run on at the next turn
     trainer.add_event_handler(Events.ITERATION_COMPLETED, trainer.interrupt)
