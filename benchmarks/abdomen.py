@@ -6,9 +6,8 @@
 
     python -m benchmarks.abdomen FOLDER
 
-20 cases of the first two; the same ones each time. Solids are ellipsoids and tubes in a warped patient, values HU; what
-is worth
-knowing of a real abdomen is not in them.
+20 cases of the first two; the same ones each time. Solids are ellipsoids and tubes in a warped patient, values HU;
+what is worth knowing of a real abdomen is not in them.
 """
 
 import itertools

@@ -174,7 +174,7 @@ class DeepSelfDistillationNetwork(nn.Module):
 
     def halves(self, views: Sequence[torch.Tensor]) -> tuple[HalfOutput, HalfOutput]:
         """What the student makes of all views, and the teacher of the global ones, without a gradient."""
-        with torch.no_grad():  # first, for nothing of it is kept
+        with torch.no_grad():  # first, for none of its maps is kept
             teacher = self.teacher(views[: self.num_global_views])
         return self.student(views), teacher
 

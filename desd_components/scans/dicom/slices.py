@@ -167,10 +167,8 @@ def slice_values(dataset: Any, one: Slice) -> np.ndarray:
         what = f"its rescale slope is {slope} and its intercept {intercept}, which gives no values"
         raise UserError(f"{one.file}: {what}: export it again, or leave its series out.")
     try:
-        size = pixels.utils.get_expected_length(dataset)
-        if not dataset.file_meta.TransferSyntaxUID.is_encapsulated and dataset.get("PixelData", b"")[size:].strip(
-            b"\0"
-        ):
+        rest = dataset.get("PixelData", b"")[pixels.utils.get_expected_length(dataset) :]
+        if not dataset.file_meta.TransferSyntaxUID.is_encapsulated and rest.strip(b"\0"):
             raise ValueError("more follows its pixels, so that its header is of another image")
         stored = pixels.pixel_array(dataset, index=one.frame or 0)
         return np.asarray(pixels.apply_modality_lut(stored, rescaling), dtype=np.float32)
