@@ -1,9 +1,9 @@
 """When a training validates, and a budget of minutes: it ends when they are over, with its schedules at their ends.
 
-Ours. How many epochs fit is told by what the epochs so far took, after each of them; the schedules run towards the end
-that is foreseen, so that a machine that slows down or speeds up meanwhile still ends them where they should end. An
-epoch of which too little fits, as on a machine that others use, is cut short. The validation at the end has its time
-kept free, a tenth of the minutes at most. What was decided is part of a run's state.
+Ours. How many epochs fit is told by what the steps so far took, after the first few and after each epoch; the
+schedules run towards the end that is foreseen, so that a machine that slows down or speeds up meanwhile still ends them
+where they should end. An epoch of which too little fits, as on a machine that others use, is cut short. The validation
+at the end has its time kept free, a tenth of the minutes at most. What was decided is part of a run's state.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from monai.networks import eval_mode
 from ..base.processes import from_all_processes
 from ..base.steps import checked_minutes
 from .ending import is_bundle_command
-from .progress import spoken_time
+from .progress import WATCHED, spoken_time
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,9 @@ class ValidationHandler:
 
 
 class BudgetHandler:
-    """Set a trainer's `max_epochs` after each epoch to what the minutes have room for; the first of its handlers.
+    """Set a trainer's `max_epochs`, early and after each epoch, to what the minutes have room for.
+
+    It is the first of the trainer's handlers.
 
     A run of ``python -m monai.bundle`` counts from the start of its process, reading and preprocessing included, any
     other from the making of this handler. A run that goes on counts what it has taken before.
@@ -93,7 +95,7 @@ class BudgetHandler:
         if self.minutes is not None:
             engine.add_event_handler(Events.STARTED, self._begin)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._look_ahead)
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self._foresee)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
             engine.add_event_handler(Events.EPOCH_STARTED, self._look_back)
 
     @property
@@ -105,7 +107,7 @@ class BudgetHandler:
         if self.validator is not None:
             self._after = self._fitted(self.validator)
         self._training_from, self._first = time.monotonic(), engine.state.iteration
-        self._foreseen: float | None = None
+        self._ended: float | None = None
         if self.epochs is not None:
             self._set(engine, self.epochs)
 
@@ -124,12 +126,14 @@ class BudgetHandler:
         return fit * each
 
     def _look_back(self) -> None:
-        if self._foreseen is not None:
-            self._after = max(self._after, time.monotonic() - self._foreseen)
+        if self._ended is not None:
+            self._after = max(self._after, time.monotonic() - self._ended)
 
     def _look_ahead(self, engine: Workflow) -> None:
         """Within an epoch that ends too late: let it be the last, with the schedules, and cut it when time is over."""
         state, every = engine.state, -(-engine.state.epoch_length // LOOKS)
+        if state.iteration - self._first == WATCHED:  # before that is said how long the rest will take
+            self._foresee(engine)
         rest = state.epoch * state.epoch_length - state.iteration
         if rest == 0 or rest % every:
             return
@@ -148,13 +152,16 @@ class BudgetHandler:
         left = self._budget * (1 - RESERVE) - self.seconds - self._after
         return max(0.0, left) / step, step
 
+    def _end_epoch(self, engine: Workflow) -> None:
+        self._ended = time.monotonic()
+        if not engine.should_terminate_single_epoch:  # it was not cut
+            self._foresee(engine)
+
     def _foresee(self, engine: Workflow) -> None:
-        self._foreseen = time.monotonic()
-        if engine.should_terminate_single_epoch:  # it was cut
-            return
         fit, step = self._left(engine)
         epoch = step * engine.state.epoch_length
-        epochs = from_all_processes([engine.state.epoch + int(fit / engine.state.epoch_length + 0.5)])[0]
+        whole = (engine.state.iteration + fit) / engine.state.epoch_length
+        epochs = from_all_processes([max(engine.state.epoch, int(whole + 0.5))])[0]
         if abs(epochs - self._said) > SAID * self._said:
             logger.info("%s an epoch: %d fit into the budget of %g minutes.", spoken_time(epoch), epochs, self.minutes)
             self._said = epochs

@@ -107,6 +107,20 @@ def test_an_epoch_of_which_too_little_fits_is_cut_and_the_schedule_ends_there(cl
     assert f"ends after {steps} steps, within epoch {len(seconds)}: on a machine in use, give more." in caplog.text
 
 
+def test_the_first_few_steps_tell_how_many_epochs_fit(clock, monkeypatch):
+    monkeypatch.setattr(module, "WATCHED", 2)
+    told: list[tuple[float, int]] = []
+
+    class Follower:
+        schedule = CosineSchedule(1.0, 0.0, 8 * STEPS)
+
+        def __setattr__(self, name, schedule):
+            told.append((clock.now, schedule.total_steps))
+
+    trained(clock, 1, [30.0], others=[Follower()])
+    assert [total for _, total in told] == [2 * STEPS] * len(told) and told[0][0] == 1015.0
+
+
 def test_what_is_a_share_of_the_steps_stays_that_share(clock):
     other = SimpleNamespace(schedule=SelfTrainingSchedule(8 * STEPS, supervised=0.5))
     trained(clock, 1, [30.0], others=[other])
