@@ -115,7 +115,10 @@ def data_list_sections(path: Path, within: bool = False, tell: bool = True) -> S
 
 
 def _tell_oddities(path: Path, content: dict[str, Any], listed: dict[str, list[Any]]) -> None:
-    """Say what of a data list is not used: sections of other names, and folds."""
+    """Say what of a data list is not used: sections of other names, other keys of its entries, and folds."""
+    keys = {key for entries in listed.values() for entry in entries if isinstance(entry, dict) for key in entry}
+    if others := sorted(keys.difference(("image", "images", "label", "fold"))):
+        logger.info("%s: of its entries image and label are used, not %s", path, others)
     if unused := [name for name, entries in content.items() if name not in SECTION_NAMES and _lists_scans(entries)]:
         logger.warning("%s: the scans under %s are not used: its sections are %s", path, unused, list(SECTION_NAMES))
     if "validation" in listed and not {"validation", "val"} & content.keys():

@@ -211,6 +211,15 @@ def test_other_folds_are_left_alone_and_told(tmp_path, caplog, content, told):
     assert ("the folds of its scans are not used" in caplog.text) is told
 
 
+def test_other_keys_of_the_entries_of_a_list_are_told(tmp_path, caplog):
+    write_pairs(tmp_path, list("ab"))
+    entries = [folds(None)[0], {"image": "imagesTr/b.nii.gz", "mask": "labelsTr/b.nii.gz"}]
+    with caplog.at_level(logging.INFO):
+        data = find_labelled(write_json(tmp_path / "list.json", {"training": entries}), ["x", "y"])
+    assert ids(data.training) == ["a"] and ids(data.unlabelled) == ["b"]
+    assert "of its entries image and label are used, not ['mask']" in caplog.text
+
+
 def test_a_scan_that_is_listed_again_counts_once_in_a_section_and_is_told(tmp_path, caplog):
     write_pairs(tmp_path, list("ab"))
     content = {"training": [*folds(0, 0), *folds(0)], "validation": folds(0, 0)[1:]}
