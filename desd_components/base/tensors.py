@@ -162,23 +162,17 @@ def refuse_odd_tensors(path: str | Path, tensors: Iterable[tuple[str, torch.Tens
 def differences(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> list[str]:
     """What keeps the tensors `found` from being the tensors `wanted`, for a message; empty when nothing does."""
 
-    def told(names: list[str], what: str, of: int) -> list[str]:
+    def told(names: list[str], what: str, of: int = len(wanted)) -> list[str]:
         return [f"{len(names)} of {of} tensors {what} (first: {names[0]})"] if names else []
 
-    common = [name for name in wanted if name in found]
-    shapes = [
-        f"{n} is {tuple(found[n].shape)}, not {tuple(wanted[n].shape)}"
-        for n in common
-        if wanted[n].shape != found[n].shape
-    ]
+    common = [(name, tensor, found[name]) for name, tensor in wanted.items() if name in found]
+    shapes = [f"{name} is {tuple(b.shape)}, not {tuple(a.shape)}" for name, a, b in common if a.shape != b.shape]
     kinds = [
-        f"{n} is {found[n].dtype}, not {wanted[n].dtype}"
-        for n in common
-        if wanted[n].is_floating_point() != found[n].is_floating_point()
+        f"{name} is {b.dtype}, not {a.dtype}" for name, a, b in common if a.is_floating_point() != b.is_floating_point()
     ]
     return (
-        told([name for name in wanted if name not in found], "are absent", len(wanted))
+        told([name for name in wanted if name not in found], "are absent")
         + told([name for name in found if name not in wanted], "are left over", len(found))
-        + told(shapes, "have another shape", len(wanted))
-        + told(kinds, "are of another type", len(wanted))
+        + told(shapes, "have another shape")
+        + told(kinds, "are of another type")
     )
