@@ -99,7 +99,12 @@ def refuse_odd_archive(path: str | Path) -> None:
         return
     try:
         with zipfile.ZipFile(path) as archive:
-            _refuse_odd_entries(path, archive.infolist())
+            for entry in archive.infolist():
+                name = entry.filename
+                if ".." in Path(name).parts or name.startswith(("/", "\\")):
+                    raise UserError(f"{path}: not a file of tensors, for its entry {name!r} leads out of it.")
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise UserError(f"{path}: not a file of tensors as PyTorch writes it, for {name!r} is compressed.")
             altered = altered_entry(archive)
     except UserError:
         raise
@@ -112,16 +117,6 @@ def refuse_odd_archive(path: str | Path) -> None:
 def altered_entry(archive: zipfile.ZipFile) -> str | None:
     """The first entry that is not what its checksum says; PyTorch writes all as 0 where it is told to do without."""
     return archive.testzip() if any(entry.CRC for entry in archive.infolist()) else None
-
-
-def _refuse_odd_entries(path: str | Path, entries: Iterable[zipfile.ZipInfo]) -> None:
-    for entry in entries:
-        if ".." in Path(entry.filename).parts or entry.filename.startswith(("/", "\\")):
-            raise UserError(f"{path}: not a file of tensors, for its entry {entry.filename!r} leads out of it.")
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise UserError(
-                f"{path}: not a file of tensors as PyTorch writes it, for {entry.filename!r} is compressed."
-            )
 
 
 def flat_tensors(path: str | Path) -> dict[str, torch.Tensor]:
