@@ -149,7 +149,8 @@ class StatePair:
             UserError: when the disk is full or fails; the states that were there stay.
         """
         part = self.newest.with_name("state.pt.part")
-        remedy = f"{self._what_is_left()} Make room there and start the same command again."
+        left = "The state before it is intact." if self.newest.is_file() else "No state was saved before."
+        remedy = f"{left} Make room there and start the same command again."
         with told_if_unwritable(self.newest, remedy):
             write_tensors(part, content)
             self._make_room()
@@ -163,9 +164,6 @@ class StatePair:
             self._good.add(self.previous)
         elif self.previous not in self._good:
             self.previous.unlink(missing_ok=True)
-
-    def _what_is_left(self) -> str:
-        return "The state before it is intact." if self.newest.is_file() else "No state was saved before."
 
 
 FORMAT = 3  # of a state; the first had no number and did not note all settings, the second a checksum at its end
