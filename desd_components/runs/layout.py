@@ -103,15 +103,11 @@ class ResultLayouts:
         dicom_seg: bool = False,
         outlines: bool = False,
     ) -> None:
-        def layout(wanted: bool, folder: Path, **options: Any) -> ScanLayout | None:
-            return ScanLayout(folder, **options) if wanted else None
-
-        folder = Path(output_dir)
-        each: dict[str, Any] = {"separate_folder": separate_folder}
-        self.labels = ScanLayout(folder, **each)
-        self.probabilities = layout(probabilities, folder, postfix="prob", **each)
-        self.dicom = layout(dicom_seg, folder, extension=".dcm", **each)
-        self.outlines = layout(outlines, folder / "outlines", extension=".png")
+        folder, each = Path(output_dir), separate_folder
+        self.labels = ScanLayout(folder, separate_folder=each)
+        self.probabilities = ScanLayout(folder, postfix="prob", separate_folder=each) if probabilities else None
+        self.dicom = ScanLayout(folder, separate_folder=each, extension=".dcm") if dicom_seg else None
+        self.outlines = ScanLayout(folder / "outlines", extension=".png") if outlines else None
 
     @property
     def all(self) -> list[ScanLayout]:
