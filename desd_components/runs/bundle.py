@@ -12,7 +12,7 @@ import inspect
 import json
 import logging
 import sys
-from collections.abc import Iterator
+import traceback
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -28,12 +28,9 @@ from .ending import print_user_errors
 logger = logging.getLogger(__name__)
 
 
-def _callers() -> Iterator[FrameType]:
+def _callers() -> list[FrameType]:
     """The calls that led here, the innermost first."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
+    return [frame for frame, _ in traceback.walk_stack(inspect.currentframe())]
 
 
 def own_bundle() -> Path | None:
