@@ -17,7 +17,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Events
@@ -31,16 +31,6 @@ from .state import FORMAT, StatePair, state_to_resume
 logger = logging.getLogger(__name__)
 
 
-class Stateful(Protocol):
-    """Anything with a state of tensors, numbers and strings."""
-
-    def state_dict(self) -> Any:
-        """The state."""
-
-    def load_state_dict(self, state_dict: Any) -> Any:
-        """Go on from a state."""
-
-
 class ResumeHandler:
     """Save the state of a run, go on from it when the run starts again, and stop when told to.
 
@@ -51,8 +41,9 @@ class ResumeHandler:
 
     Args:
         output_dir: the run's folder; the state lies there as ``state.pt``, the one before as ``state_previous.pt``.
-        objects: name -> object with `state_dict` and `load_state_dict`: networks (never a wrapper for several
-            processes), optimiser, loss, handlers. None stands for a part that this run has not.
+        objects: name -> object with `state_dict` and `load_state_dict`, of tensors, numbers and strings: networks
+            (never a wrapper for several processes), optimiser, loss, handlers. None stands for a part that this run
+            has not.
         settings: name -> plain value: what must be the same in the run that goes on (see `run_settings`);
             "max_epochs" is what its schedules are made for.
         resume: "auto" goes on from the run's own state where there is one; "never" starts anew; a path goes on from
@@ -69,7 +60,7 @@ class ResumeHandler:
     def __init__(
         self,
         output_dir: str | Path,
-        objects: Mapping[str, Stateful | None],
+        objects: Mapping[str, Any],
         settings: Mapping[str, Any],
         resume: str = "auto",
         interval: int = 1,
