@@ -129,7 +129,7 @@ class ResumeHandler:
         logger.info("%s: going on %s.", path, self._place(engine))
 
     def _agree_on_place(self, iteration: int) -> None:
-        if idist.get_world_size() > 1 and idist.all_reduce(iteration, "MIN") != idist.all_reduce(iteration, "MAX"):
+        if idist.all_reduce(iteration, "MIN") != idist.all_reduce(iteration, "MAX"):
             raise UserError(
                 f"{self.states.newest}: not all processes find the same state there. Give an output_dir that all "
                 "machines share."
