@@ -9,6 +9,7 @@ from torch import nn
 from ..base.errors import UserError, require_one_of, require_whole
 from ..base.tensors import differences
 from .bundle import calling_config
+from .command import TRACKING_SETTINGS
 from .config import Place, id_of, parts_of, plain, walk
 from .state import StatePair, state_to_resume
 
@@ -110,10 +111,6 @@ def misfit(path: Path, name: str, reason: str) -> UserError:
     )
 
 
-#: what `--tracking mlflow` puts into a config
-TRACKING = ("tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0")
-
-
 def run_settings(may_differ: Sequence[str], **facts: Any) -> dict[str, Any]:
     """Id -> value of all that decides the steps of the run whose config is being evaluated, for a `ResumeHandler`.
 
@@ -125,7 +122,8 @@ def run_settings(may_differ: Sequence[str], **facts: Any) -> dict[str, Any]:
     Returns:
         Plain values. Expressions and references count as they are written; lists of components are taken apart.
     """
-    names = (*MAY_DIFFER, *may_differ, *TRACKING, *facts)
+    tracking = (*TRACKING_SETTINGS, "is_not_rank0")  # what `--tracking mlflow` puts into a config
+    names = (*MAY_DIFFER, *may_differ, *tracking, *facts)
     free = {name.replace("::", "#") for name in names}  # MONAI's parser rewrites ids
     return {**dict(_entries(calling_config() or {}, free)), **{name: plain(value) for name, value in facts.items()}}
 
