@@ -40,23 +40,18 @@ def _short(value: object) -> str:
     return f"{value:.3f}" if abs(value) < 1 else f"{value:.1f}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def _environment() -> Environment:
-    loader = FileSystemLoader(_TEMPLATES)
-    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters |= {"short": _short, "base64": lambda content: base64.b64encode(content).decode()}
-    return made
-
-
-_environment_of_pages = _environment()
+_environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
+_environment.trim_blocks = _environment.lstrip_blocks = True
+_environment.filters |= {"short": _short, "base64": lambda content: base64.b64encode(content).decode()}
 #: the macros of ``parts.html``, such as `html.table`
-html: Any = _environment_of_pages.get_template("parts.html").module
+html: Any = _environment.get_template("parts.html").module
 
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> str:
     """The whole page; empty sections are left out."""
     script = (_TEMPLATES / "page.js").read_text("utf-8")
     shown = [section for section in sections if section.parts]
-    return _environment_of_pages.get_template("page.html").render(
+    return _environment.get_template("page.html").render(
         title=title,
         lead=lead,
         sections=shown,
