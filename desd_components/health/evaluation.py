@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.optim.swa_utils import update_bn
 
+from ..base.draws import drawn_from
 from ..base.encoders import Encoder
 from ..base.errors import UserError
 from ..base.files import write_json
@@ -180,8 +181,7 @@ class EncoderEvaluation:
         return report
 
     def _untrained(self, draw: int) -> Encoder:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1_000_003 * (draw + 1) + self.seed)
+        with drawn_from(1_000_003 * (draw + 1) + self.seed):
             return build_encoder(**self.encoder.architecture)
 
     @torch.no_grad()
