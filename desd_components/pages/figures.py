@@ -64,9 +64,8 @@ def curves(
         look = {"lw": 1.0, "alpha": 0.28} if noisy else {"lw": 1.7, "label": line.label}
         axes.plot(line.steps, line.values, color=color, marker=marker, ms=3.5, **look)
         if noisy:
-            axes.plot(
-                line.steps, running_mean(line.values, len(line.values) // 20), color=color, lw=1.7, label=line.label
-            )
+            mean = running_mean(line.values, len(line.values) // 20)
+            axes.plot(line.steps, mean, color=color, lw=1.7, label=line.label)
     if reference:
         axes.axhline(reference[1], color=COLORS["muted"], lw=1.1, ls=(0, (4, 3)))
         words = {"ha": "right", "va": "bottom", "fontsize": 8.5, "color": COLORS["muted"]}
@@ -78,15 +77,10 @@ def curves(
     if from_zero:
         axes.set_ylim(bottom=0)
     if len(lines) > 1:
-        columns = int(14 * figure.get_figwidth() / (6 + max(len(line.label) for line in lines)))
-        look = {
-            "fontsize": 8.5,
-            "frameon": False,
-            "labelcolor": COLORS["ink"],
-            "handlelength": 1.4,
-            "columnspacing": 1.2,
-        }
-        figure.legend(loc="outside upper center", ncols=min(max(columns, 1), len(lines)), **look)
+        room = int(14 * figure.get_figwidth() / (6 + max(len(line.label) for line in lines)))
+        columns = min(max(room, 1), len(lines))
+        look = {"fontsize": 8.5, "frameon": False, "labelcolor": COLORS["ink"], "columnspacing": 1.2}
+        figure.legend(loc="outside upper center", ncols=columns, handlelength=1.4, **look)
     return to_svg(figure, name).replace("<svg", f'<svg data-curves="{escape(json.dumps(_told(lines, axes)))}"', 1)
 
 
