@@ -6,7 +6,6 @@ exporters and checkers hold the path of theirs, and MONAI Deploy's operator that
 the same way, before this package can be imported; see `desd_tools.pack.packed_configs`.
 """
 
-import functools
 import hashlib
 import inspect
 import json
@@ -142,12 +141,11 @@ def calling_config() -> dict[str, Any] | None:
     config: dict[str, Any] = plain(content(parser))
     if "bundle_root" in config:  # the record lies elsewhere, and is to run from there
         config["bundle_root"] = str(bundle_path(config["bundle_root"]))
+    record = ConfigParser(config)
     for place, value in list(walk(config)):
         if asks_plan(value):
-            *above, key = place
-            holder = functools.reduce(lambda part, name: part[name], above, config)
-            holder[key] = parser.get_parsed_content(id_of(place))
-    return config
+            record[id_of(place)] = parser.get_parsed_content(id_of(place))
+    return record.get()
 
 
 def config_hash(config: Any) -> str:

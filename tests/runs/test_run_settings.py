@@ -74,6 +74,11 @@ def test_lists_of_components_are_taken_apart_and_references_count_as_written():
     assert found == {"rate": 1, "terms": ["@a", "@b"], "views#0#_target_": "View", "views#0#size": "$3 * @rate"}
 
 
+def test_what_the_plan_gives_counts_as_the_value_that_it_gave_in_a_list_too():
+    found = settings_of(planned={"size": 24}, view=[16, "$@planned.get('size')"])
+    assert found["view"] == [16, 24]
+
+
 def test_a_value_counts_the_same_from_yaml_and_from_the_command_line(tmp_path):
     assert settings_of(a=(1, 2), c=tmp_path) == settings_of(a=[1, 2], c=str(tmp_path))
 
