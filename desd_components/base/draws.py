@@ -28,13 +28,8 @@ def key_of(key: SampleKey | int | Sequence[int]) -> SampleKey:
 
 
 def keyed(*key: int) -> np.random.Generator:
-    """A fresh generator that is a function of its key only."""
+    """A fresh generator that is a function of its key only: a seed, a stream, and what the draw is for."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-
-
-def generator(seed: int, stream: int, epoch: int, index: int = 0) -> np.random.Generator:
-    """The generator of one kind of draw for an epoch, or for a sample in it."""
-    return keyed(seed, stream, epoch, index)
 
 
 def set_determinism(seed: int, cudnn_benchmark: bool = False) -> None:

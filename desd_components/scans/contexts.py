@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..base.draws import CONTEXT_STREAM, SampleKey, generator, key_of, position_of
+from ..base.draws import CONTEXT_STREAM, SampleKey, key_of, keyed, position_of
 from ..base.errors import UserError
 from .cache.cache import VolumeCache
 from .cache.entries import read_box
@@ -136,7 +136,7 @@ class ContextDataset(Dataset):
         """The volume and the context box of a sample, in voxels of that volume."""
         epoch, index = key_of(key)
         volume, first_slice, *extents = self.slabs[index].tolist()
-        draws = generator(self.seed, CONTEXT_STREAM, epoch, index)
+        draws = keyed(self.seed, CONTEXT_STREAM, epoch, index)
         axes = []
         slab = zip((0, 0, first_slice), extents, self.view_size, self.context_scale, strict=True)
         for first, extent, view, scale in slab:

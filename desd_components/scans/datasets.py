@@ -17,7 +17,7 @@ from monai.transforms import Compose, SpatialCrop
 from monai.transforms.utils import correct_crop_centers
 from torch.utils.data import Dataset
 
-from ..base.draws import AUGMENTATION_STREAM, SampleKey, generator, position_of
+from ..base.draws import AUGMENTATION_STREAM, SampleKey, keyed, position_of
 from .cache.cache import VolumeCache
 from .cache.entries import is_label, open_array, read_meta
 from .names import Scan, as_scans
@@ -88,7 +88,7 @@ class PreprocessedDataset(Dataset):
             size = np.minimum(window, shape)
             middle = correct_crop_centers((near * shape).astype(int).tolist(), size, shape)
             sample = {name: SpatialCrop(roi_center=middle, roi_size=size)(part) for name, part in sample.items()}
-        state = generator(self.seed, AUGMENTATION_STREAM, epoch, index).integers(2**32, dtype=np.uint32)
+        state = keyed(self.seed, AUGMENTATION_STREAM, epoch, index).integers(2**32, dtype=np.uint32)
         self.augmentation.set_random_state(seed=int(state))
         return self.augmentation(sample)
 

@@ -17,7 +17,7 @@ import torch
 from monai.data import MetaTensor, list_data_collate
 from torch.utils.data import DataLoader, DistributedSampler, get_worker_info
 
-from ..base.draws import ORDER_STREAM, SampleKey, generator
+from ..base.draws import ORDER_STREAM, SampleKey, keyed
 from ..base.errors import UserError, chain_of
 from ..base.processes import place
 
@@ -66,7 +66,7 @@ class EpochSampler(DistributedSampler):
         keys: list[SampleKey] = []
         while len(keys) < self.total_size:
             number, place_in_pass = divmod(first + len(keys), self._length)
-            order = generator(self.seed, ORDER_STREAM, number).permutation(self._length)[place_in_pass:]
+            order = keyed(self.seed, ORDER_STREAM, number, 0).permutation(self._length)[place_in_pass:]
             keys += [SampleKey(number, index) for index in order[: self.total_size - len(keys)].tolist()]
         return keys
 

@@ -15,7 +15,7 @@ from monai.data import list_data_collate
 from monai.utils import convert_to_tensor
 from torch.utils.data import Dataset
 
-from ..base.draws import MIXING_STREAM, PARTNER_STREAM, SampleKey, generator, key_of
+from ..base.draws import MIXING_STREAM, PARTNER_STREAM, SampleKey, key_of, keyed
 from ..base.errors import require_share
 from ..base.processes import place
 from ..distillation.schedules import LearningRateHandler
@@ -69,7 +69,7 @@ class CropMixing:
         images, labels = (moved(batch[name], device, non_blocking, **kwargs) for name in ("image", "label"))
         if self.rate.step >= self.share * self.rate.schedule.total_steps:  # type: ignore[attr-defined]
             return images, labels
-        draws = generator(self.seed, MIXING_STREAM, self.rate.step, place()[0]).random((len(images), 4))
+        draws = keyed(self.seed, MIXING_STREAM, self.rate.step, place()[0]).random((len(images), 4))
         is_chosen = torch.from_numpy(draws[:, 0] < MIXED).reshape(-1, 1, 1, 1, 1)
         pasted = cuboids(torch.from_numpy(draws[:, 1:]), images.shape[2:]) & is_chosen
         pasted = pasted.to(images.device, non_blocking=non_blocking)
@@ -103,7 +103,7 @@ class WithUnlabelled(Dataset):
         return labelled, [self._partner(key_of(key), place_of(sample)) for key, sample in beside]
 
     def _partner(self, key: SampleKey, near: np.ndarray) -> dict[str, Any]:
-        draws = generator(self.seed, PARTNER_STREAM, *key)
+        draws = keyed(self.seed, PARTNER_STREAM, *key)
         # a number of its own for each sample, so that another one takes another crop of the same scan
         number = SampleKey(key.epoch * len(self) + key.index, int(draws.integers(len(self.unlabelled))))
         return {**self.unlabelled.sample(number, near, self.window), "draws": torch.from_numpy(draws.random(4))}
