@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from monai.transforms import generate_spatial_bounding_box
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -213,12 +214,9 @@ def _box_of_interest(volumes: Sequence[np.ndarray], spacing: Sequence[float]) ->
     marked = functools.reduce(np.logical_or, (volume > 0 for volume in volumes))
     if not marked.any():
         return (slice(None),) * 3
-    box = []
-    for axis, size in enumerate(spacing):
-        places = np.flatnonzero(marked.any(axis=tuple({0, 1, 2} - {axis})))
-        margin = round(20 / size)
-        box.append(slice(max(0, int(places[0]) - margin), int(places[-1]) + 1 + margin))
-    return tuple(box)
+    margin = [round(20 / size) for size in spacing]
+    start, end = generate_spatial_bounding_box(marked[None], margin=margin, allow_smaller=True)
+    return tuple(map(slice, start, end))
 
 
 def _cut(volume: np.ndarray, a: int, b: int, cuts: tuple[int, int, int]) -> np.ndarray:
