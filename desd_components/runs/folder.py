@@ -137,10 +137,8 @@ class SaveWeightsHandler:
 
     def _save(self, engine: Workflow) -> None:
         manifest = self.manifest() if callable(self.manifest) else self.manifest
-        progress: dict[str, Any] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
-        if self.metric is not None:
-            progress = {"epoch": engine.state.epoch, self.metric: self.best}
-        self._written = save_weights(self.module, self.path, {**manifest, **progress})
+        place = {"iteration": engine.state.iteration} if self.metric is None else {self.metric: self.best}
+        self._written = save_weights(self.module, self.path, {**manifest, "epoch": engine.state.epoch, **place})
         if self.metric is not None:  # on a CPU they are the module's own, which goes on learning
             self._written["tensors"] = {name: tensor.clone() for name, tensor in self._written["tensors"].items()}
 
@@ -152,8 +150,7 @@ class SaveWeightsHandler:
         if self.metric is None:
             return engine.state.epoch % self.interval == 0 or engine.state.epoch == engine.state.max_epochs
         value, before = float(engine.state.metrics[self.metric]), self.best
-        if value > before:
-            self.best = value
+        self.best = max(before, value)  # which stays where the value is NaN
         return value > before or before == -math.inf
 
     def state_dict(self) -> dict[str, Any]:
