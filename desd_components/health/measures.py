@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import get_total_norm
 
 ROWS = 2048  # of a parameter, looked at together
 SMALL = 65_536  # numbers; parameters of at most so many stand for a module where copies of all would cost memory
@@ -90,8 +91,7 @@ def view_distance(first: torch.Tensor, second: torch.Tensor) -> float:
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     """The norm of the gradient of all parameters; 0 where none has one."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    return float(torch.stack(torch._foreach_norm(gradients)).norm()) if gradients else 0.0
+    return float(get_total_norm([p.grad for p in parameters if p.grad is not None]))
 
 
 @torch.no_grad()
@@ -122,8 +122,8 @@ class Movement:
         last, self._last = self._last, [tensor.detach().clone() for tensor in self._tensors()]
         if not last or not self._last:
             return math.nan
-        gap = torch.stack(torch._foreach_norm(torch._foreach_sub(self._last, last))).norm()
-        return float(gap / torch.stack(torch._foreach_norm(self._last)).norm()) if gap != 0 else 0.0
+        gap = get_total_norm(torch._foreach_sub(self._last, last))
+        return float(gap / get_total_norm(self._last)) if gap != 0 else 0.0
 
     def state_dict(self) -> list[torch.Tensor]:
         """The tensors as last seen."""
