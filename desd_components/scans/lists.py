@@ -4,7 +4,6 @@ import functools
 import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,9 @@ from .names import (
     Sections,
     case_ids,
     channel_files,
+    each_once,
     first_few,
+    repeated,
     scan_files,
     scans_by_id,
     tell_left_out,
@@ -79,8 +80,7 @@ def find_scans(
 
 def _images_of(sections: Sections) -> list[Scan]:
     """The images of all sections, each once: a file may be listed in two sections."""
-    unique = {tuple(scan_files(scan, ("image",))): scan["image"] for part in sections.values() for scan in part}
-    return [{"image": image} for image in unique.values()]
+    return each_once({"image": scan["image"]} for part in sections.values() for scan in part)
 
 
 # data lists
@@ -108,10 +108,12 @@ def data_list_sections(path: Path, within: bool = False, tell: bool = True) -> S
         )
     if tell:
         _tell_oddities(path, content, listed)
-        images = [scan_files(scan, ("image",))[0] for scans in sections.values() for scan in scans]
-        again = [image for image, count in Counter(images).items() if count > 1]
-        tell_left_out(path, again, "scans are listed again; those of two sections judge themselves", images)
-    return {name: list({tuple(scan_files(scan)): scan for scan in part}.values()) for name, part in sections.items()}
+        scans = [scan for part in sections.values() for scan in part]
+        images = [scan_files(scan, ("image",))[0] for scan in scans]
+        tell_left_out(path, repeated(images), "scans are listed again; those of two sections judge themselves", images)
+        labels = [scan["label"] for scan in each_once(scans) if "label" in scan]
+        tell_left_out(path, repeated(labels), "label files are listed for several images each", labels)
+    return {name: each_once(part) for name, part in sections.items()}
 
 
 def _tell_oddities(path: Path, content: dict[str, Any], listed: dict[str, list[Any]]) -> None:
@@ -229,8 +231,7 @@ def read_split(data_split: str | Path, data: Path) -> dict[str, list[str]]:
     }
     if not split:
         raise UserError(f'{path}: holds no split: write {{"train": [case ids], "validation": [...], "test": [...]}}.')
-    counts = Counter(case for cases in split.values() for case in cases)
-    if twice := sorted(case for case, count in counts.items() if count > 1):
+    if twice := sorted(repeated(case for cases in split.values() for case in cases)):
         raise UserError(f"{path}: {len(twice)} cases are listed twice (first: {twice[0]}): keep each in one section.")
     return split
 

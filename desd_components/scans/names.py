@@ -34,6 +34,11 @@ def files_of(scans: Iterable[Scan]) -> list[str]:
     return [file for scan in scans for file in scan_files(scan)]
 
 
+def each_once(scans: Iterable[Scan]) -> list[Scan]:
+    """The scans, one of those that have the same files."""
+    return list({tuple(scan_files(scan)): scan for scan in scans}.values())
+
+
 def path_tails(path: str | Path) -> list[str]:
     """``c.nii``, ``b/c.nii``, ``a/b/c.nii`` of ``/a/b/c.nii``: all that a path may be called, the shortest first."""
     parts = Path(path).relative_to(Path(path).anchor).parts
@@ -43,6 +48,11 @@ def path_tails(path: str | Path) -> list[str]:
 def _first_single(names: Sequence[str], counts: Counter[str]) -> str:
     """The first name that at most one case has; the longest, where others have all of them."""
     return next((name for name in names if counts[name] < 2), names[-1])
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """The names that stand more than once among these, each once, in order."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def first_few(names: Sequence[str], count: int = NAMED) -> str:
@@ -94,7 +104,7 @@ def case_ids(scan: Scan) -> list[str]:
 def scans_by_id(scans: Sequence[Scan]) -> dict[str, list[Scan]]:
     """The scans that each case id fits; one that is listed twice counts once."""
     by_name: dict[str, list[Scan]] = {}
-    for scan in {tuple(scan_files(scan)): scan for scan in scans}.values():
+    for scan in each_once(scans):
         for name in case_ids(scan):
             by_name.setdefault(name, []).append(scan)
     return by_name
@@ -112,7 +122,7 @@ class CaseNames:
     """
 
     def __init__(self, scans: Iterable[Scan] = ()) -> None:
-        cases = {tuple(scan_files(scan)): scan for scan in scans}.values()
+        cases = each_once(scans)
         images = {scan_files(scan, ("image",))[0] for scan in cases}
         self._ids = Counter(name for scan in cases for name in case_ids(scan))
         self._tails = Counter(tail for image in images for tail in path_tails(image))

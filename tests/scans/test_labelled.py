@@ -228,6 +228,15 @@ def test_a_scan_that_is_listed_again_counts_once_in_a_section_and_is_told(tmp_pa
     assert "2 scans are listed again; those of two sections judge themselves: a.nii.gz, b.nii.gz" in caplog.text
 
 
+def test_a_label_that_is_listed_for_several_images_is_told(tmp_path, caplog):
+    write_pairs(tmp_path, list("abc"))
+    entries = folds(None, None, None)
+    entries[1]["label"] = entries[0]["label"]
+    data = find_labelled(write_json(tmp_path / "list.json", {"training": entries}), ["x", "y"], val_fraction=0)
+    assert ids(data.training) == ["a", "a", "c"]
+    assert "1 label files are listed for several images each: a.nii.gz" in caplog.text
+
+
 def test_of_nnunets_folds_the_first_is_taken_where_it_is_asked_for_and_else_told(tmp_path, caplog):
     write_pairs(tmp_path, list("abc"))
     write_json(tmp_path / "splits_final.json", [{"train": ["b", "c"], "val": ["a"]}, {"train": ["a"], "val": ["b"]}])
