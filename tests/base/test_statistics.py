@@ -5,13 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from desd_components.base.statistics import (
-    Bootstrap,
-    mean_without_nan,
-    percentiles,
-    resampled_differences,
-    seed_sd,
-)
+from desd_components.base.statistics import Bootstrap, mean_without_nan, percentiles, resampled_differences, seed_sd
 
 
 def test_a_replicate_is_the_plain_mean_over_the_seeds_and_cases_that_were_drawn():

@@ -5,12 +5,7 @@ import torch
 from ignite.engine import Engine, Events
 from tiny_pretraining import Run
 
-from desd_components import (
-    CosineSchedule,
-    FreezePrototypesHandler,
-    LearningRateHandler,
-    TeacherEMAHandler,
-)
+from desd_components import CosineSchedule, FreezePrototypesHandler, LearningRateHandler, TeacherEMAHandler
 from desd_components.runs.progress import spoken_time
 
 

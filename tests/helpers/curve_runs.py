@@ -7,12 +7,7 @@ CLASSES = ("background", "front", "back")
 
 
 def record(
-    arm: str,
-    labels: int,
-    seed: int,
-    dice: Mapping[str, Sequence[float | None]],
-    kind: str = "final",
-    **more: Any,
+    arm: str, labels: int, seed: int, dice: Mapping[str, Sequence[float | None]], kind: str = "final", **more: Any
 ) -> dict[str, Any]:
     """One run: `dice` maps a case to the Dice of each class; HD95 is 10 mm times what is missing to 1."""
     cases = [

@@ -8,13 +8,7 @@ import torch
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 
-from desd_components import (
-    BudgetHandler,
-    CosineSchedule,
-    LearningRateHandler,
-    SelfTrainingSchedule,
-    ValidationHandler,
-)
+from desd_components import BudgetHandler, CosineSchedule, LearningRateHandler, SelfTrainingSchedule, ValidationHandler
 from desd_components.runs import budget as module
 
 STEPS = 4  # of an epoch

@@ -12,14 +12,7 @@ from monai.engines import SupervisedTrainer
 from monai.transforms import LoadImaged, RandCropByPosNegLabeld, RandFlipd, RandShiftIntensityd
 from scan_files import loading, oblique_affine, write_label, write_nifti, write_scan
 
-from desd_components import (
-    ContextDataset,
-    PreprocessedDataset,
-    SampleKey,
-    UserError,
-    VolumeCache,
-    sample_loader,
-)
+from desd_components import ContextDataset, PreprocessedDataset, SampleKey, UserError, VolumeCache, sample_loader
 from desd_components.scans.contexts import axis_scales, context_length, slab_starts
 
 SHAPES = [(30, 26, 9), (22, 31, 30), (12, 40, 24)]
@@ -49,8 +42,7 @@ def same(first: dict, second: dict) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("depth", "starts"),
-    [(9, [0]), (24, [0]), (36, [0, 12]), (48, [0, 12, 24]), (40, [0, 12, 16])],
+    ("depth", "starts"), [(9, [0]), (24, [0]), (36, [0, 12]), (48, [0, 12, 24]), (40, [0, 12, 16])]
 )
 def test_slabs_of_24_slices_start_every_12_and_the_last_ends_with_the_volume(depth, starts):
     assert slab_starts(depth, 24, 12) == starts

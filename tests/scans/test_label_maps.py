@@ -103,11 +103,7 @@ def inference(folder: Path, scans: list[Path], results: list[str], record: str =
 @pytest.mark.parametrize("record", ["report.json", "inference_data.json"])
 @pytest.mark.parametrize(
     "results",
-    [
-        ["p1/ct.nii.gz", "p2/ct.nii.gz"],
-        ["p1/ct/ct.nii.gz", "p2/ct/ct.nii.gz"],
-        ["p1/ct.nii.gz", "p1/ct_prob.nii.gz"],
-    ],
+    [["p1/ct.nii.gz", "p2/ct.nii.gz"], ["p1/ct/ct.nii.gz", "p2/ct/ct.nii.gz"], ["p1/ct.nii.gz", "p1/ct_prob.nii.gz"]],
     ids=["below sub-folders", "a folder for each", "with probabilities"],
 )
 def test_results_below_the_scans_are_left_out_and_counted(tmp_path, caplog, results, record):

@@ -4,13 +4,7 @@ import logging
 
 import pytest
 
-from desd_components import (
-    LabelledData,
-    UserError,
-    find_labelled,
-    find_scans,
-    require_scans,
-)
+from desd_components import LabelledData, UserError, find_labelled, find_scans, require_scans
 
 
 @pytest.mark.parametrize("find", [find_scans, find_labelled])

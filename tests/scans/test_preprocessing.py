@@ -183,11 +183,7 @@ def test_a_spacing_that_is_none_is_refused(given: object) -> None:
 
 @pytest.mark.parametrize(
     ("intensity", "window", "words"),
-    [
-        ("percentiles", [0, 1], "zscore"),
-        ("hu", [9, -9], "lower and the upper"),
-        ("hu", None, "lower and the upper"),
-    ],
+    [("percentiles", [0, 1], "zscore"), ("hu", [9, -9], "lower and the upper"), ("hu", None, "lower and the upper")],
 )
 def test_an_intensity_that_is_none_is_refused(intensity: str, window: object, words: str) -> None:
     with pytest.raises(UserError, match=words):

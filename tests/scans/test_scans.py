@@ -226,8 +226,7 @@ def test_the_hash_knows_names_and_sizes_and_not_the_place(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("folder", "count"),
-    [("Task04_Hippocampus", 200), ("ct_tcia_2p5mm", 9), ("sct_spine", 4), ("totalseg_refs", 6)],
+    ("folder", "count"), [("Task04_Hippocampus", 200), ("ct_tcia_2p5mm", 9), ("sct_spine", 4), ("totalseg_refs", 6)]
 )
 def test_real_folders_give_their_scans_and_none_of_their_masks(real_data, folder, count):
     assert len(find_scans(real_data / folder)) == count

@@ -25,12 +25,7 @@ from desd_components.segmentation.model import (
     segmentation_classes,
     segmentation_manifest,
 )
-from desd_components.segmentation.training import (
-    parameter_groups,
-    section_of,
-    split_of,
-    write_split,
-)
+from desd_components.segmentation.training import parameter_groups, section_of, split_of, write_split
 
 SETTINGS = preprocessing_settings([1.0, 1.0, 1.0], "hu", [-1024, 1024])
 
@@ -40,11 +35,7 @@ def network(tiny_encoder):
     return SegmentationNetwork(tiny_encoder, 3, decoder_width=8, decoder_norm="group")
 
 
-RATES = {
-    "whole": [1.0] * 7,
-    "encoder_warmup": [1.0] * 7,
-    "layerwise_decay": [1, 1, 0.5, 0.25, 0.125, 0.0625, 0.03125],
-}
+RATES = {"whole": [1.0] * 7, "encoder_warmup": [1.0] * 7, "layerwise_decay": [1, 1, 0.5, 0.25, 0.125, 0.0625, 0.03125]}
 
 
 @pytest.mark.parametrize("preset", RATES)

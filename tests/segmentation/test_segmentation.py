@@ -9,13 +9,7 @@ from random_weights import ARCHITECTURE
 
 from desd_components import ResNet3DEncoder, UserError
 from desd_components.base.classes import IGNORE
-from desd_components.segmentation.losses import (
-    check_regions,
-    class_targets,
-    decode,
-    probabilities,
-    segmentation_loss,
-)
+from desd_components.segmentation.losses import check_regions, class_targets, decode, probabilities, segmentation_loss
 from desd_components.segmentation.network import SegmentationNetwork
 
 PAPER = {"depth": 10, "width": 8}  # stem stride (2, 2, 1) and a max-pool

@@ -23,10 +23,7 @@ def test_every_command_is_listed_with_a_sentence(capsys):
     ("words", "line"),
     [
         (["phantoms"], "command 'phantoms' does not exist. Choose one of: plan, pretrain, "),
-        (
-            ["phantom", "family", "--num-labeled", "4"],
-            "desd phantom: flag --num-labeled does not exist.",
-        ),
+        (["phantom", "family", "--num-labeled", "4"], "desd phantom: flag --num-labeled does not exist."),
         (["phantom", "family", "--num-labelled=1"], "--num-labelled 1 --num-unlabelled 60: a split "),
         (["phantom", "family", "--size", "large"], "desd phantom: --size large: give a whole number."),
         (["check", ".", "--in-channels=two"], "desd check: --in-channels two: give a whole number."),

@@ -11,12 +11,7 @@ from dicom_files import change, hounsfield, localizer, pydicom, stored_grid, two
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomFileLike
 from pydicom.filewriter import write_dataset
-from pydicom.uid import (
-    MPEG4HP42STEREO,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    JPEGLosslessSV1,
-)
+from pydicom.uid import MPEG4HP42STEREO, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGLosslessSV1
 from scan_files import oblique_affine
 
 from desd_components import UserError, find_scans
