@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ..names import first_few
 from .intensity import looks_like_ct, no_hu
 from .survey import Survey, Surveyed
 
 FOREIGN = 3.0  # a spacing so many times the others', or a part of them, along an axis
 FEW = 0.1  # of the scans: a spacing that more of them have is one of the folder's own
-NAMED = 3  # scans in a line
 
 
 def oddities(seen: Survey) -> list[str]:
@@ -36,13 +35,13 @@ def _mixed_modalities(scans: Sequence[Surveyed]) -> Iterator[str]:
 
 
 def _foreign_spacings(scans: Sequence[Surveyed]) -> Iterator[str]:
-    if not scans:
+    if len(scans) < 3:
         return
     spacings = np.array([scan.spacing for scan in scans])
     usual = np.median(spacings, axis=0)
     ratios = np.maximum(spacings / usual, usual / spacings).max(axis=1)
     foreign = [scan for scan, ratio in zip(scans, ratios, strict=True) if ratio > FOREIGN]
-    if foreign and len(foreign) <= max(1, FEW * len(scans)) and len(scans) > 2:
+    if foreign and len(foreign) <= max(1, FEW * len(scans)):
         first, others = (" x ".join(f"{mm:.3g}" for mm in sizes) for sizes in (foreign[0].spacing, usual))
         yield (
             f"foreign spacing: {len(foreign)} of {len(scans)} scans, the first of {first} mm where {others} mm are "
@@ -53,11 +52,9 @@ def _foreign_spacings(scans: Sequence[Surveyed]) -> Iterator[str]:
 
 def _lone_classes(scans: Sequence[Surveyed]) -> Iterator[str]:
     labelled = [scan for scan in scans if scan.boxes]
-    owners: dict[int, list[Surveyed]] = {}
-    for scan, value in itertools.chain.from_iterable(((scan, value) for value in scan.boxes) for scan in labelled):
-        owners.setdefault(value, []).append(scan)
-    for value, having in sorted(owners.items()):
-        if value > 0 and len(having) == 1 < len(labelled):
+    for value in sorted({value for scan in labelled for value in scan.boxes if value > 0}):
+        having = [scan for scan in labelled if value in scan.boxes]
+        if len(having) == 1 < len(labelled):
             yield (
                 f"class {value} is labelled in one of {len(labelled)} cases looked at, {_named(having)}: too little to "
                 "learn or to score. Label it in more cases; all data_split sections need some."
@@ -65,5 +62,4 @@ def _lone_classes(scans: Sequence[Surveyed]) -> Iterator[str]:
 
 
 def _named(scans: Sequence[Surveyed]) -> str:
-    names = ", ".join(Path(scan.file).name for scan in scans[:NAMED])
-    return names + (f" and {len(scans) - NAMED} more" if len(scans) > NAMED else "")
+    return first_few([Path(scan.file).name for scan in scans])
