@@ -6,7 +6,6 @@ An axis is coarsened only as far as the finest ones have caught up with it, so t
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -142,8 +141,6 @@ def levels(window: Sequence[int], spacing: np.ndarray) -> Levels:
 
 
 def deepest(window: Sequence[int], all_strides: Sequence[Sequence[int]]) -> list[int]:
-    """Voxels of the map that strides, one after the other, leave of a window."""
-    return [
-        int(list(itertools.accumulate(steps, lambda size, step: -(-size // step), initial=side))[-1])
-        for side, steps in zip(window, zip(*all_strides, strict=True), strict=True)
-    ]
+    """Voxels of the map that strides, one after the other, leave of a window: rounding up may wait for the last."""
+    along = zip(*all_strides, strict=True)
+    return [math.ceil(side / math.prod(steps)) for side, steps in zip(window, along, strict=True)]
