@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from monai.data import Dataset, MetaTensor
 
 from ..base.classes import Regions, class_members, label_count
-from ..base.errors import UserError, innermost_user_error
+from ..base.errors import UserError, chain_of, innermost_user_error
 from ..base.files import is_full, write_json
 from ..scans.check import header_problem
 from ..scans.loading import loader_fault
@@ -64,9 +64,7 @@ class ScanDataset(Dataset):
 def _one_line(error: BaseException) -> str:
     if refused := innermost_user_error(error):
         return str(refused)
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
+    *_, cause = chain_of(error)
     return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
 
 

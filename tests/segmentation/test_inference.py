@@ -63,6 +63,14 @@ def test_a_scan_that_cannot_be_segmented_becomes_its_error(tmp_path, words):
     assert re.search(words, sample["error"]) and "\n" not in sample["error"]
 
 
+def test_an_error_that_is_its_own_cause_is_told_and_does_not_hang(tmp_path):
+    def fail(scan):
+        fault = RuntimeError("odd")
+        raise fault from fault
+
+    assert ScanDataset([{"image": str(write_scan(tmp_path / "a.nii.gz"))}], fail)[0]["error"] == "odd"
+
+
 def test_a_slice_that_cannot_be_decoded_is_named(tmp_path):
     dicom = pytest.importorskip("dicom_files")
     series = dicom.write_series(tmp_path / "series", dicom.hounsfield(), np.diag([1.0, 1.0, 2.0, 1.0]))
