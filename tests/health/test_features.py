@@ -38,3 +38,7 @@ def test_colours_follow_the_strongest_directions_of_the_features():
     assert abs(np.corrcoef(colors[..., 1].ravel(), y.numpy().ravel())[0, 1]) > 0.99
     assert np.isfinite(principal_colors(torch.randn(2, 3, 3, 3))).all()
     assert not principal_colors(torch.ones(5, 3, 3, 3)).any()
+
+
+def test_maps_of_more_voxels_than_torch_sorts_are_coloured_too():
+    assert principal_colors(torch.arange(257.0 * 256 * 256).reshape(1, 257, 256, 256)).shape == (257, 256, 256, 3)
