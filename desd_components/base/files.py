@@ -195,5 +195,5 @@ def write_json(path: Path, content: Any) -> None:
 
 def readable(size: float) -> str:
     """Bytes for people."""
-    unit = next((power for power in range(4) if size < 1000 ** (power + 1)), 4)
+    unit = next((power for power in range(4) if size < 999.5 * 1000**power), 4)
     return f"{size / 1000**unit:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[unit]}"

@@ -79,5 +79,5 @@ def verdict(result: Comparison, first: str, second: str) -> str:
 
 def best_median_worst(ranked: Sequence[Case]) -> dict[str, Case]:
     """ "best", "median" and "worst" of cases, of which the best come first; fewer where there are fewer."""
-    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
-    return {word: ranked[place] for word, place in places.items() if ranked and (word == "best" or place > 0)}
+    words = {len(ranked) // 2: "median", len(ranked) - 1: "worst", 0: "best"}  # of one place the last word
+    return {words[place]: ranked[place] for place in sorted(words) if ranked}

@@ -27,7 +27,7 @@ SMOOTHED_FROM = 60  # points; shorter series are drawn as they are
 
 @dataclass
 class Line:
-    """One curve: ``values`` at optimiser ``steps``; ``color`` is 1 to 5; ``points`` marks each value."""
+    """One curve: ``values`` at optimiser ``steps``; ``color`` is 1 to 8; ``points`` marks each value."""
 
     label: str
     steps: Sequence[float]
@@ -112,7 +112,7 @@ def dice_bars(scores: Mapping[str, Mapping[str, Sequence[float]]], name: str = "
     figure, axes = axes_of(max(6.0, 1.5 + 1.35 * len(groups)), 3.1)
     width, draw = 0.8 / len(scores), np.random.default_rng(0)
     for a, (arm, values) in enumerate(scores.items()):
-        color = COLORS[f"series-{a + 1}"]
+        color = COLORS[f"series-{a % 8 + 1}"]
         places = np.arange(len(groups)) + (a - (len(scores) - 1) / 2) * width
         means = [np.mean(values[g]) if len(values[g]) else 0.0 for g in groups]
         axes.bar(places, means, width * 0.9, color=color, alpha=0.32, edgecolor=color, lw=1.2, label=arm)

@@ -11,7 +11,7 @@ import torch
 
 from desd_components.base import files as writing
 from desd_components.base.errors import UserError
-from desd_components.base.files import disk_fault, read_json, save_tensors, write_atomically
+from desd_components.base.files import disk_fault, read_json, readable, save_tensors, write_atomically
 from desd_components.runs import ending as plain
 from desd_components.runs.ending import ended_plainly
 from desd_components.runs.log import RunLog
@@ -88,3 +88,8 @@ def test_a_json_that_says_one_thing_twice_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"labels": {"1": "liver", "2": "spleen", "1": "kidney"}}')
     with pytest.raises(UserError, match=r"a.json: cannot be read as JSON \('1' stands twice in one object\): mend"):
         read_json(tmp_path / "a.json")
+
+
+def test_sizes_are_told_in_the_unit_that_rounding_leaves():
+    told = {0: "0 bytes", 999: "999 bytes", 1000: "1 kB", 999_499: "999 kB", 999_999: "1 MB", 2.5e12: "2.5 TB"}
+    assert {size: readable(size) for size in told} == told

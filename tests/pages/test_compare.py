@@ -4,6 +4,7 @@ import pytest
 
 from desd_components.base.errors import UserError
 from desd_components.pages import compare as c
+from desd_components.pages.figures import dice_bars
 
 
 def _metrics(**dice: float | None) -> dict:
@@ -49,3 +50,20 @@ def test_a_class_without_a_score_is_left_out_of_the_means():
 def test_arms_scored_on_different_scans_are_refused():
     with pytest.raises(UserError, match=r"first: q\).*same images"):
         c.compare(_metrics(p=0.5, q=0.5), _metrics(p=0.5))
+
+
+@pytest.mark.parametrize(
+    ("ranked", "shown"),
+    [
+        ("", {}),
+        ("a", {"best": "a"}),
+        ("ab", {"best": "a", "worst": "b"}),
+        ("abcd", {"best": "a", "median": "c", "worst": "d"}),
+    ],
+)
+def test_of_few_cases_none_is_shown_twice(ranked, shown):
+    assert c.best_median_worst(list(ranked)) == shown
+
+
+def test_bars_of_more_arms_than_colours_are_drawn():
+    assert "run 9" in dice_bars({f"run {number}": {"mean": [0.5]} for number in range(1, 10)})
