@@ -30,8 +30,7 @@ def place_of(sample: Any) -> np.ndarray:
     image: MetaTensor = (sample[0] if isinstance(sample, list) else sample)["image"]
     middle = np.array([*((size - 1) / 2 for size in image.shape[1:]), 1.0])
     voxel = np.linalg.solve(np.asarray(image.meta["volume_affine"]), np.asarray(image.affine) @ middle)
-    share: np.ndarray = (voxel[:3] + 0.5) / np.asarray(image.meta["volume_shape"])
-    return share
+    return (voxel[:3] + 0.5) / np.asarray(image.meta["volume_shape"])
 
 
 class PreprocessedDataset(Dataset):

@@ -98,15 +98,12 @@ def _opened(path: str) -> Volume:
     if path.endswith(NIFTI_SUFFIXES):
         return _nifti(path)
     if path.endswith(ITK_SUFFIXES):
-        image: Volume = itk_room(path).itk_volume(path)
-        return image
+        return itk_room(path).itk_volume(path)
     if path.endswith(NNUNET_SUFFIXES):
-        case: Volume = nnunet_room(path).nnunet_volume(path)
-        return case
+        return nnunet_room(path).nnunet_volume(path)
     if os.path.isdir(path) or is_dicom(path):
         room = dicom_room(path)
-        volume: Volume = room.dicom_volume(room.series_at(path))
-        return volume
+        return room.dicom_volume(room.series_at(path))
     raise UserError(f"{path}: is not a scan: give {FORMATS}.")
 
 
@@ -116,8 +113,7 @@ def parts(path: str) -> list[str]:
         return [path, *itk_room(path).data_files(path)]
     if path.endswith(NIFTI_SUFFIXES) or not (os.path.isdir(path) or is_dicom(path)):
         return [path]
-    files: list[str] = dicom_room(path).series_at(path).files
-    return files
+    return dicom_room(path).series_at(path).files
 
 
 def _nifti(path: str) -> Volume:

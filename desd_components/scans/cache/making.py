@@ -74,15 +74,14 @@ class EntryMaker:
         if not hasattr(self._own, "steps"):
             load, *rest = copy.deepcopy(self.transforms)
             self._own.steps = load, Compose(rest, lazy=self.lazy)
-        steps: tuple[Any, Compose] = self._own.steps
-        return steps
+        return self._own.steps
 
     def _loaded(self, scan: Scan) -> Mapping[Any, Any]:
         """The scan as it is stored, looked at before a clipping or resampling transform can hide NaN and the like."""
         if found := header_problem(scan, self.in_channels):
             raise UserError(found)
         try:
-            loaded: Mapping[Any, Any] = self.steps()[0](scan)
+            loaded = self.steps()[0](scan)
         except Exception as error:
             refused = innermost_user_error(error) or not_read(_first_file(scan, self.keys[0]), error)
             raise UserError(str(refused)) from error

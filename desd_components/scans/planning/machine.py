@@ -132,7 +132,7 @@ def convolution_speeds(device: torch.device | str, cache_dir: str | Path | None)
         in float32 and in bfloat16, of a kernel of 3 x 3 x 3, and of one of 3 x 3 x 1.
     """
     path = None if cache_dir is None else Path(cache_dir).expanduser() / SPEEDS_FILE
-    known: dict[str, Any] = read_json(path) if path and path.is_file() else {}
+    known = read_json(path) if path and path.is_file() else {}
     name = device_name(device)
     if name not in known:
         known[name] = [[SIDE**3 / seconds for seconds in _seconds(torch.device(device), z)] for z in (3, 1)]
@@ -141,8 +141,7 @@ def convolution_speeds(device: torch.device | str, cache_dir: str | Path | None)
             write_json(path, known)
         told = "%s: %.3g voxels a second through a convolution, %.3g in bfloat16; within slices alone %.3g, %.3g"
         logger.info(told, name, *known[name][0], *known[name][1])
-    speeds: list[list[float]] = known[name]
-    return speeds
+    return known[name]
 
 
 def _seconds(device: torch.device, z: int) -> list[float]:

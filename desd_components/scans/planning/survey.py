@@ -138,8 +138,7 @@ def _surveyed_once(
     key = hashlib.sha256(json.dumps([FORMAT, SAMPLE, ignore, states]).encode()).hexdigest()[:24]
     path = Path(cache_dir).expanduser() / "surveys" / f"{key}.json"
     if path.is_file():
-        kept: list[dict[str, Any]] = read_json(path)
-        return kept
+        return read_json(path)
     chosen = set(np.linspace(0, len(scans) - 1, min(SAMPLE, len(scans))).round().astype(int).tolist())
     tasks = [(scan, position in chosen, ignore) for position, scan in enumerate(scans)]
     seen = [scan for scan in threaded(lambda task: _look(*task), tasks, num_workers) if scan is not None]
