@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, SpatialCrop
-from monai.transforms.utils import correct_crop_centers
+from monai.transforms import Compose
 from torch.utils.data import Dataset
 
 from ..base.draws import AUGMENTATION_STREAM, SampleKey, keyed, position_of
@@ -25,20 +24,11 @@ from .names import Scan, as_scans
 logger = logging.getLogger(__name__)
 
 
-def place_of(sample: Any) -> np.ndarray:
-    """Where the middle of a crop lies, (3,), in shares of its volume's sides; `sample` is as a dataset gives it."""
-    image: MetaTensor = (sample[0] if isinstance(sample, list) else sample)["image"]
-    middle = np.array([*((size - 1) / 2 for size in image.shape[1:]), 1.0])
-    voxel = np.linalg.solve(np.asarray(image.meta["volume_affine"]), np.asarray(image.affine) @ middle)
-    return (voxel[:3] + 0.5) / np.asarray(image.meta["volume_shape"])
-
-
 class PreprocessedDataset(Dataset):
     """Preprocessed volumes and labels for fine-tuning, with random transforms keyed by (seed, epoch, index).
 
     ``dataset[key]`` takes a `SampleKey` or an index and gives what ``augmentation`` makes of ``{"image": MetaTensor
-    float32 (C, X, Y, Z), "label": MetaTensor (1, X, Y, Z) whole numbers}``, with the affine of the preprocessed grid,
-    and with it and the volume's shape as ``volume_affine`` and ``volume_shape`` in the metadata.
+    float32 (C, X, Y, Z), "label": MetaTensor (1, X, Y, Z) whole numbers}``, with the affine of the preprocessed grid.
     Both lie on a memory map: a transform that crops reads the voxels of its crop. They carry no record of the
     preprocessing, so ``Invertd`` does not work on them: to write results on a scan's own grid, use a stock dataset.
 
@@ -70,23 +60,8 @@ class PreprocessedDataset(Dataset):
         return len(self.entries)
 
     def __getitem__(self, key: SampleKey | int) -> Any:
-        return self.sample(key)
-
-    def sample(self, key: SampleKey | int, near: np.ndarray | None = None, window: Sequence[int] = ()) -> Any:
-        """What the augmentation makes of a volume, or of no more of it than the `window` about a place.
-
-        Args:
-            key: of the sample.
-            near: the place (3,), in shares of the volume's sides.
-            window: voxels; it lies within the volume, of which it takes all where that is smaller.
-        """
         epoch, index = position_of(key, len(self))
-        sample: dict[str, Any] = self._load(self.entries[index])
-        if near is not None:
-            shape = sample[self.keys[0]].shape[1:]
-            size = np.minimum(window, shape)
-            middle = correct_crop_centers((near * shape).astype(int).tolist(), size, shape)
-            sample = {name: SpatialCrop(roi_center=middle, roi_size=size)(part) for name, part in sample.items()}
+        sample = self._load(self.entries[index])
         state = keyed(self.seed, AUGMENTATION_STREAM, epoch, index).integers(2**32, dtype=np.uint32)
         self.augmentation.set_random_state(seed=int(state))
         return self.augmentation(sample)
@@ -99,7 +74,6 @@ class PreprocessedDataset(Dataset):
             array = open_array(path, key, mode="c")
             array = array if is_label(key) else array.astype(np.float32, copy=False)
             affine = torch.tensor(meta[key].get("affine", np.eye(4).tolist()), dtype=torch.float64)
-            about = {"volume_affine": affine.numpy(), "volume_shape": array.shape[1:]}
-            about["filename_or_obj"] = meta[key]["source"][0]
-            sample[key] = MetaTensor(torch.from_numpy(array), affine=affine, meta=about)
+            source = {"filename_or_obj": meta[key]["source"][0]}
+            sample[key] = MetaTensor(torch.from_numpy(array), affine=affine, meta=source)
         return sample

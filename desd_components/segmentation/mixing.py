@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from monai.data import list_data_collate
 from monai.utils import convert_to_tensor
@@ -19,7 +18,6 @@ from ..base.draws import MIXING_STREAM, PARTNER_STREAM, SampleKey, key_of, keyed
 from ..base.errors import require_share
 from ..base.processes import place
 from ..distillation.schedules import LearningRateHandler
-from ..scans.datasets import PreprocessedDataset, place_of
 
 SIDE = 2 / 3  # of a crop, that the cuboid has which is pasted [BCP]
 MIXED = 0.5  # of the crops of a step that mixes
@@ -77,36 +75,29 @@ class CropMixing:
 
 
 class WithUnlabelled(Dataset):
-    """Batches of labelled crops, with a crop of an unlabelled scan for each of their second half, at the same place.
-
-    So unlabelled crops show what labelled ones are drawn about, and what is pasted lies where it lay in its own body.
+    """Batches of labelled crops, with a crop of an unlabelled scan for each of their second half.
 
     Args:
         labelled: gives ``image`` (C, X, Y, Z) and ``label`` (1, X, Y, Z).
         unlabelled: gives ``weak``, which a teacher sees, and ``image``, the same voxels changed for its student.
-        window: voxels of a crop.
         seed: of the draws, which are a function of it and of a labelled crop's key.
     """
 
-    def __init__(
-        self, labelled: PreprocessedDataset, unlabelled: PreprocessedDataset, window: Sequence[int], seed: int = 0
-    ) -> None:
-        self.labelled, self.unlabelled, self.window, self.seed = labelled, unlabelled, window, seed
+    def __init__(self, labelled: Dataset, unlabelled: Dataset, seed: int = 0) -> None:
+        self.labelled, self.unlabelled, self.seed = labelled, unlabelled, seed
 
     def __len__(self) -> int:
-        return len(self.labelled)
+        return len(self.labelled)  # type: ignore[arg-type]
 
     def __getitems__(self, keys: Sequence[SampleKey | int]) -> tuple[list[Any], list[dict[str, Any]]]:
         """The labelled and the unlabelled samples of a batch, as PyTorch's loaders ask for them."""
-        labelled, half = [self.labelled[key] for key in keys], len(keys) // 2
-        beside = zip(keys[half:], labelled[half:], strict=True)
-        return labelled, [self._partner(key_of(key), place_of(sample)) for key, sample in beside]
+        return [self.labelled[key] for key in keys], [self._partner(key_of(key)) for key in keys[len(keys) // 2 :]]
 
-    def _partner(self, key: SampleKey, near: np.ndarray) -> dict[str, Any]:
+    def _partner(self, key: SampleKey) -> dict[str, Any]:
         draws = keyed(self.seed, PARTNER_STREAM, *key)
         # a number of its own for each sample, so that another one takes another crop of the same scan
-        number = SampleKey(key.epoch * len(self) + key.index, int(draws.integers(len(self.unlabelled))))
-        return {**self.unlabelled.sample(number, near, self.window), "draws": torch.from_numpy(draws.random(4))}
+        number = SampleKey(key.epoch * len(self) + key.index, int(draws.integers(len(self.unlabelled))))  # type: ignore[arg-type]
+        return {**self.unlabelled[number], "draws": torch.from_numpy(draws.random(4))}
 
     @staticmethod
     def collate(samples: tuple[list[Any], list[dict[str, Any]]]) -> dict[str, Any]:

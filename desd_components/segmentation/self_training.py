@@ -34,7 +34,7 @@ from .mixing import CropMixing, cuboids, moved
 
 logger = logging.getLogger(__name__)
 
-DRIFT = 2.0  # times the volume in labelled crops, or its inverse, beyond which a class has drifted
+DRIFT = 2.0  # times the volume of labelled scans, or its inverse, beyond which a class has drifted
 FEW_STEPS = 500  # of a run, below which a teacher may know too little: 600 gained, 300 did harm
 LEAST_CROPS = 64  # that a judgement on volumes is based on
 
@@ -88,11 +88,32 @@ class MomentumTeacher:
         average_into(self.network.state_dict(), self.student.state_dict(), momentum)
 
 
+def window_shares(data: PreprocessedDataset, window: Sequence[int], count: int) -> np.ndarray:
+    """What share of a random window each label value has, (count,), on the mean over labelled scans.
+
+    A voxel counts as often as it lies in a window: in the middle of a volume more often than at its ends.
+    """
+    shares = np.zeros(count)
+    for entry in data.entries:
+        labels = np.asarray(open_array(entry, "label")[0])
+        lacking = [max(0, size - has) for size, has in zip(window, labels.shape, strict=True)]
+        labels = np.pad(labels, [(lack // 2, lack - lack // 2) for lack in lacking], mode="edge")
+        sides = zip(window, labels.shape, strict=True)
+        along_x, *along = (np.convolve(np.ones(has - size + 1), np.ones(size)) for size, has in sides)
+        often, found = np.outer(*along), np.zeros(count)
+        for times, plane in zip(along_x, labels, strict=True):  # plane by plane, for volumes may be large
+            known = plane != IGNORE
+            found += times * np.bincount(plane[known].astype(int), weights=often[known], minlength=count)[:count]
+        shares += found / max(found.sum(), 1.0) / len(data.entries)
+    return shares
+
+
 class VolumeWatch:
-    """Whether the classes have in crops that the teacher labels about the volumes that they have in labelled crops.
+    """Whether the classes have in what the teacher labels about the volumes that they have in labelled scans.
 
     Args:
         data: the labelled scans.
+        window: voxels of a crop.
         class_names, regions: of the network; see `class_members`.
         label_count: label values with the background's.
 
@@ -101,38 +122,40 @@ class VolumeWatch:
     """
 
     def __init__(
-        self, data: PreprocessedDataset, class_names: Sequence[str], label_count: int, regions: Regions = False
+        self,
+        data: PreprocessedDataset,
+        window: Sequence[int],
+        class_names: Sequence[str],
+        label_count: int,
+        regions: Regions = False,
     ) -> None:
         self.names, self.members = list(class_names), class_members(len(class_names), regions)
-        self.counts, self.crops = torch.zeros(2, label_count, dtype=torch.long), 0  # the teacher's, and those known
+        self.expected = self._volumes(window_shares(data, window, label_count))
+        self.voxels, self.counts, self.crops = math.prod(window), torch.zeros(label_count, dtype=torch.long), 0
         self.ratios: dict[str, float] = {}
-        present = {value for entry in data.entries for value in np.unique(open_array(entry, "label"))}
-        own = zip(self.names[1:], self.members[1:], strict=True)
-        lacking = [name for name, values in own if present.isdisjoint(values)]
+        lacking = [name for name, volume in self.expected.items() if not volume]
         if lacking and data.entries:
             raise UserError(
                 f"no labelled scan to train on has a voxel of {', '.join(lacking)}, so that no teacher can find it in "
                 "unlabelled ones: label more scans, draw others with another `--seed`, or leave the class out."
             )
 
-    def _volumes(self, counts: torch.Tensor) -> dict[str, float]:
-        shares = counts.double() / max(1, int(counts.sum()))
+    def _volumes(self, shares: np.ndarray) -> dict[str, float]:
         members = zip(self.names[1:], self.members[1:], strict=True)
         return {name: float(sum(shares[value] for value in own)) for name, own in members}
 
-    def add(self, labels: torch.Tensor, known: torch.Tensor) -> None:
-        """Count label values of crops and of labelled ones at their places, both (B, 1, X, Y, Z), of all processes."""
-        values = (part[part != IGNORE].long() for part in (labels, known))
-        found = torch.cat([torch.bincount(part, minlength=self.counts.shape[1]) for part in values])
+    def add(self, labels: torch.Tensor) -> None:
+        """Count the label values (B, 1, X, Y, Z) of crops, over all processes."""
+        found = torch.bincount(labels.flatten().long(), minlength=len(self.counts))
         found = sum_over_processes(torch.cat((found, found.new_tensor([len(labels)])))).cpu()
-        self.counts, self.crops = self.counts + found[:-1].reshape(2, -1), self.crops + int(found[-1])
+        self.counts, self.crops = self.counts + found[:-1], self.crops + int(found[-1])
 
     def judge(self) -> None:
         """Compare what was counted since the last judgement, where that is enough, and tell what has changed."""
         if self.crops < LEAST_CROPS:
             return
-        before, (volumes, known) = (self._odd(), self.is_blank), map(self._volumes, self.counts)
-        self.ratios = {name: volume / known[name] for name, volume in volumes.items() if known[name]}
+        before, volumes = (self._odd(), self.is_blank), self._volumes(self.counts.numpy() / (self.crops * self.voxels))
+        self.ratios = {name: volume / self.expected[name] for name, volume in volumes.items()}
         self.counts, self.crops = torch.zeros_like(self.counts), 0
         odd = self._odd()
         if (odd, self.is_blank) == before:
@@ -141,7 +164,7 @@ class VolumeWatch:
             logger.info("self_training: all classes have their volumes again.")
             return
         logger.warning(
-            "self_training: volumes of classes in what the teacher labels, over those of labelled crops: %s. %s Are "
+            "self_training: volumes of classes in what the teacher labels, over those of labelled scans: %s. %s Are "
             "the unlabelled scans of the same kind? Then raise supervised_share or max_epochs, or label more scans.",
             ", ".join(f"{name} {self.ratios[name]:.2g}" for name in odd),
             "Unlabelled voxels do not count until that is mended." if self.is_blank
@@ -178,7 +201,7 @@ class SelfTraining(TeacherEMAHandler):
     While the schedule learns from labels alone, batches are as `mixing` makes them. Afterwards the second half of a
     batch is mixed of a labelled and an unlabelled crop, either being the one that is pasted.
 
-    When an epoch is over, classes whose volume is not within `DRIFT` of that in labelled crops are told; one that has
+    When an epoch is over, classes whose volume is not within `DRIFT` of that in labelled scans are told; one that has
     more does not count in unlabelled crops until that is mended, and where nothing is found at all, no voxel does.
 
     Args:
@@ -236,8 +259,7 @@ class SelfTraining(TeacherEMAHandler):
         if self.step < self.schedule.supervised_steps:
             return images, labels
         weak, strong, draws = (moved(batch[n], device, non_blocking, **kwargs) for n in ("weak", "strong", "draws"))
-        half = len(images) - len(strong)
-        guessed = self._labelled(weak, labels[half:])
+        guessed, half = self._labelled(weak), len(images) - len(strong)
         foreign = cuboids(draws[:, 1:], images.shape[2:]) == (draws[:, :1] < 0.5)[..., None, None, None]
         weights = self.weight * ~torch.isin(guessed, guessed.new_tensor(self.watch.excessive))
         known, taught = torch.cat((labels, torch.ones_like(labels)), dim=1), torch.cat((guessed, weights), dim=1)
@@ -245,9 +267,9 @@ class SelfTraining(TeacherEMAHandler):
         return torch.cat((images[:half], mixed)), torch.cat((known[:half], targets))
 
     @torch.no_grad()
-    def _labelled(self, crops: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    def _labelled(self, crops: torch.Tensor) -> torch.Tensor:
         labels = decode(self.inferer(crops, self.teacher), self.regions)
-        self.watch.add(labels, known)
+        self.watch.add(labels)
         return labels
 
     def scalars(self) -> dict[str, float]:

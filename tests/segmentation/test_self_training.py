@@ -1,5 +1,6 @@
 """Promises of `desd_components.segmentation.self_training` and of the crops that it mixes."""
 
+import itertools
 import logging
 from functools import partial
 
@@ -18,12 +19,14 @@ from desd_components import (
     SelfTraining,
     SelfTrainingSchedule,
     UserError,
+    WithUnlabelled,
     segmentation_loss,
 )
 from desd_components.base.classes import IGNORE
+from desd_components.base.draws import SampleKey
 from desd_components.scans.cache.entries import write_entry
 from desd_components.segmentation.mixing import cuboids
-from desd_components.segmentation.self_training import LEAST_CROPS, VolumeWatch
+from desd_components.segmentation.self_training import LEAST_CROPS, VolumeWatch, window_shares
 
 REGIONS = [[1, 2], [2]]
 
@@ -108,9 +111,24 @@ class Volumes:
             write_entry(entry, {"label": volume[None]}, {})
 
 
+def test_shares_of_a_random_window_are_those_of_all_windows(tmp_path):
+    draws, window = np.random.default_rng(0), (3, 4, 2)
+    volumes = [draws.integers(3, size=shape) for shape in ((5, 4, 6), (3, 7, 2))]
+    volumes[0][0] = IGNORE
+    expected = np.zeros(3)
+    for volume in volumes:
+        places = [range(has - size + 1) for has, size in zip(volume.shape, window, strict=True)]
+        parts = [
+            tuple(slice(p, p + s) for p, s in zip(place, window, strict=True)) for place in itertools.product(*places)
+        ]
+        counts = sum(np.bincount(volume[part][volume[part] != IGNORE], minlength=3) for part in parts)
+        expected += counts / counts.sum() / 2
+    np.testing.assert_allclose(window_shares(Volumes(tmp_path, *volumes), window, 3), expected, rtol=1e-12)
+
+
 def test_a_class_that_no_labelled_scan_has_is_refused_by_its_name(tmp_path):
     with pytest.raises(UserError, match="no labelled scan to train on has a voxel of tumour"):
-        VolumeWatch(Volumes(tmp_path, np.eye(4, dtype=int)[None]), ["background", "organ", "tumour"], 3)
+        VolumeWatch(Volumes(tmp_path, np.eye(4, dtype=int)[None]), (1, 4, 4), ["background", "organ", "tumour"], 3)
 
 
 class Labeller(nn.Module):
@@ -130,7 +148,7 @@ def mixing(share, step=0, total_steps=30, seed=5):
 @pytest.fixture
 def training(tmp_path):
     labels = np.tile(np.arange(3), (6, 6, 2))  # a third of each class
-    watch = VolumeWatch(Volumes(tmp_path, labels), ["background", "organ", "tumour"], 3)
+    watch = VolumeWatch(Volumes(tmp_path, labels), (6, 6, 6), ["background", "organ", "tumour"], 3)
     schedule = SelfTrainingSchedule(total_steps=30)
     return SelfTraining(MomentumTeacher(Labeller(), "cpu"), schedule, SimpleInferer(), watch, mixing(0.0), batch_size=4)
 
@@ -164,14 +182,12 @@ def test_afterwards_the_second_half_is_mixed_both_ways_and_weighs_as_the_schedul
 
 
 def judge(training, *shares):
-    """An epoch whose unlabelled crops are labelled with these shares, beside a third of each class; the weight then."""
+    """An epoch whose unlabelled crops are labelled with these shares of the classes; the weights of the last batch."""
     training.step = 2 * training.schedule.supervised_steps
     voxels = np.repeat(np.arange(3), [round(share * 216) for share in shares]).reshape(1, 1, 6, 6, 6)
-    batch = a_batch(torch.from_numpy(voxels).float().expand(2, 1, 6, 6, 6))
-    batch["label"][2:] = torch.arange(216).reshape(6, 6, 6) % 4
-    batch["label"][batch["label"] == 3] = IGNORE
+    weak = torch.from_numpy(voxels).float().expand(2, 1, 6, 6, 6)
     for _ in range(LEAST_CROPS // 2):
-        training.prepare(batch)
+        training.prepare(a_batch(weak))
     training.watch.judge()
     return training.weight
 
@@ -201,6 +217,28 @@ def test_one_crop_cannot_be_halved(training):
         SelfTraining(
             MomentumTeacher(Labeller(), "cpu"), training.schedule, SimpleInferer(), training.watch, training.mixing, 1
         )
+
+
+class Crops:
+    """As a `PreprocessedDataset`: crops that show which draw they are."""
+
+    def __init__(self, count, *names):
+        self.count, self.names = count, names
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, key):
+        return {name: torch.tensor([float(part) for part in key]).reshape(2, 1, 1, 1) for name in self.names}
+
+
+def test_draws_and_unlabelled_crops_are_a_function_of_the_labelled_sample_alone():
+    data = WithUnlabelled(Crops(4, "image", "label"), Crops(100, "image", "weak"), seed=3)
+    keys = [SampleKey(7, index) for index in range(4)]
+    batch, again = (data.collate(data.__getitems__(order)) for order in (keys, [*keys[1::-1], keys[3], keys[2]]))
+    assert torch.equal(batch["draws"], again["draws"][[1, 0]]) and len(batch["draws"].unique()) == 8
+    assert torch.equal(batch["weak"], again["weak"][[1, 0]]) and torch.equal(batch["weak"], batch["strong"])
+    assert len(batch["weak"]) == 2 and len(batch["image"]) == 4
 
 
 def test_half_of_the_crops_get_a_cuboid_of_the_one_before_until_the_share_of_the_steps_is_over():
