@@ -76,10 +76,14 @@ def require_scans(dataset_dir: str | Path, scans: Sequence[Scan]) -> None:
         raise UserError(f"there is no scan to work on: is dataset_dir right, and are its files {FORMATS}?")
 
 
+def _tell_closed(error: OSError) -> None:
+    logger.warning("%s: cannot be looked into (%s): what it holds is left out", error.filename, error.strerror)
+
+
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """Each folder with its files, nothing hidden; links are followed, each folder once."""
     seen: set[str] = set()
-    for directory, folders, files in os.walk(folder, followlinks=True):
+    for directory, folders, files in os.walk(folder, onerror=_tell_closed, followlinks=True):
         real = os.path.realpath(directory)
         # a link to a folder above itself would be walked for ever
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))

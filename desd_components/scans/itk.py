@@ -6,6 +6,7 @@ what it is led to and what it gives back are checked here.
 """
 
 import itertools
+import math
 import os
 import re
 import struct
@@ -26,7 +27,9 @@ _UNIT_FIELDS = ("space units", "units", "DistanceUnits")
 _MM = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1e3, "nm": 1e-6}
 _MM |= dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "microns", "micrometer", "micrometers"), 1e-3)
 _LONGEST_LINE = 1 << 20
-_SPARE = 1 << 20  # bytes that a stream may hold beside its voxels
+_SPARE = 1 << 20  # bytes that a stream may hold beside its voxels, where its header says that it skips some
+_SKIPS = {"HeaderSize", "byte skip", "line skip"}
+_SIZES = {"space directions", "spacings", "ElementSpacing", "ElementSize"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Header:
     def is_plain(self) -> bool:
         """Whether its voxels are bytes that stand where they are looked for, from the first on."""
         form = self.fields.get("encoding", self.fields.get("BinaryData", "")).lower()
-        return form in ("raw", "true", "1") and not {"HeaderSize", "byte skip", "line skip"} & self.fields.keys()
+        return form in ("raw", "true", "1") and not _SKIPS & self.fields.keys()
 
     @property
     def has_many(self) -> bool:
@@ -157,6 +160,10 @@ def itk_volume(path: str) -> Volume:
         raise UserError(f"{path}: names {count} files for {size[-1]} slices: copy all of its files, or leave it out.")
 
     def read() -> np.ndarray:
+        streams = said.streams(path)
+        each = math.prod(shape) * dtype.itemsize // len(streams)
+        if short := [file for file, start in streams if said.is_plain and os.path.getsize(file) < start + each]:
+            raise EOFError(f"{os.path.basename(short[0])} ends before its last voxel")  # of several, ITK fills it up
         try:
             array = np.asarray(_Voxels(sitk, reader.Execute()))  # (Z, Y, X), then channels
         except RuntimeError:  # which says in what line of its source, and calls any cause a missing file
@@ -164,9 +171,9 @@ def itk_volume(path: str) -> Volume:
         if said.is_compressed:
             _refuse_damaged(path, said, array)
         elif said.is_plain:
-            for file, start in said.streams(path):
+            for file, start in streams:
                 with open(file, "rb") as stream:
-                    stream.seek(start + array.nbytes // len(said.streams(path)))
+                    stream.seek(start + each)
                     refuse_rest(stream, size, array.dtype)
         return array.transpose(*reversed(range(len(size))), *range(len(size), array.ndim))
 
@@ -176,6 +183,8 @@ def itk_volume(path: str) -> Volume:
         affine[:3, :3], affine[:3, 3] = direction * reader.GetSpacing()[:3], reader.GetOrigin()[:3]
     unit, warnings = _unit(path, said)
     affine[:3] *= unit
+    if not _SIZES & said.fields.keys():
+        warnings += ("says nothing of the size of its voxels, taken for 1 mm",)
     one_voxel = sitk.Image([1] * len(size), reader.GetPixelID(), channels)  # it tells the type of the values
     dtype = sitk.GetArrayViewFromImage(one_voxel).dtype
     return Volume(path, kind, shape, to_ras(affine), dtype, read, warnings)
@@ -226,7 +235,7 @@ def _refuse_damaged(path: str, said: Header, voxels: np.ndarray) -> None:
     streams = said.streams(path)
     if len(streams) == 1 and _ends_in_checksum_of(voxels, *streams[0]):
         return
-    content, limit = bytearray(), voxels.nbytes + _SPARE
+    content, limit = bytearray(), voxels.nbytes + (_SPARE if _SKIPS & said.fields.keys() else 0)
     for file, start in streams:
         for part in _inflated(file, start):
             content += part

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 SECTION_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "val"), "validation"),
+    **dict.fromkeys(("validation", "val", "valid"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 
@@ -155,7 +155,7 @@ def _by_section(content: Any, source: Path) -> dict[str, list[Any]]:
     for name, entries in content.items():
         is_mapping = isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values())
         listed = list(entries.values()) if is_mapping else entries or []
-        if section := SECTION_NAMES.get(name) or ("train" if name == "dataset" and is_mapping else None):
+        if section := SECTION_NAMES.get(name.lower()) or ("train" if name == "dataset" and is_mapping else None):
             if not isinstance(listed, list):
                 what = f"{name} is {json.dumps(listed)[:80]}, no list"
                 raise UserError(f"{source}: {what}: give one, or take it out (`val_fraction` draws a share).")

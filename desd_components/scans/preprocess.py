@@ -6,6 +6,7 @@ The settings that configs give (grid and intensities) are what manifests carry a
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,13 +49,14 @@ def target_spacing(spacing: Any, scans: Sequence[Scan], on_bad_volume: str = "st
     Raises:
         UserError: when `spacing` is none of these, or a header cannot be read.
     """
+    spacing = spacing.tolist() if isinstance(spacing, np.ndarray | np.generic) else spacing
     if spacing is None or (spacing == "median" and not scans):
         return None
     if spacing == "median":
         return _median_spacing(scans, skip=on_bad_volume == "skip")
     values = [spacing] * 3 if isinstance(spacing, int | float) else spacing
     good = isinstance(values, Sequence) and not isinstance(values, str) and len(values) == 3
-    if not good or not all(isinstance(v, int | float) and v > 0 for v in values):
+    if not good or not all(isinstance(v, int | float) and 0 < v < math.inf for v in values):
         raise UserError(f"spacing={spacing!r}: give mm as one number, as [x, y, z], as median, or null for no change.")
     return [float(value) for value in values]
 
@@ -191,8 +193,11 @@ def preprocessing_settings(
         raise UserError(
             f"intensity={intensity!r}: choose hu (a window, for CT), zscore (per volume, for MR) or minmax."
         )
-    window = [float(value) for value in hu_window or ()]
-    if (window or intensity == "hu") and (len(window) != 2 or window[0] >= window[1]):
+    try:
+        window = [] if hu_window is None else [float(value) for value in hu_window]
+    except (TypeError, ValueError):
+        window = [math.nan]
+    if (window or intensity == "hu") and not (len(window) == 2 and -math.inf < window[0] < window[1] < math.inf):
         raise UserError(f"hu_window={hu_window!r}: give the lower and the upper end in HU, such as [-1024, 1024].")
     kept = window if intensity == "hu" else None
     return {"orientation": orientation, "spacing": spacing, "intensity": intensity, "hu_window": kept}

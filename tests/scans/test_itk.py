@@ -1,5 +1,6 @@
 """Promises of `desd_components.scans.itk`: whatever a header calls its files, they lie in its folder, and all count."""
 
+import gzip
 import re
 from pathlib import Path
 
@@ -167,3 +168,25 @@ def test_voxels_outlive_the_image_that_they_were_read_from(folder):
         np.testing.assert_array_equal(open_volume(folder / "a.mhd").read() * 2, 2 * VOXELS.T)
     voxels += 1
     np.testing.assert_array_equal(voxels, VOXELS.T + 1)
+
+
+def test_a_slice_that_ends_early_is_refused_where_itk_fills_it_up(tmp_path):
+    for number in range(3):
+        (tmp_path / f"s{number}.raw").write_bytes(bytes(2 * 64 * 64 if number < 2 else 100))
+    sizes = "ObjectType = Image\nNDims = 3\nBinaryData = True\nDimSize = 64 64 3\nElementType = MET_SHORT\n"
+    path = header(tmp_path, "a.mhd", f"{sizes}ElementSpacing = 1 1 2\nElementDataFile = LIST\ns0.raw\ns1.raw\ns2.raw\n")
+    with pytest.raises(UserError, match=r"damaged \(s2.raw ends before its last voxel"):
+        open_volume(path).read()
+
+
+def test_a_stream_of_more_voxels_than_its_header_says_is_refused(folder):
+    stream = gzip.compress(VOXELS.tobytes() + VOXELS[0].tobytes())
+    (folder / "a.nrrd").write_bytes(NRRD.replace("raw", "gzip").encode() + b"\n" + stream)
+    with pytest.raises(UserError, match="more voxels than its header says"):
+        open_volume(folder / "a.nrrd").read()
+
+
+def test_a_header_without_the_size_of_voxels_is_told(folder):
+    for start, told in ((NRRD, True), (SPACED, False), (f"{NRRD}spacings: 1 1 2\n", False)):
+        volume = open_volume(header(folder, "a.nhdr", f"{start}data file: all.raw\n"))
+        assert any("taken for 1 mm" in warning for warning in volume.warnings) is told

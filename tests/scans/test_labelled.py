@@ -237,6 +237,13 @@ def test_a_label_that_is_listed_for_several_images_is_told(tmp_path, caplog):
     assert "1 label files are listed for several images each: a.nii.gz" in caplog.text
 
 
+def test_sections_of_a_split_may_be_called_valid_and_begin_with_a_capital(tmp_path):
+    write_pairs(tmp_path, list("abc"))
+    split = write_json(tmp_path / "s.json", {"Train": ["a"], "valid": ["b"], "Test": ["c"]})
+    data = find_labelled(tmp_path, ["x", "y"], data_split=split)
+    assert [ids(part) for part in data.sections.values()] == [["a"], ["b"], ["c"]]
+
+
 def test_of_nnunets_folds_the_first_is_taken_where_it_is_asked_for_and_else_told(tmp_path, caplog):
     write_pairs(tmp_path, list("abc"))
     write_json(tmp_path / "splits_final.json", [{"train": ["b", "c"], "val": ["a"]}, {"train": ["a"], "val": ["b"]}])

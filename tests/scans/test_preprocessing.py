@@ -188,3 +188,13 @@ def test_a_spacing_that_is_none_is_refused(given: object) -> None:
 def test_an_intensity_that_is_none_is_refused(intensity: str, window: object, words: str) -> None:
     with pytest.raises(UserError, match=words):
         preprocessing_settings(None, intensity, window)
+
+
+def test_settings_may_be_arrays_and_what_is_no_number_is_refused(tmp_path) -> None:
+    assert target_spacing(np.array([1, 2, 3.5]), []) == [1, 2, 3.5] and target_spacing(np.float32(2), []) == [2, 2, 2]
+    assert Preprocessing("image", None, "hu", np.array([-10, 20])).settings["hu_window"] == [-10, 20]
+    for window in ([float("nan"), 1], [-10, float("inf")], 5, "abc"):
+        with pytest.raises(UserError, match="give the lower and the upper end in HU"):
+            Preprocessing("image", None, "hu", window)
+    with pytest.raises(UserError, match="give mm"):
+        target_spacing([1, 1, float("inf")], [])

@@ -263,7 +263,7 @@ def test_without_simpleitk_the_remedy_is_named(tmp_path, monkeypatch):
 def test_a_header_without_its_voxels_says_so_and_one_with_a_part_of_them_is_damaged(tmp_path, name):
     path = write_itk(tmp_path / name, VOXELS)
     path.with_suffix(".raw").write_bytes(path.with_suffix(".raw").read_bytes()[:100])
-    damaged = r"is truncated or damaged \(SimpleITK cannot read its voxels to their end\): copy or download it again"
+    damaged = r"is truncated or damaged \(a.raw ends before its last voxel\): copy or download it again"
     with pytest.raises(UserError, match=damaged):
         open_volume(path).read()
     path.with_suffix(".raw").unlink()

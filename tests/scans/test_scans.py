@@ -1,3 +1,5 @@
+import errno
+import os
 import shutil
 import sys
 import time
@@ -24,6 +26,20 @@ def test_a_folder_is_searched_recursively_and_gives_sorted_records_and_nothing_h
     for name in ("notes.txt", "._c.nii.gz"):
         (tmp_path / name).write_text("not a scan")
     assert [Path(scan["image"]).relative_to(tmp_path).as_posix() for scan in find_scans(tmp_path)] == wanted
+
+
+def test_a_folder_that_cannot_be_looked_into_is_told(tmp_path, monkeypatch, caplog):
+    write_scan(tmp_path / "a.nii.gz"), write_scan(tmp_path / "closed" / "b.nii.gz")
+    look_into = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return look_into(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert names(find_scans(tmp_path)) == ["a.nii.gz"]
+    assert f"{tmp_path / 'closed'}: cannot be looked into (Permission denied)" in caplog.text
 
 
 MASKS = """

@@ -68,6 +68,7 @@ def write_dicom_seg(
         )
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # of headers that lack something
         raise _nifti_alone(scan, f"highdicom makes no DICOM-SEG of it ({one_line(error)})") from error
+    segmentation.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, for classes may have names in any script
     with written_whole(Path(path)) as part:
         segmentation.save_as(part)
 

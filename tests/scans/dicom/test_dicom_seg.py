@@ -163,3 +163,9 @@ def test_scans_that_are_no_dicom_are_passed_over_with_a_word(tmp_path, caplog):
         SaveDicomSegd("pred", layout, NAMES)({"pred": labels})
     assert "a.nii.gz: is no DICOM series" in caplog.text
     assert not (tmp_path / "out").exists()
+
+
+def test_names_of_classes_in_any_script_are_kept(series, tmp_path):
+    names = ["background", "\u809d\u810f", "\u043e\u043f\u0443\u0445\u043e\u043b\u044c"]
+    write_dicom_seg(some_labels(), AFFINE, str(series), tmp_path / "seg.dcm", names)
+    assert [segment.SegmentLabel for segment in read_back(tmp_path / "seg.dcm").SegmentSequence] == names[1:]
