@@ -5,8 +5,6 @@ function of (seed, epoch, index), so that workers, processes and resuming need n
 a volume ends with it, so that no slice is left out.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping, Sequence

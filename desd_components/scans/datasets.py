@@ -4,8 +4,6 @@ Differs from stock datasets: every draw is a function of (seed, epoch, index), s
 need no generator state, and volumes are memory-mapped.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from typing import Any

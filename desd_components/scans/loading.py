@@ -4,8 +4,6 @@ Differs from torch's ``DistributedSampler``: it yields (epoch, index) pairs, so 
 an incomplete last global batch is dropped instead of filled up; and it needs no process group.
 """
 
-from __future__ import annotations
-
 import errno
 import math
 import re

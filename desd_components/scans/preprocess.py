@@ -3,8 +3,6 @@
 The settings that configs give (grid and intensities) are what manifests carry and what the cache is keyed by.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Mapping, Sequence

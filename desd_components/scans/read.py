@@ -5,8 +5,6 @@ MONAI's ``LoadImaged``, all go through it. Differs from MONAI's readers: a DICOM
 (`desd_components.scans.dicom.volume`), and what is refused is not handed on to the next reader.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import logging

@@ -7,8 +7,6 @@ checked on the way; disk need is said, and refused, beforehand. An entry is one 
 single one looks at what lies there, and tells the others; all of them make what is missing.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

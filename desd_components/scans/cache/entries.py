@@ -5,8 +5,6 @@ file is a safetensors file, so that other tools read it too. Its arrays are (C, 
 of the file, and of each slice a box is a run of rows, so that it is read by one ``pread`` a slice.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,6 @@ Differs from pickling, which ``monai.data.PersistentDataset`` offers: the last c
 do not enter, and a function counts by its code.
 """
 
-from __future__ import annotations
-
 import enum
 import functools
 import hashlib

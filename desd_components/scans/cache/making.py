@@ -1,7 +1,5 @@
 """Make one entry of the cache: load a scan, check it, preprocess it, check again, store it whole or not at all."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import threading

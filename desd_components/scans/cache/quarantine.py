@@ -5,8 +5,6 @@ With ``on_bad_volume: skip`` the scans are checked while they are preprocessed, 
 scans stops: then it is the data set, not a scan, that is wrong.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 The form is that of nnU-Net 2.3 and later (Isensee et al., Nature Methods 2021; github.com/MIC-DKFZ/nnUNet).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

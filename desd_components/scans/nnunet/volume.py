@@ -4,8 +4,6 @@ Axes are those of the arrays, which nnU-Net calls z, y, x, or as its plans trans
 not opened, for reading it would execute it; what is needed stands in the plans.
 """
 
-from __future__ import annotations
-
 import functools
 import zipfile
 from collections.abc import Callable

@@ -4,8 +4,6 @@ Ours, after what nnU-Net (Isensee et al., Nature Methods 2021) does for a GPU's 
 An axis is coarsened only as far as the finest ones have caught up with it, so thick slices stay as they are.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -5,8 +5,6 @@ nothing at all; exports of CT as 0-255, normalised volumes and scaled ones are n
 ``dataset.json`` says. A window suits Hounsfield units alone; z-scores suit every volume that is not constant.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What a machine gets through within a budget: voxels that training steps take in a second, and memory that is free."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os
@@ -59,7 +57,7 @@ class Machine:
     thin: float = 1.0
 
     @classmethod
-    def of(cls, device: torch.device | str, cache_dir: str | Path | None, minutes: Any) -> Machine:
+    def of(cls, device: torch.device | str, cache_dir: str | Path | None, minutes: Any) -> "Machine":
         """Measure a device, or remember what was measured; in a process group the first process does, for all.
 
         Raises:

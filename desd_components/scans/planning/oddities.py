@@ -1,7 +1,5 @@
 """What a person should look at before training on a folder, for no plan can mend it: one line each, with names."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

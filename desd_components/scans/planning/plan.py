@@ -6,8 +6,6 @@ same minutes and the same machine give the same plan. Ours; nnU-Net (Isensee et 
 GPU's memory and a fixed number of steps.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping, Sequence

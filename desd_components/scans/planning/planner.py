@@ -1,7 +1,5 @@
 """What both bundles plan alike: intensity, grid, window and strides, of what a survey has seen."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

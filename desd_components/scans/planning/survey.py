@@ -4,8 +4,6 @@ Ours. `monai.apps.auto3dseg.DataAnalyzer` and nnU-Net's fingerprint read every v
 thousand scans; quantiles over cases are as good from two dozen of them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
