@@ -22,6 +22,7 @@ from ...base.processes import from_first
 from ..check import threaded
 from ..fingerprint import file_states
 from ..label_maps import looks_like_labels
+from ..labelled import said_of_data
 from ..names import Scan, is_dicom, scan_files
 from ..read import file_problem, open_volume, parts
 
@@ -111,11 +112,9 @@ def survey(
 
 def declared_modality(dataset_dir: str | Path, scans: Sequence[Scan] = ()) -> str | None:
     """The modality of the first channel: by ``modality`` or ``channel_names`` of a data list, or by DICOM; or None."""
-    path = Path(dataset_dir)
-    source = path if path.suffix == ".json" else path / "dataset.json"
-    content = read_json(source) if source.is_file() else {}
+    _, content = said_of_data(Path(dataset_dir))
     for key in ("modality", "channel_names"):
-        named = content.get(key) if isinstance(content, dict) else None
+        named = content.get(key)
         first = named.get("0") if isinstance(named, dict) else named
         if isinstance(first, str) and first:
             return first
