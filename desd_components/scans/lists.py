@@ -98,7 +98,6 @@ def data_list_sections(path: Path, within: bool = False, tell: bool = True) -> S
         UserError: when it lists nothing, an entry has no image, or a path leads where it may not.
     """
     content = read_json(path)
-    content = content if isinstance(content, dict) else {}
     listed = _by_section(content, path)
     sections = {name: [_entry_scan(entry, path, within) for entry in part] for name, part in listed.items()}
     if not any(sections.values()):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...base.errors import MissingPackage, UserError, one_line, optional_module
+from ...base.errors import UserError, one_line, optional_module
 from ..volume import NOT_INSTALLED
 
 NO_READER = f"reading DICOM needs pydicom, {NOT_INSTALLED}"
@@ -143,8 +143,6 @@ def opened(file: str) -> Any:
     """
     try:
         return read_dicom(file, file)
-    except MissingPackage:
-        raise
     except Exception as error:
         raise _cannot_be_decoded(file, error) from error
 
