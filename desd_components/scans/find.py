@@ -64,12 +64,8 @@ def existing_or_told(dataset_dir: str | Path) -> Path | None:
 def require_scans(dataset_dir: str | Path, scans: Sequence[Scan]) -> None:
     """Refuse to run on nothing: a config can be built where its data are not, a run cannot.
 
-    Args:
-        dataset_dir: where they were looked for.
-        scans: what was found, or what somebody put in its place.
-
     Raises:
-        UserError: when there is none, saying where they were looked for.
+        UserError: when no scan was found, nor put in its place, saying where they were looked for.
     """
     if not scans:
         existing(dataset_dir)

@@ -140,10 +140,7 @@ def _fill(file: int, part: np.ndarray, offset: int) -> None:
 def open_array(path: str | Path, key: str, mode: Literal["r", "c"] = "r") -> np.ndarray:
     """The memory map of an entry's array, (C, X, Y, Z); nothing is read until it is indexed.
 
-    Args:
-        path: as `VolumeCache.prepare` gives it.
-        key: "image", "label", ...
-        mode: "r", or "c" for an array that may be changed in memory without touching the file.
+    With mode "c" the array may be changed in memory without touching the file.
 
     Raises:
         UserError: when the entry is gone or damaged.

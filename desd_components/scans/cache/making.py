@@ -29,15 +29,11 @@ TRIMMED = 0.1  # of the width of a wide slice, taken off each in-plane border
 
 @dataclass
 class EntryMaker:
-    """Makes entries, one at a time; several threads may share it.
+    """Makes entries, one at a time, by the settings of a `VolumeCache`; several threads may share it.
 
     Attributes:
-        transforms: deterministic dictionary transforms, in order; the first is ``LoadImaged``.
+        transforms: in order; the first is ``LoadImaged``.
         lazy: whether MONAI composes the spatial ones of them into one resampling.
-        keys: entries of a scan to keep; those whose name starts with "label" are stored as whole numbers.
-        dtype: of stored images.
-        in_channels: channels every image must have.
-        trim_wider_than: slices wider than that (voxels) lose their in-plane borders; None never trims.
     """
 
     transforms: Sequence[Any]

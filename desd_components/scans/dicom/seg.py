@@ -85,10 +85,7 @@ def _as_referred_to(scan: str, slices: Sequence[Slice]) -> Sequence[Slice]:
 def labels_on_slices(labels: np.ndarray, affine: np.ndarray, slices: Sequence[Slice]) -> np.ndarray:
     """What lies under the pixels of each slice: (slices, rows, columns) of the type that highdicom takes.
 
-    Args:
-        labels: (X, Y, Z), label values.
-        affine: (4, 4), voxel to RAS+ in mm.
-        slices: of one size and direction, with a position.
+    Labels and affine are those of `write_dicom_seg`; the slices have a position, and one size and direction.
     """
     from scipy import ndimage
 

@@ -148,11 +148,7 @@ def opened(file: str) -> Any:
 
 
 def slice_values(dataset: Any, one: Slice) -> np.ndarray:
-    """The pixels (rows, columns) of a slice in float32, by its own rescale slope and intercept.
-
-    Args:
-        dataset: the slice's file, `opened`.
-        one: the slice.
+    """The pixels (rows, columns) of a slice in float32, of its file, `opened`; by its own rescale slope and intercept.
 
     Raises:
         UserError: when they cannot be decoded, or the rescaling is none; pydicom passes over half of one.

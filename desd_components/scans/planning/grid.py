@@ -22,11 +22,7 @@ LEAST_SIDE = 8  # voxels of a window's axis, unless the volumes have fewer
 
 
 def own_spacing(spacings: np.ndarray) -> np.ndarray:
-    """The spacing that scans have, (3,) in mm: the median; of a thick-sliced axis the tenth percentile.
-
-    Args:
-        spacings: (N, 3).
-    """
+    """The spacing, (3,) in mm, that N scans (N, 3) have: the median; of a thick-sliced axis the tenth percentile."""
     found = np.median(spacings, axis=0)
     coarsest = int(np.argmax(found))
     if found[coarsest] > ANISOTROPIC * np.delete(found, coarsest).max():
@@ -42,14 +38,8 @@ def alike(spacings: np.ndarray, spacing: np.ndarray) -> bool:
 def fitted_spacing(own: np.ndarray, field: np.ndarray, extent: np.ndarray, voxels: float) -> np.ndarray:
     """The finest spacing at which a window of `voxels` shows a field of view; never finer than the scans' own.
 
-    Args:
-        own: spacing of the scans, (3,) in mm.
-        field: what a window should show, (3,) in mm.
-        extent: of a volume, (3,) in mm.
-        voxels: of a window.
-
-    Returns:
-        (3,) in mm: each axis its own spacing, or that of the coarsened ones where that is coarser.
+    Each axis keeps its own spacing, or has that of the coarsened ones where that is coarser. All are (3,) in mm, the
+    field and the extent of a volume as well.
     """
 
     def count(finest: float) -> float:
@@ -64,13 +54,9 @@ def fitted_spacing(own: np.ndarray, field: np.ndarray, extent: np.ndarray, voxel
 
 
 def window_size(spacing: np.ndarray, field: np.ndarray, extent: np.ndarray, voxels: float) -> list[int]:
-    """Voxels (x, y, z) of a window: the field of view, widened up to the volume while there is room.
+    """Voxels (x, y, z) of a window of about so many: the field of view, widened up to the volume while there is room.
 
-    Args:
-        spacing: of the grid, (3,) in mm.
-        field: what the window should show, (3,) in mm.
-        extent: of a volume, (3,) in mm.
-        voxels: of a window, about.
+    Spacing, field and extent of a volume are (3,) in mm.
     """
     most = np.maximum(np.round(extent / spacing), 1)
 

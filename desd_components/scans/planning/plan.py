@@ -84,7 +84,7 @@ def make_plan(
         scans: to train on, which are surveyed.
         dataset_dir: where they come from.
         minutes: the budget; None plans windows for ten minutes, and sets no end.
-        given: config id -> [value] of what is not to be planned; such as `given_number`.
+        given: what is not to be planned; such as `given_number`.
         device: of the network.
         cache_dir: where survey and speed are kept.
         known: the manifest of pre-trained weights: their preprocessing and architecture hold.

@@ -62,16 +62,13 @@ class Plan:
 
 
 class Planner:
-    """The part of a plan that both bundles share: intensity, grid, window and strides.
+    """The part of a plan that both bundles share, as far as it has got in `plan`: intensity, grid, window and strides.
 
     Args:
         seen: the survey of the training scans.
         machine: that is to train on them.
-        given: config id -> [value] of what is not to be planned, [] of what is.
+        given: what is not to be planned.
         known: the manifest of pre-trained weights, whose preprocessing and architecture hold.
-
-    Attributes:
-        plan: as far as it has got.
     """
 
     def __init__(self, seen: Survey, machine: Machine, given: Given, known: Mapping[str, Any]) -> None:
@@ -92,14 +89,7 @@ class Planner:
                 self.cost = levels(self.window()[0], self.spacing).cost(machine.thin)
 
     def put(self, name: str, value: Any, why: str, entry: str | None = None) -> Any:
-        """Plan a number, unless it is given; returns the one that holds.
-
-        Args:
-            name: of the number.
-            value: as planned.
-            why: the reason.
-            entry: id of the config's entry, where it is not the name.
-        """
+        """Plan a number, unless it is given; returns the one that holds. `entry` is its id where the name is not."""
         self.plan.entries[name] = entry or name
         given = self.given(entry or name)
         self.plan.numbers[name] = (given[0], GIVEN) if given else (value, why)
