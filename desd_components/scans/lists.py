@@ -120,9 +120,10 @@ def _tell_oddities(path: Path, content: dict[str, Any], listed: dict[str, list[A
     keys = {key for entries in listed.values() for entry in entries if isinstance(entry, dict) for key in entry}
     if others := sorted(keys.difference(("image", "images", "label", "fold"))):
         logger.info("%s: of its entries image and label are used, not %s", path, others)
-    if unused := [name for name, entries in content.items() if name not in SECTION_NAMES and _lists_scans(entries)]:
+    used = {name: SECTION_NAMES.get(name.lower()) for name in content}
+    if unused := [name for name, entries in content.items() if not used[name] and _lists_scans(entries)]:
         logger.warning("%s: the scans under %s are not used: its sections are %s", path, unused, list(SECTION_NAMES))
-    if "validation" in listed and not {"validation", "val"} & content.keys():
+    if "validation" in listed and "validation" not in used.values():
         logger.info("%s: its fold 0 is for validation, all others for training, as in Auto3DSeg", path)
     elif len(set(map(_fold, listed.get("train", [])))) > 1:
         logger.warning("%s: the folds of its scans are not used, for none is 0, or others are for validation", path)

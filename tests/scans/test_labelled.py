@@ -237,11 +237,18 @@ def test_a_label_that_is_listed_for_several_images_is_told(tmp_path, caplog):
     assert "1 label files are listed for several images each: a.nii.gz" in caplog.text
 
 
-def test_sections_of_a_split_may_be_called_valid_and_begin_with_a_capital(tmp_path):
+def test_sections_may_be_called_valid_and_begin_with_a_capital(tmp_path, caplog):
     write_pairs(tmp_path, list("abc"))
     split = write_json(tmp_path / "s.json", {"Train": ["a"], "valid": ["b"], "Test": ["c"]})
-    data = find_labelled(tmp_path, ["x", "y"], data_split=split)
-    assert [ids(part) for part in data.sections.values()] == [["a"], ["b"], ["c"]]
+    entries = folds(None, None, None)
+    listed = {"Training": entries[:1], "valid": entries[1:2], "Test": entries[2:]}
+    with caplog.at_level(logging.INFO):
+        found = (
+            find_labelled(tmp_path, ["x", "y"], data_split=split),
+            find_labelled(write_json(tmp_path / "l.json", listed), ["x"]),
+        )
+    assert [[ids(part) for part in data.sections.values()] for data in found] == [[["a"], ["b"], ["c"]]] * 2
+    assert "used" not in caplog.text and "fold" not in caplog.text
 
 
 def test_of_nnunets_folds_the_first_is_taken_where_it_is_asked_for_and_else_told(tmp_path, caplog):
