@@ -18,7 +18,7 @@ NO_READER = f"reading DICOM needs pydicom, {NOT_INSTALLED}"
 #: what `slices_of` reads of a header
 TAGS = [
     "SOPInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
-    "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "SharedFunctionalGroupsSequence",
+    "SamplesPerPixel", "PhotometricInterpretation", "RescaleSlope", "NumberOfFrames", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 #: where a slice lies: the functional group, and the element, which in a classic header stands alone
@@ -44,6 +44,7 @@ class Slice(NamedTuple):
         size: rows, columns.
         is_grey: whether a pixel is one value, and that no number of a colour in a palette.
         low_is_white: whether its lowest values are to be shown white (MONOCHROME1); they are taken as stored.
+        is_rescaled: whether it says how its values come of the stored ones.
         syntax: transfer syntax, that is, how its pixels are compressed.
         has_pixels: whether there are any.
     """
@@ -57,6 +58,7 @@ class Slice(NamedTuple):
     size: tuple[int, int]
     is_grey: bool
     low_is_white: bool
+    is_rescaled: bool
     syntax: str
     has_pixels: bool
 
@@ -76,7 +78,7 @@ def read_dicom(source: Any, file: str, **options: Any) -> Any:
     data = pydicom.dcmread(source, force=True, **options)
     if data.preamble is None and not ("Rows" in data or "SOPClassUID" in data):
         raise pydicom.errors.InvalidDicomError(f"{file} has neither DICOM's mark nor its elements")
-    if "TransferSyntaxUID" not in data.file_meta:
+    if not data.file_meta.get("TransferSyntaxUID"):
         little = pydicom.uid.ImplicitVRLittleEndian if data.original_encoding[0] else pydicom.uid.ExplicitVRLittleEndian
         data.file_meta.TransferSyntaxUID = little if data.original_encoding[1] else pydicom.uid.ExplicitVRBigEndian
     return data
@@ -103,7 +105,8 @@ def _slice(file: str, header: Any, frame: int | None, has_pixels: bool) -> Slice
         (int(header.Rows), int(header.Columns)),
         int(header.get("SamplesPerPixel") or 1) == 1 and shown != "PALETTE COLOR",
         shown == "MONOCHROME1",
-        str(meta.get("TransferSyntaxUID") or ""),
+        _said(header, frame, "PixelValueTransformationSequence", "RescaleSlope") is not None,
+        str(meta.TransferSyntaxUID),
         has_pixels,
     )
 

@@ -89,10 +89,13 @@ def _places(heights: np.ndarray, step: float) -> np.ndarray:
 
 
 def _without_copies(series: Series) -> tuple[list[Slice], list[str]]:
-    """Each instance once, for people copy folders into each other; and what a user should know of the slices."""
-    unique: dict[tuple[str, int | None], Slice] = {}
+    """Each instance once, for people copy folders into each other; and what a user should know of the slices.
+
+    A copy lies where the instance does: not all who make names anonymous give each slice one of its own.
+    """
+    unique: dict[tuple[Any, ...], Slice] = {}
     for one in series.slices:
-        unique.setdefault((one.instance or one.file, one.frame), one)
+        unique.setdefault((one.instance or one.file, one.frame, one.position), one)
     slices, warnings = list(unique.values()), []
     if copies := len(series.files) - len(files_of(slices)):
         warnings.append(f"{copies} files are copies of others and were passed over")
@@ -141,6 +144,8 @@ def _mixed(slices: Sequence[Slice]) -> str | None:
         values = np.array([getattr(one, name) for one in slices])
         if np.abs(values - values[0]).max() > _DIRECTION_TOLERANCE * max(1.0, float(np.abs(values[0]).max())):
             return f"mixes slices of several {name}s: {_parted(slices)}."
+    if 0 < len(bare := [one for one in slices if not one.is_rescaled]) < len(slices):
+        return f"{_count(bare, slices)} say no rescale slope, as others do: export it again, or leave it out."
     return None
 
 
@@ -151,10 +156,11 @@ def _not_readable(slices: Sequence[Slice]) -> str | None:
     pydicom = optional_module("pydicom", f"{slices[0].file}: {NO_READER}")
     for uid in map(pydicom.uid.UID, dict.fromkeys(one.syntax for one in slices)):
         try:
-            if not pydicom.pixels.get_decoder(uid).is_available:
-                return f"is compressed ({uid.name}), and no decoder for it is installed: pip install pylibjpeg[all]"
-        except NotImplementedError:  # pydicom's word for a syntax it has no decoder for at all, a video's among them
+            decoder = pydicom.pixels.get_decoder(uid)
+        except NotImplementedError:  # which pydicom raises for syntaxes that it does not know, a video's among them
             return f"is stored as {uid.name}, for which there is no decoder: export it again, or leave it out."
+        if not decoder.is_available:
+            return f"is compressed ({uid.name}), and no decoder for it is installed: pip install pylibjpeg[all]"
     return None
 
 
