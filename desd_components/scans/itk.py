@@ -29,6 +29,8 @@ _MM |= dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "microns", "micromet
 _LONGEST_LINE = 1 << 20
 _SPARE = 1 << 20  # bytes that a stream may hold beside its voxels, where its header says that it skips some
 _SKIPS = {"HeaderSize", "byte skip", "line skip"}
+_RESCALED = {"ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset", "old min", "old max"}
+_BODY = re.compile(r"(?i)(right|left)-(anterior|posterior)-(superior|inferior)(-time)?|[RL][AP][SI]T?")  # NRRD's spaces
 _SIZES = {"space directions", "spacings", "ElementSpacing", "ElementSize"}
 
 
@@ -181,13 +183,22 @@ def itk_volume(path: str) -> Volume:
     if len(size) >= 3:  # the fourth axis of a file holds channels; a picture of two is refused for its shape
         direction = np.reshape(reader.GetDirection(), (len(size), len(size)))[:3, :3]
         affine[:3, :3], affine[:3, 3] = direction * reader.GetSpacing()[:3], reader.GetOrigin()[:3]
-    unit, warnings = _unit(path, said)
-    affine[:3] *= unit
-    if not _SIZES & said.fields.keys():
-        warnings += ("says nothing of the size of its voxels, taken for 1 mm",)
     one_voxel = sitk.Image([1] * len(size), reader.GetPixelID(), channels)  # it tells the type of the values
     dtype = sitk.GetArrayViewFromImage(one_voxel).dtype
-    return Volume(path, kind, shape, to_ras(affine), dtype, read, warnings)
+    unit, warnings = _unit(path, said)
+    affine[:3] *= unit
+    return Volume(path, kind, shape, to_ras(affine), dtype, read, (*warnings, *_untold(said, kind)))
+
+
+def _untold(said: Header, kind: str) -> Iterator[str]:
+    """What a header leaves open, and how it is taken; what of it ITK passes over."""
+    if not _SIZES & said.fields.keys():
+        yield "says nothing of the size of its voxels, taken for 1 mm"
+    space = said.fields.get("space", "")
+    if kind == "NRRD" and not _BODY.fullmatch(space):
+        yield f"its space ({space or 'none'}) names no direction of a body: taken for LPS, as ITK does"
+    if _RESCALED & said.fields.keys():
+        yield "says how to rescale its values, which ITK passes over: taken as stored"
 
 
 def _unit(path: str, said: Header) -> tuple[float, tuple[str, ...]]:
