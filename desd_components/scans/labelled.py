@@ -19,13 +19,14 @@ from ..base.errors import UserError
 from ..base.files import read_json, write_json
 from .find import existing_or_told, note_links, pair_folders, pairs_by_name, present, refuse_namesakes
 from .fingerprint import records_hash
-from .lists import data_list_sections, fitting_split, is_decathlon, select_cases
+from .lists import SECTION_NAMES, data_list_sections, fitting_split, is_decathlon, select_cases
 from .names import SUFFIXES, CaseNames, Scan, Sections, case_ids, files_of, scan_files, tell_left_out
 
 logger = logging.getLogger(__name__)
 
 
 _READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient")  # nnU-Net's, of volumes: read alike here
+_SECTION_FOLDERS = {**SECTION_NAMES, "imagestr": "train", "imagesva": "validation", "imagests": "test"}
 _NNUNET_SPLIT = "splits_final.json"
 _SPLIT_STREAM, _SUBSET_STREAM = 0x5B17, 0x5B5E  # two draws of one seed must not be the same draw
 
@@ -196,12 +197,20 @@ def _labelled_sections(path: Path, in_channels: int) -> tuple[Sections, list[Sca
     elif is_decathlon(path):
         sections = present(data_list_sections(source, within=True), source)
     else:
-        source, sections = path, {"train": _images_in_pairs(path, in_channels, file_ending(content))}
+        source, sections = path, {}
+        for scan in _images_in_pairs(path, in_channels, file_ending(content)):
+            sections.setdefault(section_of_path(Path(scan_files(scan)[0]), path), []).append(scan)
     everything = [scan for part in sections.values() for scan in part]
     unlabelled = [scan for scan in everything if "label" not in scan]
     files, images = ([scan_files(scan)[0] for scan in scans] for scans in (unlabelled, everything))
     tell_left_out(source, files, "images without a label left out", images)
     return {name: [scan for scan in part if "label" in scan] for name, part in sections.items()}, unlabelled
+
+
+def section_of_path(path: Path, root: Path) -> str:
+    """The section that a file belongs to by the names of its folders (``imagesTs``, ``validation``); else train."""
+    folders = [part.lower() for part in path.relative_to(root).parts[:-1]]
+    return next((_SECTION_FOLDERS[name] for name in folders if name in _SECTION_FOLDERS), "train")
 
 
 def _images_in_pairs(folder: Path, in_channels: int, ending: str) -> list[Scan]:

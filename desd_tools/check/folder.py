@@ -13,9 +13,8 @@ from typing import Any
 from desd_components.base.classes import Classes
 from desd_components.scans.find import existing, group_channels, namesakes, pair_folders, pairs_by_name, scan_paths
 from desd_components.scans.label_maps import is_mask
-from desd_components.scans.labelled import classes_of_data, file_ending, said_of_data
+from desd_components.scans.labelled import classes_of_data, file_ending, said_of_data, section_of_path
 from desd_components.scans.lists import (
-    SECTION_NAMES,
     data_list_sections,
     find_scans,
     is_decathlon,
@@ -27,7 +26,6 @@ from desd_components.scans.names import Scan, case_ids, scan_files, why_unread
 from .findings import REMARK, Finding
 
 JUNK = {".ds_store", "thumbs.db", "desktop.ini"}
-_SECTION_FOLDERS = {**SECTION_NAMES, "imagestr": "train", "imagesva": "validation", "imagests": "test"}
 UNUSED = "unused"
 
 
@@ -99,12 +97,6 @@ def look(data: str | Path, in_channels: int = 1, data_split: str | None = None, 
     if data_split is not None:
         _apply_split(found, data_split)
     return found
-
-
-def section_of_path(path: Path, root: Path) -> str:
-    """The section that a file belongs to by the names of its folders (``imagesTs``, ``validation``); else train."""
-    folders = [part.lower() for part in path.relative_to(root).parts[:-1]]
-    return next((_SECTION_FOLDERS[name] for name in folders if name in _SECTION_FOLDERS), "train")
 
 
 def _add_listed(found: DataFolder) -> None:

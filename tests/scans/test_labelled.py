@@ -378,3 +378,13 @@ def test_two_files_that_may_be_one_channel_are_refused(tmp_path):
     split = write_json(tmp_path / "split.json", {"train": ["p_0000"]})
     with pytest.raises(UserError, match=r"fits 2 scans .*: keep one of them, or rename one"):
         find_scans(tmp_path, data_split=split)
+
+
+def test_pairs_below_folders_of_sections_belong_to_these(tmp_path):
+    for section in ("train", "val", "test"):
+        write_pairs(tmp_path, [f"{section}_{n}" for n in "ab"], f"images/{section}", f"labels/{section}")
+    found = find_labelled(tmp_path, ["x", "y"])
+    wanted = {
+        name: [f"{part}_a", f"{part}_b"] for name, part in (("train", "train"), ("validation", "val"), ("test", "test"))
+    }
+    assert {name: ids(part) for name, part in found.sections.items()} == wanted
